@@ -1,0 +1,153 @@
+/*
+ * Local inference: one loaded model, many generations at once.
+ *
+ * An `infer` owns a GGUF file's weights and one thread, the model's thread. Each turn of that
+ * thread is one batch: first one token for every generation that is decoding, then prompt
+ * chunks, shared evenly among those still reading their prompt. A newcomer therefore joins
+ * at the next step, and a long prompt cannot hold up a short answer.
+ *
+ * Invariants:
+ *  - Every submitted request gets exactly one last event, DONE or FAILED, whatever happens:
+ *    cancel, close, an error in the kernels.
+ *  - Events of one request come in order, on the model's thread only.
+ *  - TEXT events carry whole UTF-8 characters and never a part of a stop string; their
+ *    concatenation is the answer.
+ *  - A request's context memory is reserved when it is admitted, prompt and answer
+ *    together: nothing that runs can fail later because another one grew.
+ *  - The same request with the same seed gives the same answer, alone or in company.
+ */
+#ifndef AIQ_INFER_H
+#define AIQ_INFER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define INFER_MAX_STOP 4 /* as in OpenAI's API */
+
+typedef struct infer infer;         /* one loaded model */
+typedef struct infer_req infer_req; /* one generation under way */
+typedef struct tokenizer tokenizer; /* tokenizer.h */
+
+typedef enum {
+    INFER_OK,
+    INFER_BUSY,     /* the waiting queue is full: try again later */
+    INFER_TOO_LONG, /* the prompt does not fit the context */
+    INFER_INVALID,  /* the parameters make no sense, or the model has no usable template */
+    INFER_NOMEM
+} infer_rc;
+
+/* Zero means the default, given in brackets. */
+typedef struct {
+    uint32_t n_threads;   /* threads that compute [one for each core] */
+    uint32_t max_running; /* generations in one batch [16] */
+    uint32_t max_waiting; /* requests that wait to be admitted [256] */
+    uint64_t kv_bytes;    /* memory for the contexts of all running requests [1 GiB] */
+} infer_options;
+
+typedef struct {
+    const char *name;         /* general.name of the file, or "" */
+    const char *architecture; /* "llama" */
+    uint32_t n_ctx;           /* tokens of prompt and answer together */
+    uint32_t n_vocab;
+    uint64_t n_params;
+    uint64_t file_bytes;
+    bool chat; /* its chat template is one we can render */
+} infer_model_info;
+
+/* UTF-8; role is "system", "user" or "assistant". Borrowed for the call. */
+typedef struct {
+    const char *role;
+    const char *content;
+    size_t content_len;
+} infer_message;
+
+/* What to generate. Everything is borrowed for the call. */
+typedef struct {
+    const infer_message *messages; /* a chat, rendered with the model's template; or */
+    size_t n_messages;
+    const int32_t *ids; /* raw token ids, used as they stand */
+    size_t n_ids;
+
+    uint32_t max_tokens; /* 0: as many as the context holds */
+    float temperature;   /* 0: greedy; at most 2 */
+    float top_p;         /* 0 or 1: off */
+    uint32_t top_k;      /* 0: off */
+    uint64_t seed;       /* used if has_seed, otherwise random */
+    bool has_seed;
+    const char *const *stop; /* at most INFER_MAX_STOP, none empty */
+    size_t n_stop;
+} infer_params;
+
+typedef enum { INFER_TEXT, INFER_DONE, INFER_FAILED } infer_event_type;
+
+typedef enum {
+    INFER_FINISH_STOP,  /* the model ended its turn, or a stop string came */
+    INFER_FINISH_LENGTH /* max_tokens or the context is used up */
+} infer_finish;
+
+/* Valid during the callback only. */
+typedef struct {
+    infer_event_type type;
+
+    const char *text; /* TEXT: not terminated, never empty */
+    size_t len;
+
+    infer_finish finish; /* DONE */
+    uint32_t prompt_tokens;
+    uint32_t completion_tokens; /* the token that ends the turn is not counted */
+    const int32_t *ids;         /* the completion_tokens ids, in order */
+
+    const char *error; /* FAILED: "cancelled", or what went wrong */
+} infer_event;
+
+/*
+ * Called on the model's thread: it must not block, and may call infer_cancel, infer_pause,
+ * infer_resume and, at the last event, infer_release on its own request. The first call can
+ * come before infer_submit has returned.
+ */
+typedef void (*infer_cb)(void *arg, const infer_event *ev);
+
+/*
+ * Maps and checks the file, starts the model's thread. Blocks (file reads). Returns NULL and
+ * one line in err if the file is missing, corrupt, or of a kind that is not supported.
+ */
+infer *infer_open(const char *path, const infer_options *opt, char *err, size_t errlen);
+
+/*
+ * Cancels what runs and waits, gives each its last event, joins the thread. Nobody may be
+ * inside infer_submit, nor on the model's thread. Requests keep until they are released.
+ */
+void infer_close(infer *m);
+
+/* The strings live as long as the model. Any thread. */
+void infer_info(const infer *m, infer_model_info *info);
+
+/* For counting and showing tokens. Any thread; lives as long as the model. */
+const tokenizer *infer_tokenizer(const infer *m);
+
+/*
+ * Renders and tokenizes on the caller's thread (about 0.1 µs a byte; a prompt that cannot fit
+ * is refused by its size first), queues the rest. Never waits. On INFER_OK *out is the
+ * caller's until infer_release; otherwise there will be no event, and err says why in one
+ * line that a client may see. Any thread.
+ */
+infer_rc infer_submit(infer *m, const infer_params *p, infer_cb cb, void *arg, infer_req **out,
+                      char *err, size_t errlen);
+
+/* Asks for an early end. The last event still comes, soon: FAILED "cancelled", or DONE if it
+ * was on its way. Any thread, any number of times until the release. */
+void infer_cancel(infer_req *req);
+
+/*
+ * Back-pressure: a paused request makes no tokens (at most one more after the call) and
+ * leaves its place in the batch to others, but keeps its context memory; whoever pauses
+ * bounds how long. Any thread.
+ */
+void infer_pause(infer_req *req);
+void infer_resume(infer_req *req);
+
+/* Frees the handle: once, during or after the last event. Works after infer_close, too. */
+void infer_release(infer_req *req);
+
+#endif
