@@ -1,0 +1,59 @@
+/*
+ * A loop is one thread with its own libuv loop, links, provider connections
+ * and timers; loops share nothing and exchange messages. Everything in the
+ * engine that is not said to be for "any thread" belongs to the loop that
+ * made it.
+ */
+
+#ifndef AIQ_LOOP_H
+#define AIQ_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+typedef struct aiq_engine aiq_engine; /* what the process shares: engine.h */
+typedef struct aiq_loop aiq_loop;
+
+struct aiq_loop {
+    uv_loop_t uv;
+    unsigned index;
+    aiq_engine *engine;
+    struct http_client *http; /* providers/: this loop's connections; NULL until used */
+    struct link_end *links;   /* link/: this loop's links */
+    struct loop_state *state; /* core/: the message queue and the turn's hooks */
+};
+
+typedef void (*loop_fn)(aiq_loop *loop, void *arg);
+
+/* Runs fn(loop, arg) on the loop's thread. Any thread; never blocks; messages
+ * of one thread to one loop keep their order. */
+void loop_post(aiq_loop *loop, loop_fn fn, void *arg);
+
+/* Runs fn once at the end of the present turn, after all events were handled:
+ * where a room flushes what it gathered. The caller owns the hook; it may be
+ * asked for again once it has run. */
+typedef struct loop_hook {
+    struct loop_hook *next;
+    loop_fn fn;
+    void *arg;
+    bool queued;
+} loop_hook;
+void loop_at_end(aiq_loop *loop, loop_hook *hook);
+
+/* Nanoseconds, monotonic. */
+uint64_t loop_now_ns(void);
+
+/* A one-shot timer embedded in its owner; milliseconds. Stopping one that does
+ * not run is fine. The owner stops it before its memory goes. A heap of plain
+ * structs behind one uv_timer, so that a request's timers cost no handle. */
+typedef struct loop_timer {
+    uint64_t due_ns;
+    uint32_t heap_index; /* 0: not running */
+    loop_fn fn;
+    void *arg;
+} loop_timer;
+void loop_timer_start(aiq_loop *loop, loop_timer *timer, uint64_t ms, loop_fn fn, void *arg);
+void loop_timer_stop(aiq_loop *loop, loop_timer *timer);
+
+#endif

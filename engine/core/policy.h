@@ -1,0 +1,86 @@
+/*
+ * A policy: what nginx.conf says about providers, models and locations, as the
+ * master wrote it. An immutable JSON document in `<socket>.policy/`, named
+ * `<sha256>.json`; a worker names it in its handshake, so several generations
+ * live side by side while nginx reloads. The engine reads only a file whose
+ * SHA-256 is its name and that the worker's user cannot write (unless that
+ * user is the engine's own: then there is no border to guard).
+ *
+ *     {"aiq": 1, "epoch": 1763690000000000,
+ *      "providers": [{"name": "openai", "dialect": "openai",
+ *                     "url": "https://api.openai.com/v1", "key": "env:OPENAI_API_KEY",
+ *                     "connect_ms": 10000, "first_byte_ms": 30000, "idle_ms": 30000},
+ *                    {"name": "local", "dialect": "local",
+ *                     "models": [{"name": "demo", "path": "/usr/share/aiq/demo.gguf"}]}],
+ *      "models":    [{"name": "demo", "targets": [{"provider": "local", "model": "demo"}]}],
+ *      "locations": [{"service": "gateway", "max_body": 10485760}]}
+ *
+ * epoch is the master's clock in microseconds when it read the configuration:
+ * what the process shares takes its parameters from the highest.
+ */
+
+#ifndef AIQ_POLICY_H
+#define AIQ_POLICY_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "core/err.h"
+
+struct aiq_engine;
+
+typedef struct {
+    const char *name, *path;
+} policy_local_model;
+
+typedef struct {
+    const char *name;
+    const char *dialect; /* "openai", "local" */
+    const char *url;     /* without a trailing slash; NULL for local */
+    const char *key;     /* "env:NAME" or "file:NAME", never the secret; NULL: none */
+    uint32_t connect_ms, first_byte_ms, idle_ms;
+    const policy_local_model *models;
+    size_t n_models;
+} policy_provider;
+
+typedef struct {
+    const policy_provider *provider;
+    const char *model; /* the provider's name of it */
+} policy_target;
+
+typedef struct {
+    const char *name; /* the client's name of it */
+    const policy_target *targets;
+    size_t n_targets; /* at least 1 */
+} policy_model;
+
+typedef struct {
+    const char *service;
+    uint64_t max_body; /* bytes; 0: no limit */
+} policy_location;
+
+typedef struct aiq_policy {
+    uint8_t sha256[32];
+    uint64_t epoch;
+    const policy_provider *providers;
+    size_t n_providers;
+    const policy_model *models; /* sorted by name */
+    size_t n_models;
+    const policy_location *locations;
+    size_t n_locations;
+} aiq_policy;
+
+/* A reference to the policy named by sha256, read at its first use. peer: the
+ * worker's user. Any thread; reads a small file. NULL and *err where it is
+ * missing, unsafe or invalid. */
+const aiq_policy *policy_get(struct aiq_engine *engine, const uint8_t sha256[32], uid_t peer,
+                             aiq_err *err);
+const aiq_policy *policy_ref(const aiq_policy *policy);
+void policy_unref(const aiq_policy *policy);
+
+/* Parses a document; for tests and fuzzing. Free with policy_unref(). */
+const aiq_policy *policy_parse(const char *text, size_t len, aiq_err *err);
+
+const policy_model *policy_find_model(const aiq_policy *policy, const char *name, size_t len);
+
+#endif

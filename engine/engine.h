@@ -1,0 +1,53 @@
+/*
+ * The engine's context: what its threads share. One per process, made by
+ * main.c, passed to whoever needs it; there is no other global state.
+ */
+
+#ifndef AIQ_ENGINE_H
+#define AIQ_ENGINE_H
+
+#include "core/loop.h"
+#include "core/metrics.h"
+
+typedef struct {
+    const char *socket;       /* path */
+    const char *socket_group; /* or NULL */
+    const char *store;        /* "sqlite:PATH" */
+    const char *models;       /* folder below which local models lie, or NULL: any path */
+    const char *secrets;      /* folder of `key file:NAME`, or NULL */
+    const char *device;       /* "cpu" */
+    unsigned loops;
+    unsigned spin_us;
+    unsigned drain_s; /* how long a leaving engine waits for its jobs */
+} engine_options;
+
+typedef enum { HEALTH_OK, HEALTH_DEGRADED, HEALTH_DOWN } health_status;
+
+/* A part that /health reports. check() may be called on any loop, must return
+ * at once (it tells what its owner last found out, it does not go and look),
+ * and writes a short reason where the part is not OK. */
+typedef struct health_component {
+    const char *name;
+    bool critical;
+    health_status (*check)(void *arg, char *reason, size_t size);
+    void *arg;
+    struct health_component *next;
+} health_component;
+
+struct aiq_engine {
+    engine_options options;
+    metrics *metrics;
+    aiq_loop *loops; /* options.loops of them */
+    uint64_t id;     /* random; names this process */
+    uint64_t started_ns;
+    health_component *health; /* a list; see engine_add_health() */
+    struct policy_set *policies;
+    struct link_server *links;
+    struct store *store;
+    struct gateway *gateway;
+};
+
+/* Any thread; the component lives as long as the engine. */
+void engine_add_health(aiq_engine *engine, health_component *component);
+
+#endif

@@ -1,0 +1,213 @@
+/*
+ * What the frames on a link mean. Small and typed, in the manner of HTTP/2.
+ *
+ * A job is one request, {slot, generation}. The worker chooses a free slot and
+ * a generation that differs from the slot's last one; frames of another
+ * generation than the slot's present one are dropped by both sides.
+ *
+ *     worker                              engine
+ *       OPEN ───────────────────────────►           location, method, fields
+ *       BODY* ──────────────────────────►           within the engine's credit
+ *       END ────────────────────────────►           the request body is whole
+ *            ◄───────────────────────────  HEAD     status, fields
+ *            ◄───────────────────────────  DATA*    within the worker's credit
+ *            ◄───────────────────────────  USAGE    at most one, before END
+ *            ◄───────────────────────────  END      or ERROR: the last frame
+ *       CANCEL ─────────────────────────►           instead of waiting: the client left
+ *
+ * END and ERROR of the engine and CANCEL of the worker end a job. The engine
+ * may end a job before the worker's END: what still comes is dropped. A worker
+ * reuses a slot once it has read the job's END or ERROR or published its
+ * CANCEL; the ring's order does the rest.
+ *
+ * Credit. A receiver promises memory: each direction of each job starts with
+ * AIQ_WINDOW bytes (BODY, DATA and MESSAGE payloads count, and HEAD's) and
+ * grows by CREDIT. A receiver keeps the sum of its promises bounded with
+ * aiq_credit_due(). A sender that exceeds its credit breaks the link. Control
+ * frames need no credit: a job has at most a few of them.
+ *
+ * A full ring refuses only OPEN (503). Every other frame waits in its job and
+ * is pushed when the peer has read on; readers always drain.
+ *
+ * Numbers are in host order: both ends are on one machine.
+ */
+
+#ifndef AIQ_FRAME_H
+#define AIQ_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef enum {
+    AIQ_FRAME_PAD = 0,      /* filler up to the ring's wrap */
+    AIQ_FRAME_OPEN = 1,     /* →  aiq_open, fields */
+    AIQ_FRAME_BODY = 2,     /* →  bytes */
+    AIQ_FRAME_END = 3,      /* ↔  */
+    AIQ_FRAME_CANCEL = 4,   /* →  */
+    AIQ_FRAME_CREDIT = 5,   /* ↔  u32: bytes more */
+    AIQ_FRAME_HEAD = 6,     /* ←  aiq_head, fields */
+    AIQ_FRAME_DATA = 7,     /* ←  bytes */
+    AIQ_FRAME_USAGE = 8,    /* ←  aiq_usage */
+    AIQ_FRAME_ERROR = 9,    /* ←  aiq_failure, fields */
+    AIQ_FRAME_MESSAGE = 10, /* ↔  reserved: WebSocket; flags are opcode and FIN */
+    AIQ_FRAME_CHECK = 11,   /* →  reserved: a question of the ACCESS phase */
+    AIQ_FRAME_VERDICT = 12, /* ←  reserved: its answer */
+    AIQ_FRAME_NOTICE = 13   /* ←  aiq_notice; no job */
+} aiq_frame_type;
+
+/* DATA flag: this ends an event of a stream; the client should see it now. */
+#define AIQ_DATA_FLUSH 0x01
+
+typedef enum {
+    AIQ_METHOD_GET = 1,
+    AIQ_METHOD_HEAD,
+    AIQ_METHOD_POST,
+    AIQ_METHOD_PUT,
+    AIQ_METHOD_DELETE,
+    AIQ_METHOD_PATCH,
+    AIQ_METHOD_OPTIONS,
+    AIQ_METHOD_OTHER
+} aiq_method;
+
+/* OPEN: this, then fields. */
+typedef struct {
+    uint32_t location;   /* index into the policy's locations */
+    uint8_t method;      /* aiq_method */
+    uint8_t secure;      /* the client came over TLS */
+    uint16_t reserved;   /* 0 */
+    int64_t body_length; /* -1: not known yet; 0: none follows, nor END */
+} aiq_open;
+
+/* HEAD: this, then fields. */
+typedef struct {
+    uint16_t status;        /* 200..599 */
+    uint16_t flags;         /* AIQ_HEAD_* */
+    uint32_t endpoint;      /* reserved, 0 */
+    int64_t content_length; /* -1: not known */
+} aiq_head;
+
+/* An event stream: don't buffer; if the engine dies, end it with an error event. */
+#define AIQ_HEAD_STREAM 0x01
+
+/* USAGE: what the access log and the client's headers may know. -1: not known. */
+typedef struct {
+    int64_t tokens_in;
+    int64_t tokens_out;
+    int64_t first_token_us; /* from OPEN to the first token */
+    int64_t cost_nano_usd;
+} aiq_usage;
+
+/* ERROR: this, then fields (CODE, MESSAGE, PARAM). Before HEAD the worker
+ * renders it in the client's dialect (aiq_error.h); after HEAD it cuts the reply. */
+typedef struct {
+    uint16_t status;      /* 400..599 */
+    uint16_t reserved;    /* 0 */
+    uint32_t retry_after; /* seconds; 0: none */
+} aiq_failure;
+
+/* NOTICE: a u32. */
+typedef enum {
+    AIQ_NOTICE_DRAIN = 1 /* open no more jobs here; connect anew; the open ones go on */
+} aiq_notice;
+
+/* A field: u16 id, u16 length, bytes; no padding. Unknown ids are skipped. */
+typedef enum {
+    /* OPEN */
+    AIQ_FIELD_URI = 1,     /* normalised, without arguments, after aiq_pass's replacement */
+    AIQ_FIELD_ARGS,        /* as they came */
+    AIQ_FIELD_METHOD,      /* the name, where method is OTHER */
+    AIQ_FIELD_REQUEST_ID,  /* [A-Za-z0-9._-]{1,64} */
+    AIQ_FIELD_TRACEPARENT, /* W3C, 55 bytes; its parent-id is the worker's span */
+    AIQ_FIELD_TRACESTATE,
+    AIQ_FIELD_REMOTE_ADDR,
+    AIQ_FIELD_CONTENT_TYPE, /* also in HEAD */
+    AIQ_FIELD_ACCEPT,
+    AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD. In OPEN: x-aiq-*,
+                         openai-*, anthropic-*, last-event-id, idempotency-key */
+    /* HEAD, for variables */
+    AIQ_FIELD_MODEL = 32,
+    AIQ_FIELD_PROVIDER,
+    /* ERROR */
+    AIQ_FIELD_CODE = 48, /* a stable word, e.g. model_not_found */
+    AIQ_FIELD_MESSAGE,   /* a sentence for the caller */
+    AIQ_FIELD_PARAM      /* the request's field at fault */
+} aiq_field_id;
+
+/* The longest OPEN, HEAD and ERROR payloads. HEAD's counts against the window. */
+#define AIQ_OPEN_MAX  (32u << 10)
+#define AIQ_HEAD_MAX  (4u << 10)
+#define AIQ_ERROR_MAX (4u << 10)
+
+typedef struct {
+    const uint8_t *pos, *end;
+} aiq_fields;
+
+/* The next field of a payload that was copied out of the ring. 1, 0 at the
+ * end, -1 where a length leads outside. */
+static inline int aiq_field_next(aiq_fields *f, uint16_t *id, const uint8_t **data,
+                                 uint16_t *len)
+{
+    size_t left = (size_t)(f->end - f->pos);
+
+    if (left == 0) {
+        return 0;
+    }
+    if (left < 4) {
+        return -1;
+    }
+    memcpy(id, f->pos, 2);
+    memcpy(len, f->pos + 2, 2);
+    if (*len > left - 4) {
+        return -1;
+    }
+    *data = f->pos + 4;
+    f->pos += 4 + (size_t)*len;
+    return 1;
+}
+
+/* Bytes that a field of this length takes. */
+static inline size_t aiq_field_span(size_t len)
+{
+    return 4 + len;
+}
+
+/* Writes a field and returns what follows it. len <= 65535 and the room are the
+ * caller's promise. */
+static inline uint8_t *aiq_field_put(uint8_t *p, uint16_t id, const void *data, uint16_t len)
+{
+    memcpy(p, &id, 2);
+    memcpy(p + 2, &len, 2);
+    if (len) {
+        memcpy(p + 4, data, len);
+    }
+    return p + 4 + len;
+}
+
+/* Credit of a fresh job, each way. 16,384 jobs x 8 KB bound a link that only
+ * holds idle jobs to 128 MB. */
+#define AIQ_WINDOW 8192u
+
+/* A job that moves gets more, while all promises of the link stay below the budget. */
+#define AIQ_WINDOW_ACTIVE 65536u
+#define AIQ_LINK_BUDGET   (64u << 20)
+
+/* The receiver's account: of one job, and the sum over its link. */
+typedef struct {
+    uint32_t promised; /* bytes that the peer may still send, unread ones included */
+} aiq_credit;
+
+/* What the receiver should grant now, having consumed bytes: 0 while more than
+ * half of the window is still open, so that CREDIT frames are few. `link` is
+ * the sum of `promised` over the link's jobs; the caller sends the grant. */
+static inline uint32_t aiq_credit_due(aiq_credit *job, uint64_t *link)
+{
+    uint32_t window = *link < AIQ_LINK_BUDGET ? AIQ_WINDOW_ACTIVE : AIQ_WINDOW;
+    uint32_t grant = job->promised < window / 2 ? window - job->promised : 0;
+
+    job->promised += grant;
+    *link += grant;
+    return grant;
+}
+
+#endif

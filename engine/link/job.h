@@ -1,0 +1,97 @@
+/*
+ * The engine's end of a job: what a service sees of a request. A job belongs
+ * to its loop's thread. It is open from its handler's open() to job_end(),
+ * job_fail() or cancel(), whichever is first; after that nothing of it may be
+ * touched (its pool is freed).
+ *
+ * Output. job_write() takes what the worker's credit allows and returns how
+ * much that was; the rest is the service's to keep and to offer again in
+ * writable(). That is the whole back-pressure: a service that stops reading
+ * its source while job_room() is 0 holds no more than it chose to.
+ * Input. body() hands over a piece that is valid during the call; the client is
+ * sent credit for it once the service calls job_consumed(), so a service that
+ * cannot keep up does not call it yet.
+ */
+
+#ifndef AIQ_JOB_H
+#define AIQ_JOB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "aiq_error.h"
+#include "aiq_frame.h"
+#include "core/err.h"
+#include "core/loop.h"
+#include "core/policy.h"
+#include "core/pool.h"
+
+typedef struct aiq_job aiq_job;
+
+typedef struct {
+    void (*open)(aiq_job *job);                                /* the request's head is here */
+    void (*body)(aiq_job *job, const uint8_t *data, size_t n); /* a piece of its body */
+    void (*end)(aiq_job *job);      /* the body is whole; always comes */
+    void (*writable)(aiq_job *job); /* room again after a short write */
+    void (*cancel)(aiq_job *job);   /* the client or the worker is gone: stop, release */
+} job_handler;
+
+typedef struct {
+    aiq_str name, value; /* name in lower case */
+} job_header;
+
+struct aiq_job {
+    aiq_loop *loop;
+    aiq_pool *pool; /* freed with the job */
+    const aiq_policy *policy;
+    const policy_location *location;
+    const struct aiq_route *route;
+    void *state; /* the handler's own */
+
+    aiq_method method;
+    aiq_str method_name, uri, args, request_id, traceparent, tracestate, remote_addr;
+    aiq_str content_type, accept;
+    const job_header *headers;
+    size_t n_headers;
+    aiq_str path_args[4]; /* what the route's {…} segments matched */
+    aiq_dialect dialect;
+    int64_t body_length; /* -1: not known */
+    uint64_t started_ns;
+    bool head_sent;
+};
+
+typedef struct {
+    unsigned status;
+    const char *content_type; /* NULL: none */
+    int64_t content_length;   /* -1: not known */
+    bool stream;              /* an event stream: never buffered */
+    const job_header *headers;
+    size_t n_headers;
+    const char *model, *provider; /* for nginx's variables, or NULL */
+} job_reply;
+
+/* The reply's head; once. */
+void job_head(aiq_job *job, const job_reply *reply);
+
+/* Bytes that job_write() would take now; 0 too while something of this job waits for the ring.
+ */
+size_t job_room(const aiq_job *job);
+
+/* Sends up to n bytes and returns how many were taken. flush: the client
+ * should see them now. A short count means writable() will be called. */
+size_t job_write(aiq_job *job, const void *data, size_t n, bool flush);
+
+void job_consumed(aiq_job *job, size_t n);
+void job_usage(aiq_job *job, const aiq_usage *usage);
+
+/* The end; the job is gone when these return. job_fail() before the head is an
+ * error reply in the client's dialect; after it, the reply is cut. */
+void job_end(aiq_job *job);
+void job_fail(aiq_job *job, const aiq_err *err);
+
+/* A whole small reply at once: head, body, end. The body is copied and sent as
+ * credit allows. The job is gone when this returns. */
+void job_reply_all(aiq_job *job, unsigned status, const char *content_type, const void *body,
+                   size_t n);
+
+#endif

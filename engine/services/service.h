@@ -1,0 +1,43 @@
+/*
+ * What a job can ask for. Every service lists its routes in one table; that
+ * table routes requests, and feeds roles, metrics labels and help. Adding a
+ * service is a folder (or a file) here and a line in table.c.
+ */
+
+#ifndef AIQ_SERVICE_H
+#define AIQ_SERVICE_H
+
+#include "link/job.h"
+
+typedef enum {
+    PERMIT_NONE, /* anybody whom nginx let in */
+    PERMIT_READ,
+    PERMIT_WRITE,
+    PERMIT_EXECUTE,
+    PERMIT_ADMIN
+} aiq_permission;
+
+typedef struct aiq_route {
+    aiq_method method; /* 0: every method */
+    const char *path;  /* "/v1/models/{id}"; a last segment {rest...} takes all; "*": any */
+    aiq_permission permission; /* what the caller's role must grant */
+    const job_handler *handler;
+    const char *summary; /* a sentence for help and documents */
+} aiq_route;
+
+typedef struct aiq_service {
+    const char *name; /* as in `aiq_pass NAME` */
+    const aiq_route *routes;
+    size_t n_routes;
+    bool (*init)(aiq_engine *engine, aiq_err *err); /* start-up, main thread; may be NULL */
+    void (*free)(aiq_engine *engine);               /* shut-down; may be NULL */
+} aiq_service;
+
+extern const aiq_service *const aiq_services[]; /* ended by NULL */
+
+/* The route for a request, or NULL and *err: 404 unknown path, 405 another
+ * method (the message lists the allowed ones). Fills job->path_args. Pure. */
+const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err *err);
+const aiq_service *service_find(const char *name);
+
+#endif
