@@ -1,0 +1,123 @@
+/*
+ * The whole interface between the engine and what computes: one table of functions per back
+ * end. It works in whole jobs (a batch through the model), not in operations, so a back end is
+ * free to fuse, to page and to schedule as its hardware likes.
+ *
+ * The room knows nothing of files, tokenizers or services. It gets three things, in the
+ * manner of a small C program: a config (numbers), weights (pointers, borrowed) and, per call,
+ * a batch. Shapes are written [outer][inner], row-major, inner contiguous.
+ *
+ * Whoever calls has checked the config and that each tensor has the shape given here, so a
+ * back end asserts rather than reports. What it reports is what only it can know: memory,
+ * device errors.
+ *
+ * Threads: a device is used by one thread at a time. Different devices are independent.
+ */
+#ifndef AIQ_KERNELS_H
+#define AIQ_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define AIQ_KERNELS_ABI 1
+
+/* How a row of weights lies in memory. */
+typedef enum {
+    KERN_F32,
+    KERN_F16,
+    KERN_Q8_0 /* blocks of 32: an f16 scale, then 32 signed bytes; 34 bytes in all */
+} kern_type;
+
+#define KERN_Q8_0_BLOCK 32
+
+typedef struct {
+    kern_type type;
+    const void *data; /* [rows][cols]; y = W x maps cols inputs to rows outputs */
+    uint32_t rows;
+    uint32_t cols;
+} kern_tensor;
+
+/* The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. */
+typedef struct {
+    uint32_t n_layers;
+    uint32_t d_model;
+    uint32_t d_ff;
+    uint32_t n_heads;
+    uint32_t n_kv_heads; /* divides n_heads */
+    uint32_t head_dim;
+    uint32_t rope_dim; /* even, at most head_dim; pairs are neighbours (2i, 2i+1) */
+    uint32_t n_vocab;
+    uint32_t n_ctx;
+    float rope_base;
+    float norm_eps;
+} kern_config;
+
+typedef struct {
+    const float *attn_norm; /* [d_model] */
+    kern_tensor wq;         /* [n_heads * head_dim][d_model] */
+    kern_tensor wk;         /* [n_kv_heads * head_dim][d_model] */
+    kern_tensor wv;         /* [n_kv_heads * head_dim][d_model] */
+    kern_tensor wo;         /* [d_model][n_heads * head_dim] */
+    const float *ffn_norm;  /* [d_model] */
+    kern_tensor w_gate;     /* [d_ff][d_model] */
+    kern_tensor w_up;       /* [d_ff][d_model] */
+    kern_tensor w_down;     /* [d_model][d_ff] */
+} kern_layer;
+
+typedef struct {
+    kern_tensor embed;         /* [n_vocab][d_model] */
+    const kern_layer *layers;  /* [n_layers] */
+    const float *out_norm;     /* [d_model] */
+    kern_tensor out;           /* [n_vocab][d_model]; the same as embed where they are tied */
+    const float *rope_factors; /* [rope_dim / 2] divisors of the frequencies, or NULL */
+} kern_weights;
+
+typedef struct kern_device kern_device;
+typedef struct kern_model kern_model;
+typedef struct kern_kv kern_kv; /* one sequence's keys and values */
+
+/* One sequence's part of a batch: n tokens that follow the first pos of kv. */
+typedef struct {
+    kern_kv *kv;
+    const int32_t *ids; /* [n], each below n_vocab */
+    uint32_t n;
+    uint32_t pos;  /* pos + n <= the kv's capacity */
+    float *logits; /* out: [n_vocab] after the last of them, or NULL if not wanted */
+} kern_seq;
+
+/*
+ * Calls that return a pointer return NULL, and step returns false, when they fail; last_error
+ * then says why in one line (of the device, valid until its next call; of open with NULL).
+ */
+typedef struct {
+    uint32_t abi;     /* AIQ_KERNELS_ABI */
+    const char *name; /* "cpu" */
+
+    /* 0: cannot run on this machine; otherwise the highest score is the best choice. */
+    int (*score)(void);
+
+    /* n_threads: threads that compute, at least 1, the caller's included. */
+    kern_device *(*open)(uint32_t n_threads);
+    void (*close)(kern_device *dev);
+
+    /* config and weights are copied, the data they point to is borrowed until model_free. At
+     * most max_batch tokens go into one step. */
+    kern_model *(*model_load)(kern_device *dev, const kern_config *config,
+                              const kern_weights *weights, uint32_t max_batch);
+    void (*model_free)(kern_model *model);
+
+    uint64_t (*kv_bytes)(const kern_model *model, uint32_t n_tokens);
+    kern_kv *(*kv_alloc)(kern_model *model, uint32_t n_tokens);
+    void (*kv_free)(kern_kv *kv);
+
+    /* Runs all sequences' tokens through the model. A token's result does not depend, to
+     * the last bit, on what else is in the batch nor on how its prompt was cut. */
+    bool (*step)(kern_model *model, kern_seq *seqs, uint32_t n_seqs);
+
+    const char *(*last_error)(const kern_device *dev);
+} aiq_kernels;
+
+/* The portable back end: always there. */
+extern const aiq_kernels aiq_kernels_cpu;
+
+#endif

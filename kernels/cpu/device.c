@@ -1,0 +1,193 @@
+#include "kernels/cpu/cpu.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int cpu_score(void)
+{
+    return 1;
+}
+
+static kern_device *cpu_open(uint32_t n_threads)
+{
+    kern_device *dev = calloc(1, sizeof(*dev));
+
+    assert(n_threads >= 1);
+    if (dev == NULL) {
+        return NULL;
+    }
+    dev->ops = cpu_ops_usable()[0];
+    dev->pool = cpu_pool_new(n_threads);
+    if (dev->pool == NULL) {
+        free(dev);
+        return NULL;
+    }
+    return dev;
+}
+
+static void cpu_close(kern_device *dev)
+{
+    cpu_pool_free(dev->pool);
+    free(dev);
+}
+
+static const char *cpu_last_error(const kern_device *dev)
+{
+    return dev == NULL ? "the CPU back end could not start its threads" : dev->error;
+}
+
+static uint32_t longest_row(const kern_config *c)
+{
+    uint32_t n = c->n_heads * c->head_dim;
+
+    n = c->d_model > n ? c->d_model : n;
+    return c->d_ff > n ? c->d_ff : n;
+}
+
+/* Rows of scratch start on cache lines of their own. */
+static float *floats(size_t outer, size_t inner)
+{
+    size_t bytes;
+
+    if (__builtin_mul_overflow(outer, inner, &bytes) || bytes > SIZE_MAX / 8) {
+        return NULL;
+    }
+    return aligned_alloc(64, (bytes * sizeof(float) + 63) & ~(size_t)63);
+}
+
+static void cpu_model_free(kern_model *m)
+{
+    free(m->layers);
+    free(m->rope_freq);
+    free(m->rows);
+    free(m->x);
+    free(m->xb);
+    free(m->q);
+    free(m->k);
+    free(m->v);
+    free(m->att);
+    free(m->gate);
+    free(m->up);
+    free(m->rope);
+    free(m->scores);
+    free(m->wrow);
+    free(m);
+}
+
+static bool alloc_state(kern_model *m)
+{
+    const kern_config *c = &m->config;
+    uint32_t threads = cpu_pool_size(m->dev->pool);
+    size_t n = m->max_batch, q_dim = (size_t)c->n_heads * c->head_dim;
+    size_t kv_dim = (size_t)c->n_kv_heads * c->head_dim;
+
+    m->wrow_len = longest_row(c);
+    m->rows = calloc(n, sizeof(*m->rows));
+    m->x = floats(n, c->d_model);
+    m->xb = floats(n, c->d_model);
+    m->q = floats(n, q_dim);
+    m->k = floats(n, kv_dim);
+    m->v = floats(n, kv_dim);
+    m->att = floats(n, q_dim);
+    m->gate = floats(n, c->d_ff);
+    m->up = floats(n, c->d_ff);
+    m->rope = floats(n, c->rope_dim);
+    m->scores = floats(threads, c->n_ctx);
+    m->wrow = floats(threads, m->wrow_len);
+    return m->rows && m->x && m->xb && m->q && m->k && m->v && m->att && m->gate && m->up &&
+           m->rope && m->scores && m->wrow;
+}
+
+static bool init_model(kern_model *m, const kern_weights *weights)
+{
+    const kern_config *c = &m->config;
+
+    m->layers = malloc(c->n_layers * sizeof(*m->layers));
+    m->rope_freq = malloc(c->rope_dim / 2 * sizeof(*m->rope_freq));
+    if (m->layers == NULL || m->rope_freq == NULL || !alloc_state(m)) {
+        return false;
+    }
+    memcpy(m->layers, weights->layers, c->n_layers * sizeof(*m->layers));
+    m->weights.layers = m->layers;
+    for (uint32_t i = 0; i < c->rope_dim / 2; i++) {
+        m->rope_freq[i] = pow(c->rope_base, -2.0 * i / c->rope_dim);
+        if (weights->rope_factors != NULL) {
+            m->rope_freq[i] /= weights->rope_factors[i];
+        }
+    }
+    return true;
+}
+
+static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
+                                  const kern_weights *weights, uint32_t max_batch)
+{
+    kern_model *m = calloc(1, sizeof(*m));
+
+    assert(config->n_kv_heads > 0 && config->n_heads % config->n_kv_heads == 0);
+    assert(config->rope_dim % 2 == 0 && config->rope_dim <= config->head_dim);
+    dev->error = "out of memory for the model's state";
+    if (m == NULL) {
+        return NULL;
+    }
+    m->dev = dev;
+    m->config = *config;
+    m->weights = *weights;
+    m->max_batch = max_batch;
+    if (!init_model(m, weights)) {
+        cpu_model_free(m);
+        return NULL;
+    }
+    dev->error = "";
+    return m;
+}
+
+static uint64_t cpu_kv_bytes(const kern_model *m, uint32_t n_tokens)
+{
+    const kern_config *c = &m->config;
+
+    return 2 * sizeof(float) * (uint64_t)c->n_layers * n_tokens * c->n_kv_heads * c->head_dim;
+}
+
+static void cpu_kv_free(kern_kv *kv)
+{
+    free(kv->k);
+    free(kv->v);
+    free(kv);
+}
+
+static kern_kv *cpu_kv_alloc(kern_model *m, uint32_t n_tokens)
+{
+    kern_kv *kv = calloc(1, sizeof(*kv));
+
+    m->dev->error = "out of memory for a context";
+    if (kv == NULL) {
+        return NULL;
+    }
+    kv->capacity = n_tokens;
+    kv->kv_dim = m->config.n_kv_heads * m->config.head_dim;
+    kv->k = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim);
+    kv->v = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim);
+    if (kv->k == NULL || kv->v == NULL) {
+        cpu_kv_free(kv);
+        return NULL;
+    }
+    m->dev->error = "";
+    return kv;
+}
+
+const aiq_kernels aiq_kernels_cpu = {
+    .abi = AIQ_KERNELS_ABI,
+    .name = "cpu",
+    .score = cpu_score,
+    .open = cpu_open,
+    .close = cpu_close,
+    .model_load = cpu_model_load,
+    .model_free = cpu_model_free,
+    .kv_bytes = cpu_kv_bytes,
+    .kv_alloc = cpu_kv_alloc,
+    .kv_free = cpu_kv_free,
+    .step = cpu_step,
+    .last_error = cpu_last_error,
+};

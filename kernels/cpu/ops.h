@@ -1,0 +1,58 @@
+/*
+ * The vector operations of the CPU back end: a plain version of each and faster ones for AVX2
+ * and AVX-512, chosen once by CPUID. Every version is compiled into every build by function
+ * attributes, so one binary serves all machines and valgrind, which hides AVX-512.
+ *
+ * Within one version dot and dot4 add in the same order, so a token's result does not depend
+ * on how many others are in its batch.
+ */
+#ifndef CPU_OPS_H
+#define CPU_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/aiq_kernels.h"
+
+typedef struct {
+    const char *name;
+
+    /* sum of a[i] * b[i] */
+    float (*dot)(const float *a, const float *b, size_t n);
+
+    /* out[j] = dot(w, x + j * stride, n) for j = 0..3: the row is read once for four tokens */
+    void (*dot4)(float out[4], const float *w, const float *x, size_t stride, size_t n);
+
+    /* y += a * x */
+    void (*axpy)(float *y, float a, const float *x, size_t n);
+
+    /* one row of weights as floats; n is a multiple of 32 for Q8_0 */
+    void (*row_f16)(float *dst, const void *src, size_t n);
+    void (*row_q8_0)(float *dst, const void *src, size_t n);
+} cpu_ops;
+
+extern const cpu_ops cpu_ops_plain;
+extern const cpu_ops cpu_ops_avx2;
+extern const cpu_ops cpu_ops_avx512;
+
+/* Every version this machine can run, the best first; NULL ends the list. */
+const cpu_ops *const *cpu_ops_usable(void);
+
+float cpu_f16_to_f32(uint16_t h);
+
+/* Bytes of one row. */
+size_t cpu_row_bytes(kern_type type, size_t cols);
+
+/* Row r of w as floats: in place where it is F32 already, otherwise into scratch [cols]. */
+const float *cpu_row(const cpu_ops *ops, const kern_tensor *w, size_t r, float *scratch);
+
+/* y[i] = x[i] / rms(x) * weight[i]; y may be x */
+void cpu_rms_norm(float *y, const float *x, const float *weight, size_t n, float eps);
+
+/* x becomes exp(x - max) / sum */
+void cpu_softmax(float *x, size_t n);
+
+/* gate[i] = gate[i] * sigmoid(gate[i]) * up[i] */
+void cpu_swiglu(float *gate, const float *up, size_t n);
+
+#endif

@@ -1,0 +1,269 @@
+/* The AVX2 and AVX-512 versions, and the choice among them. */
+#include "kernels/cpu/ops.h"
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <string.h>
+
+#define AVX2   __attribute__((target("avx2,fma,f16c")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+
+/* --- AVX2: two sums of eight lanes per token --- */
+
+AVX2 static inline float avx2_sum(__m256 a, __m256 b)
+{
+    __m256 s = _mm256_add_ps(a, b);
+    __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+
+    t = _mm_add_ps(t, _mm_movehl_ps(t, t));
+    t = _mm_add_ss(t, _mm_movehdup_ps(t));
+    return _mm_cvtss_f32(t);
+}
+
+AVX2 static inline float avx2_tail(float sum, const float *a, const float *b, size_t i,
+                                   size_t n)
+{
+    for (; i < n; i++) {
+        sum += a[i] * b[i];
+    }
+    return sum;
+}
+
+AVX2 static float avx2_dot(const float *a, const float *b, size_t n)
+{
+    __m256 s0 = _mm256_setzero_ps(), s1 = _mm256_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s0);
+        s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s1);
+    }
+    return avx2_tail(avx2_sum(s0, s1), a, b, i, n);
+}
+
+AVX2 static void avx2_dot4(float out[4], const float *w, const float *x, size_t stride,
+                           size_t n)
+{
+    __m256 s0[4], s1[4];
+    size_t i = 0;
+
+    for (size_t j = 0; j < 4; j++) {
+        s0[j] = s1[j] = _mm256_setzero_ps();
+    }
+    for (; i + 16 <= n; i += 16) {
+        __m256 w0 = _mm256_loadu_ps(w + i), w1 = _mm256_loadu_ps(w + i + 8);
+
+        for (size_t j = 0; j < 4; j++) {
+            const float *xj = x + j * stride + i;
+
+            s0[j] = _mm256_fmadd_ps(w0, _mm256_loadu_ps(xj), s0[j]);
+            s1[j] = _mm256_fmadd_ps(w1, _mm256_loadu_ps(xj + 8), s1[j]);
+        }
+    }
+    for (size_t j = 0; j < 4; j++) {
+        out[j] = avx2_tail(avx2_sum(s0[j], s1[j]), w, x + j * stride, i, n);
+    }
+}
+
+AVX2 static void avx2_axpy(float *y, float a, const float *x, size_t n)
+{
+    __m256 va = _mm256_set1_ps(a);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        _mm256_storeu_ps(y + i,
+                         _mm256_fmadd_ps(va, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    }
+    for (; i < n; i++) {
+        y[i] += a * x[i];
+    }
+}
+
+AVX2 static void avx2_row_f16(float *dst, const void *src, size_t n)
+{
+    const uint8_t *p = src;
+    size_t i = 0;
+    uint16_t h;
+
+    for (; i + 8 <= n; i += 8) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + i * 2));
+
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(v));
+    }
+    for (; i < n; i++) {
+        memcpy(&h, p + i * 2, sizeof(h));
+        dst[i] = cpu_f16_to_f32(h);
+    }
+}
+
+AVX2 static void avx2_row_q8_0(float *dst, const void *src, size_t n)
+{
+    const uint8_t *p = src;
+    uint16_t h;
+
+    for (size_t i = 0; i < n; i += KERN_Q8_0_BLOCK) {
+        __m256 scale;
+
+        memcpy(&h, p, sizeof(h));
+        scale = _mm256_set1_ps(_cvtsh_ss(h));
+        for (size_t j = 0; j < KERN_Q8_0_BLOCK; j += 8) {
+            __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(p + 2 + j));
+            __m256 f = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+
+            _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(scale, f));
+        }
+        p += 2 + KERN_Q8_0_BLOCK;
+    }
+}
+
+const cpu_ops cpu_ops_avx2 = {
+    .name = "avx2",
+    .dot = avx2_dot,
+    .dot4 = avx2_dot4,
+    .axpy = avx2_axpy,
+    .row_f16 = avx2_row_f16,
+    .row_q8_0 = avx2_row_q8_0,
+};
+
+/* --- AVX-512: two sums of sixteen lanes per token, tails by mask --- */
+
+AVX512 static inline __mmask16 avx512_tail(size_t n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+AVX512 static float avx512_dot(const float *a, const float *b, size_t n)
+{
+    __m512 s0 = _mm512_setzero_ps(), s1 = _mm512_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        s0 = _mm512_fmadd_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i), s0);
+        s1 = _mm512_fmadd_ps(_mm512_loadu_ps(a + i + 16), _mm512_loadu_ps(b + i + 16), s1);
+    }
+    for (; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+
+        s0 = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, a + i), _mm512_maskz_loadu_ps(m, b + i),
+                             s0);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
+}
+
+AVX512 static void avx512_dot4(float out[4], const float *w, const float *x, size_t stride,
+                               size_t n)
+{
+    __m512 s0[4], s1[4];
+    size_t i = 0;
+
+    for (size_t j = 0; j < 4; j++) {
+        s0[j] = s1[j] = _mm512_setzero_ps();
+    }
+    for (; i + 32 <= n; i += 32) {
+        __m512 w0 = _mm512_loadu_ps(w + i), w1 = _mm512_loadu_ps(w + i + 16);
+
+        for (size_t j = 0; j < 4; j++) {
+            const float *xj = x + j * stride + i;
+
+            s0[j] = _mm512_fmadd_ps(w0, _mm512_loadu_ps(xj), s0[j]);
+            s1[j] = _mm512_fmadd_ps(w1, _mm512_loadu_ps(xj + 16), s1[j]);
+        }
+    }
+    for (; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m512 w0 = _mm512_maskz_loadu_ps(m, w + i);
+
+        for (size_t j = 0; j < 4; j++) {
+            s0[j] = _mm512_fmadd_ps(w0, _mm512_maskz_loadu_ps(m, x + j * stride + i), s0[j]);
+        }
+    }
+    for (size_t j = 0; j < 4; j++) {
+        out[j] = _mm512_reduce_add_ps(_mm512_add_ps(s0[j], s1[j]));
+    }
+}
+
+AVX512 static void avx512_axpy(float *y, float a, const float *x, size_t n)
+{
+    __m512 va = _mm512_set1_ps(a);
+
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m512 vy = _mm512_maskz_loadu_ps(m, y + i);
+
+        _mm512_mask_storeu_ps(y + i, m,
+                              _mm512_fmadd_ps(va, _mm512_maskz_loadu_ps(m, x + i), vy));
+    }
+}
+
+AVX512 static void avx512_row_f16(float *dst, const void *src, size_t n)
+{
+    const uint8_t *p = src;
+
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m256i v = _mm256_maskz_loadu_epi16(m, p + i * 2);
+
+        _mm512_mask_storeu_ps(dst + i, m, _mm512_cvtph_ps(v));
+    }
+}
+
+AVX512 static void avx512_row_q8_0(float *dst, const void *src, size_t n)
+{
+    const uint8_t *p = src;
+    uint16_t h;
+
+    for (size_t i = 0; i < n; i += KERN_Q8_0_BLOCK) {
+        __m512 scale;
+
+        memcpy(&h, p, sizeof(h));
+        scale = _mm512_set1_ps(cpu_f16_to_f32(h));
+        for (size_t j = 0; j < KERN_Q8_0_BLOCK; j += 16) {
+            __m128i q = _mm_loadu_si128((const __m128i *)(const void *)(p + 2 + j));
+            __m512 f = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+
+            _mm512_storeu_ps(dst + i + j, _mm512_mul_ps(scale, f));
+        }
+        p += 2 + KERN_Q8_0_BLOCK;
+    }
+}
+
+const cpu_ops cpu_ops_avx512 = {
+    .name = "avx512",
+    .dot = avx512_dot,
+    .dot4 = avx512_dot4,
+    .axpy = avx512_axpy,
+    .row_f16 = avx512_row_f16,
+    .row_q8_0 = avx512_row_q8_0,
+};
+
+static int has_f16c(void)
+{
+    unsigned int a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+const cpu_ops *const *cpu_ops_usable(void)
+{
+    static const cpu_ops *const all[] = {&cpu_ops_avx512, &cpu_ops_avx2, &cpu_ops_plain, NULL};
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+        return all;
+    }
+    return avx2 ? all + 1 : all + 2;
+}
+
+#else
+
+const cpu_ops *const *cpu_ops_usable(void)
+{
+    static const cpu_ops *const all[] = {&cpu_ops_plain, NULL};
+
+    return all;
+}
+
+#endif

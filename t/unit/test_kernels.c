@@ -1,0 +1,458 @@
+/*
+ * The CPU back end against a float64 model that is written for reading: two layers, width 64,
+ * 4 heads on 2, vocabulary 512, seeded weights. Beside that the promises of the header:
+ * how a prompt is cut and who else is in the batch change nothing, to the last bit.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/aiq_kernels.h"
+#include "kernels/cpu/cpu.h"
+
+enum {
+    LAYERS = 2,
+    D = 64,
+    FF = 160,
+    HEADS = 4,
+    KV_HEADS = 2,
+    HEAD = 16,
+    VOCAB = 512,
+    CTX = 48,
+    N_MATRICES = 2 + LAYERS * 7
+};
+
+static const kern_config config = {
+    .n_layers = LAYERS,
+    .d_model = D,
+    .d_ff = FF,
+    .n_heads = HEADS,
+    .n_kv_heads = KV_HEADS,
+    .head_dim = HEAD,
+    .rope_dim = HEAD,
+    .n_vocab = VOCAB,
+    .n_ctx = CTX,
+    .rope_base = 10000.0f,
+    .norm_eps = 1e-5f,
+};
+
+typedef struct {
+    kern_weights w;
+    kern_layer layers[LAYERS];
+    float norms[2 * LAYERS + 1][D];
+    void *owned[N_MATRICES];
+    int n_owned;
+    uint64_t seed;
+} fixture;
+
+static double uniform(uint64_t *s)
+{
+    *s = *s * 6364136223846793005u + 1442695040888963407u;
+    return (double)(*s >> 11) / 9007199254740992.0 * 2 - 1;
+}
+
+/* Any f16 bits with a value in a sane range will do. */
+static uint16_t some_f16(uint64_t *s)
+{
+    double u = uniform(s);
+
+    return (uint16_t)((u < 0 ? 0x8000 : 0) | (0x2800 + (int)(fabs(u) * 0x7ff)));
+}
+
+static kern_tensor random_matrix(fixture *f, kern_type type, uint32_t rows, uint32_t cols)
+{
+    size_t row_bytes = cpu_row_bytes(type, cols);
+    uint8_t *data = malloc(rows * row_bytes);
+
+    for (uint32_t r = 0; r < rows; r++) {
+        uint8_t *p = data + r * row_bytes;
+
+        for (uint32_t c = 0; c < cols; c++) {
+            if (type == KERN_F32) {
+                float v = (float)uniform(&f->seed) * 0.2f;
+                memcpy(p + c * 4, &v, 4);
+            } else if (type == KERN_F16) {
+                uint16_t h = some_f16(&f->seed);
+                memcpy(p + c * 2, &h, 2);
+            } else if (c % 32 == 0) {
+                uint16_t h = 0x1400 + (uint16_t)(fabs(uniform(&f->seed)) * 0xff);
+                memcpy(p + c / 32 * 34, &h, 2);
+            }
+            if (type == KERN_Q8_0) {
+                p[c / 32 * 34 + 2 + c % 32] = (uint8_t)(int8_t)(uniform(&f->seed) * 127);
+            }
+        }
+    }
+    f->owned[f->n_owned++] = data;
+    return (kern_tensor){.type = type, .data = data, .rows = rows, .cols = cols};
+}
+
+static const float *random_norm(fixture *f, int i)
+{
+    for (int d = 0; d < D; d++) {
+        f->norms[i][d] = 1 + 0.3f * (float)uniform(&f->seed);
+    }
+    return f->norms[i];
+}
+
+static fixture *make_model(kern_type type, uint64_t seed)
+{
+    fixture *f = calloc(1, sizeof(*f));
+
+    f->seed = seed;
+    f->w.embed = random_matrix(f, type, VOCAB, D);
+    f->w.out = random_matrix(f, type, VOCAB, D);
+    f->w.out_norm = random_norm(f, 2 * LAYERS);
+    f->w.layers = f->layers;
+    for (int l = 0; l < LAYERS; l++) {
+        f->layers[l] = (kern_layer){
+            .attn_norm = random_norm(f, 2 * l),
+            .wq = random_matrix(f, type, HEADS * HEAD, D),
+            .wk = random_matrix(f, type, KV_HEADS * HEAD, D),
+            .wv = random_matrix(f, type, KV_HEADS * HEAD, D),
+            .wo = random_matrix(f, type, D, HEADS * HEAD),
+            .ffn_norm = random_norm(f, 2 * l + 1),
+            .w_gate = random_matrix(f, type, FF, D),
+            .w_up = random_matrix(f, type, FF, D),
+            .w_down = random_matrix(f, type, D, FF),
+        };
+    }
+    return f;
+}
+
+static void free_model(fixture *f)
+{
+    for (int i = 0; i < f->n_owned; i++) {
+        free(f->owned[i]);
+    }
+    free(f);
+}
+
+/* --- the reference: float64, one token at a time --- */
+
+static double weight(const kern_tensor *w, uint32_t r, uint32_t c)
+{
+    const uint8_t *p = (const uint8_t *)w->data + r * cpu_row_bytes(w->type, w->cols);
+    uint16_t h;
+    float f;
+
+    if (w->type == KERN_F32) {
+        memcpy(&f, p + c * 4, 4);
+        return f;
+    }
+    if (w->type == KERN_F16) {
+        memcpy(&h, p + c * 2, 2);
+        return cpu_f16_to_f32(h);
+    }
+    memcpy(&h, p + c / 32 * 34, 2);
+    return (double)cpu_f16_to_f32(h) * (int8_t)p[c / 32 * 34 + 2 + c % 32];
+}
+
+static void ref_matvec(double *y, const kern_tensor *w, const double *x)
+{
+    for (uint32_t r = 0; r < w->rows; r++) {
+        y[r] = 0;
+        for (uint32_t c = 0; c < w->cols; c++) {
+            y[r] += weight(w, r, c) * x[c];
+        }
+    }
+}
+
+static void ref_norm(double *y, const double *x, const float *weights)
+{
+    double sum = 0;
+
+    for (int i = 0; i < D; i++) {
+        sum += x[i] * x[i];
+    }
+    for (int i = 0; i < D; i++) {
+        y[i] = x[i] / sqrt(sum / D + config.norm_eps) * weights[i];
+    }
+}
+
+static void ref_rope(double *x, int heads, int pos)
+{
+    for (int i = 0; i < heads * HEAD; i += 2) {
+        double angle = pos * pow(config.rope_base, -(double)(i % HEAD) / HEAD);
+        double a = x[i], b = x[i + 1];
+
+        x[i] = a * cos(angle) - b * sin(angle);
+        x[i + 1] = a * sin(angle) + b * cos(angle);
+    }
+}
+
+typedef struct {
+    double k[LAYERS][CTX][KV_HEADS * HEAD];
+    double v[LAYERS][CTX][KV_HEADS * HEAD];
+} ref_kv;
+
+static void ref_attention(double *out, const double *q, const ref_kv *kv, int layer, int pos)
+{
+    for (int h = 0; h < HEADS; h++) {
+        int g = h / (HEADS / KV_HEADS) * HEAD;
+        double s[CTX], max = -INFINITY, sum = 0;
+
+        for (int t = 0; t <= pos; t++) {
+            s[t] = 0;
+            for (int i = 0; i < HEAD; i++) {
+                s[t] += q[h * HEAD + i] * kv->k[layer][t][g + i];
+            }
+            s[t] /= sqrt(HEAD);
+            max = fmax(max, s[t]);
+        }
+        for (int t = 0; t <= pos; t++) {
+            sum += s[t] = exp(s[t] - max);
+        }
+        for (int i = 0; i < HEAD; i++) {
+            out[h * HEAD + i] = 0;
+            for (int t = 0; t <= pos; t++) {
+                out[h * HEAD + i] += s[t] / sum * kv->v[layer][t][g + i];
+            }
+        }
+    }
+}
+
+static void ref_forward(const fixture *f, ref_kv *kv, int id, int pos, double *logits)
+{
+    double x[D], xb[D], q[HEADS * HEAD], att[HEADS * HEAD], y[D], gate[FF], up[FF];
+
+    for (uint32_t i = 0; i < D; i++) {
+        x[i] = weight(&f->w.embed, (uint32_t)id, i);
+    }
+    for (int l = 0; l < LAYERS; l++) {
+        const kern_layer *w = &f->layers[l];
+
+        ref_norm(xb, x, w->attn_norm);
+        ref_matvec(q, &w->wq, xb);
+        ref_matvec(kv->k[l][pos], &w->wk, xb);
+        ref_matvec(kv->v[l][pos], &w->wv, xb);
+        ref_rope(q, HEADS, pos);
+        ref_rope(kv->k[l][pos], KV_HEADS, pos);
+        ref_attention(att, q, kv, l, pos);
+        ref_matvec(y, &w->wo, att);
+        for (int i = 0; i < D; i++) {
+            x[i] += y[i];
+        }
+        ref_norm(xb, x, w->ffn_norm);
+        ref_matvec(gate, &w->w_gate, xb);
+        ref_matvec(up, &w->w_up, xb);
+        for (int i = 0; i < FF; i++) {
+            gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
+        }
+        ref_matvec(y, &w->w_down, gate);
+        for (int i = 0; i < D; i++) {
+            x[i] += y[i];
+        }
+    }
+    ref_norm(xb, x, f->w.out_norm);
+    ref_matvec(logits, &f->w.out, xb);
+}
+
+/* --- the tests --- */
+
+static const aiq_kernels *const K = &aiq_kernels_cpu;
+
+static void random_ids(int32_t *ids, int n, uint64_t seed)
+{
+    for (int i = 0; i < n; i++) {
+        ids[i] = (int32_t)(fabs(uniform(&seed)) * (VOCAB - 1));
+    }
+}
+
+/* Runs ids through m in pieces of at most chunk tokens; logits of the last. */
+static void run_chunks(kern_model *m, const int32_t *ids, uint32_t n, uint32_t chunk,
+                       float *logits)
+{
+    kern_kv *kv = K->kv_alloc(m, n);
+
+    for (uint32_t pos = 0; pos < n; pos += chunk) {
+        kern_seq s = {.kv = kv, .ids = ids + pos, .pos = pos};
+
+        s.n = n - pos < chunk ? n - pos : chunk;
+        s.logits = pos + s.n == n ? logits : NULL;
+        assert_true(K->step(m, &s, 1));
+    }
+    K->kv_free(kv);
+}
+
+static void check_against_reference(kern_type type, const cpu_ops *ops)
+{
+    fixture *f = make_model(type, 7 + (uint64_t)type);
+    kern_device *dev = K->open(2);
+    kern_model *m;
+    ref_kv *kv = calloc(1, sizeof(*kv));
+    int32_t ids[CTX];
+    double ref[VOCAB], scale = 0, worst = 0;
+    float logits[VOCAB];
+
+    dev->ops = ops;
+    m = K->model_load(dev, &config, &f->w, CTX);
+    random_ids(ids, CTX, 1);
+    for (int i = 0; i < CTX; i++) {
+        ref_forward(f, kv, ids[i], i, ref);
+    }
+    run_chunks(m, ids, CTX, CTX, logits);
+    for (int i = 0; i < VOCAB; i++) {
+        scale = fmax(scale, fabs(ref[i]));
+        worst = fmax(worst, fabs(ref[i] - (double)logits[i]));
+    }
+    if (!(worst <= scale * 1e-5)) {
+        fail_msg("%s, type %d: off by %g of %g", ops->name, (int)type, worst, scale);
+    }
+    K->model_free(m);
+    K->close(dev);
+    free(kv);
+    free_model(f);
+}
+
+static void logits_equal_float64(void **state)
+{
+    (void)state;
+    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+        check_against_reference(KERN_F32, *ops);
+        check_against_reference(KERN_F16, *ops);
+        check_against_reference(KERN_Q8_0, *ops);
+    }
+}
+
+static void prompt_cuts_change_nothing(void **state)
+{
+    fixture *f = make_model(KERN_Q8_0, 3);
+    kern_device *dev = K->open(1);
+    kern_model *m = K->model_load(dev, &config, &f->w, CTX);
+    int32_t ids[CTX];
+    float whole[VOCAB], cut[VOCAB];
+
+    (void)state;
+    random_ids(ids, CTX, 5);
+    run_chunks(m, ids, CTX, CTX, whole);
+    for (uint32_t chunk = 1; chunk < CTX; chunk += 6) {
+        run_chunks(m, ids, CTX, chunk, cut);
+        assert_memory_equal(whole, cut, sizeof(whole));
+    }
+    K->model_free(m);
+    K->close(dev);
+    free_model(f);
+}
+
+static void company_changes_nothing(void **state)
+{
+    enum { SEQS = 5 };
+    static const uint32_t lens[SEQS] = {1, 7, 12, 3, 20};
+    fixture *f = make_model(KERN_F16, 4);
+    kern_device *dev = K->open(3);
+    kern_model *m = K->model_load(dev, &config, &f->w, CTX);
+    int32_t ids[SEQS][CTX];
+    float alone[SEQS][VOCAB], together[SEQS][VOCAB];
+    kern_seq seqs[SEQS];
+
+    (void)state;
+    for (uint32_t s = 0; s < SEQS; s++) {
+        random_ids(ids[s], CTX, 100 + s);
+        run_chunks(m, ids[s], lens[s], CTX, alone[s]);
+        seqs[s] = (kern_seq){
+            .kv = K->kv_alloc(m, lens[s]), .ids = ids[s], .n = lens[s], .logits = together[s]};
+    }
+    assert_true(K->step(m, seqs, SEQS));
+    assert_memory_equal(alone, together, sizeof(alone));
+    for (uint32_t s = 0; s < SEQS; s++) {
+        K->kv_free(seqs[s].kv);
+    }
+    K->model_free(m);
+    K->close(dev);
+    free_model(f);
+}
+
+static void threads_change_nothing(void **state)
+{
+    fixture *f = make_model(KERN_F32, 6);
+    int32_t ids[CTX];
+    float one[VOCAB], many[VOCAB];
+
+    (void)state;
+    random_ids(ids, CTX, 9);
+    for (uint32_t threads = 1; threads <= 4; threads++) {
+        kern_device *dev = K->open(threads);
+        kern_model *m = K->model_load(dev, &config, &f->w, CTX);
+
+        run_chunks(m, ids, CTX, CTX, threads == 1 ? one : many);
+        if (threads > 1) {
+            assert_memory_equal(one, many, sizeof(one));
+        }
+        K->model_free(m);
+        K->close(dev);
+    }
+    free_model(f);
+}
+
+/* Lengths that are no multiple of a vector, every version against the plain one. */
+static void vector_tails(void **state)
+{
+    float a[100], b[4 * 100], y[100], yy[100], out[4];
+    uint64_t seed = 11;
+
+    (void)state;
+    for (int i = 0; i < 400; i++) {
+        b[i] = (float)uniform(&seed);
+        a[i % 100] = (float)uniform(&seed);
+    }
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (size_t n = 1; n <= 100; n++) {
+            (*o)->dot4(out, a, b, 100, n);
+            for (size_t j = 0; j < 4; j++) {
+                assert_float_equal(out[j], cpu_ops_plain.dot(a, b + j * 100, n), 1e-4f);
+                assert_true(out[j] == (*o)->dot(a, b + j * 100, n));
+            }
+            memcpy(y, b, sizeof(y));
+            memcpy(yy, b, sizeof(yy));
+            (*o)->axpy(y, 0.5f, a, n);
+            cpu_ops_plain.axpy(yy, 0.5f, a, n);
+            for (size_t i = 0; i < 100; i++) {
+                assert_float_equal(y[i], yy[i], 1e-6f);
+            }
+        }
+    }
+}
+
+static void every_f16_value(void **state)
+{
+    uint16_t all[65536];
+    float *got = malloc(sizeof(float) * 65536);
+
+    (void)state;
+    for (uint32_t i = 0; i < 65536; i++) {
+        all[i] = (uint16_t)i;
+    }
+    assert_true(cpu_f16_to_f32(0x3c00) == 1.0f);
+    assert_true(cpu_f16_to_f32(0xc001) == -2.001953125f);
+    assert_true(cpu_f16_to_f32(0x0001) == 0x1p-24f);
+    assert_true(isinf(cpu_f16_to_f32(0x7c00)));
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        (*o)->row_f16(got, all, 65536);
+        for (uint32_t i = 0; i < 65536; i++) {
+            float want = cpu_f16_to_f32((uint16_t)i);
+
+            assert_true(isnan(want) ? isnan(got[i]) : memcmp(&want, &got[i], 4) == 0);
+        }
+    }
+    free(got);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_equal_float64),
+        cmocka_unit_test(prompt_cuts_change_nothing),
+        cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(vector_tails),
+        cmocka_unit_test(every_f16_value),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
