@@ -1,0 +1,275 @@
+/*
+ * The GGUF reader: what a good file says, and that each lie a file can tell is refused with a
+ * sentence of its own. Every check runs on an exact copy of the bytes, so that AddressSanitizer
+ * and valgrind see a read past the end.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "gguf_writer.h"
+
+static char err[256];
+
+/* Parses a copy that ends where the file ends. */
+static gguf *parse(const uint8_t *file, size_t size, uint8_t **copy)
+{
+    *copy = malloc(size > 0 ? size : 1);
+    memcpy(*copy, file, size);
+    err[0] = '\0';
+    return gguf_parse(*copy, size, err, sizeof(err));
+}
+
+static void refused(gw *w, const char *why)
+{
+    size_t size;
+    uint8_t *copy, *file = gw_finish(w, &size);
+    gguf *g = parse(file, size, &copy);
+
+    assert_null(g);
+    assert_string_equal(err, why);
+    free(copy);
+    free(file);
+}
+
+static void one_tensor(gw *w, uint32_t dims, const uint64_t *dim, uint32_t type,
+                       uint64_t offset)
+{
+    w->n_tensors++;
+    gw_put_str(&w->infos, "t");
+    gw_put_u32(&w->infos, dims);
+    for (uint32_t i = 0; i < dims && i < 4; i++) {
+        gw_put_u64(&w->infos, dim[i]);
+    }
+    gw_put_u32(&w->infos, type);
+    gw_put_u64(&w->infos, offset);
+}
+
+static void good_file(gw *w)
+{
+    static const float norm[3] = {1, 2, 3};
+    static const uint8_t q8[2 * 34];
+
+    gw_str(w, "general.architecture", "llama");
+    gw_u32(w, "n", 42);
+    gw_f32(w, "eps", 0.5f);
+    gw_bool(w, "yes", 1);
+    gw_array(w, "words", GGUF_STRING, 3);
+    gw_put_str(&w->kvs, "a");
+    gw_put_str(&w->kvs, "");
+    gw_put_str(&w->kvs, "ccc");
+    gw_array(w, "ints", GGUF_I32, 2);
+    gw_put_u32(&w->kvs, (uint32_t)-1);
+    gw_put_u32(&w->kvs, 7);
+    gw_tensor(w, "norm", GGUF_TENSOR_F32, 3, 0, norm, sizeof(norm));
+    gw_tensor(w, "a.weight", GGUF_TENSOR_Q8_0, 32, 2, q8, sizeof(q8));
+}
+
+static void reads_values(void **state)
+{
+    gw w = {0};
+    size_t size;
+    uint8_t *file;
+    gguf *g;
+    uint64_t u;
+    double d;
+    bool b;
+    gguf_str s;
+    gguf_array arr;
+
+    (void)state;
+    good_file(&w);
+    file = gw_finish(&w, &size);
+    g = gguf_parse(file, size, err, sizeof(err));
+    assert_non_null(g);
+    assert_true(gguf_as_uint(gguf_find(g, "n"), &u) && u == 42);
+    assert_true(gguf_as_float(gguf_find(g, "eps"), &d) && d == 0.5);
+    assert_true(gguf_as_bool(gguf_find(g, "yes"), &b) && b);
+    assert_true(gguf_as_str(gguf_find(g, "general.architecture"), &s));
+    assert_int_equal(s.len, 5);
+    assert_memory_equal(s.p, "llama", 5);
+    assert_null(gguf_find(g, "general"));
+    assert_false(gguf_as_uint(gguf_find(g, "eps"), &u));
+    assert_false(gguf_as_str(gguf_find(g, "words"), &s));
+
+    arr = gguf_find(g, "words")->value;
+    assert_int_equal(arr.n, 3);
+    assert_int_equal(gguf_next_str(&arr).len, 1);
+    assert_int_equal(gguf_next_str(&arr).len, 0);
+    s = gguf_next_str(&arr);
+    assert_memory_equal(s.p, "ccc", 3);
+    arr = gguf_find(g, "ints")->value;
+    assert_int_equal(gguf_next_i32(&arr), -1);
+    assert_int_equal(gguf_next_i32(&arr), 7);
+    gguf_close(g);
+    free(file);
+}
+
+static void reads_tensors(void **state)
+{
+    gw w = {0};
+    size_t size;
+    uint8_t *file;
+    gguf *g;
+    const gguf_tensor *t;
+
+    (void)state;
+    good_file(&w);
+    file = gw_finish(&w, &size);
+    g = gguf_parse(file, size, err, sizeof(err));
+    assert_non_null(g);
+    assert_int_equal(gguf_n_tensors(g), 2);
+    t = gguf_find_tensor(g, "norm");
+    assert_int_equal(t->cols, 3);
+    assert_int_equal(t->rows, 1);
+    assert_true(((const float *)(const void *)t->data)[2] == 3);
+    t = gguf_find_tensor(g, "a.weight");
+    assert_int_equal(t->rows, 2);
+    assert_int_equal(t->bytes, 68);
+    assert_null(gguf_find_tensor(g, "a"));
+    gguf_close(g);
+    free(file);
+}
+
+static void every_truncation_is_refused(void **state)
+{
+    gw w = {0};
+    size_t size, padding = 32 - 68 % 32;
+    uint8_t *file, *copy;
+
+    (void)state;
+    good_file(&w);
+    file = gw_finish(&w, &size);
+    for (size_t n = 0; n < size - padding; n++) {
+        assert_null(parse(file, n, &copy));
+        assert_true(err[0] != '\0');
+        free(copy);
+    }
+    free(file);
+}
+
+static void hostile_values(void **state)
+{
+    gw w = {0};
+
+    (void)state;
+    w.n_kvs = (uint64_t)1 << 60;
+    refused(&w, "the count of values exceeds the file");
+
+    w.n_tensors = (uint64_t)1 << 60;
+    refused(&w, "the count of tensors exceeds the file");
+
+    gw_u32(&w, "a", 1);
+    gw_u32(&w, "a", 2);
+    refused(&w, "a key occurs twice");
+
+    gw_key(&w, "s", GGUF_STRING);
+    gw_put_u64(&w.kvs, (uint64_t)1 << 63);
+    refused(&w, "a string runs past the end of the file");
+
+    gw_array(&w, "a", GGUF_U64, (uint64_t)1 << 61);
+    refused(&w, "an array runs past the end of the file");
+
+    gw_array(&w, "a", GGUF_STRING, UINT64_MAX);
+    gw_put_str(&w.kvs, "x");
+    refused(&w, "the file is truncated");
+
+    gw_array(&w, "a", GGUF_ARRAY, 1);
+    gw_put_u64(&w.kvs, 0);
+    refused(&w, "arrays of arrays are not supported");
+
+    gw_key(&w, "k", 99);
+    gw_put_u64(&w.kvs, 0);
+    refused(&w, "a value has an unknown type");
+}
+
+static void hostile_tensors(void **state)
+{
+    static const uint64_t row[4] = {32, 2, 1, 1}, zero[1] = {0}, odd[1] = {33};
+    static const uint64_t huge[2] = {(uint64_t)1 << 40, (uint64_t)1 << 40};
+    static const uint64_t huge_rows[3] = {32, (uint64_t)1 << 40, (uint64_t)1 << 40};
+    gw w = {0};
+
+    (void)state;
+    one_tensor(&w, 0, NULL, GGUF_TENSOR_F32, 0);
+    refused(&w, "a tensor has no dimensions, or more than four");
+    one_tensor(&w, 5, row, GGUF_TENSOR_F32, 0);
+    refused(&w, "a tensor has no dimensions, or more than four");
+    one_tensor(&w, 1, zero, GGUF_TENSOR_F32, 0);
+    refused(&w, "a tensor has a dimension of zero");
+    one_tensor(&w, 1, odd, GGUF_TENSOR_Q8_0, 0);
+    refused(&w, "a tensor's rows are not whole blocks");
+    one_tensor(&w, 2, huge, GGUF_TENSOR_F32, 0);
+    refused(&w, "a tensor's size overflows");
+    one_tensor(&w, 3, huge_rows, GGUF_TENSOR_F32, 0);
+    refused(&w, "a tensor's size overflows");
+    one_tensor(&w, 1, row, 12, 0);
+    refused(&w, "a tensor's type is not supported (F32, F16 and Q8_0 are)");
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 1);
+    refused(&w, "a tensor is not aligned");
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, (uint64_t)1 << 62);
+    refused(&w, "a tensor runs past the end of the file");
+
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 0);
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 96);
+    refused(&w, "a tensor runs past the end of the file");
+
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 0);
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 96);
+    for (int i = 0; i < 32; i++) {
+        gw_put_u64(&w.data, 0);
+    }
+    refused(&w, "tensors overlap");
+
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 0);
+    one_tensor(&w, 1, row, GGUF_TENSOR_F32, 128);
+    for (int i = 0; i < 32; i++) {
+        gw_put_u64(&w.data, 0);
+    }
+    refused(&w, "a tensor's name occurs twice");
+}
+
+static void hostile_alignment(void **state)
+{
+    static const uint32_t bad[] = {0, 3, 4, 48, 8192, 0x80000000};
+    gw w = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+        gw_u32(&w, "general.alignment", bad[i]);
+        refused(&w, "general.alignment is not a power of two from 8 to 4096");
+    }
+    gw_str(&w, "general.alignment", "32");
+    refused(&w, "general.alignment is not a power of two from 8 to 4096");
+}
+
+static void other_files(void **state)
+{
+    gguf *g;
+
+    (void)state;
+    assert_null(gguf_parse("PK\3\4........................", 28, err, sizeof(err)));
+    assert_string_equal(err, "not a GGUF file");
+    g = gguf_parse("GGUF\2\0\0\0................", 24, err, sizeof(err));
+    assert_null(g);
+    assert_string_equal(err, "only version 3 of GGUF is supported");
+    assert_null(gguf_open("/nonexistent.gguf", err, sizeof(err)));
+    assert_string_equal(err, "No such file or directory");
+    assert_null(gguf_open("/tmp", err, sizeof(err)));
+    assert_string_equal(err, "not a regular file");
+    assert_null(gguf_open("/dev/null", err, sizeof(err)));
+    assert_string_equal(err, "not a regular file");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_values),    cmocka_unit_test(reads_tensors),
+        cmocka_unit_test(hostile_values),  cmocka_unit_test(every_truncation_is_refused),
+        cmocka_unit_test(hostile_tensors), cmocka_unit_test(hostile_alignment),
+        cmocka_unit_test(other_files),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
