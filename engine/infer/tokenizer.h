@@ -1,0 +1,61 @@
+/*
+ * Text to token ids and back, by the vocabulary inside a GGUF file. Two families: byte-level
+ * BPE as GPT-2 has it (tokenizer.ggml.model "gpt2", pre "gpt-2"), and SentencePiece's scored
+ * merges with byte fallback ("llama").
+ *
+ * Any bytes can be tokenized, valid UTF-8 or not. A tokenizer is immutable: any thread. It
+ * points into its gguf, which must outlive it.
+ */
+#ifndef INFER_TOKENIZER_H
+#define INFER_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infer/gguf.h"
+
+#define TOKENIZER_NONE (-1)
+
+typedef struct tokenizer tokenizer;
+
+/* A growing list; all zero is empty; free v. */
+typedef struct {
+    int32_t *v;
+    size_t n;
+    size_t cap;
+} tokenizer_ids;
+
+/* NULL, and one line in err, if the vocabulary is broken or of another family. */
+tokenizer *tokenizer_new(const gguf *g, char *err, size_t errlen);
+void tokenizer_free(tokenizer *t);
+
+uint32_t tokenizer_n_vocab(const tokenizer *t);
+
+/* The longest piece of text one token can stand for, in bytes. */
+size_t tokenizer_max_piece(const tokenizer *t);
+
+/*
+ * Appends text's ids to out. With special, control tokens written in the text (<|im_end|>)
+ * become their ids; without, they are text like any other, so what a user writes can never
+ * end a turn. False if memory ends, or the text has 1 GiB or more.
+ */
+bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool special,
+                      tokenizer_ids *out);
+
+bool tokenizer_ids_push(tokenizer_ids *ids, int32_t id);
+
+/* The bytes that id stands for, not terminated; parts of a character are possible. Control
+ * tokens stand for nothing: *len is 0. id must be below n_vocab. */
+const char *tokenizer_piece(const tokenizer *t, int32_t id, size_t *len);
+
+/* The id of exactly this text in the vocabulary, or TOKENIZER_NONE. */
+int32_t tokenizer_find(const tokenizer *t, const char *text, size_t len);
+
+/* What the model wants before a prompt, or TOKENIZER_NONE. */
+int32_t tokenizer_bos(const tokenizer *t);
+
+/* Whether id ends a generation: end of text, of turn, of message. */
+bool tokenizer_is_end(const tokenizer *t, int32_t id);
+
+#endif
