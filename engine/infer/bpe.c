@@ -11,9 +11,12 @@
 
 #include "infer/unicode.h"
 
+/* A longer word is cut: merging takes about 100 bytes of memory for each of the word's. */
+#define MAX_WORD (64 * 1024)
+
 /*
- * GPT-2's alphabet: printable Latin-1 stands for itself; the other bytes, 00..20, 7f..a0 and ad,
- * for the characters from U+0100 on.
+ * GPT-2's alphabet: printable Latin-1 stands for itself; the other bytes, 00..20, 7f..a0 and
+ * ad, for the characters from U+0100 on.
  */
 static uint32_t byte_char(uint32_t b)
 {
@@ -34,7 +37,7 @@ static int char_byte(uint32_t cp)
     if (cp >= 0x100) {
         b = cp < 0x121 ? cp - 0x100 : (cp < 0x143 ? cp - 0x121 + 0x7f : 0xad);
     }
-    return b < 0x100 && byte_char(b) == cp ? (int) b : -1;
+    return b < 0x100 && byte_char(b) == cp ? (int)b : -1;
 }
 
 /* Tokens added by hand may hold other characters: those stand for themselves. */
@@ -311,6 +314,7 @@ bool bpe_encode(const tokenizer *t, const char *text, size_t len, tokenizer_ids 
 
     for (size_t i = 0, n; ok && i < len; i += n) {
         n = word_length(text + i, len - i);
+        n = n < MAX_WORD ? n : MAX_WORD;
         ok = encode_word(&m, text + i, n, out);
     }
     merger_free(&m);

@@ -55,6 +55,9 @@ int32_t tokenizer_find(const tokenizer *t, const char *text, size_t len)
 
 bool tokenizer_ids_push(tokenizer_ids *ids, int32_t id)
 {
+    if (ids->limit > 0 && ids->n == ids->limit) {
+        return false;
+    }
     if (ids->n == ids->cap) {
         size_t cap = ids->cap > 0 ? ids->cap * 2 : 64;
         int32_t *v = realloc(ids->v, cap * sizeof(*v));

@@ -24,6 +24,7 @@ typedef struct {
     int32_t *v;
     size_t n;
     size_t cap;
+    size_t limit; /* more are not wanted; 0: no limit */
 } tokenizer_ids;
 
 /* NULL, and one line in err, if the vocabulary is broken or of another family. */
@@ -38,11 +39,13 @@ size_t tokenizer_max_piece(const tokenizer *t);
 /*
  * Appends text's ids to out. With special, control tokens written in the text (<|im_end|>)
  * become their ids; without, they are text like any other, so what a user writes can never
- * end a turn. False if memory ends, or the text has 1 GiB or more.
+ * end a turn. False if memory ends, the text has 1 GiB or more, or out reached its limit:
+ * then the rest of the text is not looked at.
  */
 bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool special,
                       tokenizer_ids *out);
 
+/* False if memory ends or the list is at its limit. */
 bool tokenizer_ids_push(tokenizer_ids *ids, int32_t id);
 
 /* The bytes that id stands for, not terminated; parts of a character are possible. Control

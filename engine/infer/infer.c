@@ -1,0 +1,796 @@
+/*
+ * The model's thread and its queue.
+ *
+ * A request passes through three places: waiting (in the queue, bounded), running (it has
+ * context memory; its prompt is being read, or it decodes) and over. Only the model's thread
+ * moves requests; others leave wishes (cancelled, paused) under the lock and wake it. The lock
+ * is held for list work only, never while computing or calling back.
+ */
+#include "infer/infer.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "infer/answer.h"
+#include "infer/chat.h"
+#include "infer/gguf.h"
+#include "infer/model.h"
+#include "infer/sampler.h"
+#include "infer/tokenizer.h"
+#include "kernels/aiq_kernels.h"
+
+#define DEFAULT_RUNNING 16
+#define MAX_RUNNING     64
+#define DEFAULT_WAITING 256
+#define DEFAULT_KV      ((uint64_t)1 << 30)
+#define MAX_THREADS     256
+#define MAX_STOP_LEN    1024
+
+/* Prompt tokens of one step, all requests together: the longest that those who decode wait. */
+#define PROMPT_CHUNK 64
+
+/* What requests and the model's thread share; it outlives the model where requests do. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    unsigned refs; /* the model and each request; under lock */
+} hub;
+
+struct infer_req {
+    hub *hub;
+    infer_req *next; /* in waiting or running */
+
+    /* under the hub's lock */
+    unsigned refs; /* the model's thread and the caller */
+    bool cancelled;
+    bool paused;
+
+    /* the model's thread only, once submitted */
+    infer_cb cb;
+    void *arg;
+    int32_t *ids; /* [n_ctx_needed] the prompt, then the answer as it comes */
+    uint32_t n_prompt;
+    uint32_t n_answer;
+    uint32_t max_tokens; /* n_prompt + max_tokens <= n_ctx */
+    uint32_t pos;        /* tokens in kv */
+    kern_kv *kv;
+    sampler sampler;
+    answer answer;
+    char *stop[INFER_MAX_STOP];
+    size_t n_stop;
+};
+
+typedef struct {
+    infer_req *first;
+    infer_req **last;
+} req_list;
+
+struct infer {
+    hub *hub;
+    pthread_t thread;
+    infer_options opt;
+
+    gguf *file;
+    char *name;
+    tokenizer *tok;
+    infer_model model;
+    chat_template chat;
+    const aiq_kernels *kern;
+    kern_device *dev;
+    kern_model *km;
+
+    /* under the hub's lock */
+    req_list waiting;
+    uint32_t n_waiting;
+    bool closing;
+
+    /* the model's thread only */
+    req_list running;           /* whoever was in a step goes to the end */
+    uint64_t kv_used;           /* bytes */
+    kern_seq *seqs;             /* [max_running] the batch */
+    infer_req **reqs;           /* [max_running] whose they are */
+    float *logits;              /* [max_running][n_vocab] */
+    sampler_candidate *scratch; /* [n_vocab] */
+};
+
+/* --- lists --- */
+
+static void list_init(req_list *l)
+{
+    l->first = NULL;
+    l->last = &l->first;
+}
+
+static void list_append(req_list *l, infer_req *r)
+{
+    r->next = NULL;
+    *l->last = r;
+    l->last = &r->next;
+}
+
+/* Takes *at, a link of the list, out of it. */
+static infer_req *list_take(req_list *l, infer_req **at)
+{
+    infer_req *r = *at;
+
+    *at = r->next;
+    if (r->next == NULL) {
+        l->last = at;
+    }
+    return r;
+}
+
+/* --- hub and request lifetimes --- */
+
+static hub *hub_new(void)
+{
+    hub *h = calloc(1, sizeof(*h));
+
+    if (h != NULL) {
+        pthread_mutex_init(&h->lock, NULL);
+        pthread_cond_init(&h->wake, NULL);
+        h->refs = 1;
+    }
+    return h;
+}
+
+static void hub_drop(hub *h)
+{
+    unsigned refs;
+
+    pthread_mutex_lock(&h->lock);
+    refs = --h->refs;
+    pthread_mutex_unlock(&h->lock);
+    if (refs == 0) {
+        pthread_cond_destroy(&h->wake);
+        pthread_mutex_destroy(&h->lock);
+        free(h);
+    }
+}
+
+static void req_free(infer_req *r)
+{
+    for (size_t i = 0; i < r->n_stop; i++) {
+        free(r->stop[i]);
+    }
+    answer_free(&r->answer);
+    free(r->ids);
+    free(r);
+}
+
+static void req_drop(infer_req *r)
+{
+    hub *h = r->hub;
+    unsigned refs;
+
+    pthread_mutex_lock(&h->lock);
+    refs = --r->refs;
+    pthread_mutex_unlock(&h->lock);
+    if (refs == 0) {
+        req_free(r);
+        hub_drop(h);
+    }
+}
+
+static void req_wish(infer_req *r, bool *wish, bool value)
+{
+    pthread_mutex_lock(&r->hub->lock);
+    *wish = value;
+    pthread_cond_signal(&r->hub->wake);
+    pthread_mutex_unlock(&r->hub->lock);
+}
+
+void infer_cancel(infer_req *r)
+{
+    req_wish(r, &r->cancelled, true);
+}
+
+void infer_pause(infer_req *r)
+{
+    req_wish(r, &r->paused, true);
+}
+
+void infer_resume(infer_req *r)
+{
+    req_wish(r, &r->paused, false);
+}
+
+void infer_release(infer_req *r)
+{
+    req_drop(r);
+}
+
+/* --- the end of a request; the model's thread --- */
+
+static void finish(infer *m, infer_req *r, const infer_event *ev)
+{
+    if (r->kv != NULL) {
+        m->kv_used -= m->kern->kv_bytes(m->km, r->n_prompt + r->max_tokens);
+        m->kern->kv_free(r->kv);
+        r->kv = NULL;
+    }
+    r->cb(r->arg, ev);
+    req_drop(r);
+}
+
+static void finish_failed(infer *m, infer_req *r, const char *error)
+{
+    infer_event ev = {.type = INFER_FAILED, .error = error};
+
+    finish(m, r, &ev);
+}
+
+static void emit_ready(infer_req *r)
+{
+    infer_event ev = {
+        .type = INFER_TEXT, .text = r->answer.text, .len = answer_ready(&r->answer)};
+
+    if (ev.len > 0) {
+        r->cb(r->arg, &ev);
+        answer_drop(&r->answer, ev.len);
+    }
+}
+
+static void finish_done(infer *m, infer_req *r, infer_finish why)
+{
+    infer_event ev = {.type = INFER_DONE, .finish = why};
+
+    if (!answer_end(&r->answer)) {
+        finish_failed(m, r, "out of memory");
+        return;
+    }
+    emit_ready(r);
+    ev.prompt_tokens = r->n_prompt;
+    ev.completion_tokens = r->n_answer;
+    ev.ids = r->ids + r->n_prompt;
+    finish(m, r, &ev);
+}
+
+/* --- one step --- */
+
+/* The token that follows. False: the request is over and must not be touched. */
+static bool take_token(infer *m, infer_req *r, const float *logits)
+{
+    int32_t id = sampler_pick(&r->sampler, logits, m->model.config.n_vocab, m->scratch);
+    const char *piece;
+    size_t len;
+
+    if (id < 0) {
+        finish_failed(m, r, "the model computed something that is not a number");
+        return false;
+    }
+    if (tokenizer_is_end(m->tok, id)) {
+        finish_done(m, r, INFER_FINISH_STOP);
+        return false;
+    }
+    r->ids[r->n_prompt + r->n_answer++] = id;
+    piece = tokenizer_piece(m->tok, id, &len);
+    if (!answer_push(&r->answer, piece, len)) {
+        finish_failed(m, r, "out of memory");
+        return false;
+    }
+    if (r->answer.stopped || r->n_answer == r->max_tokens) {
+        finish_done(m, r, r->answer.stopped ? INFER_FINISH_STOP : INFER_FINISH_LENGTH);
+        return false;
+    }
+    emit_ready(r);
+    return true;
+}
+
+/*
+ * Shares the step out among the n requests of the batch: one token for each that decodes, an
+ * even part of PROMPT_CHUNK for each that still reads.
+ */
+static void plan_step(infer *m, uint32_t n)
+{
+    uint32_t readers = 0, budget = PROMPT_CHUNK;
+
+    for (uint32_t i = 0; i < n; i++) {
+        readers += m->reqs[i]->pos < m->reqs[i]->n_prompt;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        infer_req *r = m->reqs[i];
+        kern_seq *s = &m->seqs[i];
+        uint32_t left = r->n_prompt + r->n_answer - r->pos;
+
+        *s = (kern_seq){.kv = r->kv, .ids = r->ids + r->pos, .n = left, .pos = r->pos};
+        if (r->pos < r->n_prompt) {
+            uint32_t share = budget / readers;
+
+            s->n = left < share ? left : share;
+            budget -= s->n;
+            readers--;
+        }
+        if (s->n == left) {
+            s->logits = m->logits + (size_t)i * m->model.config.n_vocab;
+        }
+    }
+}
+
+static void step(infer *m, uint32_t n)
+{
+    bool ok;
+
+    plan_step(m, n);
+    ok = m->kern->step(m->km, m->seqs, n);
+    for (uint32_t i = 0; i < n; i++) {
+        infer_req *r = m->reqs[i];
+
+        if (!ok) {
+            finish_failed(m, r, m->kern->last_error(m->dev));
+            continue;
+        }
+        r->pos += m->seqs[i].n;
+        if (m->seqs[i].logits == NULL || take_token(m, r, m->seqs[i].logits)) {
+            list_append(&m->running, r);
+        }
+    }
+}
+
+/* --- the model's thread --- */
+
+/* Moves the cancelled (or all, when closing) of a list to the end of over. */
+static uint32_t sweep(infer *m, req_list *l, req_list *over)
+{
+    infer_req **at = &l->first;
+    uint32_t n = 0;
+
+    while (*at != NULL) {
+        if ((*at)->cancelled || m->closing) {
+            list_append(over, list_take(l, at));
+            n++;
+        } else {
+            at = &(*at)->next;
+        }
+    }
+    return n;
+}
+
+/*
+ * Takes up to max_running requests that are not paused out of running, the longest unserved
+ * first, into reqs. Returns how many.
+ */
+static uint32_t pick_batch(infer *m)
+{
+    infer_req **at = &m->running.first;
+    uint32_t n = 0;
+
+    while (*at != NULL && n < m->opt.max_running) {
+        if ((*at)->paused) {
+            at = &(*at)->next;
+        } else {
+            m->reqs[n++] = list_take(&m->running, at);
+        }
+    }
+    return n;
+}
+
+/* Lets waiting requests in, in order, while there is room in the batch and for contexts. */
+static uint32_t admit(infer *m, uint32_t n)
+{
+    while (m->waiting.first != NULL && n < m->opt.max_running) {
+        infer_req *r = m->waiting.first;
+        uint64_t bytes = m->kern->kv_bytes(m->km, r->n_prompt + r->max_tokens);
+
+        if (bytes > m->opt.kv_bytes - m->kv_used) {
+            break;
+        }
+        m->kv_used += bytes;
+        m->reqs[n++] = list_take(&m->waiting, &m->waiting.first);
+        m->n_waiting--;
+    }
+    return n;
+}
+
+/* Context memory for those that were just admitted; those that get none are over. */
+static uint32_t give_contexts(infer *m, uint32_t n)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        infer_req *r = m->reqs[i];
+        uint32_t tokens = r->n_prompt + r->max_tokens;
+
+        if (r->kv == NULL) {
+            r->kv = m->kern->kv_alloc(m->km, tokens);
+        }
+        if (r->kv == NULL) {
+            m->kv_used -= m->kern->kv_bytes(m->km, tokens);
+            finish_failed(m, r, m->kern->last_error(m->dev));
+        } else {
+            m->reqs[kept++] = r;
+        }
+    }
+    return kept;
+}
+
+static void *model_main(void *arg)
+{
+    infer *m = arg;
+    hub *h = m->hub;
+    req_list over;
+    bool closing;
+    uint32_t n;
+
+    do {
+        list_init(&over);
+        pthread_mutex_lock(&h->lock);
+        for (;;) {
+            closing = m->closing;
+            sweep(m, &m->running, &over);
+            m->n_waiting -= sweep(m, &m->waiting, &over);
+            n = admit(m, pick_batch(m));
+            if (n > 0 || over.first != NULL || closing) {
+                break;
+            }
+            pthread_cond_wait(&h->wake, &h->lock);
+        }
+        pthread_mutex_unlock(&h->lock);
+
+        while (over.first != NULL) {
+            finish_failed(m, list_take(&over, &over.first), "cancelled");
+        }
+        n = give_contexts(m, n);
+        if (n > 0) {
+            step(m, n);
+        }
+    } while (!closing);
+    return NULL;
+}
+
+/* --- submitting --- */
+
+__attribute__((format(printf, 4, 5))) static infer_rc refuse(infer_rc rc, char *err,
+                                                             size_t errlen, const char *format,
+                                                             ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(err, errlen, format, args);
+    va_end(args);
+    return rc;
+}
+
+static infer_rc out_of_memory(char *err, size_t errlen)
+{
+    return refuse(INFER_NOMEM, err, errlen, "out of memory");
+}
+
+static infer_rc check_params(const infer *m, const infer_params *p, char *err, size_t errlen)
+{
+    if ((p->n_messages > 0) == (p->n_ids > 0)) {
+        return refuse(INFER_INVALID, err, errlen, "the prompt is empty");
+    }
+    if (p->n_messages > 0 && !m->chat.usable) {
+        return refuse(INFER_INVALID, err, errlen,
+                      "the model's chat template is not supported (ChatML is)");
+    }
+    if (!(p->temperature >= 0 && p->temperature <= 2)) {
+        return refuse(INFER_INVALID, err, errlen, "temperature is not between 0 and 2");
+    }
+    if (!(p->top_p >= 0 && p->top_p <= 1)) {
+        return refuse(INFER_INVALID, err, errlen, "top_p is not between 0 and 1");
+    }
+    if (p->n_stop > INFER_MAX_STOP) {
+        return refuse(INFER_INVALID, err, errlen, "more than %d stop strings", INFER_MAX_STOP);
+    }
+    for (size_t i = 0; i < p->n_stop; i++) {
+        size_t len = strlen(p->stop[i]);
+
+        if (len == 0 || len > MAX_STOP_LEN) {
+            return refuse(INFER_INVALID, err, errlen, "a stop string is empty or too long");
+        }
+    }
+    for (size_t i = 0; i < p->n_ids; i++) {
+        if (p->ids[i] < 0 || (uint32_t)p->ids[i] >= m->model.config.n_vocab) {
+            return refuse(INFER_INVALID, err, errlen, "%d is not a token", p->ids[i]);
+        }
+    }
+    return INFER_OK;
+}
+
+static infer_rc too_long(const infer *m, char *err, size_t errlen)
+{
+    return refuse(INFER_TOO_LONG, err, errlen,
+                  "the prompt does not fit the model's context of %u tokens",
+                  m->model.config.n_ctx);
+}
+
+static bool known_role(const char *role)
+{
+    return strcmp(role, "user") == 0 || strcmp(role, "assistant") == 0 ||
+           strcmp(role, "system") == 0;
+}
+
+static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids, char *err,
+                       size_t errlen)
+{
+    uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok), bytes = 0;
+
+    for (size_t i = 0; i < p->n_messages; i++) {
+        if (!known_role(p->messages[i].role)) {
+            return refuse(INFER_INVALID, err, errlen,
+                          "a message's role is none of system, user, assistant");
+        }
+        if (p->messages[i].content_len > most - bytes) {
+            return too_long(m, err, errlen);
+        }
+        bytes += p->messages[i].content_len;
+    }
+    ids->limit = m->model.config.n_ctx;
+    if (chat_render(&m->chat, m->tok, p->messages, p->n_messages, ids)) {
+        return INFER_OK;
+    }
+    return ids->n == ids->limit ? too_long(m, err, errlen) : out_of_memory(err, errlen);
+}
+
+/* The prompt's ids, and room behind them for the answer's. */
+static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r, char *err,
+                            size_t errlen)
+{
+    uint32_t n_ctx = m->model.config.n_ctx, room;
+    tokenizer_ids ids = {0};
+    infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, err, errlen) : INFER_OK;
+    size_t n = p->n_messages > 0 ? ids.n : p->n_ids;
+
+    if (rc == INFER_OK && n >= n_ctx) {
+        rc = too_long(m, err, errlen);
+    }
+    if (rc != INFER_OK) {
+        free(ids.v);
+        return rc;
+    }
+    room = n_ctx - (uint32_t)n;
+    r->n_prompt = (uint32_t)n;
+    r->max_tokens = p->max_tokens == 0 || p->max_tokens > room ? room : p->max_tokens;
+    r->ids = malloc((n + r->max_tokens) * sizeof(*r->ids));
+    if (r->ids != NULL) {
+        memcpy(r->ids, p->n_messages > 0 ? ids.v : p->ids, n * sizeof(*r->ids));
+    }
+    free(ids.v);
+    if (r->ids == NULL) {
+        return out_of_memory(err, errlen);
+    }
+    if (m->kern->kv_bytes(m->km, r->n_prompt + r->max_tokens) > m->opt.kv_bytes) {
+        return refuse(INFER_TOO_LONG, err, errlen,
+                      "prompt and max_tokens exceed the memory set aside for contexts");
+    }
+    return INFER_OK;
+}
+
+static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r, char *err,
+                             size_t errlen)
+{
+    r->sampler = (sampler){
+        .temperature = p->temperature, .top_p = p->top_p, .top_k = p->top_k, .state = p->seed};
+    if (!p->has_seed &&
+        getrandom(&r->sampler.state, sizeof(r->sampler.state), 0) != sizeof(r->sampler.state)) {
+        return refuse(INFER_NOMEM, err, errlen, "no random seed: %s", strerror(errno));
+    }
+    for (; r->n_stop < p->n_stop; r->n_stop++) {
+        r->stop[r->n_stop] = strdup(p->stop[r->n_stop]);
+        if (r->stop[r->n_stop] == NULL) {
+            return out_of_memory(err, errlen);
+        }
+    }
+    r->answer.stop = (const char *const *)r->stop;
+    r->answer.n_stop = r->n_stop;
+    return make_prompt(m, p, r, err, errlen);
+}
+
+/* Queues a request that is ready: from here on the model's thread may end it any time. */
+static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size_t errlen)
+{
+    hub *h = m->hub;
+    bool full;
+
+    pthread_mutex_lock(&h->lock);
+    full = m->n_waiting >= m->opt.max_waiting;
+    if (!full) {
+        r->hub = h;
+        r->refs = 2;
+        h->refs++;
+        list_append(&m->waiting, r);
+        m->n_waiting++;
+        *out = r;
+        pthread_cond_signal(&h->wake);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return full ? refuse(INFER_BUSY, err, errlen, "too many requests wait for the model")
+                : INFER_OK;
+}
+
+infer_rc infer_submit(infer *m, const infer_params *p, infer_cb cb, void *arg, infer_req **out,
+                      char *err, size_t errlen)
+{
+    infer_rc rc = check_params(m, p, err, errlen);
+    infer_req *r;
+
+    if (rc != INFER_OK) {
+        return rc;
+    }
+    r = calloc(1, sizeof(*r));
+    if (r == NULL) {
+        return out_of_memory(err, errlen);
+    }
+    r->cb = cb;
+    r->arg = arg;
+    rc = fill_request(m, p, r, err, errlen);
+    if (rc == INFER_OK) {
+        rc = enqueue(m, r, out, err, errlen);
+    }
+    if (rc != INFER_OK) {
+        req_free(r);
+    }
+    return rc;
+}
+
+/* --- opening and closing --- */
+
+static uint32_t cores(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+
+    return n < MAX_THREADS ? (uint32_t)n : MAX_THREADS;
+}
+
+static bool set_options(infer *m, const infer_options *opt, char *err, size_t errlen)
+{
+    infer_options *o = &m->opt;
+
+    *o = *opt;
+    o->n_threads = o->n_threads > 0 ? o->n_threads : cores();
+    o->max_running = o->max_running > 0 ? o->max_running : DEFAULT_RUNNING;
+    o->max_waiting = o->max_waiting > 0 ? o->max_waiting : DEFAULT_WAITING;
+    o->kv_bytes = o->kv_bytes > 0 ? o->kv_bytes : DEFAULT_KV;
+    if (o->n_threads > MAX_THREADS || o->max_running > MAX_RUNNING) {
+        snprintf(err, errlen, "at most %d threads and %d requests at once", MAX_THREADS,
+                 MAX_RUNNING);
+        return false;
+    }
+    return true;
+}
+
+static bool read_file(infer *m, const char *path, char *err, size_t errlen)
+{
+    const gguf_kv *kv;
+    gguf_str name = {.p = "", .len = 0};
+
+    m->file = gguf_open(path, err, errlen);
+    if (m->file == NULL) {
+        return false;
+    }
+    m->tok = tokenizer_new(m->file, err, errlen);
+    if (m->tok == NULL ||
+        !infer_model_read(&m->model, m->file, tokenizer_n_vocab(m->tok), err, errlen)) {
+        return false;
+    }
+    m->chat = chat_template_of(m->file, m->tok);
+    kv = gguf_find(m->file, "general.name");
+    if (kv != NULL) {
+        gguf_as_str(kv, &name);
+    }
+    m->name = strndup(name.p, name.len);
+    return m->name != NULL;
+}
+
+static bool alloc_batch(infer *m)
+{
+    size_t n = m->opt.max_running, n_vocab = m->model.config.n_vocab;
+
+    m->seqs = calloc(n, sizeof(*m->seqs));
+    m->reqs = calloc(n, sizeof(*m->reqs));
+    m->logits = malloc(n * n_vocab * sizeof(*m->logits));
+    m->scratch = malloc(n_vocab * sizeof(*m->scratch));
+    m->hub = hub_new();
+    return m->seqs != NULL && m->reqs != NULL && m->logits != NULL && m->scratch != NULL &&
+           m->hub != NULL;
+}
+
+/* Signals are for the process's own threads, so ours are born with all of them blocked. */
+static bool start(infer *m, char *err, size_t errlen)
+{
+    sigset_t all, before;
+    int rc = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    m->kern = &aiq_kernels_cpu;
+    m->dev = m->kern->open(m->opt.n_threads);
+    if (m->dev != NULL) {
+        m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
+                                    m->opt.max_running + PROMPT_CHUNK);
+    }
+    if (m->km == NULL) {
+        snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
+    } else {
+        rc = pthread_create(&m->thread, NULL, model_main, m);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0) {
+        snprintf(err, errlen, "no thread for the model: %s", strerror(rc));
+    }
+    return m->km != NULL && rc == 0;
+}
+
+static void free_all(infer *m)
+{
+    if (m->km != NULL) {
+        m->kern->model_free(m->km);
+    }
+    if (m->dev != NULL) {
+        m->kern->close(m->dev);
+    }
+    infer_model_free(&m->model);
+    if (m->tok != NULL) {
+        tokenizer_free(m->tok);
+    }
+    if (m->file != NULL) {
+        gguf_close(m->file);
+    }
+    if (m->hub != NULL) {
+        hub_drop(m->hub);
+    }
+    free(m->name);
+    free(m->seqs);
+    free(m->reqs);
+    free(m->logits);
+    free(m->scratch);
+    free(m);
+}
+
+infer *infer_open(const char *path, const infer_options *opt, char *err, size_t errlen)
+{
+    infer *m = calloc(1, sizeof(*m));
+
+    snprintf(err, errlen, "out of memory");
+    if (m == NULL) {
+        return NULL;
+    }
+    list_init(&m->waiting);
+    list_init(&m->running);
+    if (!set_options(m, opt, err, errlen) || !read_file(m, path, err, errlen) ||
+        !alloc_batch(m) || !start(m, err, errlen)) {
+        free_all(m);
+        return NULL;
+    }
+    return m;
+}
+
+void infer_close(infer *m)
+{
+    pthread_mutex_lock(&m->hub->lock);
+    m->closing = true;
+    pthread_cond_signal(&m->hub->wake);
+    pthread_mutex_unlock(&m->hub->lock);
+    pthread_join(m->thread, NULL);
+    free_all(m);
+}
+
+void infer_info(const infer *m, infer_model_info *info)
+{
+    *info = (infer_model_info){
+        .name = m->name,
+        .architecture = "llama",
+        .n_ctx = m->model.config.n_ctx,
+        .n_vocab = m->model.config.n_vocab,
+        .n_params = m->model.n_params,
+        .file_bytes = gguf_size(m->file),
+        .chat = m->chat.usable,
+    };
+}
+
+const tokenizer *infer_tokenizer(const infer *m)
+{
+    return m->tok;
+}

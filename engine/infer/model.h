@@ -1,0 +1,26 @@
+/*
+ * From a GGUF file to what the kernels want: a config and weights in place. All that the
+ * kernels rely on is checked here: the numbers against each other, each tensor's name, type and
+ * shape against the numbers. A tensor that nobody would read is an error, because a model
+ * computed without it answers nonsense.
+ */
+#ifndef INFER_MODEL_H
+#define INFER_MODEL_H
+
+#include "infer/gguf.h"
+#include "kernels/aiq_kernels.h"
+
+typedef struct {
+    kern_config config;
+    kern_weights weights; /* point into the file */
+    kern_layer *layers;
+    uint64_t n_params;
+} infer_model;
+
+/* n_vocab is the tokenizer's. False, and one line in err, if this is no model that we run. */
+bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err,
+                      size_t errlen);
+
+void infer_model_free(infer_model *m);
+
+#endif
