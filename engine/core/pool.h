@@ -17,6 +17,8 @@ typedef struct aiq_pool aiq_pool;
 
 aiq_pool *aiq_pool_new(void);
 void aiq_pool_free(aiq_pool *pool);
+/* Frees all that was handed out but keeps the pool for the next request. */
+void aiq_pool_reset(aiq_pool *pool);
 /* Aligned to 16, not zeroed. */
 void *aiq_pool_alloc(aiq_pool *pool, size_t size);
 void *aiq_pool_zalloc(aiq_pool *pool, size_t size);
