@@ -9,6 +9,8 @@
 #include "core/loop.h"
 #include "core/metrics.h"
 
+#define AIQ_VERSION "0.1.0"
+
 typedef struct {
     const char *socket;       /* path */
     const char *socket_group; /* or NULL */
@@ -40,8 +42,8 @@ struct aiq_engine {
     aiq_loop *loops; /* options.loops of them */
     uint64_t id;     /* random; names this process */
     uint64_t started_ns;
-    health_component *health; /* a list; see engine_add_health() */
-    struct policy_set *policies;
+    health_component *health;    /* see engine_add_health() */
+    struct policy_set *policies; /* core/policy.h */
     struct link_server *links;
     struct store *store;
     struct gateway *gateway;
@@ -49,5 +51,8 @@ struct aiq_engine {
 
 /* Any thread; the component lives as long as the engine. */
 void engine_add_health(aiq_engine *engine, health_component *component);
+
+/* The first component. Any thread: components are only ever added in front. */
+const health_component *engine_health(const aiq_engine *engine);
 
 #endif

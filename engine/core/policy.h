@@ -22,12 +22,11 @@
 #ifndef AIQ_POLICY_H
 #define AIQ_POLICY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include "core/err.h"
-
-struct aiq_engine;
 
 typedef struct {
     const char *name, *path;
@@ -70,10 +69,18 @@ typedef struct aiq_policy {
     size_t n_locations;
 } aiq_policy;
 
+/* The policies in use, of one engine. */
+typedef struct policy_set policy_set;
+
+/* folder: where the documents lie. Never NULL; the folder is opened at each use. */
+policy_set *policy_set_new(const char *folder);
+/* After the last policy_unref(). */
+void policy_set_free(policy_set *set);
+
 /* A reference to the policy named by sha256, read at its first use. peer: the
  * worker's user. Any thread; reads a small file. NULL and *err where it is
  * missing, unsafe or invalid. */
-const aiq_policy *policy_get(struct aiq_engine *engine, const uint8_t sha256[32], uid_t peer,
+const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t peer,
                              aiq_err *err);
 const aiq_policy *policy_ref(const aiq_policy *policy);
 void policy_unref(const aiq_policy *policy);

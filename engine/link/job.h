@@ -28,6 +28,7 @@
 
 typedef struct aiq_job aiq_job;
 
+/* What a service does not need it leaves NULL. */
 typedef struct {
     void (*open)(aiq_job *job);                                /* the request's head is here */
     void (*body)(aiq_job *job, const uint8_t *data, size_t n); /* a piece of its body */

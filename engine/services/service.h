@@ -33,7 +33,9 @@ typedef struct aiq_service {
     void (*free)(aiq_engine *engine);               /* shut-down; may be NULL */
 } aiq_service;
 
-extern const aiq_service *const aiq_services[]; /* ended by NULL */
+extern const aiq_service *const aiq_services[]; /* table.c; ended by NULL */
+
+extern const aiq_service service_health, service_metrics;
 
 /* The route for a request, or NULL and *err: 404 unknown path, 405 another
  * method (the message lists the allowed ones). Fills job->path_args. Pure. */

@@ -1,0 +1,229 @@
+/* A policy document: what is read from it, and which files are refused. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "core/policy.h"
+
+static const char good[] =
+    "{\"aiq\":1,\"epoch\":7,\"providers\":["
+    "{\"name\":\"openai\",\"dialect\":\"openai\",\"url\":\"https://h/v1\",\"key\":\"env:K\","
+    "\"connect_ms\":1,\"first_byte_ms\":2,\"idle_ms\":3},"
+    "{\"name\":\"local\",\"dialect\":\"local\",\"models\":[{\"name\":\"demo\",\"path\":\"/"
+    "d\"}]}],"
+    "\"models\":[{\"name\":\"gpt\",\"targets\":[{\"provider\":\"openai\",\"model\":\"gpt-4o\"}]"
+    "},"
+    "{\"name\":\"demo\",\"targets\":[{\"provider\":\"local\",\"model\":\"demo\"}]}],"
+    "\"locations\":[{\"service\":\"gateway\",\"max_body\":10}]}";
+
+static const aiq_policy *parse(const char *text, aiq_err *err)
+{
+    memset(err, 0, sizeof(*err));
+    return policy_parse(text, strlen(text), err);
+}
+
+static void reads_a_document(void **state)
+{
+    aiq_err err;
+    const aiq_policy *p = parse(good, &err);
+    const policy_model *m;
+
+    (void)state;
+    assert_non_null(p);
+    assert_int_equal(p->epoch, 7);
+    assert_int_equal(p->n_providers, 2);
+    assert_string_equal(p->providers[0].url, "https://h/v1");
+    assert_string_equal(p->providers[0].key, "env:K");
+    assert_int_equal(p->providers[0].idle_ms, 3);
+    assert_string_equal(p->providers[1].models[0].path, "/d");
+    assert_int_equal(p->locations[0].max_body, 10);
+
+    m = policy_find_model(p, "gpt", 3);
+    assert_non_null(m);
+    assert_string_equal(m->targets[0].model, "gpt-4o");
+    assert_ptr_equal(m->targets[0].provider, &p->providers[0]);
+    policy_unref(p);
+}
+
+static void finds_models_by_their_whole_name(void **state)
+{
+    aiq_err err;
+    const aiq_policy *p = parse(good, &err);
+
+    (void)state;
+    assert_null(policy_find_model(p, "gp", 2));
+    assert_null(policy_find_model(p, "gpt4", 4));
+    assert_null(policy_find_model(p, "gpt\0x", 5));
+    assert_null(policy_find_model(p, "", 0));
+    assert_non_null(policy_find_model(p, "demo-and-more", 4));
+    policy_unref(p);
+}
+
+/* Each edit of the good document must be refused. */
+static void refuses_broken_documents(void **state)
+{
+    static const struct {
+        const char *from, *to;
+    } edits[] = {
+        {"\"aiq\":1", "\"aiq\":2"},
+        {"\"epoch\":7", "\"epoch\":\"7\""},
+        {"\"epoch\":7", "\"epoch\":7,\"epoch\":8"},
+        {"\"url\":\"https://h/v1\",", ""},
+        {"\"idle_ms\":3", "\"idle_ms\":0"},
+        {"\"name\":\"gpt\"", "\"name\":\"demo\""},
+        {"\"provider\":\"local\"", "\"provider\":\"none\""},
+        {"\"targets\":[{\"provider\":\"openai\",\"model\":\"gpt-4o\"}]", "\"targets\":[]"},
+        {"\"max_body\":10", "\"max_body\":-1"},
+        {"\"locations\":[", "\"locations\":7,\"x\":["},
+        {"\"key\":\"env:K\"", "\"key\":\"\""},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        const char *at = strstr(good, edits[i].from);
+        char text[2048];
+        aiq_err err;
+
+        assert_non_null(at);
+        snprintf(text, sizeof(text), "%.*s%s%s", (int)(at - good), good, edits[i].to,
+                 at + strlen(edits[i].from));
+        assert_null(parse(text, &err));
+        assert_true(err.message[0] != '\0');
+    }
+}
+
+/* A folder with the good document under its right name. */
+typedef struct {
+    char folder[64], file[160];
+    uint8_t sha256[32];
+} folder;
+
+static void folder_make(folder *f)
+{
+    aiq_err err;
+    const aiq_policy *p = parse(good, &err);
+    FILE *out;
+    size_t n;
+
+    strcpy(f->folder, "/tmp/aiq-policy-XXXXXX");
+    assert_non_null(mkdtemp(f->folder));
+    chmod(f->folder, 0755);
+    memcpy(f->sha256, p->sha256, 32);
+    policy_unref(p);
+    n = (size_t)snprintf(f->file, sizeof(f->file), "%s/", f->folder);
+    for (int i = 0; i < 32; i++) {
+        n += (size_t)snprintf(f->file + n, sizeof(f->file) - n, "%02x", f->sha256[i]);
+    }
+    strcat(f->file, ".json");
+    out = fopen(f->file, "w");
+    fputs(good, out);
+    fclose(out);
+    chmod(f->file, 0644);
+}
+
+static void folder_remove(folder *f)
+{
+    unlink(f->file);
+    rmdir(f->folder);
+}
+
+static const uid_t stranger = 4711;
+
+static void shares_one_copy(void **state)
+{
+    folder f;
+    policy_set *set;
+    const aiq_policy *a, *b;
+    aiq_err err;
+
+    (void)state;
+    folder_make(&f);
+    set = policy_set_new(f.folder);
+    a = policy_get(set, f.sha256, stranger, &err);
+    b = policy_get(set, f.sha256, stranger, &err);
+    assert_non_null(a);
+    assert_ptr_equal(a, b);
+    policy_unref(a);
+    policy_unref(b);
+    policy_set_free(set);
+    folder_remove(&f);
+}
+
+static void expect_refusal(folder *f, uid_t peer, const char *code)
+{
+    policy_set *set = policy_set_new(f->folder);
+    aiq_err err = {0};
+
+    assert_null(policy_get(set, f->sha256, peer, &err));
+    assert_string_equal(err.code, code);
+    policy_set_free(set);
+}
+
+static void refuses_what_the_worker_could_have_written(void **state)
+{
+    folder f;
+
+    (void)state;
+    folder_make(&f);
+    chmod(f.file, 0666);
+    expect_refusal(&f, stranger, "policy_unsafe");
+    chmod(f.file, 0664);
+    expect_refusal(&f, stranger, "policy_unsafe");
+    chmod(f.file, 0644);
+    chmod(f.folder, 0777);
+    expect_refusal(&f, stranger, "policy_unsafe");
+    chmod(f.folder, 0755);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(f.file, stranger, (gid_t)-1), 0);
+        expect_refusal(&f, stranger, "policy_unsafe");
+    }
+    folder_remove(&f);
+}
+
+static void refuses_links_and_other_files(void **state)
+{
+    folder f;
+    char other[200];
+
+    (void)state;
+    folder_make(&f);
+    snprintf(other, sizeof(other), "%s/other", f.folder);
+    assert_int_equal(rename(f.file, other), 0);
+    expect_refusal(&f, stranger, "policy_missing");
+    assert_int_equal(symlink(other, f.file), 0);
+    expect_refusal(&f, stranger, "policy_missing");
+    unlink(f.file);
+    assert_int_equal(mkfifo(f.file, 0644), 0);
+    expect_refusal(&f, stranger, "policy_unsafe");
+    unlink(f.file);
+    assert_int_equal(rename(other, f.file), 0);
+    f.sha256[0] ^= 1;
+    expect_refusal(&f, stranger, "policy_missing");
+    f.sha256[0] ^= 1;
+    FILE *out = fopen(f.file, "a");
+    fputs(" ", out);
+    fclose(out);
+    expect_refusal(&f, stranger, "policy_invalid");
+    folder_remove(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_a_document),
+        cmocka_unit_test(finds_models_by_their_whole_name),
+        cmocka_unit_test(refuses_broken_documents),
+        cmocka_unit_test(shares_one_copy),
+        cmocka_unit_test(refuses_what_the_worker_could_have_written),
+        cmocka_unit_test(refuses_links_and_other_files),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,97 @@
+/* The router: templates, methods, and what a caller is told. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "services/service.h"
+
+static const aiq_route routes[] = {
+    {AIQ_METHOD_GET, "/v1/models", PERMIT_READ, NULL, ""},
+    {AIQ_METHOD_GET, "/v1/models/{id...}", PERMIT_READ, NULL, ""},
+    {AIQ_METHOD_POST, "/v1/chat/completions", PERMIT_EXECUTE, NULL, ""},
+    {AIQ_METHOD_GET, "/runs/{run}/steps/{step}", PERMIT_READ, NULL, ""},
+    {AIQ_METHOD_DELETE, "/runs/{run}/steps/{step}", PERMIT_WRITE, NULL, ""},
+};
+static const aiq_service service = {"test", routes, sizeof(routes) / sizeof(routes[0]), NULL,
+                                    NULL};
+static const aiq_route any[] = {{0, "*", PERMIT_NONE, NULL, ""}};
+static const aiq_service catch_all = {"any", any, 1, NULL, NULL};
+
+static int find(const aiq_service *s, aiq_method method, const char *uri, aiq_job *job,
+                aiq_err *err)
+{
+    const aiq_route *route;
+
+    memset(job, 0, sizeof(*job));
+    memset(err, 0, sizeof(*err));
+    job->method = method;
+    job->uri = (aiq_str){uri, strlen(uri)};
+    route = service_route(s, job, err);
+    return route == NULL ? -(int)err->status : (int)(route - s->routes);
+}
+
+static void matches_whole_paths(void **state)
+{
+    aiq_job job;
+    aiq_err err;
+
+    (void)state;
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/v1/models", &job, &err), 0);
+    assert_int_equal(find(&service, AIQ_METHOD_POST, "/v1/chat/completions", &job, &err), 2);
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/v1/model", &job, &err), -404);
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/v1/modelsx", &job, &err), -404);
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "", &job, &err), -404);
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/v1/models/", &job, &err), -404);
+}
+
+static void fills_path_arguments(void **state)
+{
+    aiq_job job;
+    aiq_err err;
+
+    (void)state;
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/v1/models/org/model-7", &job, &err), 1);
+    assert_true(aiq_str_is(job.path_args[0], "org/model-7"));
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/runs/a/steps/b", &job, &err), 3);
+    assert_true(aiq_str_is(job.path_args[0], "a"));
+    assert_true(aiq_str_is(job.path_args[1], "b"));
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/runs//steps/b", &job, &err), -404);
+    assert_int_equal(find(&service, AIQ_METHOD_GET, "/runs/a/b/steps/c", &job, &err), -404);
+}
+
+static void tells_which_methods_a_path_takes(void **state)
+{
+    aiq_job job;
+    aiq_err err;
+
+    (void)state;
+    assert_int_equal(find(&service, AIQ_METHOD_POST, "/runs/a/steps/b", &job, &err), -405);
+    assert_non_null(strstr(err.message, "GET, DELETE"));
+    assert_int_equal(find(&service, AIQ_METHOD_OTHER, "/v1/models", &job, &err), -405);
+    assert_int_equal(find(&service, AIQ_METHOD_HEAD, "/v1/models", &job, &err), 0);
+}
+
+static void one_route_may_take_everything(void **state)
+{
+    aiq_job job;
+    aiq_err err;
+
+    (void)state;
+    assert_int_equal(find(&catch_all, AIQ_METHOD_OTHER, "/x/y", &job, &err), 0);
+    assert_int_equal(find(&catch_all, AIQ_METHOD_GET, "", &job, &err), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(matches_whole_paths),
+        cmocka_unit_test(fills_path_arguments),
+        cmocka_unit_test(tells_which_methods_a_path_takes),
+        cmocka_unit_test(one_route_may_take_everything),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
