@@ -16,7 +16,7 @@ OPT_release := -O2
 OPT_debug := -O0
 OPT_sanitize := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -g -fPIC -fvisibility=hidden -pthread $(OPT_$(BUILD)) $(WARN) \
-             $(if $(CI),-Werror) -Iengine -Iengine/include -I. $(PKG_CFLAGS) $(CFLAGS)
+             $(if $(CI),-Werror) -Iengine -Iengine/include -I$B/gen -I. $(PKG_CFLAGS) $(CFLAGS)
 LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
@@ -32,6 +32,15 @@ all: $B/ngx_http_aiq_module.so $(if $(ENGINE_SRC),$B/aiq-engine) $(if $(CLI_SRC)
 $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+
+# The store's schema, built in.
+MIGRATIONS := $(sort $(wildcard engine/store/migrations/*.sql))
+$B/gen/store_migrations.h: $(MIGRATIONS)
+	@mkdir -p $(@D)
+	{ echo 'static const char *const store_migrations[] = {'; \
+	  for f in $^; do sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $$f; echo '    ,'; done; \
+	  echo '};'; } >$@
+$B/obj/engine/store/sqlite.o: $B/gen/store_migrations.h
 
 $B/libaiq.a: $(LIB_OBJ)
 	@rm -f $@
