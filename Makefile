@@ -21,7 +21,7 @@ LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
 KERNELS := $(wildcard kernels/*.c kernels/cpu/*.c)
-LIB_SRC := $(wildcard engine/core/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
+LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
              engine/providers/*.c engine/infer/*.c engine/store/*.c) $(KERNELS)
 ENGINE_SRC := $(wildcard engine/main.c)
 CLI_SRC := $(wildcard engine/cli/*.c)

@@ -85,13 +85,3 @@ const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err
     }
     return NULL;
 }
-
-const aiq_service *service_find(const char *name)
-{
-    for (const aiq_service *const *s = aiq_services; *s != NULL; s++) {
-        if (strcmp((*s)->name, name) == 0) {
-            return *s;
-        }
-    }
-    return NULL;
-}

@@ -1,0 +1,20 @@
+#include <string.h>
+
+#include "services/service.h"
+
+/* Every service. A new one is a line here and its name in service.h. */
+const aiq_service *const aiq_services[] = {
+    &service_health,
+    &service_metrics,
+    NULL,
+};
+
+const aiq_service *service_find(const char *name)
+{
+    for (const aiq_service *const *s = aiq_services; *s != NULL; s++) {
+        if (strcmp((*s)->name, name) == 0) {
+            return *s;
+        }
+    }
+    return NULL;
+}
