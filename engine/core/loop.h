@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
+#include "core/err.h"
 
 typedef struct aiq_engine aiq_engine; /* what the process shares: engine.h */
 typedef struct aiq_loop aiq_loop;
@@ -26,8 +27,18 @@ struct aiq_loop {
 
 typedef void (*loop_fn)(aiq_loop *loop, void *arg);
 
-/* Runs fn(loop, arg) on the loop's thread. Any thread; never blocks; messages
- * of one thread to one loop keep their order. */
+/* False and a log line's worth in *err where the system gives no descriptors. */
+bool loop_init(aiq_loop *loop, aiq_engine *engine, unsigned index, aiq_err *err);
+/* Runs the loop in the calling thread until loop_stop(), then its exit hooks. */
+void loop_run(aiq_loop *loop);
+/* Asks the loop to leave once this turn is over. Any thread. */
+void loop_stop(aiq_loop *loop);
+/* After loop_run(), or instead of it. */
+void loop_free(aiq_loop *loop);
+
+/* Runs fn(loop, arg) on the loop's thread, exactly once: at the latest in
+ * loop_free(). Any thread; never blocks; messages of one thread to one loop keep
+ * their order. */
 void loop_post(aiq_loop *loop, loop_fn fn, void *arg);
 
 /* Runs fn once at the end of the present turn, after all events were handled:
@@ -40,6 +51,23 @@ typedef struct loop_hook {
     bool queued;
 } loop_hook;
 void loop_at_end(aiq_loop *loop, loop_hook *hook);
+
+/* Something that is looked at once a turn, before the loop sleeps: the links'
+ * rings. turn() handles what has come; settle() comes after every hook has run,
+ * hands over what was gathered and says whether the loop may sleep. LOOP_POLL:
+ * only look at the descriptors, and come back at once. settle() calls nobody. */
+typedef enum { LOOP_SLEEP, LOOP_POLL } loop_mood;
+typedef struct loop_source {
+    struct loop_source *next;
+    void (*turn)(aiq_loop *loop, void *arg);
+    loop_mood (*settle)(aiq_loop *loop, void *arg);
+    void *arg;
+} loop_source;
+void loop_add_source(aiq_loop *loop, loop_source *source);
+
+/* Runs fn on the loop's thread when the loop leaves, the last added first: where
+ * a room closes its handles. The caller owns the hook. */
+void loop_at_exit(aiq_loop *loop, loop_hook *hook);
 
 /* Nanoseconds, monotonic. */
 uint64_t loop_now_ns(void);
