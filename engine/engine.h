@@ -39,6 +39,7 @@ typedef struct health_component {
 struct aiq_engine {
     engine_options options;
     metrics *metrics;
+    metric *uptime;
     aiq_loop *loops; /* options.loops of them */
     uint64_t id;     /* random; names this process */
     uint64_t started_ns;

@@ -340,6 +340,13 @@ static void close_handle(uv_handle_t *handle, void *arg)
     }
 }
 
+void loop_flush(aiq_loop *loop)
+{
+    while (loop->state->inbox.n) {
+        run_messages(loop);
+    }
+}
+
 void loop_free(aiq_loop *loop)
 {
     struct loop_state *s = loop->state;
@@ -347,9 +354,7 @@ void loop_free(aiq_loop *loop)
     if (s == NULL) {
         return;
     }
-    while (s->inbox.n) {
-        run_messages(loop);
-    }
+    loop_flush(loop);
     uv_walk(&loop->uv, close_handle, NULL);
     while (uv_run(&loop->uv, UV_RUN_DEFAULT) != 0) {
     }

@@ -33,6 +33,9 @@ bool loop_init(aiq_loop *loop, aiq_engine *engine, unsigned index, aiq_err *err)
 void loop_run(aiq_loop *loop);
 /* Asks the loop to leave once this turn is over. Any thread. */
 void loop_stop(aiq_loop *loop);
+/* Runs what other threads have posted since loop_run() returned: for a room that
+ * has just ended its threads. Main thread. */
+void loop_flush(aiq_loop *loop);
 /* After loop_run(), or instead of it. */
 void loop_free(aiq_loop *loop);
 

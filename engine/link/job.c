@@ -1,0 +1,533 @@
+/*
+ * A job's life and its output. What a service writes goes straight into the
+ * ring; what finds no room there is owed: it stays in the job, the job waits in
+ * its link's list, and link_job_flush() pushes it in its order once the worker
+ * has read on.
+ */
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "core/log.h"
+#include "link/counts.h"
+#include "link/link.h"
+
+/* One DATA frame. Smaller than a window, so that a reader starts before a
+ * writer has finished. */
+#define DATA_MAX 32768u
+
+#ifdef __SANITIZE_ADDRESS__
+/* used again, a job would hide from the sanitizer who still holds it */
+#define FREE_JOBS 0u
+#else
+#define FREE_JOBS LINK_FREE_JOBS
+#endif
+
+/* Life. */
+
+link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation)
+{
+    link_end *end = l->end;
+    link_job *j = end->free_jobs;
+    aiq_pool *pool;
+
+    if (j) {
+        end->free_jobs = j->next;
+        end->n_free_jobs--;
+        pool = j->job.pool;
+    } else {
+        j = aiq_alloc(sizeof(*j));
+        pool = aiq_pool_new();
+    }
+    *j = (link_job){
+        .job = {.loop = end->loop,
+                .pool = pool,
+                .policy = l->policy,
+                .started_ns = loop_now_ns()},
+        .link = l,
+        .slot = slot,
+        .generation = generation,
+        .credit = AIQ_WINDOW,
+        .in = {.promised = AIQ_WINDOW},
+        .allowed = AIQ_WINDOW,
+    };
+    j->endpoint = link_counts_endpoint(end->counts, NULL, NULL);
+    l->promised += AIQ_WINDOW;
+    l->slots[slot] = j;
+    l->n_jobs++;
+    end->n_jobs++;
+    metric_add(end->counts->jobs, 1);
+    return j;
+}
+
+void link_job_unwait(link_job *j)
+{
+    aiq_link *l = j->link;
+    link_job **p = &l->waiting;
+
+    while (*p != j) {
+        p = &(*p)->next;
+    }
+    *p = j->next;
+    if (l->last_waiting == &j->next) {
+        l->last_waiting = p;
+    }
+    j->waiting = false;
+}
+
+/* The slot is free again, the memory too. */
+static void job_free(link_job *j)
+{
+    aiq_link *l = j->link;
+    link_end *end = l->end;
+
+    if (j->waiting) {
+        link_job_unwait(j);
+    }
+    l->promised -= j->in.promised;
+    l->slots[j->slot] = NULL;
+    l->n_jobs--;
+    end->n_jobs--;
+    end->n_streams -= j->stream;
+    metric_add(end->counts->jobs, -1);
+    if (end->n_free_jobs < FREE_JOBS) {
+        aiq_pool_reset(j->job.pool);
+        j->next = end->free_jobs;
+        end->free_jobs = j;
+        end->n_free_jobs++;
+    } else {
+        aiq_pool_free(j->job.pool);
+        free(j);
+    }
+}
+
+static const char *text_of(aiq_job *job, aiq_str s)
+{
+    return s.len ? aiq_pool_copy(job->pool, s.data, s.len) : NULL;
+}
+
+/* The handler is done with the job, one way or the other. */
+static void job_finished(link_job *j, const char *result)
+{
+    aiq_job *job = &j->job;
+    double seconds = (double)(loop_now_ns() - job->started_ns) / 1e9;
+
+    j->state = JOB_ENDING;
+    j->wants_write = false;
+    link_counts_request(j->link->end->counts, j->endpoint, job->method, seconds);
+    aiq_log(AIQ_LOG_DEBUG, "link", result, AIQ_S("request_id", text_of(job, job->request_id)),
+            AIQ_S("uri", text_of(job, job->uri)), AIQ_I("status", j->status),
+            AIQ_R("duration_ms", seconds * 1e3), AIQ_I("tokens_used", j->tokens));
+}
+
+void link_job_cancel(link_job *j)
+{
+    if (j->state == JOB_RUNNING) {
+        j->status = 499;
+        job_finished(j, "request cancelled");
+        if (j->job.route && j->job.route->handler->cancel) {
+            j->job.route->handler->cancel(&j->job);
+        }
+    }
+    job_free(j);
+}
+
+void link_job_cut(link_job *j)
+{
+    aiq_err err;
+
+    if (j->state == JOB_ENDING) {
+        /* a small reply whose reader has stopped reading */
+        job_free(j);
+        return;
+    }
+    /* what the handler still calls must not end the job under our feet */
+    j->state = JOB_ENDING;
+    if (j->job.route && j->job.route->handler->cancel) {
+        j->job.route->handler->cancel(&j->job);
+    }
+    j->state = JOB_RUNNING;
+    aiq_fail(&err, 503, "engine_leaving", "The server is shutting down.");
+    err.retry_after = 1;
+    job_fail(&j->job, &err);
+}
+
+/* Output. */
+
+void link_job_wait(link_job *j)
+{
+    aiq_link *l = j->link;
+
+    if (!j->waiting) {
+        j->waiting = true;
+        j->wants_write = true; /* job_room() is 0 from here on */
+        j->next = NULL;
+        *l->last_waiting = j;
+        l->last_waiting = &j->next;
+    }
+}
+
+static uint8_t *push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len)
+{
+    return aiq_ring_push(&j->link->ring, (uint8_t)type, flags, j->slot, j->generation,
+                         (uint32_t)len);
+}
+
+static bool push_copy(link_job *j, aiq_frame_type type, const void *data, size_t len)
+{
+    uint8_t *to = push(j, type, 0, len);
+
+    if (to == NULL) {
+        return false;
+    }
+    if (len) {
+        memcpy(to, data, len);
+    }
+    return true;
+}
+
+/* As much as credit and the ring take now. */
+static size_t push_data(link_job *j, const uint8_t *data, size_t n, bool flush)
+{
+    size_t sent = 0;
+
+    while (sent < n && j->credit > 0) {
+        size_t len = n - sent;
+        len = len < j->credit ? len : j->credit;
+        len = len < DATA_MAX ? len : DATA_MAX;
+        uint8_t flags = flush && sent + len == n ? AIQ_DATA_FLUSH : 0;
+        uint8_t *to = push(j, AIQ_FRAME_DATA, flags, len);
+        if (to == NULL) {
+            link_job_wait(j);
+            break;
+        }
+        memcpy(to, data + sent, len);
+        j->credit -= (uint32_t)len;
+        sent += len;
+    }
+    return sent;
+}
+
+/* Everything that a job owes, in the order in which the worker must see it. */
+bool link_job_flush(link_job *j)
+{
+    if (j->owed_credit) {
+        if (!push_copy(j, AIQ_FRAME_CREDIT, &j->owed_credit, sizeof(j->owed_credit))) {
+            return false;
+        }
+        j->owed_credit = 0;
+    }
+    if (j->owed_head.data) {
+        if (!push_copy(j, AIQ_FRAME_HEAD, j->owed_head.data, j->owed_head.len)) {
+            return false;
+        }
+        j->owed_head = (aiq_str){0};
+    }
+    if (j->rest.len && j->credit) {
+        size_t n = push_data(j, (const uint8_t *)j->rest.data, j->rest.len, false);
+        j->rest.data += n;
+        j->rest.len -= n;
+        if (j->rest.len && j->credit) {
+            return false;
+        }
+    }
+    if (j->rest.len) {
+        return true; /* the ring has room, credit is missing: CREDIT comes back here */
+    }
+    if (j->owed_usage) {
+        if (!push_copy(j, AIQ_FRAME_USAGE, j->owed_usage, sizeof(*j->owed_usage))) {
+            return false;
+        }
+        j->owed_usage = NULL;
+    }
+    if (j->owes_end && !push_copy(j, AIQ_FRAME_END, NULL, 0)) {
+        return false;
+    }
+    if (j->owed_error.data &&
+        !push_copy(j, AIQ_FRAME_ERROR, j->owed_error.data, j->owed_error.len)) {
+        return false;
+    }
+    if (j->owes_end || j->owed_error.data) {
+        job_free(j);
+    }
+    return true;
+}
+
+/* Pushes what is owed now, or waits for the ring; jobs that wait keep their turn. */
+static void flush_or_wait(link_job *j)
+{
+    if (j->waiting || !link_job_flush(j)) {
+        link_job_wait(j);
+    }
+}
+
+/* Adds a field if the payload stays within its limit. */
+static void add_field(aiq_buf *out, size_t max, uint16_t id, const char *data, size_t len)
+{
+    if (len <= UINT16_MAX && out->len + aiq_field_span(len) <= max) {
+        uint8_t *p = aiq_buf_reserve(out, aiq_field_span(len));
+        aiq_field_put(p, id, data, (uint16_t)len);
+        out->len += aiq_field_span(len);
+    }
+}
+
+static void add_text(aiq_buf *out, size_t max, uint16_t id, const char *text)
+{
+    if (text && *text) {
+        add_field(out, max, id, text, strlen(text));
+    }
+}
+
+/* HEAD and ERROR are built on the stack: small, and mostly copied to the ring
+ * at once. */
+static aiq_buf stack_buf(uint8_t *memory, size_t size)
+{
+    return (aiq_buf){.data = memory, .base = memory, .size = size};
+}
+
+static void add_header(aiq_buf *out, const job_header *header)
+{
+    char line[AIQ_HEAD_MAX];
+    size_t len = header->name.len + 2 + header->value.len;
+
+    if (len <= sizeof(line)) {
+        memcpy(line, header->name.data, header->name.len);
+        memcpy(line + header->name.len, ": ", 2);
+        memcpy(line + header->name.len + 2, header->value.data, header->value.len);
+        add_field(out, AIQ_HEAD_MAX, AIQ_FIELD_HEADER, line, len);
+    }
+}
+
+void job_head(aiq_job *job, const job_reply *reply)
+{
+    link_job *j = (link_job *)job;
+    uint8_t memory[AIQ_HEAD_MAX];
+    aiq_buf out = stack_buf(memory, sizeof(memory));
+    aiq_head head = {.status = (uint16_t)reply->status,
+                     .flags = reply->stream ? AIQ_HEAD_STREAM : 0,
+                     .content_length = reply->content_length};
+
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    assert(!job->head_sent);
+    aiq_buf_add(&out, &head, sizeof(head));
+    add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_CONTENT_TYPE, reply->content_type);
+    add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_MODEL, reply->model);
+    add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_PROVIDER, reply->provider);
+    for (size_t i = 0; i < reply->n_headers; i++) {
+        add_header(&out, &reply->headers[i]);
+    }
+    job->head_sent = true;
+    j->status = reply->status;
+    j->stream = reply->stream;
+    j->link->end->n_streams += reply->stream;
+    j->credit -= (uint32_t)out.len; /* HEAD is first and smaller than a window */
+    if (j->waiting || !push_copy(j, AIQ_FRAME_HEAD, out.data, out.len)) {
+        j->owed_head = (aiq_str){aiq_pool_copy(job->pool, out.data, out.len), out.len};
+        link_job_wait(j);
+    }
+}
+
+size_t job_room(const aiq_job *job)
+{
+    const link_job *j = (const link_job *)job;
+
+    return j->state == JOB_RUNNING && !j->waiting ? j->credit : 0;
+}
+
+size_t job_write(aiq_job *job, const void *data, size_t n, bool flush)
+{
+    link_job *j = (link_job *)job;
+    size_t sent = 0;
+
+    if (j->state != JOB_RUNNING) {
+        return 0;
+    }
+    assert(job->head_sent);
+    if (!j->waiting) {
+        sent = push_data(j, data, n, flush);
+    }
+    j->wants_write = sent < n;
+    return sent;
+}
+
+void job_usage(aiq_job *job, const aiq_usage *usage)
+{
+    link_job *j = (link_job *)job;
+
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    j->tokens = (usage->tokens_in > 0 ? usage->tokens_in : 0) +
+                (usage->tokens_out > 0 ? usage->tokens_out : 0);
+    j->owed_usage = memcpy(aiq_pool_alloc(job->pool, sizeof(*usage)), usage, sizeof(*usage));
+}
+
+void job_end(aiq_job *job)
+{
+    link_job *j = (link_job *)job;
+
+    if (j->state == JOB_RUNNING) {
+        assert(job->head_sent);
+        job_finished(j, "request done");
+        j->owes_end = true;
+        flush_or_wait(j);
+    }
+}
+
+static void log_failure(aiq_job *job, const aiq_err *err)
+{
+    aiq_log(AIQ_LOG_WARN, "link", "request failed",
+            AIQ_S("request_id", text_of(job, job->request_id)), AIQ_I("status", err->status),
+            AIQ_S("code", err->code), AIQ_S("error", err->message),
+            AIQ_S("detail", err->detail[0] ? err->detail : NULL),
+            AIQ_R("duration_ms", (double)(loop_now_ns() - job->started_ns) / 1e6));
+}
+
+void job_fail(aiq_job *job, const aiq_err *err)
+{
+    link_job *j = (link_job *)job;
+    uint8_t memory[AIQ_ERROR_MAX];
+    aiq_buf out = stack_buf(memory, sizeof(memory));
+    aiq_failure failure = {.status = err->status, .retry_after = err->retry_after};
+
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    if (err->status >= 500 && aiq_log_enabled(AIQ_LOG_WARN)) {
+        log_failure(job, err);
+    }
+    aiq_buf_add(&out, &failure, sizeof(failure));
+    add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_CODE, err->code);
+    add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_MESSAGE, err->message);
+    add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_PARAM, err->param);
+    j->status = err->status;
+    job_finished(j, "request refused");
+    j->owed_error = (aiq_str){aiq_pool_copy(job->pool, out.data, out.len), out.len};
+    flush_or_wait(j);
+}
+
+void job_reply_all(aiq_job *job, unsigned status, const char *content_type, const void *body,
+                   size_t n)
+{
+    link_job *j = (link_job *)job;
+    const job_reply reply = {
+        .status = status, .content_type = content_type, .content_length = (int64_t)n};
+
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    job_head(job, &reply);
+    size_t sent = j->waiting ? 0 : push_data(j, body, n, false);
+    if (sent < n) {
+        j->rest =
+            (aiq_str){aiq_pool_copy(job->pool, (const char *)body + sent, n - sent), n - sent};
+    }
+    job_finished(j, "request done");
+    j->owes_end = true;
+    flush_or_wait(j);
+}
+
+void link_job_credit(link_job *j, uint32_t n)
+{
+    if (n > UINT32_MAX / 2 || j->credit + n > UINT32_MAX / 2) {
+        link_break(j->link, "CREDIT beyond reason");
+        return;
+    }
+    j->wants_write |= j->credit == 0;
+    j->credit += n;
+    if (j->state == JOB_ENDING) {
+        flush_or_wait(j);
+    } else {
+        link_job_writable(j);
+    }
+}
+
+/* Tells the handler that there is room again, where it has seen that there was
+ * none. */
+void link_job_writable(link_job *j)
+{
+    if (j->wants_write && !j->waiting && j->credit > 0 && j->job.head_sent) {
+        j->wants_write = false;
+        if (j->job.route->handler->writable) {
+            j->job.route->handler->writable(&j->job);
+        }
+    }
+}
+
+/* Input. */
+
+/* No more credit where the rest of the body is covered: most requests need none. */
+static bool needs_credit(const link_job *j)
+{
+    const aiq_job *job = &j->job;
+
+    return !j->whole &&
+           (job->body_length < 0 || job->body_length - j->received > (int64_t)j->allowed);
+}
+
+void job_consumed(aiq_job *job, size_t n)
+{
+    link_job *j = (link_job *)job;
+    aiq_link *l = j->link;
+
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    assert(n <= j->in.promised - j->allowed);
+    j->in.promised -= (uint32_t)n;
+    l->promised -= n;
+    if (!needs_credit(j)) {
+        return;
+    }
+    uint32_t grant = aiq_credit_due(&j->in, &l->promised);
+    j->allowed += grant;
+    j->owed_credit += grant;
+    if (j->owed_credit) {
+        flush_or_wait(j);
+    }
+}
+
+void link_job_body(link_job *j, const uint8_t *data, uint32_t n)
+{
+    aiq_job *job = &j->job;
+
+    if (n > j->allowed) {
+        link_break(j->link, "BODY beyond its credit");
+        return;
+    }
+    if (j->whole || (job->body_length >= 0 && n > job->body_length - j->received)) {
+        link_break(j->link, "BODY beyond its length");
+        return;
+    }
+    j->allowed -= n;
+    j->received += n;
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    uint64_t max = job->location->max_body;
+    if (max && (uint64_t)j->received > max) {
+        aiq_err err;
+        aiq_fail(&err, 413, "body_too_large", "The request body is larger than %llu bytes.",
+                 (unsigned long long)max);
+        job_fail(job, &err);
+    } else if (job->route->handler->body) {
+        job->route->handler->body(job, data, n);
+    } else {
+        job_consumed(job, n);
+    }
+}
+
+void link_job_whole(link_job *j)
+{
+    if (j->whole || (j->job.body_length >= 0 && j->received != j->job.body_length)) {
+        link_break(j->link, "END before the body's end");
+        return;
+    }
+    j->whole = true;
+    if (j->state == JOB_RUNNING && j->job.route->handler->end) {
+        j->job.route->handler->end(&j->job);
+    }
+}

@@ -1,0 +1,150 @@
+/*
+ * The engine's end of the links, inside: one `link` a worker, one `link_end` a
+ * loop. Services see job.h only.
+ *
+ * A link belongs to one loop. Once a turn (a loop_source) its ring is read and
+ * frames become calls of the jobs' handlers; what these write goes into our
+ * ring unpublished; at the turn's end it is published, the read space is given
+ * back, and the ring is armed before the loop sleeps.
+ *
+ * A slot is in use from OPEN until END or ERROR has been pushed, or CANCEL
+ * read. Invariants:
+ *
+ *     link->slots[s] == j   <=>  j->link == link, j->slot == s
+ *     JOB_RUNNING               its handler knows it
+ *     JOB_ENDING                its handler is done with it; something of it (the rest
+ *                               of a small reply, END, ERROR) waits for credit or the ring
+ *     j->in.promised == j->allowed + received bytes that were not consumed yet
+ *     link->promised == the sum of in.promised over the link's jobs
+ *
+ * Everything in the ring and in a handshake is hostile. A peer that breaks a
+ * rule loses its link (link_break()); its jobs are cancelled, others never
+ * notice.
+ */
+
+#ifndef AIQ_LINK_ROOM_H
+#define AIQ_LINK_ROOM_H
+
+#include <sys/types.h>
+#include "aiq_link.h"
+#include "engine.h"
+#include "link/job.h"
+
+/* Frames of one link handled in a turn, so that a busy worker does not keep
+ * the others and the sockets waiting. */
+#define LINK_BATCH 256
+
+/* The loop spins only while it has at most so many jobs. */
+#define LINK_SPIN_JOBS 4
+
+/* Jobs that may wait to be used again, a loop. */
+#define LINK_FREE_JOBS 256
+
+typedef struct aiq_link aiq_link;
+typedef struct link_end link_end;
+typedef struct link_job link_job;
+typedef struct link_counts link_counts;
+
+typedef enum { JOB_RUNNING, JOB_ENDING } link_job_state;
+
+struct link_job {
+    aiq_job job; /* first: an aiq_job * is its link_job * */
+    aiq_link *link;
+    uint32_t slot, generation;
+    link_job_state state;
+
+    /* to the worker; owed things wait for the ring, in this order */
+    uint32_t credit;      /* bytes that it lets us send */
+    uint32_t owed_credit; /* CREDIT */
+    aiq_str owed_head;    /* HEAD's payload, in the pool */
+    aiq_str rest;         /* what is left of job_reply_all()'s body, in the pool */
+    const aiq_usage *owed_usage;
+    bool owes_end;
+    aiq_str owed_error; /* ERROR's payload, in the pool */
+    bool wants_write;   /* job_write() was short: writable() is due */
+    bool waiting;       /* in link->waiting */
+    bool stream;        /* HEAD said so */
+    link_job *next;     /* in link->waiting, or among the free ones */
+
+    /* from the worker */
+    aiq_credit in;
+    uint32_t allowed; /* bytes that it may still send */
+    int64_t received;
+    bool whole; /* the body is all here */
+
+    /* for the log and the counters */
+    unsigned status;
+    struct endpoint_counts *endpoint;
+    int64_t tokens;
+};
+
+struct aiq_link {
+    aiq_link *next, **prev; /* in end->links */
+    link_end *end;
+    aiq_ring ring;
+    void *mine, *peer; /* AIQ_MAP_SIZE each */
+    int fd;            /* wake bytes; -1 without (tests) */
+    uv_poll_t *poll;   /* on fd */
+    const aiq_policy *policy;
+    pid_t pid;
+    uint64_t promised; /* see aiq_credit_due() */
+    uint32_t n_jobs;
+    link_job *waiting, **last_waiting; /* jobs that owe something, oldest first */
+    bool owes_notice;
+    const char *broken;     /* why this link must be closed; NULL: it is well */
+    uint64_t idle_since_ns; /* while draining: since when it has no job */
+    link_job *slots[AIQ_SLOTS];
+};
+
+struct link_end {
+    aiq_loop *loop;
+    link_counts *counts;
+    void (*on_close)(aiq_loop *loop, void *arg); /* a link has gone; any thread's business */
+    void *on_close_arg;
+    aiq_link *links;
+    loop_source source;
+    loop_timer drain_timer;
+    bool draining;
+    uint32_t n_jobs, n_streams;
+    uint64_t spin_ns;
+    uint64_t active_ns; /* when a frame last came or went */
+    link_job *free_jobs;
+    uint32_t n_free_jobs;
+    uint8_t scratch[AIQ_FRAME_MAX]; /* a payload, copied out of the peer's reach */
+};
+
+/* What a handshake hands over. The link owns all of it. */
+typedef struct {
+    void *mine, *peer;
+    int fd;
+    const aiq_policy *policy;
+    pid_t pid;
+} link_parts;
+
+/* link.c: on the loop's thread, or before it runs. */
+link_end *link_end_new(aiq_loop *loop, link_counts *counts);
+void link_end_free(link_end *end); /* after its links are closed */
+aiq_link *link_open(link_end *end, const link_parts *parts);
+void link_end_drain(link_end *end);            /* tell workers to leave; no job is cut */
+void link_end_close(link_end *end, bool tell); /* cut every job, with an error if `tell` */
+void link_break(aiq_link *l, const char *why);
+/* Handles what is in the ring; false: the link is closed and gone. */
+bool link_turn(aiq_link *l);
+loop_mood link_settle(aiq_link *l);
+
+/* job.c */
+link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation);
+void link_job_cancel(link_job *j); /* the worker does not want it any more */
+void link_job_cut(link_job *j);    /* the engine leaves */
+void link_job_body(link_job *j, const uint8_t *data, uint32_t n);
+void link_job_whole(link_job *j);
+void link_job_credit(link_job *j, uint32_t n);
+bool link_job_flush(link_job *j); /* push what is owed; false: the ring is full */
+void link_job_wait(link_job *j);  /* until the worker has read on */
+void link_job_unwait(link_job *j);
+void link_job_writable(link_job *j);
+
+/* open.c: fills j->job from an OPEN payload. NULL, or what is wrong with it. */
+const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len);
+
+#endif

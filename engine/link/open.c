@@ -1,0 +1,135 @@
+/* OPEN's payload, already out of the worker's reach, becomes a job's fields. */
+
+#include <string.h>
+#include "link/link.h"
+
+static bool valid_name(aiq_str name)
+{
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.data[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_')) {
+            return false;
+        }
+    }
+    return name.len > 0;
+}
+
+/* Also keeps line ends out, so that no worker can write a header of its own
+ * into what we send to a provider. */
+static bool valid_value(aiq_str value)
+{
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char c = (unsigned char)value.data[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* "name: value" */
+static bool split_header(aiq_str field, job_header *header)
+{
+    const char *colon = memchr(field.data, ':', field.len);
+
+    if (colon == NULL) {
+        return false;
+    }
+    const char *value = colon + 1, *end = field.data + field.len;
+    while (value < end && *value == ' ') {
+        value++;
+    }
+    header->name = (aiq_str){field.data, (size_t)(colon - field.data)};
+    header->value = (aiq_str){value, (size_t)(end - value)};
+    return valid_name(header->name) && valid_value(header->value);
+}
+
+static aiq_str *place_of(aiq_job *job, uint16_t id)
+{
+    switch (id) {
+    case AIQ_FIELD_URI:
+        return &job->uri;
+    case AIQ_FIELD_ARGS:
+        return &job->args;
+    case AIQ_FIELD_METHOD:
+        return &job->method_name;
+    case AIQ_FIELD_REQUEST_ID:
+        return &job->request_id;
+    case AIQ_FIELD_TRACEPARENT:
+        return &job->traceparent;
+    case AIQ_FIELD_TRACESTATE:
+        return &job->tracestate;
+    case AIQ_FIELD_REMOTE_ADDR:
+        return &job->remote_addr;
+    case AIQ_FIELD_CONTENT_TYPE:
+        return &job->content_type;
+    case AIQ_FIELD_ACCEPT:
+        return &job->accept;
+    default:
+        return NULL;
+    }
+}
+
+/* How many HEADER fields there are; -1 where a length leads outside. */
+static int count_headers(aiq_fields fields)
+{
+    const uint8_t *data;
+    uint16_t id, len;
+    int n = 0, rc;
+
+    while ((rc = aiq_field_next(&fields, &id, &data, &len)) == 1) {
+        n += id == AIQ_FIELD_HEADER;
+    }
+    return rc < 0 ? -1 : n;
+}
+
+static const char *parse_fields(aiq_job *job, aiq_fields fields)
+{
+    int n = count_headers(fields);
+    const uint8_t *data;
+    uint16_t id, len;
+
+    if (n < 0) {
+        return "OPEN with a field that leads outside";
+    }
+    job_header *headers = n ? aiq_pool_alloc(job->pool, (size_t)n * sizeof(*headers)) : NULL;
+    job->headers = headers;
+    while (aiq_field_next(&fields, &id, &data, &len) == 1) {
+        aiq_str text = {(const char *)data, len};
+        aiq_str *place = place_of(job, id);
+        if (place) {
+            /* nginx decodes the URI, so any byte may be in it */
+            if (id != AIQ_FIELD_URI && !valid_value(text)) {
+                return "OPEN with control characters";
+            }
+            *place = text;
+        } else if (id == AIQ_FIELD_HEADER && !split_header(text, &headers[job->n_headers++])) {
+            return "OPEN with an invalid header";
+        }
+    }
+    return job->uri.len ? NULL : "OPEN without a URI";
+}
+
+const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
+{
+    aiq_job *job = &j->job;
+    aiq_open open;
+
+    if (len < sizeof(open) || len > AIQ_OPEN_MAX) {
+        return "OPEN of a wrong length";
+    }
+    /* one copy; what is parsed and kept is out of the worker's reach */
+    const uint8_t *text = (const uint8_t *)aiq_pool_copy(job->pool, payload, len);
+    memcpy(&open, text, sizeof(open));
+    if (open.method < AIQ_METHOD_GET || open.method > AIQ_METHOD_OTHER ||
+        open.body_length < -1) {
+        return "OPEN with a wrong method or length";
+    }
+    if (open.location >= j->link->policy->n_locations) {
+        return "OPEN of an unknown location";
+    }
+    job->method = (aiq_method)open.method;
+    job->body_length = open.body_length;
+    job->location = &j->link->policy->locations[open.location];
+    return parse_fields(job, (aiq_fields){text + sizeof(open), text + len});
+}

@@ -1,0 +1,372 @@
+/* aiq-engine: the options, the order in which the rooms start and end, signals. */
+
+#include <errno.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "core/log.h"
+#include "core/policy.h"
+#include "core/pool.h"
+#include "engine.h"
+#include "link/server.h"
+#include "services/service.h"
+#include "store/store.h"
+
+#define EXIT_USAGE 2
+
+#define LOOPS_MAX   64
+#define SPIN_US_MAX 1000
+#define DRAIN_S_MAX 86400
+
+static const char help[] =
+    "Usage: aiq-engine --socket PATH [options]\n"
+    "\n"
+    "The engine behind nginx's aiq module: it calls model providers, runs local\n"
+    "models and keeps what must outlive a request. nginx.conf says what it may do;\n"
+    "these flags name the resources it does it with.\n"
+    "\n"
+    "Link to nginx\n"
+    "  --socket PATH         Unix socket for nginx's workers, as in `aiq_engine unix:PATH`\n"
+    "  --socket-group GROUP  group that may connect; the socket's mode is 0660 (none)\n"
+    "  --drain SECONDS       how long a leaving engine waits for its open jobs (30)\n"
+    "\n"
+    "Resources\n"
+    "  --store sqlite:PATH   database, made where there is none (aiq.db beside the socket)\n"
+    "  --models DIR          local models must lie below this folder (anywhere)\n"
+    "  --secrets DIR         where nginx.conf's `key file:NAME` is looked up (nowhere)\n"
+    "\n"
+    "Processors\n"
+    "  --loops N             threads that serve requests (1)\n"
+    "  --device cpu          where local models run (cpu)\n"
+    "  --spin-us N           how long a loop with few jobs looks on before it sleeps;\n"
+    "                        0: never (50)\n"
+    "\n"
+    "Information\n"
+    "  --log-level LEVEL     debug, info, warn or error, as JSON lines on stderr (info)\n"
+    "  --version\n"
+    "  --help\n"
+    "\n"
+    "Signals: TERM, QUIT and INT drain; a second one leaves at once. A new engine on\n"
+    "the same socket takes over: start it, and the old one drains and leaves.\n"
+    "\n"
+    "Example:\n"
+    "  aiq-engine --socket /run/aiq/engine.sock --socket-group www-data \\\n"
+    "             --store sqlite:/var/lib/aiq/aiq.db --secrets /etc/aiq/secrets\n";
+
+/* Options. */
+
+static void usage_error(const char *format, const char *a, const char *b)
+{
+    fputs("aiq-engine: ", stderr);
+    fprintf(stderr, format, a, b);
+    fputs(" (see aiq-engine --help)\n", stderr);
+    exit(EXIT_USAGE);
+}
+
+static unsigned number(const char *name, const char *text, unsigned min, unsigned max)
+{
+    char range[64], *end;
+
+    errno = 0;
+    unsigned long n = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || errno || n < min || n > max) {
+        snprintf(range, sizeof(range), "a number from %u to %u", min, max);
+        usage_error("--%s takes %s", name, range);
+    }
+    return (unsigned)n;
+}
+
+static const char *folder(const char *name, const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        usage_error("--%s: %s is no folder", name, path);
+    }
+    return path;
+}
+
+enum { SOCKET = 256, GROUP, STORE, MODELS, SECRETS, LOOPS, DEVICE, SPIN, DRAIN, LEVEL };
+
+static const struct option long_options[] = {
+    {"socket", required_argument, NULL, SOCKET},
+    {"socket-group", required_argument, NULL, GROUP},
+    {"store", required_argument, NULL, STORE},
+    {"models", required_argument, NULL, MODELS},
+    {"secrets", required_argument, NULL, SECRETS},
+    {"loops", required_argument, NULL, LOOPS},
+    {"device", required_argument, NULL, DEVICE},
+    {"spin-us", required_argument, NULL, SPIN},
+    {"drain", required_argument, NULL, DRAIN},
+    {"log-level", required_argument, NULL, LEVEL},
+    {"version", no_argument, NULL, 'v'},
+    {"help", no_argument, NULL, 'h'},
+    {0},
+};
+
+static void set_option(engine_options *o, int option, const char *name, const char *value)
+{
+    aiq_log_level level;
+
+    switch (option) {
+    case SOCKET:
+        o->socket = value;
+        break;
+    case GROUP:
+        o->socket_group = value;
+        break;
+    case STORE:
+        o->store = value;
+        break;
+    case MODELS:
+        o->models = folder(name, value);
+        break;
+    case SECRETS:
+        o->secrets = folder(name, value);
+        break;
+    case LOOPS:
+        o->loops = number(name, value, 1, LOOPS_MAX);
+        break;
+    case DEVICE:
+        if (strcmp(value, "cpu") != 0) {
+            usage_error("--%s: this engine knows only cpu, not %s", name, value);
+        }
+        o->device = value;
+        break;
+    case SPIN:
+        o->spin_us = number(name, value, 0, SPIN_US_MAX);
+        break;
+    case DRAIN:
+        o->drain_s = number(name, value, 0, DRAIN_S_MAX);
+        break;
+    case LEVEL:
+        if (!aiq_log_parse_level(value, &level)) {
+            usage_error("--%s takes debug, info, warn or error, not %s", name, value);
+        }
+        aiq_log_init(level);
+        break;
+    case 'v':
+        puts("aiq-engine " AIQ_VERSION);
+        exit(EXIT_SUCCESS);
+    case 'h':
+        fputs(help, stdout);
+        exit(EXIT_SUCCESS);
+    default: /* getopt has said what is wrong */
+        fputs("See aiq-engine --help.\n", stderr);
+        exit(EXIT_USAGE);
+    }
+}
+
+static void parse_options(engine_options *o, int argc, char **argv)
+{
+    int option, index = 0;
+
+    *o = (engine_options){.device = "cpu", .loops = 1, .spin_us = 50, .drain_s = 30};
+    while ((option = getopt_long(argc, argv, "", long_options, &index)) != -1) {
+        set_option(o, option, long_options[index].name, optarg);
+    }
+    if (optind < argc) {
+        usage_error("what is \"%s\"?%s", argv[optind], "");
+    }
+    if (o->socket == NULL || *o->socket == '\0') {
+        usage_error("--socket PATH is missing%s%s", "", "");
+    }
+}
+
+/* Signals. */
+
+typedef struct {
+    aiq_engine *engine;
+    aiq_loop main;
+    uv_signal_t signals[3];
+    pthread_t *threads;
+    unsigned n_threads;
+    char *store_url, *policy_folder;
+} process;
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    process *p = handle->data;
+
+    aiq_log(AIQ_LOG_INFO, "core", "signal", AIQ_S("name", strsignal(number)));
+    link_server_leave(p->engine->links);
+}
+
+static void watch_signals(process *p)
+{
+    static const int numbers[] = {SIGTERM, SIGQUIT, SIGINT};
+
+    signal(SIGPIPE, SIG_IGN);
+    for (unsigned i = 0; i < 3; i++) {
+        uv_signal_init(&p->main.uv, &p->signals[i]);
+        p->signals[i].data = p;
+        uv_signal_start(&p->signals[i], on_signal, numbers[i]);
+    }
+}
+
+/* Each open job may hold a descriptor upstream. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* Life. What start() did not reach is NULL, and stop() knows. */
+
+static void *run_loop(void *arg)
+{
+    loop_run(arg);
+    return NULL;
+}
+
+static bool start_loops(process *p, aiq_err *err)
+{
+    aiq_engine *engine = p->engine;
+
+    p->threads = aiq_zalloc(engine->options.loops * sizeof(*p->threads));
+    for (unsigned i = 0; i < engine->options.loops; i++) {
+        int rc = pthread_create(&p->threads[i], NULL, run_loop, &engine->loops[i]);
+        if (rc != 0) {
+            return aiq_fail(err, 500, "thread", "cannot start a thread: %s", strerror(rc));
+        }
+        p->n_threads++;
+    }
+    return true;
+}
+
+static bool init_services(aiq_engine *engine, aiq_err *err)
+{
+    for (const aiq_service *const *s = aiq_services; *s; s++) {
+        if ((*s)->init && !(*s)->init(engine, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool open_store(process *p, aiq_err *err)
+{
+    aiq_engine *engine = p->engine;
+    const char *url = engine->options.store;
+
+    if (url == NULL) {
+        char *path = strdup(engine->options.socket);
+        if (path == NULL || asprintf(&p->store_url, "sqlite:%s/aiq.db", dirname(path)) < 0) {
+            abort();
+        }
+        free(path);
+        url = p->store_url;
+    }
+    engine->store = store_open(engine, url, err);
+    return engine->store != NULL;
+}
+
+static void on_left(aiq_loop *loop, void *arg)
+{
+    process *p = arg;
+
+    for (unsigned i = 0; i < p->engine->options.loops; i++) {
+        loop_stop(&p->engine->loops[i]);
+    }
+    loop_stop(loop);
+}
+
+static bool start(process *p, aiq_err *err)
+{
+    aiq_engine *engine = p->engine;
+
+    engine->metrics = metrics_new();
+    engine->started_ns = loop_now_ns();
+    if (getrandom(&engine->id, sizeof(engine->id), 0) != sizeof(engine->id)) {
+        return aiq_fail(err, 500, "random", "the system gives no random numbers");
+    }
+    if (!loop_init(&p->main, engine, engine->options.loops, err)) {
+        return false;
+    }
+    engine->loops = aiq_zalloc(engine->options.loops * sizeof(*engine->loops));
+    for (unsigned i = 0; i < engine->options.loops; i++) {
+        if (!loop_init(&engine->loops[i], engine, i, err)) {
+            return false;
+        }
+    }
+    if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
+        abort();
+    }
+    engine->policies = policy_set_new(p->policy_folder);
+    engine->links = link_server_new(engine, &p->main);
+    watch_signals(p);
+    return open_store(p, err) && init_services(engine, err) && start_loops(p, err) &&
+           link_server_start(engine->links, on_left, p, err);
+}
+
+/* The reverse of start(). Services end after the loops, so that nothing calls
+ * them any more, and before the loops' memory goes, for their threads may still
+ * post. */
+static void stop(process *p)
+{
+    aiq_engine *engine = p->engine;
+
+    for (unsigned i = 0; i < p->n_threads; i++) {
+        loop_stop(&engine->loops[i]);
+        pthread_join(p->threads[i], NULL);
+    }
+    free(p->threads);
+    if (engine->links) {
+        link_server_stop(engine->links);
+        for (const aiq_service *const *s = aiq_services; *s; s++) {
+            if ((*s)->free) {
+                (*s)->free(engine);
+            }
+        }
+    }
+    for (unsigned i = 0; engine->loops && i < engine->options.loops; i++) {
+        loop_free(&engine->loops[i]);
+    }
+    loop_free(&p->main);
+    if (engine->links) {
+        link_server_free(engine->links);
+        policy_set_free(engine->policies);
+    }
+    store_close(engine->store);
+    free(engine->loops);
+    metrics_free(engine->metrics);
+    free(p->policy_folder);
+    free(p->store_url);
+}
+
+int main(int argc, char **argv)
+{
+    aiq_engine engine = {0};
+    process p = {.engine = &engine};
+    aiq_err err = {0};
+
+    parse_options(&engine.options, argc, argv);
+    raise_limits();
+    bool ok = start(&p, &err);
+    if (ok) {
+        aiq_log(AIQ_LOG_INFO, "core", "ready", AIQ_S("version", AIQ_VERSION),
+                AIQ_S("socket", engine.options.socket), AIQ_I("loops", engine.options.loops),
+                AIQ_I("pid", getpid()));
+        loop_run(&p.main);
+    } else {
+        fprintf(stderr, "aiq-engine: %s%s%s\n", err.message, err.detail[0] ? " " : "",
+                err.detail);
+    }
+    stop(&p);
+    if (ok) {
+        aiq_log(AIQ_LOG_INFO, "core", "ended", AIQ_I("pid", getpid()));
+    }
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
