@@ -103,7 +103,9 @@ size_t answer_ready(const answer *a)
 void answer_drop(answer *a, size_t n)
 {
     a->len -= n;
-    memmove(a->text, a->text + n, a->len);
+    if (a->len > 0) {
+        memmove(a->text, a->text + n, a->len);
+    }
 }
 
 void answer_free(answer *a)

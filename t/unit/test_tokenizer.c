@@ -29,8 +29,8 @@ static char *slurp(const char *path)
     fseek(f, 0, SEEK_END);
     n = ftell(f);
     rewind(f);
-    p = malloc((size_t) n + 1);
-    assert_int_equal(fread(p, 1, (size_t) n, f), n);
+    p = malloc((size_t)n + 1);
+    assert_int_equal(fread(p, 1, (size_t)n, f), n);
     p[n] = '\0';
     fclose(f);
     return p;
@@ -42,7 +42,7 @@ static void print_ids(char *out, size_t size, const tokenizer_ids *ids)
 
     out[0] = '\0';
     for (size_t i = 0; i < ids->n; i++) {
-        at += (size_t) snprintf(out + at, size - at, " %d", ids->v[i]);
+        at += (size_t)snprintf(out + at, size - at, " %d", ids->v[i]);
     }
 }
 
@@ -78,7 +78,7 @@ static void check_vocab(const char *name)
         }
         n++;
         line = strsep(&rest, "\n");
-        assert_true(tokenizer_encode(t, text, (size_t) (end - text), false, &ids));
+        assert_true(tokenizer_encode(t, text, (size_t)(end - text), false, &ids));
         print_ids(got, sizeof(got), &ids);
         if (strcmp(got, line) != 0) {
             fail_msg("%s: text %d: got%s, want%s", name, n, got, line);
@@ -94,13 +94,13 @@ static void check_vocab(const char *name)
 
 static void gpt2_reference(void **state)
 {
-    (void) state;
+    (void)state;
     check_vocab("gpt-2");
 }
 
 static void llama_spm_reference(void **state)
 {
-    (void) state;
+    (void)state;
     check_vocab("llama-spm");
 }
 
