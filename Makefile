@@ -1,5 +1,6 @@
 # make            build everything into build/
 # make test       install what is missing, build, run every test
+# make bench      the performance table; ROW=id runs one row
 # BUILD=debug     no optimisation;  BUILD=sanitize  AddressSanitizer and UBSan
 
 BUILD ?= release
@@ -79,8 +80,17 @@ $B/t/%: t/unit/%.c $B/libaiq.a
 unit: $(UNIT)
 	@set -e; for u in $^; do echo "# $$u"; $$u; done
 
+# The benchmarks: docs/benchmarks.md. make bench ROW=chat.rps runs one row.
+BENCH := $(patsubst t/bench/%.c,$B/bench/%,$(wildcard t/bench/*.c))
+$B/bench/%: t/bench/%.c t/bench/measure.h $(wildcard engine/include/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) $< -o $@
+
+bench: all $(BENCH)
+	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
+
 clean:
 	rm -rf build build-debug build-sanitize
 
-.PHONY: all unit clean
+.PHONY: all unit bench clean
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)
