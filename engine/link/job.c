@@ -17,13 +17,6 @@
  * writer has finished. */
 #define DATA_MAX 32768u
 
-#ifdef __SANITIZE_ADDRESS__
-/* used again, a job would hide from the sanitizer who still holds it */
-#define FREE_JOBS 0u
-#else
-#define FREE_JOBS LINK_FREE_JOBS
-#endif
-
 /* Life. */
 
 link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation)
@@ -76,6 +69,17 @@ void link_job_unwait(link_job *j)
     j->waiting = false;
 }
 
+/* A job that is used again would hide from the sanitizer who still holds it. */
+static bool may_keep(const link_end *end)
+{
+#ifdef __SANITIZE_ADDRESS__
+    (void)end;
+    return false;
+#else
+    return end->n_free_jobs < LINK_FREE_JOBS;
+#endif
+}
+
 /* The slot is free again, the memory too. */
 static void job_free(link_job *j)
 {
@@ -91,7 +95,7 @@ static void job_free(link_job *j)
     end->n_jobs--;
     end->n_streams -= j->stream;
     metric_add(end->counts->jobs, -1);
-    if (end->n_free_jobs < FREE_JOBS) {
+    if (may_keep(end)) {
         aiq_pool_reset(j->job.pool);
         j->next = end->free_jobs;
         end->free_jobs = j;

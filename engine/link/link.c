@@ -253,10 +253,18 @@ static void flush_waiting(aiq_link *l)
     if (l->owes_notice) {
         push_notice(l);
     }
-    while ((j = l->waiting) != NULL && link_job_flush(j)) {
-        if (l->waiting == j) {
-            link_job_unwait(j);
-            link_job_writable(j);
+    while ((j = l->waiting) != NULL) {
+        uint32_t slot = j->slot;
+        if (!link_job_flush(j)) {
+            break;
+        }
+        if (l->slots[slot] != j) {
+            continue; /* that was its end */
+        }
+        link_job_unwait(j);
+        link_job_writable(j);
+        if (l->slots[slot] == j && j->waiting) {
+            break; /* its handler has filled the ring again: the others' turn is next */
         }
     }
 }
