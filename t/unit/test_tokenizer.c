@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "gguf_writer.h"
 #include "infer/tokenizer.h"
+#include "tiny_model.h"
 
 #define VOCABS    "../shared/data/ggml-vocab/ggml-vocab-"
 #define SEPARATOR "\n__ggml_vocab_test__\n"
@@ -85,7 +85,9 @@ static void check_vocab(const char *name)
         }
         free(ids.v);
     }
+    /* after the last separator comes the 47th text, which is empty */
     assert_int_equal(n, 46);
+    assert_string_equal(text, "");
     free(inp);
     free(out);
     tokenizer_free(t);
@@ -104,9 +106,226 @@ static void llama_spm_reference(void **state)
     check_vocab("llama-spm");
 }
 
+/* --- a vocabulary of our own --- */
+
+typedef struct {
+    uint8_t *file;
+    gguf *g;
+    tokenizer *t;
+} vocab;
+
+static vocab open_vocab(gw *w)
+{
+    size_t size;
+    vocab v = {.file = gw_finish(w, &size)};
+
+    v.g = gguf_parse(v.file, size, err, sizeof(err));
+    v.t = v.g != NULL ? tokenizer_new(v.g, err, sizeof(err)) : NULL;
+    if (v.t == NULL) {
+        fail_msg("%s", err);
+    }
+    return v;
+}
+
+static void close_vocab(vocab v)
+{
+    tokenizer_free(v.t);
+    gguf_close(v.g);
+    free(v.file);
+}
+
+static void expect(const tokenizer *t, const char *text, size_t len, bool special,
+                   const char *want)
+{
+    tokenizer_ids ids = {0};
+    char got[4096];
+
+    assert_true(tokenizer_encode(t, text, len, special, &ids));
+    print_ids(got, sizeof(got), &ids);
+    assert_string_equal(got, want);
+    free(ids.v);
+}
+
+#define EXPECT(text, want) expect(v.t, text, sizeof(text) - 1, false, want)
+
+/* 256 th, 257 _t, 258 the, 259 _the, 260 s_, 261 's, 262 __, 263 1_, 264 12, 300 he: no merge makes it */
+static void merges_stay_inside_words(void **state)
+{
+    gw w = {0};
+    vocab v;
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    v = open_vocab(&w);
+    EXPECT("the", " 258");
+    EXPECT(" the", " 259");
+    EXPECT("The", " 84 104 101");
+    EXPECT("as a", " 97 115 32 97");  /* "s " is a merge, but no word */
+    EXPECT("1 2", " 49 32 50");       /* likewise "1 " */
+    EXPECT("a12", " 97 264");         /* letters and digits are different words */
+    EXPECT("it's", " 105 116 261");   /* a contraction */
+    EXPECT("it'S", " 105 116 39 83"); /* in lower case only */
+    EXPECT("a   the", " 97 262 259"); /* the last space belongs to the word */
+    EXPECT("a   ", " 97 262 32");     /* unless there is none */
+    EXPECT("  \n the", " 262 10 259");
+    EXPECT("\xff\xfe the", " 255 254 259"); /* what is no text passes through */
+    EXPECT("a\0b", " 97 0 98");
+    EXPECT("", "");
+    close_vocab(v);
+}
+
+static void special_tokens(void **state)
+{
+    static const char text[] = "the<|im_end|> the<|im_end";
+    gw w = {0};
+    vocab v;
+    size_t len;
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    v = open_vocab(&w);
+    expect(v.t, text, 17, true, " 258 511 259");
+    expect(v.t, "<|im_end|", 9, true, " 60 124 105 109 95 101 110 100 124");
+    expect(v.t, "<|im_end|>", 10, false, " 60 124 105 109 95 101 110 100 124 62");
+    expect(v.t, "<|im_start|><|im_end|>", 22, true, " 510 511");
+    assert_int_equal(tokenizer_bos(v.t), TOKENIZER_NONE);
+    assert_true(tokenizer_is_end(v.t, TINY_END_OF_TEXT));
+    assert_true(tokenizer_is_end(v.t, TINY_IM_END));
+    assert_false(tokenizer_is_end(v.t, TINY_IM_START));
+    tokenizer_piece(v.t, TINY_IM_END, &len);
+    assert_int_equal(len, 0);
+    assert_int_equal(tokenizer_find(v.t, "<|im_end|>", 10), TINY_IM_END);
+    close_vocab(v);
+}
+
+static void pieces_give_the_text_back(void **state)
+{
+    gw w = {0};
+    vocab v;
+    char text[256], back[256];
+    tokenizer_ids ids = {0};
+    size_t at = 0, len;
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    v = open_vocab(&w);
+    for (int i = 0; i < 256; i++) {
+        text[i] = (char)(i * 7);
+    }
+    assert_true(tokenizer_encode(v.t, text, 256, false, &ids));
+    for (size_t i = 0; i < ids.n; i++) {
+        const char *piece = tokenizer_piece(v.t, ids.v[i], &len);
+
+        memcpy(back + at, piece, len);
+        at += len;
+    }
+    assert_int_equal(at, 256);
+    assert_memory_equal(text, back, 256);
+    free(ids.v);
+    close_vocab(v);
+}
+
+static void a_limit_stops_it(void **state)
+{
+    gw w = {0};
+    vocab v;
+    tokenizer_ids ids = {.limit = 3};
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    v = open_vocab(&w);
+    assert_false(tokenizer_encode(v.t, "a b c d e f", 11, false, &ids));
+    assert_int_equal(ids.n, 3);
+    free(ids.v);
+    close_vocab(v);
+}
+
+/* A megabyte without a word's end, which a quadratic merger would not finish. */
+static void long_words_are_no_problem(void **state)
+{
+    enum { LEN = 1 << 20 };
+    gw w = {0};
+    vocab v;
+    char *text = malloc(LEN);
+    tokenizer_ids ids = {0};
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    v = open_vocab(&w);
+    for (int i = 0; i < LEN; i++) {
+        text[i] = "the"[i % 3];
+    }
+    assert_true(tokenizer_encode(v.t, text, LEN, false, &ids));
+    assert_in_range(ids.n, LEN / 3, LEN / 3 + 64);
+    free(ids.v);
+    free(text);
+    close_vocab(v);
+}
+
+/* SentencePiece: scores decide, not places; what has no token falls back to bytes. */
+static void scored_merges(void **state)
+{
+    static const struct {
+        const char *text;
+        float score;
+        uint32_t type;
+    } tokens[] = {
+        {"<unk>", 0, 2},
+        {"<s>", 0, 3},
+        {"</s>", 0, 3},
+        {"a", -1, 1},
+        {"b", -1, 1},
+        {"c", -1, 1},
+        {"ab", -5, 1},
+        {"bc", -2, 1},
+        {"\xe2\x96\x81", -1, 1},
+        {"<0xC3>", 0, 6},
+        {"<0xA9>", 0, 6},
+        {"\xe2\x96\x81"
+         "a",
+         -9, 1},
+    };
+    enum { N = sizeof(tokens) / sizeof(*tokens) };
+    gw w = {0};
+    vocab v;
+    size_t len;
+
+    (void)state;
+    gw_str(&w, "tokenizer.ggml.model", "llama");
+    gw_array(&w, "tokenizer.ggml.tokens", GGUF_STRING, N);
+    for (int i = 0; i < N; i++) {
+        gw_put_str(&w.kvs, tokens[i].text);
+    }
+    gw_array(&w, "tokenizer.ggml.scores", GGUF_F32, N);
+    for (int i = 0; i < N; i++) {
+        gw_put(&w.kvs, &tokens[i].score, 4);
+    }
+    gw_array(&w, "tokenizer.ggml.token_type", GGUF_I32, N);
+    for (int i = 0; i < N; i++) {
+        gw_put_u32(&w.kvs, tokens[i].type);
+    }
+    v = open_vocab(&w);
+    EXPECT("abc", " 11 7"); /* "bc" scores above "ab"; then the space takes the "a" */
+    EXPECT("b", " 8 4");
+    EXPECT(" b", " 8 8 4");
+    EXPECT("\xc3\xa9", " 8 9 10"); /* two byte tokens */
+    EXPECT("z", " 8 0");           /* no byte token either */
+    EXPECT("", "");
+    assert_int_equal(tokenizer_bos(v.t), 1);
+    assert_memory_equal(tokenizer_piece(v.t, 9, &len), "\xc3", 1);
+    assert_memory_equal(tokenizer_piece(v.t, 11, &len), " a", 2);
+    close_vocab(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(merges_stay_inside_words),
+        cmocka_unit_test(special_tokens),
+        cmocka_unit_test(pieces_give_the_text_back),
+        cmocka_unit_test(a_limit_stops_it),
+        cmocka_unit_test(long_words_are_no_problem),
+        cmocka_unit_test(scored_merges),
         cmocka_unit_test(gpt2_reference),
         cmocka_unit_test(llama_spm_reference),
     };

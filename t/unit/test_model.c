@@ -1,0 +1,277 @@
+/*
+ * From a file to a model: a good one loads; each thing that is missing, of the wrong kind or at
+ * odds with the rest is refused with its sentence, before any weight is looked at.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "infer/chat.h"
+#include "infer/model.h"
+#include "infer/tokenizer.h"
+#include "tiny_model.h"
+
+static char err[256];
+
+/* Loads what w holds, through tokenizer and model; true if all of it was accepted. */
+static bool loads(gw *w)
+{
+    size_t size;
+    uint8_t *file = gw_finish(w, &size);
+    gguf *g = gguf_parse(file, size, err, sizeof(err));
+    tokenizer *t = g != NULL ? tokenizer_new(g, err, sizeof(err)) : NULL;
+    infer_model m = {0};
+    bool ok = t != NULL && infer_model_read(&m, g, tokenizer_n_vocab(t), err, sizeof(err));
+
+    if (ok) {
+        assert_int_equal(m.config.n_heads, 4);
+        assert_int_equal(m.config.head_dim, 16);
+        assert_int_equal(m.n_params, 512 * 64 + 64 + 2 * (12288 + 3 * 8192 + 2 * 64));
+        assert_ptr_equal(m.weights.out.data, m.weights.embed.data);
+    }
+    infer_model_free(&m);
+    if (t != NULL) {
+        tokenizer_free(t);
+    }
+    if (g != NULL) {
+        gguf_close(g);
+    }
+    free(file);
+    return ok;
+}
+
+static void refused(gw *w, const char *why)
+{
+    assert_false(loads(w));
+    assert_string_equal(err, why);
+}
+
+static void good_models(void **state)
+{
+    static const uint32_t types[] = {GGUF_TENSOR_F32, GGUF_TENSOR_F16, GGUF_TENSOR_Q8_0};
+    gw w = {0};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        tiny_write(&w, (tiny_model){.tensor_type = types[i]});
+        if (!loads(&w)) {
+            fail_msg("%s", err);
+        }
+    }
+}
+
+static void what_is_missing(void **state)
+{
+    static const struct {
+        const char *key, *why;
+    } keys[] = {
+        {"general.architecture", "the architecture \"\" is not supported (llama is)"},
+        {"llama.context_length", "llama.context_length is missing"},
+        {"llama.embedding_length", "llama.embedding_length is missing"},
+        {"llama.block_count", "llama.block_count is missing"},
+        {"llama.feed_forward_length", "llama.feed_forward_length is missing"},
+        {"llama.attention.head_count", "llama.attention.head_count is missing"},
+        {"llama.attention.layer_norm_rms_epsilon",
+         "llama.attention.layer_norm_rms_epsilon is missing"},
+        {"tokenizer.ggml.model", "the tokenizer \"\" is not supported (gpt2 and llama are)"},
+        {"tokenizer.ggml.pre", "the BPE variant \"\" is not supported (gpt-2 is)"},
+        {"tokenizer.ggml.tokens", "the file has no vocabulary"},
+        {"tokenizer.ggml.merges", "the vocabulary has no list of merges"},
+    };
+    static const struct {
+        const char *tensor, *why;
+    } tensors[] = {
+        {"token_embd.weight", "the tensor token_embd.weight is missing"},
+        {"output_norm.weight", "the tensor output_norm.weight is missing"},
+        {"blk.1.ffn_down.weight", "the tensor blk.1.ffn_down.weight is missing"},
+    };
+    gw w = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+        tiny_write(&w, (tiny_model){.skip_key = keys[i].key});
+        refused(&w, keys[i].why);
+    }
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(*tensors); i++) {
+        tiny_write(&w, (tiny_model){.skip_tensor = tensors[i].tensor});
+        refused(&w, tensors[i].why);
+    }
+}
+
+static void absurd_numbers(void **state)
+{
+    static const struct {
+        const char *key;
+        uint32_t value;
+        const char *why;
+    } cases[] = {
+        {"llama.block_count", 0, "llama.block_count is not a number from 1 to 1024"},
+        {"llama.block_count", 1025, "llama.block_count is not a number from 1 to 1024"},
+        {"llama.block_count", 3, "the tensor blk.2.attn_norm.weight is missing"},
+        {"llama.block_count", 1, "the file has tensors that are not supported, such as biases"},
+        {"llama.context_length", 1u << 31,
+         "llama.context_length is not a number from 1 to 1048576"},
+        {"llama.embedding_length", 1u << 31,
+         "llama.embedding_length is not a number from 1 to 1048576"},
+        {"llama.embedding_length", 128, "the tensor token_embd.weight has the wrong shape"},
+        {"llama.feed_forward_length", 64,
+         "the tensor blk.0.ffn_gate.weight has the wrong shape"},
+        {"llama.attention.head_count", 0,
+         "llama.attention.head_count is not a number from 1 to 4096"},
+        {"llama.attention.head_count", 3, "3 heads cannot share 2 pairs of keys and values"},
+        {"llama.attention.head_count", 6, "the width 64 is no multiple of 6 heads"},
+        {"llama.attention.head_count_kv", 8, "4 heads cannot share 8 pairs of keys and values"},
+        {"llama.attention.head_count_kv", 4,
+         "the tensor blk.0.attn_k.weight has the wrong shape"},
+        {"llama.rope.dimension_count", 15, "llama.rope.dimension_count is odd"},
+        {"llama.rope.dimension_count", 32,
+         "llama.rope.dimension_count is not a number from 1 to 16"},
+        {"llama.attention.key_length", 1u << 20, "4 heads of 1048576 values are too many"},
+        {"llama.attention.value_length", 8,
+         "keys and values of different lengths are not supported"},
+        {"llama.expert_count", 8, "mixtures of experts are not supported"},
+        {"tokenizer.ggml.eos_token_id", 512,
+         "tokenizer.ggml.eos_token_id is not a token of the vocabulary"},
+        {"tokenizer.ggml.bos_token_id", 0xffffffff,
+         "tokenizer.ggml.bos_token_id is not a token of the vocabulary"},
+    };
+    gw w = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        tiny_write(&w, (tiny_model){.skip_key = cases[i].key});
+        gw_u32(&w, cases[i].key, cases[i].value);
+        refused(&w, cases[i].why);
+    }
+}
+
+static void numbers_that_are_none(void **state)
+{
+    static const char eps[] = "llama.attention.layer_norm_rms_epsilon";
+    static const float bad[] = {0, -1, 2, 0.0f / 0.0f, 1.0f / 0.0f};
+    gw w = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+        tiny_write(&w, (tiny_model){.skip_key = eps});
+        gw_f32(&w, eps, bad[i]);
+        refused(&w, "llama.attention.layer_norm_rms_epsilon is not a number between 0 and 1");
+    }
+    tiny_write(&w, (tiny_model){.skip_key = "llama.block_count"});
+    gw_str(&w, "llama.block_count", "2");
+    refused(&w, "llama.block_count is not a number from 1 to 1024");
+    tiny_write(&w, (tiny_model){0});
+    gw_str(&w, "llama.rope.scaling.type", "yarn");
+    refused(&w, "scaled rotary positions are not supported");
+}
+
+static void tensors_that_do_not_fit(void **state)
+{
+    static const uint16_t half[64];
+    static const float bias[64];
+    gw w = {0};
+
+    (void)state;
+    tiny_write(&w, (tiny_model){.skip_tensor = "blk.0.attn_norm.weight"});
+    gw_tensor(&w, "blk.0.attn_norm.weight", GGUF_TENSOR_F16, 64, 0, half, sizeof(half));
+    refused(&w, "the tensor blk.0.attn_norm.weight is not F32");
+    tiny_write(&w, (tiny_model){0});
+    gw_tensor(&w, "blk.0.attn_q.bias", GGUF_TENSOR_F32, 64, 0, bias, sizeof(bias));
+    refused(&w, "the file has tensors that are not supported, such as biases");
+    tiny_write(&w, (tiny_model){0});
+    gw_tensor(&w, "rope_freqs.weight", GGUF_TENSOR_F32, 8, 0, bias, 32);
+    refused(&w, "rope_freqs.weight has a divisor that is not positive");
+}
+
+static void broken_vocabularies(void **state)
+{
+    gw w = {0};
+
+    (void)state;
+    tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.merges"});
+    gw_array(&w, "tokenizer.ggml.merges", GGUF_STRING, 2);
+    gw_put_str(&w.kvs, "t h");
+    gw_put_str(&w.kvs, "q q");
+    refused(&w, "merge 1 joins no tokens of the vocabulary");
+
+    tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.merges"});
+    gw_array(&w, "tokenizer.ggml.merges", GGUF_STRING, 1);
+    gw_put_str(&w.kvs, "th");
+    refused(&w, "merge 0 joins no tokens of the vocabulary");
+
+    tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.tokens"});
+    gw_array(&w, "tokenizer.ggml.tokens", GGUF_STRING, TINY_VOCAB);
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        gw_put_str(&w.kvs, "");
+    }
+    refused(&w, "the vocabulary lacks tokens for single bytes");
+
+    tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.token_type"});
+    gw_array(&w, "tokenizer.ggml.token_type", GGUF_I32, 1);
+    gw_put_u32(&w.kvs, 1);
+    refused(&w, "the vocabulary has not one type for each token");
+
+    tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.model"});
+    gw_str(&w, "tokenizer.ggml.model", "llama");
+    gw_array(&w, "tokenizer.ggml.scores", GGUF_F32, 3);
+    gw_put(&w.kvs, "............", 12);
+    refused(&w, "the vocabulary has no score for each token");
+
+    tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.model"});
+    gw_str(&w, "tokenizer.ggml.model", "llama");
+    gw_array(&w, "tokenizer.ggml.scores", GGUF_F32, TINY_VOCAB);
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        gw_put_u32(&w.kvs, i == 7 ? 0x7fc00000 : 0);
+    }
+    refused(&w, "the score of token 7 is not a number");
+}
+
+static bool is_usable(const char *source)
+{
+    gw w = {0};
+    size_t size;
+    uint8_t *file;
+    gguf *g;
+    tokenizer *t;
+    bool usable;
+
+    tiny_write(&w, (tiny_model){.chat_template = source});
+    file = gw_finish(&w, &size);
+    g = gguf_parse(file, size, err, sizeof(err));
+    t = tokenizer_new(g, err, sizeof(err));
+    usable = chat_template_of(g, t).usable;
+    tokenizer_free(t);
+    gguf_close(g);
+    free(file);
+    return usable;
+}
+
+static void only_chatml_is_usable(void **state)
+{
+    (void)state;
+    assert_true(is_usable(TINY_CHATML));
+    assert_true(
+        is_usable("{%- for message in messages -%}\n"
+                  "{{- '<|im_start|>' + message.role + '\\n' + message.content }}\n"
+                  "{{- '<|im_end|>\\n' }}{%- endfor -%}\n"
+                  "{%- if add_generation_prompt -%}<|im_start|>assistant\\n{%- endif %}"));
+    assert_false(is_usable(""));
+    assert_false(is_usable("{{ messages }}"));
+    /* a system prompt of its own, as some models have */
+    assert_false(is_usable(TINY_CHATML "{{ 'You are a helpful assistant' }}"));
+    assert_false(is_usable("{{ bos_token }}" TINY_CHATML));
+    assert_false(is_usable("[INST] {{ messages[0]['content'] }} [/INST]"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(good_models),           cmocka_unit_test(what_is_missing),
+        cmocka_unit_test(absurd_numbers),        cmocka_unit_test(numbers_that_are_none),
+        cmocka_unit_test(broken_vocabularies),   cmocka_unit_test(tensors_that_do_not_fit),
+        cmocka_unit_test(only_chatml_is_usable),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
