@@ -233,11 +233,8 @@ void aiq_buf_printf(aiq_buf *b, const char *format, ...)
 
 void aiq_buf_consume(aiq_buf *b, size_t len)
 {
-    b->data += len;
     b->len -= len;
-    if (b->len == 0) {
-        b->data = b->base;
-    }
+    b->data = b->len ? b->data + len : b->base;
 }
 
 void aiq_buf_free(aiq_buf *b)
