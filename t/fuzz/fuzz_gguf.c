@@ -1,0 +1,88 @@
+/* A model file from anywhere: reader, tokenizer, model and, where all of them agree, one step.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "infer/chat.h"
+#include "infer/gguf.h"
+#include "infer/model.h"
+#include "infer/sampler.h"
+#include "infer/tokenizer.h"
+
+/* Enough for the corpus; larger models only cost time. */
+#define MAX_STATE (1 << 16)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void step(const infer_model *m, const int32_t *ids, uint32_t n)
+{
+    const kern_config *c = &m->config;
+    const aiq_kernels *k = &aiq_kernels_cpu;
+    kern_device *dev = k->open(1);
+    kern_model *km = k->model_load(dev, c, &m->weights, n);
+    kern_kv *kv = k->kv_alloc(km, n);
+    float *logits = malloc(c->n_vocab * sizeof(*logits));
+    sampler_candidate *scratch = malloc(c->n_vocab * sizeof(*scratch));
+    kern_seq seq = {.kv = kv, .ids = ids, .n = n, .logits = logits};
+    sampler s = {.temperature = 1, .top_p = 0.9f, .top_k = 20};
+    int32_t id;
+
+    k->step(km, &seq, 1);
+    id = sampler_pick(&s, logits, c->n_vocab, scratch);
+    if (id < -1 || id >= (int32_t)c->n_vocab) {
+        abort();
+    }
+    free(scratch);
+    free(logits);
+    k->kv_free(kv);
+    k->model_free(km);
+    k->close(dev);
+}
+
+static void use_tokenizer(const gguf *g, const tokenizer *t, tokenizer_ids *ids)
+{
+    static const char text[] = "Hello  world, it's 123 \xc3\xa9\xff <|im_end|>\n";
+    infer_message msg = {.role = "user", .content = text, .content_len = sizeof(text) - 1};
+    chat_template chat = chat_template_of(g, t);
+    size_t len;
+
+    tokenizer_encode(t, text, sizeof(text) - 1, true, ids);
+    if (chat.usable) {
+        chat_render(&chat, t, &msg, 1, ids);
+    }
+    for (size_t i = 0; i < ids->n; i++) {
+        if (ids->v[i] < 0 || (uint32_t)ids->v[i] >= tokenizer_n_vocab(t)) {
+            abort();
+        }
+        tokenizer_piece(t, ids->v[i], &len);
+        if (len > tokenizer_max_piece(t)) {
+            abort();
+        }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    char err[256];
+    gguf *g = gguf_parse(data, size, err, sizeof(err));
+    tokenizer *t = g != NULL ? tokenizer_new(g, err, sizeof(err)) : NULL;
+    tokenizer_ids ids = {0};
+    infer_model m;
+
+    if (t != NULL) {
+        use_tokenizer(g, t, &ids);
+        if (infer_model_read(&m, g, tokenizer_n_vocab(t), err, sizeof(err))) {
+            if (ids.n > 0 && m.config.n_ctx <= MAX_STATE) {
+                step(&m, ids.v, ids.n < 4 ? (uint32_t)ids.n : 4);
+            }
+            infer_model_free(&m);
+        }
+        free(ids.v);
+        tokenizer_free(t);
+    }
+    if (g != NULL) {
+        gguf_close(g);
+    }
+    return 0;
+}
