@@ -1,96 +1,160 @@
 # make            build everything into build/
+# make run        install what is missing, build, start nginx and the engine,
+#                 stream one answer, stay up   (PORT= METRICS_PORT= CONF= RUN_DIR=)
 # make test       install what is missing, build, run every test
+# make unit       the C unit tests alone
+# make fuzz       every fuzz target for FUZZ_SECONDS (60)
+# make lint       clang-format, clang-tidy, cppcheck
 # make bench      the performance table; ROW=id runs one row
-# BUILD=debug     no optimisation;  BUILD=sanitize  AddressSanitizer and UBSan
+# make deps       only install what is missing
+# make install    into DESTDIR and PREFIX (/usr/local)
+# make nginx      nginx itself, from NGINX_SOURCE_DIR, to run the module in
+#
+# BUILD=debug     no optimisation;  BUILD=sanitize  AddressSanitizer and UBSan.
+# Each BUILD has its own folder. NGINX_SOURCE_DIR is any nginx source >= 1.22;
+# the default is what Debian's nginx-dev installs for Debian's nginx. V=1: whole commands.
 
 BUILD ?= release
+ifeq ($(filter $(BUILD),release debug sanitize fuzz planted),)
+$(error BUILD is release, debug or sanitize, not $(BUILD))
+endif
 B := build$(if $(filter release,$(BUILD)),,-$(BUILD))
 
-CC ?= cc
 PKGS := libuv jansson libcurl openssl sqlite3
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
+ifneq ($(filter fuzz planted,$(BUILD)),)
+CC := clang
+endif
+SANITIZE := -O1 -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
+            -fsanitize=address,undefined
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
         -Wvla -Wundef -Wwrite-strings -Wno-missing-field-initializers
 OPT_release := -O2
 OPT_debug := -O0
-OPT_sanitize := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT_sanitize := $(SANITIZE)
+OPT_fuzz := $(SANITIZE),fuzzer-no-link
+OPT_planted := $(OPT_fuzz) -DAIQ_PLANT_BUG
 CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -g -fPIC -fvisibility=hidden -pthread $(OPT_$(BUILD)) $(WARN) \
              $(if $(CI),-Werror) -Iengine -Iengine/include -I$B/gen -I. $(PKG_CFLAGS) $(CFLAGS)
 LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
-KERNELS := $(wildcard kernels/*.c kernels/cpu/*.c)
 LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
-             engine/providers/*.c engine/infer/*.c engine/store/*.c) $(KERNELS)
-ENGINE_SRC := $(wildcard engine/main.c)
+             engine/providers/*.c engine/infer/*.c engine/store/*.c kernels/*.c kernels/cpu/*.c)
+ENGINE_SRC := engine/main.c
 CLI_SRC := $(wildcard engine/cli/*.c)
-LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o)
+UNIT_SRC := $(wildcard t/unit/test_*.c)
+FUZZ_SRC := $(wildcard t/fuzz/fuzz_*.c)
+BENCH_SRC := $(wildcard t/bench/*.c)
+C_SRC := $(LIB_SRC) $(ENGINE_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(BENCH_SRC)
 
-all: $B/ngx_http_aiq_module.so $(if $(ENGINE_SRC),$B/aiq-engine) $(if $(CLI_SRC),$B/aiq)
+UNIT := $(UNIT_SRC:t/unit/%.c=$B/t/%)
+FUZZ := $(FUZZ_SRC:t/fuzz/%.c=$B/%)
+BENCH := $(BENCH_SRC:t/bench/%.c=$B/bench/%)
 
-$B/obj/%.o: %.c
+all: $B/ngx_http_aiq_module.so $B/aiq-engine $B/aiq compile_commands.json
+
+say = $(if $(V),set -x;,echo '  $1 $@';)
+
+# Objects are never mixed: other flags, other objects.
+$B/flags: FORCE
+	@pkg-config --print-errors --exists $(PKGS) || { echo 'something to build with is missing: make deps'; exit 1; }
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+	@echo '$(CC) $(CFLAGS_ALL) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS_ALL) $(LDFLAGS)' >$@
+
+$B/obj/%.o: %.c $B/flags
+	@mkdir -p $(@D); $(call say,CC) $(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
 # The store's schema, built in.
 MIGRATIONS := $(sort $(wildcard engine/store/migrations/*.sql))
 $B/gen/store_migrations.h: $(MIGRATIONS)
 	@mkdir -p $(@D)
-	{ echo 'static const char *const store_migrations[] = {'; \
+	@{ echo 'static const char *const store_migrations[] = {'; \
 	  for f in $^; do sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $$f; echo '    ,'; done; \
 	  echo '};'; } >$@
 $B/obj/engine/store/sqlite.o: $B/gen/store_migrations.h
 
-$B/libaiq.a: $(LIB_OBJ)
-	@rm -f $@
-	ar rcs $@ $^
+$B/libaiq.a: $(LIB_SRC:%.c=$B/obj/%.o)
+	@rm -f $@; $(call say,AR) ar rcs $@ $^
+
+LINK = @mkdir -p $(@D); $(call say,LD) $(CC) $(CFLAGS_ALL) $(LDFLAGS) $^ -o $@
 
 $B/aiq-engine: $(ENGINE_SRC:%.c=$B/obj/%.o) $B/libaiq.a
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) $^ -o $@ $(LDLIBS_ALL)
+	$(LINK) $(LDLIBS_ALL)
 
 $B/aiq: $(CLI_SRC:%.c=$B/obj/%.o) $B/libaiq.a
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) $^ -o $@ $(LDLIBS_ALL)
+	$(LINK) $(LDLIBS_ALL)
 
-# The module. Debian's nginx-dev has the headers that fit Debian's nginx; any
-# nginx source >= 1.22 works: NGINX_SOURCE_DIR=/path/to/nginx-1.26.3
-NGINX_SOURCE_DIR ?= /usr/share/nginx/src
-MODULE_DEPS := config $(wildcard ngx_aiq_module/*.[ch] engine/include/*.h)
-NGINX_CC_OPT_sanitize := -fsanitize=address,undefined -fno-omit-frame-pointer
-NGINX_OPT := $(if $(CI),,-Wno-error) -g -O$(if $(filter debug,$(BUILD)),0,2) $(NGINX_CC_OPT_$(BUILD))
+$(UNIT): $B/t/%: $B/obj/t/unit/%.o $B/libaiq.a
+	$(LINK) -lcmocka $(LDLIBS_ALL)
 
-$B/nginx/objs/Makefile: config $(wildcard ngx_aiq_module/*.c)
-	@mkdir -p $B && rm -rf $B/nginx && cp -r $(NGINX_SOURCE_DIR) $B/nginx
-	cd $B/nginx && bash -c '. ./conf_flags 2>/dev/null || NGX_CONF_FLAGS=(--with-compat --with-debug \
-	  --with-http_ssl_module --with-http_v2_module); exec ./configure "$${NGX_CONF_FLAGS[@]}" \
-	  --with-cc-opt="$(NGINX_OPT)" --add-dynamic-module=$(CURDIR)' >configure.log 2>&1 \
-	  || { tail -5 configure.log; exit 1; }
+$(FUZZ): $B/%: $B/obj/t/fuzz/%.o $B/libaiq.a
+	$(LINK) -fsanitize=fuzzer $(LDLIBS_ALL)
 
-$B/ngx_http_aiq_module.so: $B/nginx/objs/Makefile $(MODULE_DEPS)
-	+$(MAKE) -s -C $B/nginx -f objs/Makefile modules
-	cp $B/nginx/objs/ngx_http_aiq_module.so $@
+$(BENCH): $B/bench/%: $B/obj/t/bench/%.o
+	$(LINK) $(LDLIBS_ALL)
 
-# Unit tests: one program a file, cmocka.
-UNIT := $(patsubst t/unit/%.c,$B/t/%,$(wildcard t/unit/test_*.c))
-$B/t/%: t/unit/%.c $B/libaiq.a
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -It/unit $(LDFLAGS) $< $B/libaiq.a -o $@ -lcmocka $(LDLIBS_ALL)
+# What make finds behind a name in the list is deleted, not kept for the next run.
+.SECONDARY:
 
-unit: $(UNIT)
-	@set -e; for u in $^; do echo "# $$u"; $$u; done
+include tools/module.mk
 
-# The benchmarks: docs/benchmarks.md. make bench ROW=chat.rps runs one row.
-BENCH := $(patsubst t/bench/%.c,$B/bench/%,$(wildcard t/bench/*.c))
-$B/bench/%: t/bench/%.c t/bench/measure.h $(wildcard engine/include/*.h)
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) $< -o $@
+compile_commands.json: tools/compile_commands.sh $B/flags $B/nginx.flags
+	@tools/compile_commands.sh '$(CC) $(CFLAGS_ALL)' '$(C_SRC)' '$(NGINX_CFLAGS)' '$(MODULE_SRC)' >$@
+
+deps:
+	@tools/deps.sh build test lint
+
+run:
+	@tools/deps.sh build
+	@$(MAKE) --no-print-directory all || { echo >&2; \
+	  echo 'The build failed, see above. After an update of the tree or the system: make clean, then again.' >&2; \
+	  exit 1; }
+	@AIQ_BUILD_DIR=$B exec tools/run
+
+# One summary for both: a unit test is a program that prints TAP.
+test:
+	@tools/deps.sh build test
+	@$(MAKE) --no-print-directory all unit-programs
+	AIQ_BUILD_DIR=$B $(TEST_ENV) CMOCKA_MESSAGE_OUTPUT=TAP prove -r $(UNIT) $(or $(T),t)
+
+unit: unit-programs
+	CMOCKA_MESSAGE_OUTPUT=TAP prove $(UNIT)
+
+unit-programs: $(UNIT)
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=fuzz fuzz-programs
+	@$(MAKE) --no-print-directory BUILD=planted fuzz-link-programs
+	tools/fuzz.sh $(FUZZ_SECONDS)
+
+fuzz-programs: $(FUZZ)
+fuzz-link-programs: $(filter $B/fuzz_link_%,$(FUZZ))
+
+lint: compile_commands.json $B/gen/store_migrations.h
+	tools/lint.sh
 
 bench: all $(BENCH)
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
 
-clean:
-	rm -rf build build-debug build-sanitize
+PREFIX ?= /usr/local
+MODULES_DIR ?= $(shell $(NGINX) -V 2>&1 | sed -n 's/.*--modules-path=\([^ ]*\).*/\1/p')
+install: all
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(PREFIX)/share/aiq $(MODULES_DIR) \
+	  $(PREFIX)/lib/systemd/system $(PREFIX)/lib/sysusers.d $(PREFIX)/lib/tmpfiles.d)
+	install -m 755 $B/aiq-engine $B/aiq $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $B/ngx_http_aiq_module.so $(DESTDIR)$(MODULES_DIR)
+	install -m 644 demo/demo.gguf conf.examples/*.conf $(DESTDIR)$(PREFIX)/share/aiq
+	sed 's|@PREFIX@|$(PREFIX)|' systemd/aiq-engine.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/aiq-engine.service
+	install -m 644 systemd/aiq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/aiq.conf
+	install -m 644 systemd/aiq.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/aiq.conf
 
-.PHONY: all unit bench clean
+clean:
+	rm -rf build build-debug build-sanitize build-fuzz build-planted compile_commands.json
+
+FORCE:
+.PHONY: all deps run test unit unit-programs fuzz fuzz-programs fuzz-link-programs lint bench install nginx clean FORCE
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)
