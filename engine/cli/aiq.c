@@ -91,7 +91,7 @@ bool cli_parse_float(const char *text, float max, float *out)
     return end != text && *end == '\0' && *out >= 0 && *out <= max;
 }
 
-int main(int argc, char **argv)
+static int dispatch(int argc, char **argv)
 {
     if (argc < 2) {
         fprintf(stderr, "aiq: no command (see aiq --help)\n");
@@ -103,14 +103,20 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < N_COMMANDS; i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {
-            int status = commands[i].run(argc - 1, argv + 1);
-
-            if (fflush(stdout) != 0 && status == CLI_OK) {
-                status = cli_error(argv[1], "writing: %s", strerror(errno));
-            }
-            return status;
+            return commands[i].run(argc - 1, argv + 1);
         }
     }
     fprintf(stderr, "aiq: unknown command %s (see aiq --help)\n", argv[1]);
     return CLI_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    int status = dispatch(argc, argv);
+
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == CLI_OK) {
+        fprintf(stderr, "aiq: writing: %s\n", strerror(errno));
+        return CLI_FAILED;
+    }
+    return status;
 }
