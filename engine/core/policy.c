@@ -22,7 +22,8 @@ typedef struct entry {
     aiq_policy policy; /* first: a policy is its entry */
     unsigned refs;     /* atomic; guarded by the set's lock where it can reach 0 */
     aiq_pool *pool;
-    policy_set *set; /* NULL: not of a set */
+    policy_set *set;          /* NULL: not of a set */
+    struct stat folder, file; /* who could have written it when it was read */
     struct entry *next;
 } entry;
 
@@ -313,27 +314,24 @@ static bool missing(aiq_err *err, const char *folder, const char *name)
     return false;
 }
 
-static bool check_folder(int dir, const char *folder, uid_t peer, aiq_err *err)
+static bool check_folder(int dir, const char *folder, uid_t peer, struct stat *st, aiq_err *err)
 {
-    struct stat st;
-
-    if (dir < 0 || fstat(dir, &st) != 0) {
+    if (dir < 0 || fstat(dir, st) != 0) {
         return missing(err, folder, "");
     }
-    return writable_by(&st, peer) ? unsafe(err, "folder", folder) : true;
+    return writable_by(st, peer) ? unsafe(err, "folder", folder) : true;
 }
 
 /* The whole of a checked file, appended to out. */
-static bool read_file(int fd, const char *folder, const char *name, uid_t peer, aiq_buf *out,
-                      aiq_err *err)
+static bool read_file(int fd, const char *folder, const char *name, uid_t peer, struct stat *st,
+                      aiq_buf *out, aiq_err *err)
 {
-    struct stat st;
     ssize_t n;
 
-    if (fd < 0 || fstat(fd, &st) != 0) {
+    if (fd < 0 || fstat(fd, st) != 0) {
         return missing(err, folder, name);
     }
-    if (!S_ISREG(st.st_mode) || st.st_size > DOCUMENT_MAX || writable_by(&st, peer)) {
+    if (!S_ISREG(st->st_mode) || st->st_size > DOCUMENT_MAX || writable_by(st, peer)) {
         return unsafe(err, "file", name);
     }
     while (out->len <= DOCUMENT_MAX) {
@@ -364,15 +362,16 @@ static entry *load(const char *folder, const uint8_t sha256[32], uid_t peer, aiq
 {
     int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     const aiq_policy *policy = NULL;
+    struct stat folder_st, file_st;
     char name[32 * 2 + 6];
     aiq_buf text = {0};
     int fd = -1;
 
     file_name(sha256, name);
-    if (check_folder(dir, folder, peer, err)) {
+    if (check_folder(dir, folder, peer, &folder_st, err)) {
         /* O_NONBLOCK: a FIFO must not hold us */
         fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (read_file(fd, folder, name, peer, &text, err)) {
+        if (read_file(fd, folder, name, peer, &file_st, &text, err)) {
             policy = policy_parse((const char *)text.data, text.len, err);
         }
     }
@@ -380,6 +379,10 @@ static entry *load(const char *folder, const uint8_t sha256[32], uid_t peer, aiq
         aiq_fail(err, 503, "policy_invalid", "The policy document is not what its name says.");
         policy_unref(policy);
         policy = NULL;
+    }
+    if (policy != NULL) {
+        ((entry *)policy)->folder = folder_st;
+        ((entry *)policy)->file = file_st;
     }
     if (fd >= 0) {
         close(fd);
@@ -410,6 +413,16 @@ void policy_set_free(policy_set *set)
     free(set);
 }
 
+static entry *find(const policy_set *set, const uint8_t sha256[32])
+{
+    entry *e = set->entries;
+
+    while (e != NULL && memcmp(e->policy.sha256, sha256, 32) != 0) {
+        e = e->next;
+    }
+    return e;
+}
+
 const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t peer,
                              aiq_err *err)
 {
@@ -417,12 +430,7 @@ const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t pe
 
     /* Held while a small file is read: handshakes are rare and wait for each other. */
     pthread_mutex_lock(&set->lock);
-    for (e = set->entries; e != NULL; e = e->next) {
-        if (memcmp(e->policy.sha256, sha256, 32) == 0) {
-            policy_ref(&e->policy);
-            break;
-        }
-    }
+    e = find(set, sha256);
     if (e == NULL) {
         e = load(set->folder, sha256, peer, err);
         if (e != NULL) {
@@ -430,6 +438,12 @@ const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t pe
             e->next = set->entries;
             set->entries = e;
         }
+    } else if (writable_by(&e->folder, peer) || writable_by(&e->file, peer)) {
+        /* one worker's user may have written what another's only read */
+        unsafe(err, "file", "a policy that is in use");
+        e = NULL;
+    } else {
+        policy_ref(&e->policy);
     }
     pthread_mutex_unlock(&set->lock);
     return e == NULL ? NULL : &e->policy;

@@ -187,6 +187,24 @@ static void refuses_what_the_worker_could_have_written(void **state)
     folder_remove(&f);
 }
 
+static void asks_again_for_another_user(void **state)
+{
+    folder f;
+    aiq_err err;
+
+    (void)state;
+    folder_make(&f);
+    chmod(f.file, 0666);
+    policy_set *set = policy_set_new(f.folder);
+    const aiq_policy *own = policy_get(set, f.sha256, geteuid(), &err);
+    assert_non_null(own);
+    assert_null(policy_get(set, f.sha256, stranger, &err));
+    assert_string_equal(err.code, "policy_unsafe");
+    policy_unref(own);
+    policy_set_free(set);
+    folder_remove(&f);
+}
+
 static void refuses_links_and_other_files(void **state)
 {
     folder f;
@@ -222,6 +240,7 @@ int main(void)
         cmocka_unit_test(refuses_broken_documents),
         cmocka_unit_test(shares_one_copy),
         cmocka_unit_test(refuses_what_the_worker_could_have_written),
+        cmocka_unit_test(asks_again_for_another_user),
         cmocka_unit_test(refuses_links_and_other_files),
     };
 
