@@ -342,12 +342,13 @@ static void end_turn(aiq_loop *loop, void *arg)
 }
 
 /* Waking an idle processor costs more than the whole request, so with few jobs
- * in flight the loop looks on for a moment. Not for streams: they leave time to
- * sleep between frames, and spinning takes it from whoever makes the frames. */
+ * in flight the loop looks on for a moment. Not without a job: an answer is not
+ * about to come. Not for streams: they leave time to sleep between frames, and
+ * spinning takes it from whoever makes the frames. */
 static bool wants_spin(const link_end *end)
 {
-    return end->spin_ns && end->n_jobs <= LINK_SPIN_JOBS && end->n_streams == 0 &&
-           loop_now_ns() - end->active_ns < end->spin_ns;
+    return end->spin_ns && end->n_jobs > 0 && end->n_jobs <= LINK_SPIN_JOBS &&
+           end->n_streams == 0 && loop_now_ns() - end->active_ns < end->spin_ns;
 }
 
 static loop_mood end_settle(aiq_loop *loop, void *arg)
