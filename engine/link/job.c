@@ -111,6 +111,13 @@ static const char *text_of(aiq_job *job, aiq_str s)
     return s.len ? aiq_pool_copy(job->pool, s.data, s.len) : NULL;
 }
 
+/* The second part of 00-<32 digits>-<16 digits>-<2 digits>. */
+static const char *trace_of(aiq_job *job)
+{
+    return job->traceparent.len == 55 ? aiq_pool_copy(job->pool, job->traceparent.data + 3, 32)
+                                      : NULL;
+}
+
 /* The handler is done with the job, one way or the other. */
 static void job_finished(link_job *j, const char *result)
 {
@@ -121,8 +128,9 @@ static void job_finished(link_job *j, const char *result)
     j->wants_write = false;
     link_counts_request(j->link->end->counts, j->endpoint, job->method, seconds);
     aiq_log(AIQ_LOG_DEBUG, "link", result, AIQ_S("request_id", text_of(job, job->request_id)),
-            AIQ_S("uri", text_of(job, job->uri)), AIQ_I("status", j->status),
-            AIQ_R("duration_ms", seconds * 1e3), AIQ_I("tokens_used", j->tokens));
+            AIQ_S("trace_id", trace_of(job)), AIQ_S("uri", text_of(job, job->uri)),
+            AIQ_I("status", j->status), AIQ_R("duration_ms", seconds * 1e3),
+            AIQ_I("tokens_used", j->tokens));
 }
 
 void link_job_cancel(link_job *j)
@@ -384,7 +392,8 @@ void job_end(aiq_job *job)
 static void log_failure(aiq_job *job, const aiq_err *err)
 {
     aiq_log(AIQ_LOG_WARN, "link", "request failed",
-            AIQ_S("request_id", text_of(job, job->request_id)), AIQ_I("status", err->status),
+            AIQ_S("request_id", text_of(job, job->request_id)),
+            AIQ_S("trace_id", trace_of(job)), AIQ_I("status", err->status),
             AIQ_S("code", err->code), AIQ_S("error", err->message),
             AIQ_S("detail", err->detail[0] ? err->detail : NULL),
             AIQ_R("duration_ms", (double)(loop_now_ns() - job->started_ns) / 1e6));

@@ -176,7 +176,9 @@ static void refuse(handshake *h, aiq_welcome_status status, const char *text,
 {
     link_server *s = h->server;
 
-    metric_add(s->counts->errors, 1);
+    if (status != AIQ_WELCOME_BUSY) {
+        metric_add(s->counts->errors, 1);
+    }
     aiq_log(AIQ_LOG_WARN, "link", "handshake refused", AIQ_S("reason", text),
             AIQ_S("detail", detail), AIQ_I("pid", h->peer.pid), AIQ_I("uid", h->peer.uid));
     handshake_answer(h->fd, s->engine->id, status, text, -1);
