@@ -10,7 +10,8 @@
  * its source while job_room() is 0 holds no more than it chose to.
  * Input. body() hands over a piece that is valid during the call; the client is
  * sent credit for it once the service calls job_consumed(), so a service that
- * cannot keep up does not call it yet.
+ * cannot keep up does not call it yet. A body beyond the location's max_body
+ * never reaches the service: the link has refused it (413).
  */
 
 #ifndef AIQ_JOB_H
@@ -74,8 +75,9 @@ typedef struct {
 /* The reply's head; once. */
 void job_head(aiq_job *job, const job_reply *reply);
 
-/* Bytes that job_write() would take now; 0 too while something of this job waits for the ring.
- */
+/* Bytes that the worker's credit lets job_write() take; it takes fewer when the
+ * ring is full. 0 while something of this job waits for the ring. writable()
+ * follows a 0 as it follows a short write, once the head is sent. */
 size_t job_room(const aiq_job *job);
 
 /* Sends up to n bytes and returns how many were taken. flush: the client
