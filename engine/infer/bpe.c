@@ -12,7 +12,7 @@
 #include "infer/unicode.h"
 
 /* A longer word is cut: merging takes about 100 bytes of memory for each of the word's. */
-#define MAX_WORD (64 * 1024)
+#define MAX_WORD ((size_t)64 * 1024)
 
 /*
  * GPT-2's alphabet: printable Latin-1 stands for itself; the other bytes, 00..20, 7f..a0 and

@@ -22,7 +22,7 @@
 struct gguf {
     const uint8_t *data;
     size_t size;
-    bool mapped;
+    void *mapping; /* of the same, if we made it */
     size_t n_kvs;
     size_t n_tensors;
     gguf_kv *kvs;         /* by key */
@@ -423,14 +423,14 @@ gguf *gguf_open(const char *path, char *err, size_t errlen)
         munmap(data, size);
         return NULL;
     }
-    g->mapped = true;
+    g->mapping = data;
     return g;
 }
 
 void gguf_close(gguf *g)
 {
-    if (g->mapped) {
-        munmap((void *)(uintptr_t)g->data, g->size);
+    if (g->mapping != NULL) {
+        munmap(g->mapping, g->size);
     }
     free(g->kvs);
     free(g->tensors);
@@ -484,16 +484,11 @@ static bool as_int(const gguf_kv *kv, int64_t *out)
         *out = (int64_t)v;
         return v <= INT64_MAX;
     case GGUF_I8:
-        *out = (int8_t)v;
-        return true;
     case GGUF_I16:
-        *out = (int16_t)v;
-        return true;
     case GGUF_I32:
-        *out = (int32_t)v;
-        return true;
     case GGUF_I64:
-        *out = (int64_t)v;
+        /* the sign bit to the top and back */
+        *out = (int64_t)(v << (64 - 8 * size)) >> (64 - 8 * size);
         return true;
     default:
         return false;

@@ -8,6 +8,7 @@
  */
 #include "infer/infer.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -541,6 +542,7 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
     tokenizer_ids ids = {0};
     infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, err, errlen) : INFER_OK;
     size_t n = p->n_messages > 0 ? ids.n : p->n_ids;
+    const int32_t *from = p->n_messages > 0 ? ids.v : p->ids;
 
     if (rc == INFER_OK && n >= n_ctx) {
         rc = too_long(m, err, errlen);
@@ -549,12 +551,13 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
         free(ids.v);
         return rc;
     }
+    assert(n > 0 && from != NULL);
     room = n_ctx - (uint32_t)n;
     r->n_prompt = (uint32_t)n;
     r->max_tokens = p->max_tokens == 0 || p->max_tokens > room ? room : p->max_tokens;
     r->ids = malloc((n + r->max_tokens) * sizeof(*r->ids));
     if (r->ids != NULL) {
-        memcpy(r->ids, p->n_messages > 0 ? ids.v : p->ids, n * sizeof(*r->ids));
+        memcpy(r->ids, from, n * sizeof(*r->ids));
     }
     free(ids.v);
     if (r->ids == NULL) {
@@ -689,7 +692,7 @@ static bool alloc_batch(infer *m)
     size_t n = m->opt.max_running, n_vocab = m->model.config.n_vocab;
 
     m->seqs = calloc(n, sizeof(*m->seqs));
-    m->reqs = calloc(n, sizeof(*m->reqs));
+    m->reqs = calloc(n, sizeof(infer_req *));
     m->logits = malloc(n * n_vocab * sizeof(*m->logits));
     m->scratch = malloc(n_vocab * sizeof(*m->scratch));
     m->hub = hub_new();

@@ -98,8 +98,9 @@ static void attention_heads(void *arg, uint32_t begin, uint32_t end, uint32_t th
         uint32_t head = item % c->n_heads;
         const cpu_row_at *at = &m->rows[item / c->n_heads];
         const float *q = m->q + (size_t)item * c->head_dim;
-        const float *k = layer_k(at->kv, j->layer, 0) + head / group * c->head_dim;
-        const float *v = layer_v(at->kv, j->layer, 0) + head / group * c->head_dim;
+        size_t shared = (size_t)(head / group) * c->head_dim;
+        const float *k = layer_k(at->kv, j->layer, 0) + shared;
+        const float *v = layer_v(at->kv, j->layer, 0) + shared;
         float *out = m->att + (size_t)item * c->head_dim;
 
         for (uint32_t t = 0; t <= at->pos; t++) {
@@ -117,7 +118,7 @@ static void attention(kern_model *m, uint32_t layer, uint32_t n)
 {
     const kern_config *c = &m->config;
     attention_job j = {.m = m, .layer = layer};
-    uint32_t longest = 0, grain;
+    uint32_t longest = 1, grain;
 
     for (uint32_t i = 0; i < n; i++) {
         longest = m->rows[i].pos >= longest ? m->rows[i].pos + 1 : longest;

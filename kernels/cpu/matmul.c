@@ -1,7 +1,7 @@
 #include "kernels/cpu/cpu.h"
 
 /* Below this many multiply-adds waking a thread costs more than it saves (about 10 µs). */
-#define MIN_CHUNK_MACS (256 * 1024)
+#define MIN_CHUNK_MACS ((uint64_t)256 * 1024)
 
 typedef struct {
     kern_model *m;

@@ -21,15 +21,15 @@ static char err[256];
 /* What a request said so far. One lock serves them all. */
 typedef struct {
     infer_req *req;
-    char text[4096];
+    infer_event last;
     size_t len;
     uint32_t n_texts;
     uint32_t pause_after; /* pauses itself at this many texts; 0: never */
     int n_last;
-    infer_event last;
-    char error[128];
-    int32_t ids[TINY_CTX];
     uint32_t all_when_over; /* texts of all requests when this one ended */
+    int32_t ids[TINY_CTX];
+    char error[128];
+    char text[4096];
 } client;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -370,8 +370,8 @@ static void pause_holds_one_back(void **state)
 static void a_full_queue_says_busy(void **state)
 {
     /* contexts for one full request only */
-    infer *m =
-        open_tiny((infer_options){.max_waiting = 2, .kv_bytes = 2 * 2 * 32 * 4 * TINY_CTX});
+    infer *m = open_tiny(
+        (infer_options){.max_waiting = 2, .kv_bytes = (uint64_t)2 * 2 * 32 * 4 * TINY_CTX});
     client first = {.pause_after = 1}, second = {0}, third = {0};
     infer_params p = params(0);
     infer_req *none = NULL;
