@@ -39,12 +39,13 @@ bool aiq_log_enabled(aiq_log_level level);
 void aiq_log_write(aiq_log_level level, const char *service, const char *message,
                    const aiq_log_field *fields);
 
-/* aiq_log(AIQ_LOG_INFO, "link", "worker connected", AIQ_I("pid", pid)); */
+/* aiq_log(AIQ_LOG_INFO, "link", "worker connected", AIQ_I("pid", pid));
+ * The array begins with an empty field because there may be no other. */
 #define aiq_log(level, service, message, ...)                                                  \
     do {                                                                                       \
         if (aiq_log_enabled(level)) {                                                          \
             aiq_log_write(level, service, message,                                             \
-                          (const aiq_log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}});             \
+                          &(const aiq_log_field[]){{0}, ##__VA_ARGS__, {0}}[1]);               \
         }                                                                                      \
     } while (0)
 

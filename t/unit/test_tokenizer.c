@@ -148,7 +148,8 @@ static void expect(const tokenizer *t, const char *text, size_t len, bool specia
 
 #define EXPECT(text, want) expect(v.t, text, sizeof(text) - 1, false, want)
 
-/* 256 th, 257 _t, 258 the, 259 _the, 260 s_, 261 's, 262 __, 263 1_, 264 12, 300 he: no merge makes it */
+/* 256 th, 257 _t, 258 the, 259 _the, 260 s_, 261 's, 262 __, 263 1_, 264 12, 300 he: no merge
+ * makes it */
 static void merges_stay_inside_words(void **state)
 {
     gw w = {0};
