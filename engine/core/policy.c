@@ -355,7 +355,7 @@ static void file_name(const uint8_t sha256[32], char name[32 * 2 + 6])
     for (int i = 0; i < 32; i++) {
         snprintf(name + 2 * i, 3, "%02x", sha256[i]);
     }
-    strcpy(name + 64, ".json");
+    memcpy(name + 64, ".json", 6);
 }
 
 static entry *load(const char *folder, const uint8_t sha256[32], uid_t peer, aiq_err *err)
@@ -401,8 +401,7 @@ policy_set *policy_set_new(const char *folder)
     policy_set *set = aiq_zalloc(sizeof(*set));
 
     pthread_mutex_init(&set->lock, NULL);
-    set->folder = aiq_alloc(strlen(folder) + 1);
-    strcpy(set->folder, folder);
+    set->folder = memcpy(aiq_alloc(strlen(folder) + 1), folder, strlen(folder) + 1);
     return set;
 }
 

@@ -281,7 +281,7 @@ static void on_hello(uv_poll_t *poll, int status, int events)
 {
     handshake *h = poll->data;
     link_server *s = h->server;
-    aiq_hello hello;
+    aiq_hello hello = {0};
     int memfd;
 
     (void)status;
