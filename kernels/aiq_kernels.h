@@ -81,8 +81,8 @@ typedef struct {
     kern_kv *kv;
     const int32_t *ids; /* [n], each below n_vocab */
     uint32_t n;
-    uint32_t pos;  /* pos + n <= the kv's capacity */
-    float *logits; /* out: [n_vocab] after the last of them, or NULL if not wanted */
+    uint32_t pos; /* pos + n <= the kv's capacity */
+    bool logits;  /* whether those after the last of them are wanted */
 } kern_seq;
 
 /*
@@ -92,9 +92,6 @@ typedef struct {
 typedef struct {
     uint32_t abi;     /* AIQ_KERNELS_ABI */
     const char *name; /* "cpu" */
-
-    /* 0: cannot run on this machine; otherwise the highest score is the best choice. */
-    int (*score)(void);
 
     /* n_threads: threads that compute, at least 1, the caller's included. */
     kern_device *(*open)(uint32_t n_threads);
@@ -110,9 +107,10 @@ typedef struct {
     kern_kv *(*kv_alloc)(kern_model *model, uint32_t n_tokens);
     void (*kv_free)(kern_kv *kv);
 
-    /* Runs all sequences' tokens through the model. A token's result does not depend, to
-     * the last bit, on what else is in the batch nor on how its prompt was cut. */
-    bool (*step)(kern_model *model, kern_seq *seqs, uint32_t n_seqs);
+    /* Runs all sequences' tokens through the model. logits is [sequences that want
+     * them][n_vocab], in order. A token's result does not depend, to the last bit, on what
+     * else is in the batch nor on how its prompt was cut. */
+    bool (*step)(kern_model *model, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 
     const char *(*last_error)(const kern_device *dev);
 } aiq_kernels;

@@ -310,18 +310,17 @@ static void plan_step(infer *m, uint32_t n)
             budget -= s->n;
             readers--;
         }
-        if (s->n == left) {
-            s->logits = m->logits + (size_t)i * m->model.config.n_vocab;
-        }
+        s->logits = s->n == left;
     }
 }
 
 static void step(infer *m, uint32_t n)
 {
+    const float *logits = m->logits;
     bool ok;
 
     plan_step(m, n);
-    ok = m->kern->step(m->km, m->seqs, n);
+    ok = m->kern->step(m->km, m->seqs, n, m->logits);
     for (uint32_t i = 0; i < n; i++) {
         infer_req *r = m->reqs[i];
 
@@ -330,9 +329,14 @@ static void step(infer *m, uint32_t n)
             continue;
         }
         r->pos += m->seqs[i].n;
-        if (m->seqs[i].logits == NULL || take_token(m, r, m->seqs[i].logits)) {
+        if (!m->seqs[i].logits) {
+            list_append(&m->running, r);
+            continue;
+        }
+        if (take_token(m, r, logits)) {
             list_append(&m->running, r);
         }
+        logits += m->model.config.n_vocab;
     }
 }
 

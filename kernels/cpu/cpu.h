@@ -55,6 +55,6 @@ struct kern_kv {
 /* y[i][r] = dot(w row r, x[i]) for i in [0, n); x is [n][w->cols], y is [n][w->rows]. */
 void cpu_matmul(kern_model *m, float *y, const float *x, const kern_tensor *w, uint32_t n);
 
-bool cpu_step(kern_model *m, kern_seq *seqs, uint32_t n_seqs);
+bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 
 #endif

@@ -5,11 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int cpu_score(void)
-{
-    return 1;
-}
-
 static kern_device *cpu_open(uint32_t n_threads)
 {
     kern_device *dev = calloc(1, sizeof(*dev));
@@ -180,7 +175,6 @@ static kern_kv *cpu_kv_alloc(kern_model *m, uint32_t n_tokens)
 const aiq_kernels aiq_kernels_cpu = {
     .abi = AIQ_KERNELS_ABI,
     .name = "cpu",
-    .score = cpu_score,
     .open = cpu_open,
     .close = cpu_close,
     .model_load = cpu_model_load,

@@ -168,23 +168,26 @@ static void ffn_block(kern_model *m, uint32_t layer, uint32_t n)
     add_rows(m, m->x, m->xb, n);
 }
 
-/* One row at a time goes through the large output matrix only where somebody asked. */
-static void output(kern_model *m, kern_seq *seqs, uint32_t n_seqs)
+/* Only the rows that somebody asked for go through the large output matrix. */
+static void output(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits)
 {
     const kern_config *c = &m->config;
-    uint32_t row = 0;
+    uint32_t row = 0, n = 0;
 
     for (uint32_t s = 0; s < n_seqs; s++) {
         row += seqs[s].n;
-        if (seqs[s].logits == NULL) {
-            continue;
+        if (seqs[s].logits) {
+            cpu_rms_norm(m->xb + (size_t)n * c->d_model, m->x + (size_t)(row - 1) * c->d_model,
+                         m->weights.out_norm, c->d_model, c->norm_eps);
+            n++;
         }
-        norm_rows(m, m->xb, m->x + (size_t)(row - 1) * c->d_model, m->weights.out_norm, 1);
-        cpu_matmul(m, seqs[s].logits, m->xb, &m->weights.out, 1);
+    }
+    if (n > 0) {
+        cpu_matmul(m, logits, m->xb, &m->weights.out, n);
     }
 }
 
-bool cpu_step(kern_model *m, kern_seq *seqs, uint32_t n_seqs)
+bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits)
 {
     uint32_t n = embed(m, seqs, n_seqs);
 
@@ -192,6 +195,6 @@ bool cpu_step(kern_model *m, kern_seq *seqs, uint32_t n_seqs)
         attention_block(m, layer, n);
         ffn_block(m, layer, n);
     }
-    output(m, seqs, n_seqs);
+    output(m, seqs, n_seqs, logits);
     return true;
 }

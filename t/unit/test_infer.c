@@ -157,10 +157,10 @@ static void by_hand(int32_t *ids, uint32_t n)
     km = k->model_load(dev, &model.config, &model.weights, 1);
     kv = k->kv_alloc(km, TINY_CTX);
     for (uint32_t pos = 0; pos < 4 + n; pos++) {
-        kern_seq s = {.kv = kv, .ids = &id, .n = 1, .pos = pos, .logits = logits};
+        kern_seq s = {.kv = kv, .ids = &id, .n = 1, .pos = pos, .logits = true};
 
         id = pos < 5 ? prompt[pos] : ids[pos - 5];
-        assert_true(k->step(km, &s, 1));
+        assert_true(k->step(km, &s, 1, logits));
         if (pos >= 4) {
             uint32_t best = 0;
 

@@ -274,8 +274,8 @@ static void run_chunks(kern_model *m, const int32_t *ids, uint32_t n, uint32_t c
         kern_seq s = {.kv = kv, .ids = ids + pos, .pos = pos};
 
         s.n = n - pos < chunk ? n - pos : chunk;
-        s.logits = pos + s.n == n ? logits : NULL;
-        assert_true(K->step(m, &s, 1));
+        s.logits = pos + s.n == n;
+        assert_true(K->step(m, &s, 1, logits));
     }
     K->kv_free(kv);
 }
@@ -356,9 +356,9 @@ static void company_changes_nothing(void **state)
         random_ids(ids[s], CTX, 100 + s);
         run_chunks(m, ids[s], lens[s], CTX, alone[s]);
         seqs[s] = (kern_seq){
-            .kv = K->kv_alloc(m, lens[s]), .ids = ids[s], .n = lens[s], .logits = together[s]};
+            .kv = K->kv_alloc(m, lens[s]), .ids = ids[s], .n = lens[s], .logits = true};
     }
-    assert_true(K->step(m, seqs, SEQS));
+    assert_true(K->step(m, seqs, SEQS, together[0]));
     assert_memory_equal(alone, together, sizeof(alone));
     for (uint32_t s = 0; s < SEQS; s++) {
         K->kv_free(seqs[s].kv);
