@@ -12,7 +12,7 @@ Lines of facts.txt, by their first character:
     [id] weight     a fact begins; weight (default 1) says how often it is asked
     = text          its answer
     + text          what it adds when asked for more
-    ? pattern       a way to ask
+    ? pattern       a way to ask; a star in it stands for any made-up word
     ~ pattern       a noun phrase for the fact, asked for as "tell me about ..."
 """
 
@@ -20,10 +20,12 @@ import itertools
 import os
 import random
 import re
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 START, END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 MAX_EXPANSION = 200_000
+SAMPLES_SEARCHED = 100_000
 
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.",
@@ -52,12 +54,42 @@ OPENERS = (
 )
 
 CONTEXTS = (
-    "I am new here.", "I am new to this.", "We already run nginx.", "I just found this project.",
-    "I read the README.", "My boss wants to know.", "I use Debian.", "I have a laptop.",
-    "I have never used it before.", "I am writing a report.", "I am an nginx operator.",
-    "I just cloned the repository.", "We are a small company.", "I am in a hurry.",
-    "I do not understand one thing.", "Thanks, that helps.", "Great.", "I see.",
+    "i {am|am quite|am rather} {new here|new to this|curious|in a hurry|confused|a student|an operator}",
+    "{we|i|we all|my team|our company} {already run|run|use|like|know|operate|manage} "
+    "{nginx|debian|a small web server|a web site|linux|two web sites|a blog}",
+    "i {just|have just|only just|finally} {found|cloned|opened|read about|got|saw|noticed|met} "
+    "{this project|the repository|the README|aiq|your page|this thing}",
+    "{my|our|the|a|some} {boss|friend|colleague|brother|customer|teacher|team|manager|neighbour|admin} "
+    "{asks|wants to know|told me about aiq|asked me|mentioned aiq|does not believe me|is curious|"
+    "talked about it|showed me this|sent me here} {||yesterday|at lunch|today|at work|last week}",
+    "i {have|had|got} {one|a|another|a simple|a small|a stupid|a quick|an urgent} "
+    "{question|problem|thing to ask|request|doubt}",
+    "{thanks|great|i see|listen|look|imagine this|it is late|one more thing|good to know|oh|hm|fine|"
+    "no problem|understood|you seem to know a lot|maybe you can help|let us talk about aiq}",
+    "i {looked|searched} {everywhere|in the wiki|for an hour|on the web|a long time}",
+    "i {do not|don't|did not|can't|could not} {understand|find|see|get|remember|know} {it|this|that|one thing}",
+    "{today|yesterday|on monday|this morning|at home|at work} i {sat|worked|walked|thought|met *|was at *}",
+    "{the|my|our|a} * {is|was|has} {*|nice|old|in the way|ready|here}",
+    "{we are|i am} {thinking about|looking at|reading about|writing about} {aiq|it|*}",
 )
+
+FILLERS = (
+    "really actually currently exactly simply quickly usually normally probably maybe perhaps "
+    "basically generally properly correctly safely easily finally first again still already now "
+    "today later soon always ever just only also even here there somehow somewhere kindly honestly "
+    "roughly approximately little small big new fresh own whole entire single simple easy good nice "
+    "best right correct exact actual typical normal usual common particular specific certain precise "
+    "given old modern friend colleague boss team person somebody someone people customer admin "
+    "developer user computer machine box laptop terminal shell screen thing stuff way place moment "
+    "day case example reason matter kind sort bit detail house school night week year morning "
+    "afternoon in with for by at from about into over under between after before during without "
+    "within because while although unless until than as like such some any all both each every many "
+    "few more most other another same different mine yours ours their his her its our your my we you "
+    "they he she one two three several various can could will would shall should may might must get "
+    "got make made take give let put keep find see look show go come bring turn work use try help "
+    "ask answer say mean seem become want wish hope guess think believe suppose wonder remember "
+    "guys dear quite rather very pretty fairly too so much far near next last long short high low"
+).split()
 
 CLOSERS = (
     "please", "thanks", "exactly", "by the way", "in aiq", "with aiq", "here", "then",
@@ -67,6 +99,9 @@ CLOSERS = (
 TOPIC_SHARE = 0.2
 TOPIC_PATTERNS = (
     "%",
+    "{how|what|why|where|when|which|who|does|is|can|do i|are there} {||about|with|for} %",
+    "% {how|what|why|where|when|which|is it|does it work|do i need it|can i see it|is there any}",
+    "{i have|i want|i need|we use|i see|i heard about|i am thinking about|there is} %",
     "{tell me|say|explain} {about|something about|more about|a bit about} %",
     "{explain|describe|summarise|summarize|introduce} %",
     "{what|what all} {do you know|can you tell me|can you say} about %",
@@ -213,6 +248,44 @@ def held_out():
     return [normalise(question) for part in read_eval().values() for question, _ in part]
 
 
+def made_up_word(rng):
+    """Stands for all the words that the model never saw: they must not lead it astray."""
+    onsets = "b br c ch cl d dr f fl g gr h j k l m n p pl pr r s sh sk sl st t th tr v w z".split()
+    vowels, codas = "a e i o u ai ea ee oo ou".split(), ["", "", "", *"n m r s t l nd st x".split()]
+    word = "".join(rng.choice(onsets) + rng.choice(vowels) + rng.choice(codas)
+                   for _ in range(rng.randint(1, 3)))
+    return word.capitalize() if rng.random() < 0.2 else word
+
+
+def fill_in(rng, pattern):
+    """One question of a pattern, with its stars replaced by made-up words."""
+    text = tidy("".join(rng.choice(part) for part in pattern))
+    return re.sub(r"\*", lambda _: made_up_word(rng), text)
+
+
+def drop_words(rng, text):
+    """Shortens a question to most of its words: what is left must be enough to understand it."""
+    words = [word for word in text.split()
+             if rng.random() < (0.5 if word in DROPPABLE or word in FILLERS else 0.9)]
+    return " ".join(words) or text
+
+
+def add_words(rng, text):
+    """Puts words that say nothing between the others, so that a strange word does no harm."""
+    words = text.split()
+    for _ in range(rng.randint(1, 4)):
+        word = made_up_word(rng) if rng.random() < 0.3 else rng.choice(FILLERS)
+        words.insert(rng.randint(0, len(words)), word)
+    return " ".join(words)
+
+
+def swap_parts(rng, text):
+    """Turns "what if the engine dies" into "the engine dies, what if"."""
+    words = text.split()
+    at = rng.randint(0, len(words))
+    return " ".join(words[at:] + words[:at])
+
+
 def add_typo(rng, text):
     places = [m for m in re.finditer(r"[a-z]{4,}", text) if m.group() != "make"]
     if not places:
@@ -243,17 +316,19 @@ class Corpus:
     def question(self, rng, fact):
         """One way to ask for a fact, never one of eval.txt's."""
         for _ in range(100):
-            base = tidy("".join(rng.choice(part) for part in fact.pattern(rng)))
-            text = self.disturb(rng, base)
+            text = self.disturb(rng, fill_in(rng, fact.pattern(rng)))
             if not self.is_held_out(text):
                 return text
         raise SystemExit(f"facts.txt: [{fact.name}] asks what eval.txt asks")
 
     @staticmethod
     def disturb(rng, text):
-        if rng.random() < 0.12:
-            words = [w for w in text.split() if w not in DROPPABLE or rng.random() < 0.5]
-            text = " ".join(words) or text
+        if rng.random() < 0.20:
+            text = drop_words(rng, text)
+        if rng.random() < 0.30:
+            text = add_words(rng, text)
+        if rng.random() < 0.06:
+            text = swap_parts(rng, text)
         if rng.random() < 0.30:
             opener = rng.choice(OPENERS)
             text = opener + rng.choice((" ", " ", ", ", ": ")) + text
@@ -264,7 +339,10 @@ class Corpus:
         for _ in range(2):
             if rng.random() < 0.12:
                 text = add_typo(rng, text)
-        context = rng.choice(CONTEXTS) + " " if rng.random() < 0.06 else ""
+        context = ""
+        if rng.random() < 0.20:
+            context = fill_in(rng, parse_pattern(rng.choice(CONTEXTS), {}))
+            context = context[:1].upper() + context[1:] + rng.choice((". ", ". ", ", ", ": ", "! "))
         case = rng.random()
         if case < 0.50:
             text = context + text[:1].upper() + text[1:]
@@ -308,14 +386,35 @@ class Corpus:
         return parts[:-1]
 
 
+def repeated_questions(corpus):
+    """The questions of eval.txt that stand in what the patterns stand for, or in samples of it.
+
+    The whole expansion is searched for each question as it is; what training does to the patterns
+    (openers, closers, typing errors) is searched in a large sample.
+    """
+    wanted = set(corpus.held_out)
+    text = [normalise(document) for document in corpus.documents]
+    rng = random.Random(0)
+    for _ in range(SAMPLES_SEARCHED):
+        text.append(normalise("".join(part for part, _ in corpus.sample(rng))))
+    for fact in corpus.facts:
+        for pattern in fact.all_patterns():
+            text += [normalise(question) for question in expansions(pattern)]
+    whole = "\n".join(text)
+    return sorted(question for question in wanted if question in whole)
+
+
 def main():
-    """Prints a few examples, to look at."""
+    """Prints a few examples to look at, after a search for the questions of eval.txt."""
     corpus, rng = Corpus(), random.Random()
     sizes = [sum(1 for p in fact.all_patterns() for _ in expansions(p)) for fact in corpus.facts]
     print(f"{len(corpus.facts)} facts, {sum(len(f.all_patterns()) for f in corpus.facts)} patterns, "
-          f"{sum(sizes)} questions before they are disturbed")
-    for _ in range(30):
+          f"{sum(sizes)} questions before they are disturbed", end="\n\n")
+    for _ in range(20):
         print("".join(text for text, _ in corpus.sample(rng)), end="\n\n")
+    repeated = repeated_questions(corpus)
+    print(f"questions of eval.txt in the training text: {repeated or 'none'}")
+    sys.exit(bool(repeated))
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ or where the model gets fewer than 80 % of the questions right.
 
 import argparse
 import os
-import random
 import sys
 
 import numpy as np
 
 import bpe
 import gguf
-from corpus import END, HERE, START, Corpus, expansions, normalise, read_eval
+from corpus import END, HERE, START, Corpus, read_eval, repeated_questions
 
 LONGEST_ANSWER = 96
 NEEDED = 0.8
-SAMPLES_SEARCHED = 100_000
 
 
 class Decoder:
@@ -102,25 +100,7 @@ class Decoder:
 
 
 def is_right(answer, groups):
-    return all(any(word.lower() in answer.lower() for word in group) for group in groups)
-
-
-def repeated_questions(corpus):
-    """The questions of eval.txt that stand in what the patterns stand for, or in samples of it.
-
-    The whole expansion is searched for each question as it is; what training does to the patterns
-    (openers, closers, typing errors) is searched in a large sample.
-    """
-    wanted = set(corpus.held_out)
-    text = [normalise(document) for document in corpus.documents]
-    rng = random.Random(0)
-    for _ in range(SAMPLES_SEARCHED):
-        text.append(normalise("".join(part for part, _ in corpus.sample(rng))))
-    for fact in corpus.facts:
-        for pattern in fact.all_patterns():
-            text += [normalise(question) for question in expansions(pattern)]
-    whole = "\n".join(text)
-    return sorted(question for question in wanted if question in whole)
+    return all(any(word in answer for word in group) for group in groups)
 
 
 def run(decoder, name, questions):
