@@ -1,3 +1,4 @@
+
 #ifndef _NGX_HTTP_AIQ_H_INCLUDED_
 #define _NGX_HTTP_AIQ_H_INCLUDED_
 
@@ -6,9 +7,277 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include <aiq_link.h>
-#include <aiq_frame.h>
-#include <aiq_error.h>
+#include "ngx_http_aiq_frames.h"
+
+
+#define NGX_HTTP_AIQ_REQUEST_ID_LEN   64
+#define NGX_HTTP_AIQ_TRACEPARENT_LEN  55
+
+
+typedef struct ngx_http_aiq_ctx_s   ngx_http_aiq_ctx_t;
+typedef struct ngx_http_aiq_link_s  ngx_http_aiq_link_t;
+typedef struct ngx_http_aiq_pass_s  ngx_http_aiq_pass_t;
+
+
+/* what nginx.conf says, on its way into the policy document */
+
+typedef struct {
+    ngx_str_t                  name;
+    ngx_str_t                  path;
+} ngx_http_aiq_local_model_t;
+
+
+typedef struct {
+    ngx_str_t                  name;
+    ngx_str_t                  dialect;
+    ngx_str_t                  url;
+    ngx_str_t                  key;
+    ngx_array_t                models;       /* ngx_http_aiq_local_model_t */
+    ngx_msec_t                 connect;
+    ngx_msec_t                 first_byte;
+    ngx_msec_t                 idle;
+} ngx_http_aiq_provider_t;
+
+
+typedef struct {
+    ngx_str_t                  name;
+    ngx_str_t                  provider;     /* its target */
+    ngx_str_t                  model;        /* the provider's name of it */
+    u_char                    *file;
+    ngx_uint_t                 line;
+} ngx_http_aiq_model_t;
+
+
+typedef struct {
+    ngx_str_t                  engine;       /* path of the socket */
+    ngx_array_t                providers;    /* ngx_http_aiq_provider_t */
+    ngx_array_t                models;       /* ngx_http_aiq_model_t */
+    ngx_array_t                passes;       /* ngx_http_aiq_pass_t * */
+
+    ngx_str_t                  policy;       /* path of the document */
+    u_char                     sha256[32];
+
+    ngx_shm_zone_t            *zone;
+} ngx_http_aiq_main_conf_t;
+
+
+typedef struct {
+    ngx_http_aiq_pass_t       *pass;
+    off_t                      max_body_size;
+    ngx_msec_t                 read_timeout;
+} ngx_http_aiq_loc_conf_t;
+
+
+typedef ngx_int_t (*ngx_http_aiq_fail_pt)(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+typedef ngx_int_t (*ngx_http_aiq_tail_pt)(ngx_http_request_t *r,
+    ngx_str_t *tail);
+
+
+/* a location whose requests go to a service */
+
+struct ngx_http_aiq_pass_s {
+    ngx_str_t                  service;
+    ngx_str_t                  location;     /* name of the location */
+    ngx_str_t                  prefix;       /* replaces it, if not empty */
+    ngx_uint_t                 index;        /* in the policy's locations */
+    ngx_http_aiq_loc_conf_t   *conf;
+
+    /* set by aiq_health and aiq_metrics */
+    ngx_msec_t                 timeout;      /* instead of aiq_read_timeout */
+    ngx_http_aiq_fail_pt       fail;         /* answers instead of an error */
+    ngx_http_aiq_tail_pt       tail;         /* to append to the reply */
+
+    u_char                    *file;
+    ngx_uint_t                 line;
+};
+
+
+typedef enum {
+    NGX_HTTP_AIQ_ENGINE_UNAVAILABLE = 0,
+    NGX_HTTP_AIQ_LINK_FULL,
+    NGX_HTTP_AIQ_ENGINE_LOST,
+    NGX_HTTP_AIQ_ENGINE_TIMEOUT,
+    NGX_HTTP_AIQ_BODY_TOO_LARGE,
+    NGX_HTTP_AIQ_HEADERS_TOO_LARGE,
+    NGX_HTTP_AIQ_INVALID_HEADER,
+    NGX_HTTP_AIQ_BAD_REPLY,
+    NGX_HTTP_AIQ_INTERNAL_ERROR,
+    NGX_HTTP_AIQ_REASONS
+} ngx_http_aiq_reason_e;
+
+
+/* why a request fails, in words for its caller */
+
+typedef struct {
+    ngx_uint_t                 status;
+    ngx_str_t                  code;
+    ngx_str_t                  message;
+    ngx_str_t                  param;
+    ngx_uint_t                 retry_after;
+    unsigned                   relayed:1;    /* the service's own reply */
+} ngx_http_aiq_failure_t;
+
+
+/* a request's time at the engine */
+
+typedef struct {
+    ngx_http_aiq_link_t       *link;         /* NULL: not open there */
+    uint32_t                   slot;
+
+    /* the request's body */
+    ngx_chain_t               *body;         /* still to be sent */
+    off_t                      offset;       /* sent of its first buffer */
+    off_t                      body_length;
+    uint32_t                   credit;       /* bytes that the engine takes */
+    uint32_t                   grant;        /* CREDIT that is owed to it */
+
+    /* the reply */
+    ngx_chain_t               *out;          /* to go to the filters */
+    ngx_chain_t              **last_out;
+    ngx_buf_t                 *last_buf;     /* of out */
+    ngx_chain_t               *busy;         /* what the client must take yet */
+    ngx_chain_t               *free;
+    size_t                     held;         /* bytes in out and busy */
+    size_t                     consumed;     /* not told to the link yet */
+    off_t                      left;         /* of the length in HEAD, or -1 */
+
+    ngx_event_t                timeout;
+    ngx_queue_t                queue;        /* parked or dirty */
+
+    unsigned                   parked:1;
+    unsigned                   dirty:1;
+    unsigned                   owes_end:1;   /* END after the body */
+    unsigned                   head:1;
+    unsigned                   stream:1;
+    unsigned                   in_event:1;   /* a stream stands inside an event */
+    unsigned                   flush:1;
+    unsigned                   end:1;
+    unsigned                   failed:1;     /* ctx->failure tells why */
+} ngx_http_aiq_job_t;
+
+
+struct ngx_http_aiq_ctx_s {
+    ngx_http_request_t        *request;
+    ngx_http_aiq_pass_t       *pass;
+    ngx_http_aiq_job_t         job;
+    ngx_http_aiq_failure_t     failure;
+    ngx_str_t                  error_body;   /* replaces nginx's error page */
+    unsigned                   own:1;        /* the reply is the module's */
+
+    ngx_str_t                  request_id;
+    ngx_str_t                  traceparent;
+    ngx_str_t                  tracestate;
+    u_char                     traceparent_data[NGX_HTTP_AIQ_TRACEPARENT_LEN];
+
+    /* for variables */
+    ngx_str_t                  status;
+    ngx_str_t                  model;
+    ngx_str_t                  provider;
+    aiq_usage                  usage;
+};
+
+
+/* ngx_http_aiq_module.c */
+
+char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
+    ngx_str_t *service, ngx_http_handler_pt handler);
+
+/* ngx_http_aiq_policy.c */
+
+char *ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_http_aiq_policy_init(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
+void ngx_http_aiq_policy_prune(ngx_cycle_t *cycle,
+    ngx_http_aiq_main_conf_t *amcf);
+void ngx_http_aiq_policy_remove(ngx_http_aiq_main_conf_t *amcf);
+
+/* ngx_http_aiq_link.c */
+
+ngx_int_t ngx_http_aiq_link_init(ngx_cycle_t *cycle,
+    ngx_http_aiq_main_conf_t *amcf);
+void ngx_http_aiq_link_exit(void);
+ngx_uint_t ngx_http_aiq_link_up(void);
+ngx_uint_t ngx_http_aiq_link_expected(void);
+
+/* NGX_OK: the job has a slot, NGX_DECLINED: there is no link to open it on */
+ngx_int_t ngx_http_aiq_link_attach(ngx_http_aiq_ctx_t *ctx);
+/* ended: the engine has ended the job; else it is told that we have */
+void ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended);
+/* NGX_DECLINED: it would not be served anyway */
+ngx_int_t ngx_http_aiq_link_park(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_link_unpark(ngx_http_aiq_ctx_t *ctx);
+
+u_char *ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
+    size_t len);
+void ngx_http_aiq_link_unpush(ngx_http_aiq_ctx_t *ctx, uint32_t tail);
+uint32_t ngx_http_aiq_link_tail(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_link_dirty(ngx_http_aiq_ctx_t *ctx);
+/* calls ngx_http_aiq_job_push() when the engine has read on */
+void ngx_http_aiq_link_wait(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_link_consumed(ngx_http_aiq_ctx_t *ctx, size_t n);
+
+/* ngx_http_aiq_handler.c */
+
+ngx_int_t ngx_http_aiq_handler(ngx_http_request_t *r);
+/* the same for a location of the module's own, without a body */
+ngx_int_t ngx_http_aiq_ask(ngx_http_request_t *r);
+/* a parked request, when the link is there */
+void ngx_http_aiq_start(ngx_http_aiq_ctx_t *ctx);
+ngx_int_t ngx_http_aiq_uri(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
+    ngx_str_t *uri);
+
+/* ngx_http_aiq_job.c */
+
+ngx_int_t ngx_http_aiq_job_init(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+ngx_msec_t ngx_http_aiq_job_timeout(ngx_http_aiq_ctx_t *ctx);
+ngx_int_t ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx);
+const char *ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_event_t *ev);
+void ngx_http_aiq_job_lost(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_job_writer(ngx_http_request_t *r);
+
+/* ngx_http_aiq_error.c */
+
+ngx_int_t ngx_http_aiq_refuse(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_reason_e reason);
+/* the word for clients, logs and metrics */
+ngx_str_t *ngx_http_aiq_reason_code(ngx_uint_t reason);
+void ngx_http_aiq_set_failure(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_reason_e reason);
+ngx_int_t ngx_http_aiq_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
+/* "event", as the client's dialect has it */
+ngx_int_t ngx_http_aiq_error_event(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx, ngx_str_t *event);
+/* a whole reply of the module's own; what to finalize the request with */
+ngx_int_t ngx_http_aiq_send(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
+    ngx_uint_t status, char *type, ngx_str_t *body);
+ngx_int_t ngx_http_aiq_add_header(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value);
+ngx_int_t ngx_http_aiq_filter_init(ngx_conf_t *cf);
+
+/* ngx_http_aiq_trace.c */
+
+ngx_http_aiq_ctx_t *ngx_http_aiq_get_ctx(ngx_http_request_t *r);
+/* the same, but made where there is none; NULL: no memory */
+ngx_http_aiq_ctx_t *ngx_http_aiq_need_ctx(ngx_http_request_t *r);
+
+/* ngx_http_aiq_health.c */
+
+char *ngx_http_aiq_health(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
+/* ngx_http_aiq_metrics.c */
+
+char *ngx_http_aiq_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_http_aiq_metrics_init(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
+void ngx_http_aiq_metrics_init_process(ngx_http_aiq_main_conf_t *amcf);
+void ngx_http_aiq_count_refused(ngx_http_aiq_reason_e reason);
+void ngx_http_aiq_count_reconnect(void);
+void ngx_http_aiq_count_jobs(ngx_int_t n);
 
 
 extern ngx_module_t  ngx_http_aiq_module;

@@ -1,11 +1,682 @@
-#include <ngx_config.h>
-#include <ngx_core.h>
-#include <ngx_http.h>
-#include <aiq_link.h>
-#include <aiq_frame.h>
-#include <aiq_error.h>
 
-static ngx_http_module_t ngx_http_aiq_module_ctx = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
-static ngx_command_t ngx_http_aiq_commands[] = { ngx_null_command };
-ngx_module_t ngx_http_aiq_module = { NGX_MODULE_V1, &ngx_http_aiq_module_ctx, ngx_http_aiq_commands, NGX_HTTP_MODULE,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NGX_MODULE_V1_PADDING };
+#include "ngx_http_aiq.h"
+
+
+static char *ngx_http_aiq_engine(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_aiq_pass(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+static ngx_int_t ngx_http_aiq_add_variables(ngx_conf_t *cf);
+static void *ngx_http_aiq_create_main_conf(ngx_conf_t *cf);
+static void *ngx_http_aiq_create_loc_conf(ngx_conf_t *cf);
+static char *ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+static ngx_int_t ngx_http_aiq_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_aiq_init_module(ngx_cycle_t *cycle);
+static ngx_int_t ngx_http_aiq_init_process(ngx_cycle_t *cycle);
+static void ngx_http_aiq_exit_process(ngx_cycle_t *cycle);
+static void ngx_http_aiq_exit_master(ngx_cycle_t *cycle);
+
+static ngx_int_t ngx_http_aiq_id_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_aiq_trace_id_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_aiq_service_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_aiq_text_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_aiq_number_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_aiq_ttft_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+
+
+static ngx_command_t  ngx_http_aiq_commands[] = {
+
+    { ngx_string("aiq_engine"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_aiq_engine,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_provider"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE1,
+      ngx_http_aiq_provider,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_model"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE1,
+      ngx_http_aiq_model,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_pass"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
+      ngx_http_aiq_pass,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_health"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      ngx_http_aiq_health,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_metrics"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      ngx_http_aiq_metrics,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_max_body_size"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_off_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_loc_conf_t, max_body_size),
+      NULL },
+
+    { ngx_string("aiq_read_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_loc_conf_t, read_timeout),
+      NULL },
+
+      ngx_null_command
+};
+
+
+static ngx_http_module_t  ngx_http_aiq_module_ctx = {
+    ngx_http_aiq_add_variables,            /* preconfiguration */
+    ngx_http_aiq_init,                     /* postconfiguration */
+
+    ngx_http_aiq_create_main_conf,         /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    ngx_http_aiq_create_loc_conf,          /* create location configuration */
+    ngx_http_aiq_merge_loc_conf            /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_http_aiq_module = {
+    NGX_MODULE_V1,
+    &ngx_http_aiq_module_ctx,              /* module context */
+    ngx_http_aiq_commands,                 /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    ngx_http_aiq_init_module,              /* init module */
+    ngx_http_aiq_init_process,             /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    ngx_http_aiq_exit_process,             /* exit process */
+    ngx_http_aiq_exit_master,              /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_http_variable_t  ngx_http_aiq_vars[] = {
+
+    { ngx_string("aiq_request_id"), NULL, ngx_http_aiq_id_variable, 0, 0, 0 },
+
+    { ngx_string("aiq_trace_id"), NULL, ngx_http_aiq_trace_id_variable,
+      0, 0, 0 },
+
+    { ngx_string("aiq_service"), NULL, ngx_http_aiq_service_variable,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_status"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, status), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_model"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, model), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_provider"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, provider), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_tokens_in"), NULL, ngx_http_aiq_number_variable,
+      offsetof(ngx_http_aiq_ctx_t, usage.tokens_in),
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_tokens_out"), NULL, ngx_http_aiq_number_variable,
+      offsetof(ngx_http_aiq_ctx_t, usage.tokens_out),
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_ttft"), NULL, ngx_http_aiq_ttft_variable,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+      ngx_http_null_variable
+};
+
+
+static ngx_int_t
+ngx_http_aiq_id_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uintptr_t data)
+{
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_need_ctx(r);
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = ctx->request_id.data;
+    v->len = ctx->request_id.len;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_trace_id_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_need_ctx(r);
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = ctx->traceparent.data + 3;
+    v->len = 32;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_service_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_http_aiq_ctx_t       *ctx;
+    ngx_http_aiq_pass_t      *pass;
+    ngx_http_aiq_loc_conf_t  *alcf;
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    if (ctx && ctx->pass) {
+        pass = ctx->pass;
+
+    } else {
+        alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
+        pass = alcf->pass;
+    }
+
+    if (pass == NULL) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = pass->service.data;
+    v->len = pass->service.len;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_text_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uintptr_t data)
+{
+    ngx_str_t           *s;
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    if (ctx == NULL) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    s = (ngx_str_t *) ((u_char *) ctx + data);
+
+    if (s->len == 0) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = s->data;
+    v->len = s->len;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_number_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    u_char              *p;
+    int64_t              n;
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    if (ctx == NULL) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    n = *(int64_t *) ((u_char *) ctx + data);
+
+    if (n < 0) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    v->len = ngx_sprintf(p, "%L", n) - p;
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = p;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_ttft_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uintptr_t data)
+{
+    u_char              *p;
+    int64_t              us;
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    if (ctx == NULL || ctx->usage.first_token_us < 0) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN + 4);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    us = ctx->usage.first_token_us;
+
+    v->len = ngx_sprintf(p, "%L.%03L", us / 1000000, us / 1000 % 1000) - p;
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = p;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_add_variables(ngx_conf_t *cf)
+{
+    ngx_http_variable_t  *var, *v;
+
+    for (v = ngx_http_aiq_vars; v->name.len; v++) {
+        var = ngx_http_add_variable(cf, &v->name, v->flags);
+        if (var == NULL) {
+            return NGX_ERROR;
+        }
+
+        var->get_handler = v->get_handler;
+        var->data = v->data;
+    }
+
+    return NGX_OK;
+}
+
+
+static void *
+ngx_http_aiq_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    amcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_main_conf_t));
+    if (amcf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     amcf->engine = { 0, NULL };
+     *     amcf->policy = { 0, NULL };
+     *     amcf->sha256 = { 0 };
+     *     amcf->zone = NULL;
+     */
+
+    if (ngx_array_init(&amcf->providers, cf->pool, 4,
+                       sizeof(ngx_http_aiq_provider_t))
+        != NGX_OK
+        || ngx_array_init(&amcf->models, cf->pool, 8,
+                          sizeof(ngx_http_aiq_model_t))
+           != NGX_OK
+        || ngx_array_init(&amcf->passes, cf->pool, 8,
+                          sizeof(ngx_http_aiq_pass_t *))
+           != NGX_OK)
+    {
+        return NULL;
+    }
+
+    return amcf;
+}
+
+
+static void *
+ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_http_aiq_loc_conf_t  *alcf;
+
+    alcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_loc_conf_t));
+    if (alcf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     alcf->pass = NULL;
+     */
+
+    alcf->max_body_size = NGX_CONF_UNSET;
+    alcf->read_timeout = NGX_CONF_UNSET_MSEC;
+
+    return alcf;
+}
+
+
+static char *
+ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_http_aiq_loc_conf_t *prev = parent;
+    ngx_http_aiq_loc_conf_t *conf = child;
+
+    ngx_http_core_loc_conf_t  *clcf;
+
+    ngx_conf_merge_off_value(conf->max_body_size, prev->max_body_size,
+                             10 * 1024 * 1024);
+    ngx_conf_merge_msec_value(conf->read_timeout, prev->read_timeout, 300000);
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    /* "if" and "limit_except" stand inside a location and are part of it */
+
+    if (clcf->noname && clcf->handler == NULL && conf->pass == NULL) {
+        conf->pass = prev->pass;
+
+        if (clcf->lmt_excpt && conf->pass) {
+            clcf->handler = ngx_http_aiq_handler;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_engine(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_aiq_main_conf_t *amcf = conf;
+
+    ngx_str_t           *value, path;
+    struct sockaddr_un   sun;
+
+    if (amcf->engine.data) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strncmp(value[1].data, "unix:", 5) != 0 || value[1].len == 5) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid engine \"%V\", it must be \"unix:path\"",
+                           &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    path.data = value[1].data + 5;
+    path.len = value[1].len - 5;
+
+    if (ngx_conf_full_name(cf->cycle, &path, 0) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (path.len >= sizeof(sun.sun_path)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the path \"%V\" is too long for a unix socket, "
+                           "%uz bytes are possible",
+                           &path, sizeof(sun.sun_path) - 1);
+        return NGX_CONF_ERROR;
+    }
+
+    amcf->engine = path;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_pass(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_aiq_loc_conf_t *alcf = conf;
+
+    char                      *rv;
+    u_char                     ch;
+    ngx_str_t                 *value;
+    ngx_uint_t                 i;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    value = cf->args->elts;
+
+    for (i = 0; i < value[1].len; i++) {
+        ch = value[1].data[i];
+
+        if (!((ch >= 'a' && ch <= 'z') || (ch >= '0' && ch <= '9')
+              || ch == '-' || ch == '_'))
+        {
+            break;
+        }
+    }
+
+    if (value[1].len == 0 || i < value[1].len) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid service name \"%V\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    rv = ngx_http_aiq_add_pass(cf, alcf, &value[1], ngx_http_aiq_handler);
+
+    if (rv != NGX_CONF_OK || cf->args->nelts == 2) {
+        return rv;
+    }
+
+    if (value[2].len == 0 || value[2].data[0] != '/') {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid prefix \"%V\", it must begin with \"/\"",
+                           &value[2]);
+        return NGX_CONF_ERROR;
+    }
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    if (clcf->named
+#if (NGX_PCRE)
+        || clcf->regex
+#endif
+        )
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"aiq_pass\" cannot have a prefix in a location "
+                           "given by regular expression or in a named "
+                           "location");
+        return NGX_CONF_ERROR;
+    }
+
+    alcf->pass->prefix = value[2];
+
+    return NGX_CONF_OK;
+}
+
+
+char *
+ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
+    ngx_str_t *service, ngx_http_handler_pt handler)
+{
+    ngx_http_aiq_pass_t       *pass, **p;
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    if (alcf->pass) {
+        return "is duplicate";
+    }
+
+    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    pass = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_pass_t));
+    if (pass == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    p = ngx_array_push(&amcf->passes);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *p = pass;
+
+    pass->service = *service;
+    pass->location = clcf->name;
+    pass->index = amcf->passes.nelts - 1;
+    pass->conf = alcf;
+    pass->file = cf->conf_file->file.name.data;
+    pass->line = cf->conf_file->line;
+
+    alcf->pass = pass;
+
+    clcf->handler = handler;
+
+    if (clcf->name.len && clcf->name.data[clcf->name.len - 1] == '/') {
+        clcf->auto_redirect = 1;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_init(ngx_conf_t *cf)
+{
+    ngx_http_aiq_pass_t       **pass;
+    ngx_http_aiq_main_conf_t   *amcf;
+
+    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+
+    if (amcf->passes.nelts && amcf->engine.len == 0) {
+        pass = amcf->passes.elts;
+
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "no \"aiq_engine\" is defined for the service \"%V\" "
+                      "in %s:%ui",
+                      &pass[0]->service, pass[0]->file, pass[0]->line);
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_aiq_policy_init(cf, amcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (amcf->engine.len == 0) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_aiq_metrics_init(cf, amcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_aiq_filter_init(cf);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_init_module(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    amcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_aiq_module);
+
+    if (amcf && amcf->policy.len && !ngx_test_config) {
+        ngx_http_aiq_policy_prune(cycle, amcf);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_init_process(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    /* cache managers and loaders run this too */
+
+    if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
+    {
+        return NGX_OK;
+    }
+
+    amcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_aiq_module);
+
+    if (amcf == NULL || amcf->engine.len == 0) {
+        return NGX_OK;
+    }
+
+    ngx_http_aiq_metrics_init_process(amcf);
+
+    return ngx_http_aiq_link_init(cycle, amcf);
+}
+
+
+static void
+ngx_http_aiq_exit_process(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_link_exit();
+}
+
+
+static void
+ngx_http_aiq_exit_master(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    amcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_aiq_module);
+
+    if (amcf && amcf->policy.len) {
+        ngx_http_aiq_policy_remove(amcf);
+    }
+}

@@ -1,0 +1,862 @@
+
+#include "ngx_http_aiq.h"
+
+
+#define NGX_HTTP_AIQ_BODY_PIECE   32768
+#define NGX_HTTP_AIQ_SMALL_BUF    4096
+#define NGX_HTTP_AIQ_LARGE_BUF    16384
+
+
+static void ngx_http_aiq_job_cleanup(void *data);
+static void ngx_http_aiq_job_timeout_handler(ngx_event_t *ev);
+static ngx_int_t ngx_http_aiq_job_push_body(ngx_http_aiq_ctx_t *ctx);
+static const char *ngx_http_aiq_job_head(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_event_t *ev);
+static ngx_int_t ngx_http_aiq_job_headers(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_head_t *head);
+static void ngx_http_aiq_job_data(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_event_t *ev);
+static const char *ngx_http_aiq_job_error(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_event_t *ev);
+static void ngx_http_aiq_job_end(ngx_http_aiq_ctx_t *ctx);
+static void ngx_http_aiq_job_fail(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_reason_e reason);
+static ngx_int_t ngx_http_aiq_job_append(ngx_http_request_t *r,
+    ngx_http_aiq_job_t *job, const u_char *data, size_t len);
+static ngx_int_t ngx_http_aiq_job_output(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx, ngx_uint_t writable);
+static ngx_int_t ngx_http_aiq_job_last(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+static ngx_int_t ngx_http_aiq_job_filter(ngx_http_request_t *r,
+    ngx_http_aiq_job_t *job, ngx_chain_t *out);
+static ngx_uint_t ngx_http_aiq_job_blocked(ngx_http_request_t *r,
+    ngx_http_aiq_job_t *job);
+static ngx_int_t ngx_http_aiq_job_wait_client(ngx_http_request_t *r,
+    ngx_http_aiq_job_t *job, ngx_uint_t progress);
+
+
+ngx_int_t
+ngx_http_aiq_job_init(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_cleanup_t  *cln;
+    ngx_http_aiq_job_t  *job;
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    cln->handler = ngx_http_aiq_job_cleanup;
+    cln->data = ctx;
+
+    /* an earlier one, before an internal redirect, is over */
+
+    job = &ctx->job;
+
+    ngx_memzero(job, sizeof(ngx_http_aiq_job_t));
+    ngx_memzero(&ctx->failure, sizeof(ngx_http_aiq_failure_t));
+    ngx_str_null(&ctx->status);
+    ctx->own = 0;
+
+    job->last_out = &job->out;
+    job->left = -1;
+
+    job->timeout.handler = ngx_http_aiq_job_timeout_handler;
+    job->timeout.data = r->connection;
+    job->timeout.log = r->connection->log;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_aiq_job_cleanup(void *data)
+{
+    ngx_http_aiq_ctx_t *ctx = data;
+
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+
+    if (job->parked) {
+        ngx_http_aiq_link_unpark(ctx);
+        ngx_str_set(&ctx->status, "client_closed");
+    }
+
+    if (job->timeout.timer_set) {
+        ngx_del_timer(&job->timeout);
+    }
+
+    if (job->dirty) {
+        ngx_queue_remove(&job->queue);
+        job->dirty = 0;
+    }
+
+    if (job->link) {
+        ngx_http_aiq_link_detach(ctx, 0);
+
+        if (ctx->status.len == 0) {
+            ngx_str_set(&ctx->status, "client_closed");
+        }
+    }
+}
+
+
+ngx_msec_t
+ngx_http_aiq_job_timeout(ngx_http_aiq_ctx_t *ctx)
+{
+    return ctx->pass->timeout ? ctx->pass->timeout
+                              : ctx->pass->conf->read_timeout;
+}
+
+
+static void
+ngx_http_aiq_job_timeout_handler(ngx_event_t *ev)
+{
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = (ngx_http_aiq_ctx_t *)
+              ((u_char *) ev - offsetof(ngx_http_aiq_ctx_t, job.timeout));
+
+    if (ctx->job.parked) {
+        ngx_http_aiq_link_unpark(ctx);
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_ENGINE_UNAVAILABLE);
+
+    } else if (ctx->job.held) {
+
+        /* the client is slow, not the engine: "send_timeout" is for that */
+
+        ngx_add_timer(ev, ngx_http_aiq_job_timeout(ctx));
+        return;
+
+    } else {
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_ENGINE_TIMEOUT);
+    }
+
+    ngx_http_aiq_job_run(ctx);
+}
+
+
+/* What the engine should get, in order.  NGX_AGAIN: the ring has no room. */
+
+ngx_int_t
+ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
+{
+    u_char              *p;
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+
+    if (job->grant) {
+        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_CREDIT, sizeof(uint32_t));
+        if (p == NULL) {
+            return NGX_AGAIN;
+        }
+
+        ngx_memcpy(p, &job->grant, sizeof(uint32_t));
+        job->grant = 0;
+    }
+
+    while (job->body && job->credit && !job->failed) {
+        if (ngx_http_aiq_job_push_body(ctx) == NGX_AGAIN) {
+            return NGX_AGAIN;
+        }
+    }
+
+    if (job->body == NULL && job->owes_end) {
+        if (ngx_http_aiq_link_push(ctx, AIQ_FRAME_END, 0) == NULL) {
+            return NGX_AGAIN;
+        }
+
+        job->owes_end = 0;
+    }
+
+    return NGX_OK;
+}
+
+
+/* A piece of the body, straight from where it is into the ring. */
+
+static ngx_int_t
+ngx_http_aiq_job_push_body(ngx_http_aiq_ctx_t *ctx)
+{
+    off_t                left;
+    size_t               size;
+    u_char              *p;
+    uint32_t             tail;
+    ngx_buf_t           *b;
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+    b = job->body->buf;
+
+    left = ngx_buf_size(b) - job->offset;
+
+    if (left > 0) {
+        size = ngx_min(job->credit, NGX_HTTP_AIQ_BODY_PIECE);
+
+        if ((off_t) size > left) {
+            size = (size_t) left;
+        }
+
+        tail = ngx_http_aiq_link_tail(ctx);
+
+        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_BODY, size);
+        if (p == NULL) {
+            return NGX_AGAIN;
+        }
+
+        if (ngx_buf_in_memory(b)) {
+            ngx_memcpy(p, b->pos + job->offset, size);
+
+        } else if (ngx_read_file(b->file, p, size, b->file_pos + job->offset)
+                   != (ssize_t) size)
+        {
+            ngx_http_aiq_link_unpush(ctx, tail);
+            ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+            ngx_http_aiq_link_dirty(ctx);
+            return NGX_OK;
+        }
+
+        job->credit -= size;
+        job->offset += size;
+        left -= size;
+    }
+
+    if (left == 0) {
+        job->body = job->body->next;
+        job->offset = 0;
+    }
+
+    return NGX_OK;
+}
+
+
+/* NULL, or why the link must be closed; ngx_http_aiq_job_run() follows */
+
+const char *
+ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
+{
+    const char          *why;
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+    why = NULL;
+
+    switch (ev->type) {
+
+    case AIQ_FRAME_CREDIT:
+
+        if (ev->number > NGX_MAX_INT32_VALUE
+            || job->credit > NGX_MAX_INT32_VALUE - ev->number)
+        {
+            return "CREDIT beyond reason";
+        }
+
+        job->credit += ev->number;
+
+        if (ngx_http_aiq_job_push(ctx) == NGX_AGAIN) {
+            ngx_http_aiq_link_wait(ctx);
+        }
+
+        break;
+
+    case AIQ_FRAME_HEAD:
+        why = ngx_http_aiq_job_head(ctx, ev);
+        break;
+
+    case AIQ_FRAME_DATA:
+        ngx_http_aiq_job_data(ctx, ev);
+        break;
+
+    case AIQ_FRAME_USAGE:
+        ctx->usage = ev->usage;
+        break;
+
+    case AIQ_FRAME_ERROR:
+        why = ngx_http_aiq_job_error(ctx, ev);
+        break;
+
+    case AIQ_FRAME_END:
+        ngx_http_aiq_job_end(ctx);
+        break;
+    }
+
+    if (job->link) {
+        ngx_add_timer(&job->timeout, ngx_http_aiq_job_timeout(ctx));
+    }
+
+    return why;
+}
+
+
+static const char *
+ngx_http_aiq_job_head(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
+{
+    u_char               *p;
+    const char           *why;
+    ngx_http_request_t   *r;
+    ngx_http_aiq_job_t   *job;
+    ngx_http_aiq_head_t   head;
+
+    r = ctx->request;
+    job = &ctx->job;
+
+    job->consumed += ev->len;
+
+    if (job->failed) {
+        return NULL;
+    }
+
+    p = ngx_pnalloc(r->pool, ev->len);
+    if (p == NULL) {
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+        return NULL;
+    }
+
+    ngx_memcpy(p, ev->data, ev->len);
+
+    why = ngx_http_aiq_frames_head(p, ev->len, &head);
+
+    if (why) {
+        return why;
+    }
+
+    job->head = 1;
+    job->stream = head.stream;
+    job->left = head.content_length;
+
+    if (ngx_http_aiq_job_headers(r, ctx, &head) != NGX_OK) {
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+    }
+
+    return NULL;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_job_headers(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_head_t *head)
+{
+    u_char      *p;
+    aiq_text     n, v;
+    ngx_str_t    name, value;
+    ngx_uint_t   cache_control;
+
+    r->headers_out.status = head->status;
+
+    if (head->content_length >= 0 && ctx->pass->tail == NULL) {
+        r->headers_out.content_length_n = head->content_length;
+    }
+
+    if (head->content_type.len) {
+        r->headers_out.content_type.data = (u_char *) head->content_type.data;
+        r->headers_out.content_type.len = head->content_type.len;
+
+        /* filters compare what stands before the parameters */
+
+        p = ngx_strlchr(r->headers_out.content_type.data,
+                        r->headers_out.content_type.data
+                        + r->headers_out.content_type.len, ';');
+
+        r->headers_out.content_type_len = p
+            ? (size_t) (p - r->headers_out.content_type.data)
+            : r->headers_out.content_type.len;
+    }
+
+    cache_control = 0;
+
+    while (ngx_http_aiq_frames_header(head, &n, &v)) {
+
+        name.data = (u_char *) n.data;
+        name.len = n.len;
+        value.data = (u_char *) v.data;
+        value.len = v.len;
+
+        if (name.len == 13 && ngx_strncmp(name.data, "cache-control", 13) == 0)
+        {
+            cache_control = 1;
+        }
+
+        if (ngx_http_aiq_add_header(r, &name, &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (head->stream && !cache_control) {
+        ngx_str_set(&name, "Cache-Control");
+        ngx_str_set(&value, "no-cache");
+
+        if (ngx_http_aiq_add_header(r, &name, &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    ctx->model.data = (u_char *) head->model.data;
+    ctx->model.len = head->model.len;
+    ctx->provider.data = (u_char *) head->provider.data;
+    ctx->provider.len = head->provider.len;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_aiq_job_data(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
+{
+    ngx_http_request_t  *r;
+    ngx_http_aiq_job_t  *job;
+
+    r = ctx->request;
+    job = &ctx->job;
+
+    if (job->failed || r->method == NGX_HTTP_HEAD) {
+        job->consumed += ev->len;
+        return;
+    }
+
+    if (job->left >= 0) {
+        if (job->left < (off_t) ev->len) {
+            ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_BAD_REPLY);
+            job->consumed += ev->len;
+            return;
+        }
+
+        job->left -= ev->len;
+    }
+
+    if (ngx_http_aiq_job_append(r, job, ev->data, ev->len) != NGX_OK) {
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+    }
+
+    if (ev->len) {
+        job->in_event = !(ev->flags & AIQ_DATA_FLUSH);
+    }
+
+    if (job->stream || (ev->flags & AIQ_DATA_FLUSH)) {
+        job->flush = 1;
+    }
+}
+
+
+static const char *
+ngx_http_aiq_job_error(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
+{
+    u_char                  *p;
+    uint32_t                 retry_after;
+    const char              *why;
+    aiq_error_info           e;
+    ngx_http_aiq_failure_t  *failure;
+
+    p = ngx_pnalloc(ctx->request->pool, ev->len);
+
+    if (p == NULL) {
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+        ngx_http_aiq_link_detach(ctx, 1);
+        return NULL;
+    }
+
+    ngx_memcpy(p, ev->data, ev->len);
+
+    why = ngx_http_aiq_frames_error(p, ev->len, &e, &retry_after);
+
+    if (why) {
+        return why;
+    }
+
+    ngx_http_aiq_link_detach(ctx, 1);
+
+    if (ctx->job.failed) {
+        return NULL;
+    }
+
+    failure = &ctx->failure;
+
+    failure->status = e.status;
+    failure->code.data = (u_char *) e.code.data;
+    failure->code.len = e.code.len;
+    failure->message.data = (u_char *) e.message.data;
+    failure->message.len = e.message.len;
+    failure->param.data = (u_char *) e.param.data;
+    failure->param.len = e.param.len;
+    failure->retry_after = retry_after;
+    failure->relayed = 1;
+
+    ctx->status = failure->code;
+    ctx->job.failed = 1;
+
+    return NULL;
+}
+
+
+static void
+ngx_http_aiq_job_end(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_aiq_link_detach(ctx, 1);
+
+    if (ctx->job.left > 0 && ctx->request->method != NGX_HTTP_HEAD) {
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_BAD_REPLY);
+    }
+
+    ctx->job.end = 1;
+}
+
+
+void
+ngx_http_aiq_job_lost(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_aiq_link_detach(ctx, 1);
+
+    ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_ENGINE_LOST);
+
+    ngx_http_aiq_job_run(ctx);
+}
+
+
+static void
+ngx_http_aiq_job_fail(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_reason_e reason)
+{
+    if (ctx->job.failed) {
+        return;
+    }
+
+    ngx_http_aiq_set_failure(ctx, reason);
+    ctx->job.failed = 1;
+}
+
+
+/*
+ * What comes in one turn shares buffers, however small the pieces are: so
+ * what a slow client makes us hold is bounded by its credit.
+ */
+
+static ngx_int_t
+ngx_http_aiq_job_append(ngx_http_request_t *r, ngx_http_aiq_job_t *job,
+    const u_char *data, size_t len)
+{
+    size_t        size;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    job->held += len;
+
+    while (len) {
+
+        b = job->last_buf;
+
+        if (b == NULL || b->last == b->end) {
+
+            cl = ngx_chain_get_free_buf(r->pool, &job->free);
+            if (cl == NULL) {
+                return NGX_ERROR;
+            }
+
+            b = cl->buf;
+
+            if (b->start == NULL) {
+                size = (len > NGX_HTTP_AIQ_SMALL_BUF)
+                       ? NGX_HTTP_AIQ_LARGE_BUF : NGX_HTTP_AIQ_SMALL_BUF;
+
+                if (job->left >= 0 && (off_t) size > job->left + (off_t) len) {
+                    size = (size_t) job->left + len;
+                }
+
+                b->start = ngx_pnalloc(r->pool, size);
+                if (b->start == NULL) {
+                    return NGX_ERROR;
+                }
+
+                b->end = b->start + size;
+                b->pos = b->start;
+                b->last = b->start;
+                b->temporary = 1;
+                b->tag = (ngx_buf_tag_t) &ngx_http_aiq_module;
+            }
+
+            b->flush = 0;
+
+            *job->last_out = cl;
+            job->last_out = &cl->next;
+            job->last_buf = b;
+        }
+
+        size = ngx_min(len, (size_t) (b->end - b->last));
+
+        b->last = ngx_cpymem(b->last, data, size);
+        data += size;
+        len -= size;
+    }
+
+    return NGX_OK;
+}
+
+
+/* Everything that one turn has brought goes out at once. */
+
+void
+ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_int_t            rc;
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    rc = ngx_http_aiq_job_output(r, ctx, 0);
+
+    if (rc != NGX_DONE) {
+        ngx_http_finalize_request(r, rc);
+    }
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+/* the request's write event handler */
+
+void
+ngx_http_aiq_job_writer(ngx_http_request_t *r)
+{
+    ngx_int_t                  rc;
+    ngx_event_t               *wev;
+    ngx_connection_t          *c;
+    ngx_http_aiq_ctx_t        *ctx;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    c = r->connection;
+    wev = c->write;
+
+    if (wev->timedout) {
+        ngx_log_error(NGX_LOG_INFO, c->log, NGX_ETIMEDOUT,
+                      "client timed out");
+        c->timedout = 1;
+
+        ngx_http_finalize_request(r, NGX_HTTP_REQUEST_TIME_OUT);
+        return;
+    }
+
+    if (wev->delayed) {
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+        if (ngx_handle_write_event(wev, clcf->send_lowat) != NGX_OK) {
+            ngx_http_finalize_request(r, NGX_ERROR);
+        }
+
+        return;
+    }
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    rc = ngx_http_aiq_job_output(r, ctx, 1);
+
+    if (rc != NGX_DONE) {
+        ngx_http_finalize_request(r, rc);
+    }
+}
+
+
+/* NGX_DONE: the request goes on; else what to finalize it with */
+
+static ngx_int_t
+ngx_http_aiq_job_output(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
+    ngx_uint_t writable)
+{
+    size_t               held;
+    ngx_int_t            rc;
+    ngx_str_t            event;
+    ngx_chain_t         *cl, *out;
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+
+    if (job->failed) {
+
+        if (!r->header_sent) {
+            return ngx_http_aiq_fail(r, ctx);
+        }
+
+        /* a promise that cannot be kept is broken visibly */
+
+        if (!job->stream
+            || ngx_http_aiq_error_event(r, ctx, &event) != NGX_OK
+            || ngx_http_aiq_job_append(r, job, event.data, event.len)
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        job->end = 1;
+    }
+
+    if (!r->header_sent) {
+
+        if (!job->head) {
+            return NGX_DONE;
+        }
+
+        ctx->own = 1;
+
+        rc = ngx_http_send_header(r);
+
+        if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+
+            if (ctx->status.len == 0) {
+                ngx_str_set(&ctx->status, "ok");
+            }
+
+            return rc;
+        }
+
+        if (job->stream && job->out == NULL && !job->end
+            && ngx_http_send_special(r, NGX_HTTP_FLUSH) == NGX_ERROR)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    if (job->end) {
+        return ngx_http_aiq_job_last(r, ctx);
+    }
+
+    held = job->held;
+
+    if (writable && ngx_http_aiq_job_filter(r, job, NULL) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    /* while the client is slow, pieces are gathered in "out" */
+
+    if (job->out && !ngx_http_aiq_job_blocked(r, job)) {
+        out = job->out;
+
+        job->last_buf->flush = job->flush;
+        job->flush = 0;
+
+        job->out = NULL;
+        job->last_out = &job->out;
+        job->last_buf = NULL;
+
+        if (ngx_http_aiq_job_filter(r, job, out) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    job->held = 0;
+
+    for (cl = job->busy; cl; cl = cl->next) {
+        job->held += ngx_buf_size(cl->buf);
+    }
+
+    for (cl = job->out; cl; cl = cl->next) {
+        job->held += ngx_buf_size(cl->buf);
+    }
+
+    job->consumed += held - job->held;
+
+    if (job->consumed && job->link) {
+        ngx_http_aiq_link_consumed(ctx, job->consumed);
+        job->consumed = 0;
+    }
+
+    return ngx_http_aiq_job_wait_client(r, job, held != job->held);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_job_last(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_str_t            tail;
+    ngx_chain_t         *out;
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+
+    if (ctx->pass->tail
+        && (ctx->pass->tail(r, &tail) != NGX_OK
+            || ngx_http_aiq_job_append(r, job, tail.data, tail.len) != NGX_OK))
+    {
+        return NGX_ERROR;
+    }
+
+    if (ctx->status.len == 0) {
+        ngx_str_set(&ctx->status, "ok");
+    }
+
+    if (job->out == NULL) {
+        return ngx_http_send_special(r, NGX_HTTP_LAST);
+    }
+
+    out = job->out;
+
+    job->last_buf->last_buf = 1;
+    job->last_buf->last_in_chain = 1;
+
+    job->out = NULL;
+    job->last_out = &job->out;
+    job->last_buf = NULL;
+
+    return ngx_http_output_filter(r, out);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_job_filter(ngx_http_request_t *r, ngx_http_aiq_job_t *job,
+    ngx_chain_t *out)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_http_output_filter(r, out);
+
+    ngx_chain_update_chains(r->pool, &job->free, &job->busy, &out,
+                            (ngx_buf_tag_t) &ngx_http_aiq_module);
+
+    return rc == NGX_ERROR ? NGX_ERROR : NGX_OK;
+}
+
+
+/* Not c->buffered: filters that wait for more set it too. */
+
+static ngx_uint_t
+ngx_http_aiq_job_blocked(ngx_http_request_t *r, ngx_http_aiq_job_t *job)
+{
+    ngx_event_t  *wev;
+
+    wev = r->connection->write;
+
+    return job->busy && (!wev->ready || wev->delayed);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_job_wait_client(ngx_http_request_t *r, ngx_http_aiq_job_t *job,
+    ngx_uint_t progress)
+{
+    ngx_event_t               *wev;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    wev = r->connection->write;
+
+    if (wev->ready) {
+
+        if (wev->timer_set && !wev->delayed) {
+            ngx_del_timer(wev);
+        }
+
+        return NGX_DONE;
+    }
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (!wev->delayed && (progress || !wev->timer_set)) {
+        ngx_add_timer(wev, clcf->send_timeout);
+    }
+
+    if (ngx_handle_write_event(wev, clcf->send_lowat) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return NGX_DONE;
+}
