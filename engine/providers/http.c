@@ -1,0 +1,597 @@
+#include "providers/http.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine.h"
+#include "providers/http_conn.h"
+
+typedef enum {
+    REQUEST_CONNECTING,
+    REQUEST_SENDING,
+    REQUEST_WAITING, /* for the head */
+    REQUEST_READING  /* the body */
+} request_state;
+
+struct http_request {
+    http_client *client;
+    http_origin *origin;
+    http_conn *conn; /* NULL: none could be had; on_timer() tells */
+    http_request *next, **prev;
+    http_events events;
+    void *arg;
+    request_state state;
+    bool received; /* a byte of the response has come */
+    bool refused;  /* the peer takes no more of the request: its reply may say why */
+    bool paused, in_call, cancelled;
+    loop_timer timer;
+    loop_timer again;  /* reads on what TLS holds, which makes no socket readable */
+    uint64_t since_ns; /* the last sign of life, for the state's time-out */
+    uint32_t connect_ms, first_byte_ms, idle_ms;
+    http_parser parser;
+    aiq_buf head; /* the request's */
+    const aiq_str *body;
+    size_t n_body;
+    size_t sent, length; /* of head and body together */
+    aiq_err early;       /* what http_start() found wrong */
+};
+
+static void on_timer(aiq_loop *loop, void *arg);
+static void read_now(aiq_loop *loop, void *arg);
+
+/* The client of a loop. */
+
+static void close_idle(aiq_loop *loop, void *arg)
+{
+    http_client *client = arg;
+    uint64_t now = loop_now_ns();
+
+    for (http_origin *o = client->origins, *next; o; o = next) {
+        next = o->next;
+        o->refs++; /* its last connection must not take it away here */
+        for (http_conn *c = o->idle, *after; c; c = after) {
+            after = c->next;
+            if (now - c->idle_since_ns >= HTTP_IDLE_MS * 1000000ull) {
+                conn_close(c);
+            }
+        }
+        origin_unref(client, o);
+    }
+    if (client->n_connections) {
+        loop_timer_start(loop, &client->idle_timer, HTTP_IDLE_MS / 4, close_idle, client);
+    }
+}
+
+static void finish(http_request *r);
+
+/* The loop leaves. Whoever still has a request has been told by then, or is now. */
+static void client_free(aiq_loop *loop, void *arg)
+{
+    http_client *client = arg;
+    aiq_err err;
+
+    aiq_fail(&err, 503, "engine_leaving", "The server is shutting down.");
+    while (client->requests) {
+        http_request *r = client->requests;
+        http_events events = r->events;
+        void *owner = r->arg;
+        finish(r);
+        events.failed(owner, &err);
+    }
+    for (http_origin *o = client->origins, *next; o; o = next) {
+        next = o->next;
+        o->refs++;
+        while (o->idle) {
+            conn_close(o->idle);
+        }
+        origin_unref(client, o);
+    }
+    loop_timer_stop(loop, &client->idle_timer);
+    connect_free(client);
+    loop->http = NULL;
+    free(client);
+}
+
+static http_client *client_of(aiq_loop *loop)
+{
+    if (loop->http == NULL) {
+        http_client *client = aiq_zalloc(sizeof(*client));
+        client->loop = loop;
+        client->exit = (loop_hook){.fn = client_free, .arg = client};
+        connect_init(client);
+        loop->http = client;
+        loop_at_exit(loop, &client->exit);
+    }
+    return loop->http;
+}
+
+/* The end of a request. */
+
+static void request_free(http_request *r)
+{
+    http_parser_free(&r->parser);
+    aiq_buf_free(&r->head);
+    free(r);
+}
+
+/* Takes the request out of everything; its memory goes once no call of it runs. */
+static void finish(http_request *r)
+{
+    loop_timer_stop(r->client->loop, &r->timer);
+    loop_timer_stop(r->client->loop, &r->again);
+    if (r->conn) {
+        r->conn->request = NULL;
+        conn_close(r->conn);
+    }
+    if (r->origin) {
+        origin_unref(r->client, r->origin);
+    }
+    *r->prev = r->next;
+    if (r->next) {
+        r->next->prev = r->prev;
+    }
+    r->cancelled = true;
+    if (!r->in_call) {
+        request_free(r);
+    }
+}
+
+void http_cancel(http_request *r)
+{
+    finish(r);
+}
+
+static void fail_with(http_request *r, const aiq_err *err)
+{
+    http_events events = r->events;
+    void *arg = r->arg;
+
+    finish(r);
+    events.failed(arg, err);
+}
+
+static void fail(http_request *r, unsigned status, const char *code, const char *message,
+                 const char *detail)
+{
+    aiq_err err;
+
+    aiq_fail(&err, status, code, "%s", message);
+    aiq_err_detail(&err, "%s: %s", r->origin->host, detail);
+    fail_with(r, &err);
+}
+
+static void fail_broken(http_request *r, const char *detail)
+{
+    fail(r, 502, "provider_error",
+         r->state == REQUEST_READING ? "The provider's reply broke off or was malformed."
+                                     : "The provider gave no valid reply.",
+         detail);
+}
+
+/* Time. One timer a request; where it fires early it is set anew, so a sign of
+ * life costs only a clock reading. */
+
+static uint64_t limit_ns(const http_request *r)
+{
+    uint32_t ms = r->idle_ms;
+
+    if (r->state == REQUEST_CONNECTING) {
+        ms = r->connect_ms;
+    } else if (r->state == REQUEST_WAITING) {
+        ms = r->first_byte_ms;
+    }
+    return ms * 1000000ull;
+}
+
+static void set_state(http_request *r, request_state state)
+{
+    r->state = state;
+    r->since_ns = loop_now_ns();
+    uint64_t due = r->since_ns + limit_ns(r);
+    if (r->timer.heap_index == 0 || r->timer.due_ns > due) {
+        loop_timer_start(r->client->loop, &r->timer, limit_ns(r) / 1000000, on_timer, r);
+    }
+}
+
+static void on_timer(aiq_loop *loop, void *arg)
+{
+    static const char *const what[] = {
+        [REQUEST_CONNECTING] = "no connection in time",
+        [REQUEST_SENDING] = "the request was not taken in time",
+        [REQUEST_WAITING] = "no reply in time",
+        [REQUEST_READING] = "nothing more of the reply in time",
+    };
+    http_request *r = arg;
+    uint64_t now = loop_now_ns();
+
+    if (r->early.status) {
+        aiq_err err = r->early;
+        fail_with(r, &err);
+        return;
+    }
+    if (r->paused) {
+        r->since_ns = now; /* its silence is our doing */
+    }
+    uint64_t due = r->since_ns + limit_ns(r);
+    if (now < due) {
+        loop_timer_start(loop, &r->timer, (due - now) / 1000000 + 1, on_timer, r);
+        return;
+    }
+    fail(r, 504, "provider_timeout", "The provider did not answer in time.", what[r->state]);
+}
+
+/* Sending. */
+
+/* Copies what is to be sent next; the whole request where it is a usual one, so
+ * that it goes out in one write. */
+static size_t gather(http_request *r, uint8_t *out, size_t size)
+{
+    size_t skip = r->sent, n = 0;
+
+    for (size_t i = 0; i <= r->n_body && n < size; i++) {
+        aiq_str part = i ? r->body[i - 1] : (aiq_str){(char *)r->head.data, r->head.len};
+        if (skip >= part.len) {
+            skip -= part.len;
+            continue;
+        }
+        size_t len = part.len - skip < size - n ? part.len - skip : size - n;
+        memcpy(out + n, part.data + skip, len);
+        n += len;
+        skip = 0;
+    }
+    return n;
+}
+
+static bool retry(http_request *r);
+
+/* False: the request is gone, or on another connection. */
+static bool send_more(http_request *r)
+{
+    http_client *client = r->client;
+
+    while (r->sent < r->length) {
+        size_t n = gather(r, client->out, sizeof(client->out));
+        ssize_t sent = conn_send(r->conn, client->out, n);
+        if (sent == -EAGAIN || sent == -EINTR) {
+            conn_watch(r->conn, r->conn->events | UV_READABLE | UV_WRITABLE);
+            return true;
+        }
+        if (sent < 0 && retry(r)) {
+            return false;
+        }
+        if (sent < 0) {
+            r->refused = true;
+            break;
+        }
+        r->sent += (size_t)sent;
+        r->since_ns = loop_now_ns();
+    }
+    conn_watch(r->conn, r->paused ? 0 : UV_READABLE);
+    if (r->state == REQUEST_SENDING) {
+        set_state(r, REQUEST_WAITING);
+    }
+    return true;
+}
+
+static void send_on(http_request *r, http_conn *c)
+{
+    r->conn = c;
+    c->request = r;
+    r->sent = 0;
+    http_parser_init(&r->parser, r->client->fields);
+    set_state(r, REQUEST_SENDING);
+    send_more(r);
+}
+
+/* on_timer() tells, for nobody is called back before http_start() returns. */
+static void fail_later(http_request *r)
+{
+    loop_timer_start(r->client->loop, &r->timer, 0, on_timer, r);
+}
+
+/* Asks for a connection of its own. */
+static void connect_for(http_request *r)
+{
+    http_client *client = r->client;
+    http_conn *c = NULL;
+
+    if (client->n_connections < HTTP_CONNECTIONS_MAX) {
+        c = conn_new(client, r->origin);
+        if (!connect_start(c, r->connect_ms)) {
+            conn_close(c);
+            c = NULL;
+        }
+    }
+    if (c == NULL) {
+        aiq_fail(&r->early, 503, "overloaded", "The server has no connection to spare.");
+        fail_later(r);
+        return;
+    }
+    r->conn = c;
+    c->request = r;
+    set_state(r, REQUEST_CONNECTING);
+    if (client->idle_timer.heap_index == 0) {
+        loop_timer_start(client->loop, &client->idle_timer, HTTP_IDLE_MS / 4, close_idle,
+                         client);
+    }
+}
+
+/* The peer closed a connection that was idle before this request came to it. */
+static bool retry(http_request *r)
+{
+    http_conn *c = r->conn;
+
+    if (!c->used || r->received) {
+        return false;
+    }
+    c->request = NULL;
+    conn_close(c);
+    r->conn = NULL;
+    http_parser_free(&r->parser);
+    connect_for(r);
+    return true;
+}
+
+void http_connected(http_conn *c)
+{
+    send_on(c->request, c);
+}
+
+void http_unconnected(http_conn *c, CURLcode code)
+{
+    const char *detail = c->error[0] ? c->error : curl_easy_strerror(code);
+    char copy[CURL_ERROR_SIZE];
+
+    snprintf(copy, sizeof(copy), "%s", detail);
+    if (code == CURLE_OPERATION_TIMEDOUT) {
+        fail(c->request, 504, "provider_timeout", "The provider did not answer in time.", copy);
+    } else {
+        fail(c->request, 502, "provider_unreachable", "The provider cannot be reached.", copy);
+    }
+}
+
+/* Receiving. */
+
+/* Calls the owner; false: it has cancelled the request. */
+static bool call_body(http_request *r, aiq_str piece)
+{
+    r->in_call = true;
+    r->events.body(r->arg, piece);
+    r->in_call = false;
+    if (r->cancelled) {
+        request_free(r);
+        return false;
+    }
+    return true;
+}
+
+static bool call_head(http_request *r)
+{
+    set_state(r, REQUEST_READING);
+    r->in_call = true;
+    r->events.head(r->arg, &r->parser.head);
+    r->in_call = false;
+    if (r->cancelled) {
+        request_free(r);
+        return false;
+    }
+    return true;
+}
+
+/* clean: nothing came behind the response. */
+static void response_done(http_request *r, bool clean)
+{
+    http_conn *c = r->conn;
+    http_events events = r->events;
+    void *arg = r->arg;
+
+    if (clean && r->parser.keep_alive && r->sent == r->length && !r->refused) {
+        c->request = NULL;
+        r->conn = NULL;
+        conn_keep(c);
+    }
+    finish(r);
+    events.done(arg);
+}
+
+/* What was read. False: nothing more is to be read for now, the connection may be gone. */
+static bool take(http_conn *c, const uint8_t *data, size_t n)
+{
+    http_request *r = c->request;
+    const uint8_t *pos = data, *end = data + n;
+    aiq_str piece;
+
+    r->received = true;
+    r->since_ns = r->state == REQUEST_READING ? loop_now_ns() : r->since_ns;
+    for (;;) {
+        switch (http_parse(&r->parser, &pos, end, &piece)) {
+        case HTTP_MORE:
+            return !r->paused;
+        case HTTP_HEAD:
+            if (!call_head(r)) {
+                return false;
+            }
+            break;
+        case HTTP_BODY:
+            if (!call_body(r, piece)) {
+                return false;
+            }
+            break;
+        case HTTP_DONE:
+            response_done(r, pos == end);
+            return false;
+        case HTTP_BAD:
+            fail_broken(r, r->parser.reason);
+            return false;
+        }
+    }
+}
+
+static void ended(http_request *r, ssize_t rc)
+{
+    if (rc == 0 && r->received && http_parse_end(&r->parser) == HTTP_DONE) {
+        response_done(r, false);
+    } else if (!retry(r)) {
+        fail_broken(r, rc < 0             ? strerror((int)-rc)
+                       : r->parser.reason ? r->parser.reason
+                                          : "the connection was closed without a reply");
+    }
+}
+
+/* Is there more to read that no event will tell of? */
+static bool reads_unasked(const http_conn *c)
+{
+    return c->easy || c->failed;
+}
+
+/* A bounded number of reads a turn, so that a fast peer leaves time for others. */
+#define READS_MAX 8
+
+static void read_some(http_conn *c)
+{
+    http_client *client = c->client;
+    http_request *r = c->request;
+
+    for (int i = 0; i < READS_MAX; i++) {
+        ssize_t n = conn_recv(c, client->in, sizeof(client->in));
+        if (n == -EINTR || (n == -EAGAIN && !c->failed)) {
+            return;
+        }
+        if (n <= 0) {
+            ended(r, n);
+            return;
+        }
+        if (!take(c, client->in, (size_t)n)) {
+            return;
+        }
+        /* A short read has emptied a socket, but not what TLS may hold. */
+        if (!reads_unasked(c) && (size_t)n < sizeof(client->in)) {
+            return;
+        }
+    }
+    if (reads_unasked(c)) {
+        loop_timer_start(client->loop, &r->again, 0, read_now, r);
+    }
+}
+
+static void read_now(aiq_loop *loop, void *arg)
+{
+    http_request *r = arg;
+
+    (void)loop;
+    if (!r->paused) {
+        read_some(r->conn);
+    }
+}
+
+void http_ready(http_conn *c, int events)
+{
+    http_request *r = c->request;
+
+    if (r == NULL) {
+        conn_close(c); /* idle: its peer has closed it, or says what nobody asked */
+        return;
+    }
+    if (events & UV_WRITABLE && !send_more(r)) {
+        return;
+    }
+    if (events & UV_READABLE) {
+        read_some(c);
+    }
+}
+
+void http_pause(http_request *r)
+{
+    if (!r->paused) {
+        r->paused = true;
+        if (r->conn && !r->conn->connecting) {
+            conn_watch(r->conn, r->conn->events & ~UV_READABLE);
+        }
+    }
+}
+
+void http_resume(http_request *r)
+{
+    if (r->paused) {
+        r->paused = false;
+        r->since_ns = loop_now_ns();
+        if (r->conn && !r->conn->connecting) {
+            conn_watch(r->conn, r->conn->events | UV_READABLE);
+            if (reads_unasked(r->conn)) {
+                loop_timer_start(r->client->loop, &r->again, 0, read_now, r);
+            }
+        }
+    }
+}
+
+/* Starting. */
+
+static void write_head(http_request *r, const http_call *call)
+{
+    aiq_buf *out = &r->head;
+
+    aiq_buf_reserve(out, 512 + call->headers.len);
+    aiq_buf_text(out, call->method);
+    aiq_buf_text(out, " ");
+    aiq_buf_text(out, r->origin->path);
+    aiq_buf_text(out, call->path);
+    aiq_buf_text(out, " HTTP/1.1\r\nHost: ");
+    aiq_buf_text(out, r->origin->host);
+    aiq_buf_text(out, "\r\nUser-Agent: aiq/" AIQ_VERSION "\r\n");
+    aiq_buf_add(out, call->headers.data, call->headers.len);
+    size_t body = 0;
+    for (size_t i = 0; i < call->n_body; i++) {
+        body += call->body[i].len;
+    }
+    if (call->n_body) {
+        aiq_buf_printf(out, "Content-Length: %zu\r\n", body);
+    }
+    aiq_buf_text(out, "\r\n");
+    r->length = out->len + body;
+}
+
+static http_request *request_new(http_client *client, const http_call *call,
+                                 const http_events *events, void *arg)
+{
+    http_request *r = aiq_zalloc(sizeof(*r));
+
+    r->client = client;
+    r->events = *events;
+    r->arg = arg;
+    r->connect_ms = call->connect_ms;
+    r->first_byte_ms = call->first_byte_ms;
+    r->idle_ms = call->idle_ms;
+    r->body = call->body;
+    r->n_body = call->n_body;
+    r->next = client->requests;
+    r->prev = &client->requests;
+    if (r->next) {
+        r->next->prev = &r->next;
+    }
+    client->requests = r;
+    return r;
+}
+
+http_request *http_start(aiq_loop *loop, const http_call *call, const http_events *events,
+                         void *arg)
+{
+    http_client *client = client_of(loop);
+    http_request *r = request_new(client, call, events, arg);
+    http_conn *c;
+
+    r->origin = origin_get(client, call->url);
+    if (r->origin == NULL) {
+        aiq_fail(&r->early, 502, "provider_unreachable", "The provider cannot be reached.");
+        aiq_err_detail(&r->early, "no valid URL: %s", call->url);
+        fail_later(r);
+        return r;
+    }
+    write_head(r, call);
+    c = conn_take_idle(r->origin);
+    if (c) {
+        send_on(r, c);
+    } else {
+        connect_for(r);
+    }
+    return r;
+}

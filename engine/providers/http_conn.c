@@ -1,0 +1,244 @@
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "providers/http_conn.h"
+
+/* Origins. */
+
+static char *url_part(CURLU *url, CURLUPart part, unsigned flags)
+{
+    char *text = NULL;
+
+    return curl_url_get(url, part, &text, flags) == CURLUE_OK ? text : NULL;
+}
+
+/* host, or host:port where the port is not the scheme's own */
+static char *host_of(CURLU *url, bool tls)
+{
+    char *host = url_part(url, CURLUPART_HOST, 0);
+    char *port = url_part(url, CURLUPART_PORT, CURLU_DEFAULT_PORT);
+    char *out = NULL;
+
+    if (host && port) {
+        bool usual = strcmp(port, tls ? "443" : "80") == 0;
+        if (asprintf(&out, "%s%s%s", host, usual ? "" : ":", usual ? "" : port) < 0) {
+            out = NULL;
+        }
+    }
+    curl_free(host);
+    curl_free(port);
+    return out;
+}
+
+static void origin_free(http_origin *o)
+{
+    free(o->url);
+    free(o->connect);
+    free(o->host);
+    free(o->path);
+    free(o);
+}
+
+static bool origin_parse(http_origin *o, CURLU *url)
+{
+    char *scheme = url_part(url, CURLUPART_SCHEME, 0);
+    char *path = url_part(url, CURLUPART_PATH, 0);
+    bool ok = false;
+
+    if (scheme && path && (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0)) {
+        o->tls = strcmp(scheme, "https") == 0;
+        o->path = strdup(strcmp(path, "/") == 0 ? "" : path);
+        o->host = host_of(url, o->tls);
+        ok = o->path && o->host && asprintf(&o->connect, "%s://%s/", scheme, o->host) > 0;
+    }
+    curl_free(scheme);
+    curl_free(path);
+    return ok;
+}
+
+static http_origin *origin_new(const char *text)
+{
+    CURLU *url = curl_url();
+    http_origin *o = aiq_zalloc(sizeof(*o));
+
+    o->url = strdup(text);
+    if (!url || !o->url || curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK ||
+        !origin_parse(o, url)) {
+        origin_free(o);
+        o = NULL;
+    }
+    curl_url_cleanup(url);
+    return o;
+}
+
+http_origin *origin_get(http_client *client, const char *url)
+{
+    http_origin *o = client->origins;
+
+    while (o && strcmp(o->url, url) != 0) {
+        o = o->next;
+    }
+    if (o == NULL) {
+        o = origin_new(url);
+        if (o == NULL) {
+            return NULL;
+        }
+        o->next = client->origins;
+        client->origins = o;
+    }
+    o->refs++;
+    return o;
+}
+
+void origin_unref(http_client *client, http_origin *origin)
+{
+    http_origin **p = &client->origins;
+
+    if (--origin->refs == 0) {
+        while (*p != origin) {
+            p = &(*p)->next;
+        }
+        *p = origin->next;
+        origin_free(origin);
+    }
+}
+
+/* Connections. */
+
+http_conn *conn_new(http_client *client, http_origin *origin)
+{
+    http_conn *c = aiq_zalloc(sizeof(*c));
+
+    c->client = client;
+    c->origin = origin;
+    c->fd = -1;
+    origin->refs++;
+    client->n_connections++;
+    return c;
+}
+
+static void unlink_idle(http_conn *c)
+{
+    if (c->prev) {
+        *c->prev = c->next;
+        if (c->next) {
+            c->next->prev = c->prev;
+        }
+        c->prev = NULL;
+        c->origin->n_idle--;
+    }
+}
+
+http_conn *conn_take_idle(http_origin *origin)
+{
+    http_conn *c = origin->idle;
+
+    if (c) {
+        unlink_idle(c);
+    }
+    return c;
+}
+
+void conn_keep(http_conn *c)
+{
+    http_origin *o = c->origin;
+
+    if (o->n_idle >= HTTP_IDLE_MAX) {
+        conn_close(c);
+        return;
+    }
+    c->used = true;
+    c->idle_since_ns = loop_now_ns();
+    c->next = o->idle;
+    c->prev = &o->idle;
+    if (c->next) {
+        c->next->prev = &c->next;
+    }
+    o->idle = c;
+    o->n_idle++;
+    conn_watch(c, UV_READABLE);
+}
+
+static void on_poll_closed(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+void conn_close(http_conn *c)
+{
+    unlink_idle(c);
+    if (c->poll) {
+        uv_close((uv_handle_t *)c->poll, on_poll_closed);
+    }
+    connect_drop(c); /* closes a TLS connection's descriptor, too */
+    if (c->stolen) {
+        close(c->fd);
+    }
+    c->client->n_connections--;
+    origin_unref(c->client, c->origin);
+    free(c);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    http_conn *c = poll->data;
+
+    if (status < 0) {
+        c->failed = true; /* libuv has stopped the handle */
+        c->events = 0;
+        events = UV_READABLE;
+    }
+    http_ready(c, events);
+}
+
+/* Each change costs two system calls, so there is one only where a peer does
+ * not take what we send, or we not what it sends. */
+void conn_watch(http_conn *c, int events)
+{
+    if (c->poll == NULL) {
+        c->poll = aiq_zalloc(sizeof(*c->poll));
+        uv_poll_init(&c->client->loop->uv, c->poll, c->fd);
+        c->poll->data = c;
+    }
+    if (c->events != events) {
+        c->events = events;
+        if (events) {
+            uv_poll_start(c->poll, events, on_poll);
+        } else {
+            uv_poll_stop(c->poll);
+        }
+    }
+}
+
+static ssize_t curl_result(CURLcode code, size_t n)
+{
+    if (code == CURLE_OK) {
+        return (ssize_t)n;
+    }
+    return code == CURLE_AGAIN ? -EAGAIN : -EIO;
+}
+
+ssize_t conn_send(http_conn *c, const void *data, size_t n)
+{
+    size_t sent = 0;
+
+    if (c->easy) {
+        return curl_result(curl_easy_send(c->easy, data, n, &sent), sent);
+    }
+    ssize_t rc = send(c->fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return rc < 0 ? -errno : rc;
+}
+
+ssize_t conn_recv(http_conn *c, void *data, size_t n)
+{
+    size_t received = 0;
+
+    if (c->easy) {
+        return curl_result(curl_easy_recv(c->easy, data, n, &received), received);
+    }
+    ssize_t rc = recv(c->fd, data, n, MSG_DONTWAIT);
+    return rc < 0 ? -errno : rc;
+}
