@@ -31,6 +31,7 @@ struct policy_set {
     pthread_mutex_t lock;
     char *folder;
     entry *entries;
+    policy_watch watch; /* its functions may be NULL */
 };
 
 /* ---- the document ---- */
@@ -412,6 +413,11 @@ void policy_set_free(policy_set *set)
     free(set);
 }
 
+void policy_set_watch(policy_set *set, const policy_watch *watch)
+{
+    set->watch = *watch;
+}
+
 static entry *find(const policy_set *set, const uint8_t sha256[32])
 {
     entry *e = set->entries;
@@ -436,6 +442,9 @@ const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t pe
             e->set = set;
             e->next = set->entries;
             set->entries = e;
+            if (set->watch.added) {
+                set->watch.added(set->watch.arg, &e->policy);
+            }
         }
     } else if (writable_by(&e->folder, peer) || writable_by(&e->file, peer)) {
         /* one worker's user may have written what another's only read */
@@ -475,6 +484,9 @@ void policy_unref(const aiq_policy *policy)
             link = &(*link)->next;
         }
         *link = e->next;
+        if (set->watch.removed) {
+            set->watch.removed(set->watch.arg, &e->policy);
+        }
     }
     if (set != NULL) {
         pthread_mutex_unlock(&set->lock);

@@ -77,6 +77,16 @@ policy_set *policy_set_new(const char *folder);
 /* After the last policy_unref(). */
 void policy_set_free(policy_set *set);
 
+/* Tells one room of every policy that comes into use and of its going. Calls
+ * come on any thread, one at a time, and must not block nor use the set. Main
+ * thread, before the first policy_get(). */
+typedef struct {
+    void (*added)(void *arg, const aiq_policy *policy);
+    void (*removed)(void *arg, const aiq_policy *policy);
+    void *arg;
+} policy_watch;
+void policy_set_watch(policy_set *set, const policy_watch *watch);
+
 /* A reference to the policy named by sha256, read at its first use. peer: the
  * worker's user. Any thread; reads a small file. NULL and *err where it is
  * missing, unsafe or invalid. */
