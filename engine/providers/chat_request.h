@@ -1,0 +1,36 @@
+/*
+ * A chat request in OpenAI's shape: what every dialect starts from. It is
+ * checked whole once, here; fields that nobody knows stay in the body and go to
+ * the provider as they came.
+ *
+ * All values are slices of the body, which must stay as long as the request.
+ */
+
+#ifndef AIQ_CHAT_REQUEST_H
+#define AIQ_CHAT_REQUEST_H
+
+#include "core/err.h"
+#include "core/json.h"
+
+typedef struct {
+    aiq_str body;              /* a JSON object */
+    json_value model;          /* a string */
+    json_value messages;       /* an array, not empty, of objects with a role and content */
+    json_value stream_options; /* an object, null or absent */
+    json_value include_usage;  /* of stream_options: true, false, null or absent */
+    json_value max_tokens, max_completion_tokens; /* positive, null or absent; so the rest */
+    json_value temperature;                       /* 0..2 */
+    json_value top_p;                             /* 0..1 */
+    json_value n;                                 /* positive */
+    json_value seed;                              /* an integer */
+    json_value stop;                              /* a string, or up to 4 */
+    bool stream;
+} chat_request;
+
+/* False and a 400 in *err, which names the field. Pure. */
+bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err);
+
+/* Does the client want the usage of a stream? */
+bool chat_request_wants_usage(const chat_request *chat);
+
+#endif

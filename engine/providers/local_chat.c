@@ -1,0 +1,258 @@
+#include "providers/local_chat.h"
+#include <stdio.h>
+#include <string.h>
+
+#define TOP_K_MAX 1000000
+
+static bool unsupported(aiq_err *err, const char *param)
+{
+    return aiq_fail_param(err, 400, "unsupported_parameter", param,
+                          "This model does not support '%s' with this value.", param);
+}
+
+static bool invalid(aiq_err *err, const char *param, const char *expected)
+{
+    return aiq_fail_param(err, 400, "invalid_value", param, "'%s' must be %s.", param,
+                          expected);
+}
+
+/* What asks for nothing: absent, null, false, 0, [] and {}. */
+static bool asks_nothing(const json_value *value)
+{
+    switch (value->type) {
+    case JSON_NONE:
+    case JSON_NULL:
+    case JSON_FALSE:
+        return true;
+    case JSON_NUMBER:
+        return json_real(value) == 0;
+    case JSON_ARRAY:
+    case JSON_OBJECT:
+        return value->count == 0;
+    default:
+        return false;
+    }
+}
+
+static bool is_text_only(const json_value *modalities)
+{
+    json_value element;
+    size_t cursor = 0;
+
+    while (json_each(modalities, &cursor, NULL, &element)) {
+        if (!json_string_is(&element, "text")) {
+            return false;
+        }
+    }
+    return modalities->type == JSON_ARRAY;
+}
+
+/* Fields that change what a good answer is. Others (user, metadata, store, …) do not. */
+static bool check_field(aiq_str name, const json_value *value, aiq_err *err)
+{
+    static const char *const nothing[] = {
+        "tools",      "functions",          "logprobs",          "top_logprobs",
+        "logit_bias", "presence_penalty",   "frequency_penalty", "audio",
+        "prediction", "web_search_options",
+    };
+
+    for (size_t i = 0; i < sizeof(nothing) / sizeof(nothing[0]); i++) {
+        if (aiq_str_is(name, nothing[i])) {
+            return asks_nothing(value) || unsupported(err, nothing[i]);
+        }
+    }
+    if (aiq_str_is(name, "modalities")) {
+        return asks_nothing(value) || is_text_only(value) || unsupported(err, "modalities");
+    }
+    if (aiq_str_is(name, "response_format")) {
+        json_value type = json_member(value, "type");
+        return asks_nothing(value) ||
+               (type.type == JSON_STRING && json_string_is(&type, "text")) ||
+               unsupported(err, "response_format");
+    }
+    return true;
+}
+
+static bool read_top_k(const json_value *value, infer_params *params, aiq_err *err)
+{
+    int64_t n;
+
+    if (value->type == JSON_NULL) {
+        return true;
+    }
+    if (value->type != JSON_NUMBER || !json_int(value, &n) || n < 0 || n > TOP_K_MAX) {
+        return invalid(err, "top_k", "an integer that is not negative");
+    }
+    params->top_k = (uint32_t)n;
+    return true;
+}
+
+static bool check_fields(const chat_request *chat, infer_params *params, aiq_err *err)
+{
+    const char *start = memchr(chat->body.data, '{', chat->body.len);
+    const json_value object = {
+        JSON_OBJECT, {start, chat->body.len - (size_t)(start - chat->body.data)}, 0};
+    json_value value;
+    size_t cursor = 0;
+    aiq_str name;
+
+    while (json_each(&object, &cursor, &name, &value)) {
+        if (!check_field(name, &value, err)) {
+            return false;
+        }
+        if (aiq_str_is(name, "top_k") && !read_top_k(&value, params, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const char *role_of(const json_value *role)
+{
+    static const char *const roles[][2] = {{"system", "system"},
+                                           {"developer", "system"},
+                                           {"user", "user"},
+                                           {"assistant", "assistant"}};
+
+    for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
+        if (json_string_is(role, roles[i][0])) {
+            return roles[i][1];
+        }
+    }
+    return NULL;
+}
+
+/* The parts' texts, joined. False: one is no text. */
+static bool join_parts(const json_value *content, aiq_pool *pool, aiq_str *text)
+{
+    aiq_buf out = {0};
+    json_value part;
+    size_t cursor = 0;
+    bool ok = true;
+
+    while (ok && json_each(content, &cursor, NULL, &part)) {
+        json_value type = json_member(&part, "type"), value = json_member(&part, "text");
+        ok = json_string_is(&type, "text");
+        if (ok) {
+            aiq_str piece = json_string(pool, &value);
+            aiq_buf_add(&out, piece.data, piece.len);
+        }
+    }
+    *text = (aiq_str){aiq_pool_copy(pool, out.data, out.len), out.len};
+    aiq_buf_free(&out);
+    return ok;
+}
+
+static bool read_message(const json_value *object, uint32_t i, aiq_pool *pool,
+                         infer_message *message, aiq_err *err)
+{
+    json_value role = json_member(object, "role"), content = json_member(object, "content");
+    aiq_str text = {"", 0};
+    char param[48];
+
+    message->role = role_of(&role);
+    if (message->role == NULL) {
+        snprintf(param, sizeof(param), "messages[%u].role", i);
+        return unsupported(err, param);
+    }
+    if (content.type == JSON_STRING) {
+        text = json_string(pool, &content);
+    } else if (content.type == JSON_ARRAY && !join_parts(&content, pool, &text)) {
+        snprintf(param, sizeof(param), "messages[%u].content", i);
+        return unsupported(err, param);
+    }
+    message->content = text.data;
+    message->content_len = text.len;
+    return true;
+}
+
+static bool read_messages(const chat_request *chat, aiq_pool *pool, infer_params *params,
+                          aiq_err *err)
+{
+    infer_message *messages =
+        aiq_pool_zalloc(pool, chat->messages.count * sizeof(infer_message));
+    json_value object;
+    size_t cursor = 0;
+    uint32_t n = 0;
+
+    while (json_each(&chat->messages, &cursor, NULL, &object)) {
+        if (!read_message(&object, n, pool, &messages[n], err)) {
+            return false;
+        }
+        n++;
+    }
+    params->messages = messages;
+    params->n_messages = n;
+    return true;
+}
+
+/* Stop strings go to the model as C strings, without a NUL inside. */
+static bool add_stop(const json_value *value, aiq_pool *pool, infer_params *params,
+                     const char **list, aiq_err *err)
+{
+    aiq_str text = json_string(pool, value);
+
+    if (text.len == 0 || memchr(text.data, '\0', text.len)) {
+        return invalid(err, "stop", "made of strings that are not empty");
+    }
+    list[params->n_stop++] = text.data;
+    return true;
+}
+
+static bool read_stop(const chat_request *chat, aiq_pool *pool, infer_params *params,
+                      aiq_err *err)
+{
+    const char **list = aiq_pool_alloc(pool, INFER_MAX_STOP * sizeof(const char *));
+    json_value element;
+    size_t cursor = 0;
+
+    params->stop = list;
+    if (chat->stop.type == JSON_STRING) {
+        return add_stop(&chat->stop, pool, params, list, err);
+    }
+    while (json_each(&chat->stop, &cursor, NULL, &element)) {
+        if (!add_stop(&element, pool, params, list, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void read_numbers(const chat_request *chat, infer_params *params)
+{
+    int64_t n;
+
+    params->temperature =
+        chat->temperature.type == JSON_NUMBER ? (float)json_real(&chat->temperature) : 1.0f;
+    params->top_p = chat->top_p.type == JSON_NUMBER ? (float)json_real(&chat->top_p) : 1.0f;
+    if (params->top_p == 0) {
+        params->top_p = 1e-6f; /* the best token alone; to the sampler 0 means off */
+    }
+    if (chat->seed.type == JSON_NUMBER && json_int(&chat->seed, &n)) {
+        params->seed = (uint64_t)n;
+        params->has_seed = true;
+    }
+    if (json_int(&chat->max_tokens, &n)) {
+        params->max_tokens = (uint32_t)n;
+    }
+    if (json_int(&chat->max_completion_tokens, &n)) {
+        params->max_tokens = (uint32_t)n;
+    }
+}
+
+bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
+                       aiq_err *err)
+{
+    int64_t n;
+
+    *params = (infer_params){0};
+    if (json_int(&chat->n, &n) && n > 1) {
+        return unsupported(err, "n");
+    }
+    if (!check_fields(chat, params, err) || !read_messages(chat, pool, params, err) ||
+        !read_stop(chat, pool, params, err)) {
+        return false;
+    }
+    read_numbers(chat, params);
+    return true;
+}

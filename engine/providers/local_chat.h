@@ -1,0 +1,16 @@
+/*
+ * A chat request in the terms of a local model. What such a model cannot do is
+ * refused by name, rather than left out in silence.
+ */
+
+#ifndef AIQ_LOCAL_CHAT_H
+#define AIQ_LOCAL_CHAT_H
+
+#include "infer/infer.h"
+#include "providers/chat_request.h"
+
+/* Everything in *params lies in the pool or in the request. False and a 400. */
+bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
+                       aiq_err *err);
+
+#endif

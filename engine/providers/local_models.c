@@ -1,0 +1,345 @@
+#include "providers/local_models.h"
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "core/log.h"
+
+/* How long a model outlives its last policy: an nginx that starts anew, or its
+ * only worker, comes back for it. */
+#define KEEP_NS 60000000000ull
+
+typedef enum {
+    MODEL_UNUSED, /* not loaded, and nobody wants it */
+    MODEL_LOADING,
+    MODEL_READY,
+    MODEL_FAILED
+} model_state;
+
+/* Stays until the engine ends, for its health component does. */
+struct local_model {
+    local_model *next;
+    local_models *all;
+    char *path, *title;
+    model_state state;
+    unsigned policies, requests;
+    uint64_t unused_ns; /* since when both are 0 */
+    infer *infer;       /* where READY */
+    health_component health;
+};
+
+struct local_models {
+    aiq_engine *engine;
+    pthread_mutex_t lock; /* guards everything below */
+    pthread_cond_t work;
+    pthread_t keeper;
+    bool leaving;
+    local_model *models;
+};
+
+/* Loading and closing, on the keeper's thread. */
+
+/* The file's real path, where it lies below --models. */
+static bool resolve(const local_models *m, const char *path, char real[PATH_MAX], char *why,
+                    size_t size)
+{
+    const char *folder = m->engine->options.models;
+    char base[PATH_MAX], joined[PATH_MAX];
+
+    if (folder && path[0] != '/') {
+        if ((size_t)snprintf(joined, sizeof(joined), "%s/%s", folder, path) >= sizeof(joined)) {
+            snprintf(why, size, "the path is too long");
+            return false;
+        }
+        path = joined;
+    }
+    if (realpath(path, real) == NULL) {
+        snprintf(why, size, "%s", strerror(errno));
+        return false;
+    }
+    if (folder == NULL) {
+        return true;
+    }
+    if (realpath(folder, base) == NULL) {
+        snprintf(why, size, "--models: %s", strerror(errno));
+        return false;
+    }
+    size_t n = strlen(base);
+    if (strncmp(real, base, n) != 0 || (real[n] != '/' && n > 1)) {
+        snprintf(why, size, "it does not lie below --models");
+        return false;
+    }
+    return true;
+}
+
+static infer *load(const local_models *m, const char *path)
+{
+    const infer_options defaults = {0};
+    char real[PATH_MAX], why[256] = "";
+    uint64_t start = loop_now_ns();
+    infer *model = NULL;
+
+    if (resolve(m, path, real, why, sizeof(why))) {
+        model = infer_open(real, &defaults, why, sizeof(why));
+    }
+    if (model) {
+        infer_model_info info;
+        infer_info(model, &info);
+        aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", path),
+                AIQ_S("name", info.name), AIQ_I("parameters", (int64_t)info.n_params),
+                AIQ_I("context", info.n_ctx),
+                AIQ_R("duration_ms", (double)(loop_now_ns() - start) / 1e6));
+    } else {
+        aiq_log(AIQ_LOG_ERROR, "local", "model cannot be loaded", AIQ_S("path", path),
+                AIQ_S("reason", why));
+    }
+    return model;
+}
+
+static void load_model(local_models *m, local_model *model)
+{
+    pthread_mutex_unlock(&m->lock);
+    infer *loaded = load(m, model->path);
+    pthread_mutex_lock(&m->lock);
+    model->infer = loaded;
+    model->state = loaded ? MODEL_READY : MODEL_FAILED;
+}
+
+static void close_model(local_models *m, local_model *model)
+{
+    infer *unused = model->infer;
+
+    model->infer = NULL;
+    model->state = MODEL_UNUSED;
+    pthread_mutex_unlock(&m->lock);
+    if (unused) {
+        infer_close(unused);
+        aiq_log(AIQ_LOG_INFO, "local", "model closed", AIQ_S("path", model->path));
+    }
+    pthread_mutex_lock(&m->lock);
+}
+
+/* The next model that is to be loaded or closed; else NULL, and when the next one
+ * is due (0: none). */
+static local_model *find_work(const local_models *m, uint64_t now, uint64_t *due)
+{
+    *due = 0;
+    for (local_model *model = m->models; model; model = model->next) {
+        if (model->state == MODEL_LOADING) {
+            return model;
+        }
+        if (model->state != MODEL_UNUSED && model->policies + model->requests == 0) {
+            uint64_t end = model->unused_ns + KEEP_NS;
+            if (end <= now) {
+                return model;
+            }
+            *due = *due && *due < end ? *due : end;
+        }
+    }
+    return NULL;
+}
+
+static void *keep(void *arg)
+{
+    local_models *m = arg;
+    uint64_t due;
+
+    pthread_mutex_lock(&m->lock);
+    while (!m->leaving) {
+        local_model *model = find_work(m, loop_now_ns(), &due);
+        if (model) {
+            (model->state == MODEL_LOADING ? load_model : close_model)(m, model);
+        } else if (due) {
+            struct timespec end = {(time_t)(due / 1000000000), (long)(due % 1000000000)};
+            pthread_cond_timedwait(&m->work, &m->lock, &end);
+        } else {
+            pthread_cond_wait(&m->work, &m->lock);
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
+}
+
+/* The registry. */
+
+static health_status check(void *arg, char *reason, size_t size)
+{
+    local_model *model = arg;
+    health_status status = HEALTH_OK;
+
+    pthread_mutex_lock(&model->all->lock);
+    if (model->state == MODEL_LOADING) {
+        snprintf(reason, size, "loading");
+        status = HEALTH_DOWN;
+    } else if (model->state == MODEL_FAILED) {
+        snprintf(reason, size, "cannot be loaded, the engine's log says why");
+        status = HEALTH_DEGRADED;
+    }
+    pthread_mutex_unlock(&model->all->lock);
+    return status;
+}
+
+static local_model *find(local_models *m, const char *path)
+{
+    local_model *model = m->models;
+
+    while (model && strcmp(model->path, path) != 0) {
+        model = model->next;
+    }
+    return model;
+}
+
+static char *text_of(const char *start, const char *rest)
+{
+    size_t n = strlen(start) + strlen(rest) + 1;
+    char *text = aiq_alloc(n);
+
+    snprintf(text, n, "%s%s", start, rest);
+    return text;
+}
+
+static local_model *model_new(local_models *m, const policy_local_model *named)
+{
+    local_model *model = aiq_zalloc(sizeof(*model));
+
+    model->all = m;
+    model->path = text_of("", named->path);
+    model->title = text_of("model ", named->name);
+    model->next = m->models;
+    m->models = model;
+    model->health = (health_component){
+        .name = model->title, .critical = true, .check = check, .arg = model};
+    engine_add_health(m->engine, &model->health);
+    return model;
+}
+
+static void each(local_models *m, const aiq_policy *policy, int change)
+{
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < policy->n_providers; i++) {
+        const policy_provider *p = &policy->providers[i];
+        for (size_t k = 0; k < p->n_models; k++) {
+            local_model *model = find(m, p->models[k].path);
+            if (model == NULL) {
+                model = model_new(m, &p->models[k]);
+            }
+            model->policies += (unsigned)change;
+            model->unused_ns = loop_now_ns();
+            if (change > 0 && (model->state == MODEL_UNUSED || model->state == MODEL_FAILED)) {
+                model->state = MODEL_LOADING;
+            }
+        }
+    }
+    pthread_cond_signal(&m->work);
+    pthread_mutex_unlock(&m->lock);
+}
+
+void local_models_add(local_models *m, const aiq_policy *policy)
+{
+    each(m, policy, 1);
+}
+
+void local_models_remove(local_models *m, const aiq_policy *policy)
+{
+    each(m, policy, -1);
+}
+
+static const char *path_of(const policy_provider *provider, const char *name)
+{
+    for (size_t i = 0; i < provider->n_models; i++) {
+        if (strcmp(provider->models[i].name, name) == 0) {
+            return provider->models[i].path;
+        }
+    }
+    return NULL;
+}
+
+local_model *local_models_use(local_models *m, const policy_provider *provider,
+                              const char *name, infer **out, aiq_err *err)
+{
+    const char *path = path_of(provider, name);
+    local_model *model;
+
+    pthread_mutex_lock(&m->lock);
+    model = path ? find(m, path) : NULL;
+    model_state state = model ? model->state : MODEL_FAILED;
+    if (state == MODEL_READY) {
+        model->requests++;
+        *out = model->infer;
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (state == MODEL_READY) {
+        return model;
+    }
+    aiq_fail(err, 503, "model_unavailable", "This model is not available%s.",
+             state == MODEL_LOADING ? " yet" : " now");
+    aiq_err_detail(err, "local model %s: %s", name,
+                   state == MODEL_LOADING ? "it is being loaded"
+                   : path                 ? "it could not be loaded"
+                                          : "the provider has none of this name");
+    err->retry_after = state == MODEL_LOADING ? 1 : 0;
+    return NULL;
+}
+
+void local_models_done(local_models *m, local_model *model)
+{
+    pthread_mutex_lock(&m->lock);
+    if (--model->requests == 0 && model->policies == 0) {
+        model->unused_ns = loop_now_ns();
+        pthread_cond_signal(&m->work);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Life. */
+
+local_models *local_models_new(aiq_engine *engine, aiq_err *err)
+{
+    local_models *m = aiq_zalloc(sizeof(*m));
+    pthread_condattr_t clock;
+
+    m->engine = engine;
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC); /* as loop_now_ns() */
+    pthread_cond_init(&m->work, &clock);
+    pthread_condattr_destroy(&clock);
+    int rc = pthread_create(&m->keeper, NULL, keep, m);
+    if (rc != 0) {
+        aiq_fail(err, 500, "thread", "cannot start a thread: %s", strerror(rc));
+        free(m);
+        return NULL;
+    }
+    return m;
+}
+
+void local_models_free(local_models *m)
+{
+    pthread_mutex_lock(&m->lock);
+    m->leaving = true;
+    pthread_cond_signal(&m->work);
+    pthread_mutex_unlock(&m->lock);
+    pthread_join(m->keeper, NULL);
+    for (local_model *model = m->models; model; model = model->next) {
+        if (model->infer) {
+            infer_close(model->infer);
+        }
+    }
+    /* the last events of what ran, which still name their model */
+    for (unsigned i = 0; i < m->engine->options.loops; i++) {
+        loop_flush(&m->engine->loops[i]);
+    }
+    while (m->models) {
+        local_model *model = m->models;
+        m->models = model->next;
+        free(model->path);
+        free(model->title);
+        free(model);
+    }
+    pthread_cond_destroy(&m->work);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}

@@ -1,0 +1,404 @@
+/*
+ * The openai dialect: any upstream with OpenAI's API.
+ *
+ * The request goes out as it came, but for two places: the model's name is the
+ * target's, and a stream always reports its usage, for we account for it; what
+ * the client did not ask for is taken out of the answer again (openai_chunk.c).
+ * The answer's JSON is checked, never written anew.
+ *
+ * What the provider says about the client's request (4xx) is passed on; what it
+ * says about us (401, 403) or itself (5xx, redirects, HTML) is a 502.
+ */
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include "providers/http.h"
+#include "providers/openai_chunk.h"
+#include "providers/provider.h"
+#include "providers/sse.h"
+
+#define REPLY_MAX (16u << 20)
+#define ERROR_MAX (64u << 10)
+
+typedef struct {
+    const policy_provider *provider;
+    provider_events events;
+    void *arg;
+    http_request *http;
+    bool stream, wants_usage;
+    bool reading_events;
+    aiq_str pieces[5]; /* the request's body */
+    unsigned status;
+    uint32_t retry_after;
+    aiq_buf body; /* of an answer that is no stream */
+    sse_parser sse;
+    openai_stream state;
+} call;
+
+/* Failing. */
+
+static void fail_with(call *c, const aiq_err *err)
+{
+    if (c->http) {
+        http_cancel(c->http);
+        c->http = NULL;
+    }
+    c->events.failed(c->arg, err);
+}
+
+static void fail(call *c, const char *code, const char *message, const char *detail)
+{
+    aiq_err err;
+
+    aiq_fail(&err, 502, code, "%s", message);
+    aiq_err_detail(&err, "provider %s: %s", c->provider->name, detail);
+    err.retry_after = c->retry_after;
+    fail_with(c, &err);
+}
+
+static void fail_garbled(call *c, const char *detail)
+{
+    fail(c, "provider_error", "The provider gave no valid reply.", detail);
+}
+
+/* The request. */
+
+static size_t add_piece(call *c, size_t n, const char *from, const char *to)
+{
+    if (to > from) {
+        c->pieces[n++] = (aiq_str){from, (size_t)(to - from)};
+    }
+    return n;
+}
+
+typedef struct {
+    const char *at, *end; /* this part of the body … */
+    aiq_str put;          /* … becomes this */
+} edit;
+
+/* Where the request must say that a stream ends with its usage. */
+static edit usage_edit(const chat_request *chat)
+{
+    const json_value *options = &chat->stream_options, *usage = &chat->include_usage;
+    const char *brace = memchr(chat->body.data, '{', chat->body.len), *start = brace + 1;
+
+    if (options->type == JSON_NONE) {
+        return (edit){start, start, AIQ_STR("\"stream_options\":{\"include_usage\":true},")};
+    }
+    if (options->type == JSON_NULL || options->count == 0) {
+        return (edit){options->text.data, options->text.data + options->text.len,
+                      AIQ_STR("{\"include_usage\":true}")};
+    }
+    if (usage->type == JSON_NONE) {
+        start = options->text.data + 1;
+        return (edit){start, start, AIQ_STR("\"include_usage\":true,")};
+    }
+    return (edit){usage->text.data, usage->text.data + usage->text.len, AIQ_STR("true")};
+}
+
+static edit model_edit(const chat_request *chat, const policy_target *target, aiq_pool *pool)
+{
+    aiq_buf name = {0};
+
+    json_quote(&name, target->model, strlen(target->model));
+    aiq_str put = {aiq_pool_copy(pool, name.data, name.len), name.len};
+    aiq_buf_free(&name);
+    return (edit){chat->model.text.data, chat->model.text.data + chat->model.text.len, put};
+}
+
+static size_t write_body(call *c, const provider_request *request)
+{
+    const chat_request *chat = request->chat;
+    const char *pos = chat->body.data, *end = pos + chat->body.len;
+    edit edits[2];
+    size_t n_edits = 0, n = 0;
+
+    if (!json_string_is(&chat->model, request->target->model)) {
+        edits[n_edits++] = model_edit(chat, request->target, request->pool);
+    }
+    if (chat->stream && !chat_request_wants_usage(chat)) {
+        edits[n_edits++] = usage_edit(chat);
+    }
+    if (n_edits == 2 && edits[1].at < edits[0].at) {
+        edit first = edits[1];
+        edits[1] = edits[0];
+        edits[0] = first;
+    }
+    for (size_t i = 0; i < n_edits; i++) {
+        n = add_piece(c, n, pos, edits[i].at);
+        n = add_piece(c, n, edits[i].put.data, edits[i].put.data + edits[i].put.len);
+        pos = edits[i].end;
+    }
+    return add_piece(c, n, pos, end);
+}
+
+static bool write_headers(call *c, const provider_request *request, aiq_str *headers,
+                          aiq_err *err)
+{
+    aiq_str key = {0};
+    const char *accept = c->stream ? "text/event-stream" : "application/json";
+
+    if (c->provider->key && !secrets_get(request->secrets, c->provider->key, &key, err)) {
+        snprintf(err->message, sizeof(err->message), "The key of provider '%.100s' is missing.",
+                 c->provider->name);
+        return false;
+    }
+    char *text = aiq_pool_printf(request->pool,
+                                 "Content-Type: application/json\r\nAccept: %s\r\n%s%.*s%s",
+                                 accept, key.len ? "Authorization: Bearer " : "", (int)key.len,
+                                 key.len ? key.data : "", key.len ? "\r\n" : "");
+    *headers = (aiq_str){text, strlen(text)};
+    return true;
+}
+
+/* The answer's head. */
+
+static bool is_type(aiq_str value, const char *type)
+{
+    size_t n = strlen(type);
+
+    return value.len >= n && strncasecmp(value.data, type, n) == 0 &&
+           (value.len == n || value.data[n] == ';' || value.data[n] == ' ');
+}
+
+static uint32_t seconds(aiq_str value)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < value.len; i++) {
+        if (value.data[i] < '0' || value.data[i] > '9' || i > 5) {
+            return 0;
+        }
+        n = n * 10 + (uint32_t)(value.data[i] - '0');
+    }
+    return n;
+}
+
+static void on_head(void *arg, const http_head *head)
+{
+    call *c = arg;
+    char detail[32];
+
+    c->status = head->status;
+    snprintf(detail, sizeof(detail), "status %u", head->status);
+    c->retry_after = seconds(http_head_get(head, "retry-after"));
+    if (head->status == 401 || head->status == 403) {
+        fail(c, "provider_auth_failed", "The provider did not accept this server's key.",
+             detail);
+    } else if (head->status >= 500 || (head->status != 200 && head->status < 400)) {
+        fail(c, "provider_error", "The provider failed.", detail);
+    } else if (head->status == 200 && c->stream) {
+        if (is_type(http_head_get(head, "content-type"), "text/event-stream")) {
+            c->reading_events = true;
+        } else {
+            fail_garbled(c, "no event stream");
+        }
+    } else {
+        size_t expected = head->length > 0 && head->length < 65536 ? (size_t)head->length : 0;
+        aiq_buf_reserve(&c->body, expected);
+    }
+}
+
+/* A stream. */
+
+/* False: the call is over. */
+static bool pass_event(call *c, const sse_event *event)
+{
+    const char *wrong = NULL;
+    aiq_str data = event->data;
+
+    switch (openai_chunk(&c->state, &data, c->wants_usage, &wrong)) {
+    case OPENAI_PASS:
+        c->events.event(c->arg, data);
+        return c->http != NULL;
+    case OPENAI_DROP:
+        return true;
+    default:
+        fail(c, "provider_error", "The provider broke its reply off with an error.", wrong);
+        return false;
+    }
+}
+
+static void on_stream(call *c, aiq_str piece)
+{
+    const uint8_t *pos = (const uint8_t *)piece.data, *end = pos + piece.len;
+    sse_event event;
+    sse_result result;
+
+    while ((result = sse_next(&c->sse, &pos, end, &event)) == SSE_EVENT) {
+        if (!pass_event(c, &event)) {
+            return;
+        }
+    }
+    if (result == SSE_TOO_LONG) {
+        fail_garbled(c, "an event of more than 1 MiB");
+    }
+}
+
+static void stream_done(call *c)
+{
+    sse_event event;
+
+    c->http = NULL;
+    if (!c->state.done && sse_end(&c->sse, &event) == SSE_EVENT) {
+        const char *wrong = NULL;
+        aiq_str data = event.data;
+        openai_verdict verdict = openai_chunk(&c->state, &data, c->wants_usage, &wrong);
+        if (verdict == OPENAI_BAD) {
+            fail_garbled(c, wrong);
+            return;
+        }
+        if (verdict == OPENAI_PASS) {
+            c->events.event(c->arg, data);
+        }
+    }
+    if (c->state.done || c->state.finished) {
+        c->events.done(c->arg, c->state.tokens);
+    } else {
+        fail(c, "provider_error", "The provider broke its reply off.",
+             "the stream ended without [DONE]");
+    }
+}
+
+/* A whole answer. */
+
+static void on_body(void *arg, aiq_str piece)
+{
+    call *c = arg;
+
+    if (c->reading_events) {
+        on_stream(c, piece);
+        return;
+    }
+    if (c->body.len + piece.len > (c->status == 200 ? REPLY_MAX : ERROR_MAX)) {
+        fail_garbled(c, "too long a reply");
+        return;
+    }
+    aiq_buf_add(&c->body, piece.data, piece.len);
+}
+
+static void reply_done(call *c)
+{
+    json_value usage, error;
+    json_error wrong;
+    const json_want wants[] = {{"usage", &usage}, {"error", &error}};
+    provider_reply reply = {.status = c->status, .retry_after = c->retry_after};
+
+    c->http = NULL;
+    reply.body = (aiq_str){(char *)c->body.data, c->body.len};
+    if (!json_scan(reply.body.data, reply.body.len, wants, 2, &wrong)) {
+        fail_garbled(c, wrong.reason);
+        return;
+    }
+    if ((c->status != 200) != (error.type == JSON_OBJECT)) {
+        fail_garbled(c, "an error that is none, or the reverse");
+        return;
+    }
+    reply.tokens = openai_usage(&usage);
+    c->events.reply(c->arg, &reply);
+}
+
+static void on_done(void *arg)
+{
+    call *c = arg;
+
+    if (c->reading_events) {
+        stream_done(c);
+    } else {
+        reply_done(c);
+    }
+}
+
+static void on_failed(void *arg, const aiq_err *err)
+{
+    call *c = arg;
+
+    c->http = NULL;
+    if (c->state.done) {
+        /* the answer was whole; how the connection ends is no concern of the client's */
+        c->events.done(c->arg, c->state.tokens);
+    } else {
+        c->events.failed(c->arg, err);
+    }
+}
+
+/* The interface. */
+
+static void release(void *arg)
+{
+    call *c = arg;
+
+    aiq_buf_free(&c->body);
+    sse_free(&c->sse);
+}
+
+static void *start(const provider_request *request, const provider_events *events, void *arg,
+                   aiq_err *err)
+{
+    static const http_events http = {on_head, on_body, on_done, on_failed};
+    const policy_provider *p = request->target->provider;
+    call *c = aiq_pool_zalloc(request->pool, sizeof(*c));
+    aiq_str headers;
+
+    c->provider = p;
+    c->events = *events;
+    c->arg = arg;
+    c->stream = request->chat->stream;
+    c->wants_usage = chat_request_wants_usage(request->chat);
+    c->state.tokens = (provider_tokens){-1, -1};
+    sse_init(&c->sse);
+    if (!write_headers(c, request, &headers, err)) {
+        return NULL;
+    }
+    aiq_pool_cleanup(request->pool, release, c);
+    http_call out = {
+        .method = "POST",
+        .url = p->url,
+        .path = "/chat/completions",
+        .headers = headers,
+        .body = c->pieces,
+        .n_body = write_body(c, request),
+        .connect_ms = p->connect_ms,
+        .first_byte_ms = p->first_byte_ms,
+        .idle_ms = p->idle_ms,
+    };
+    c->http = http_start(request->loop, &out, &http, c);
+    return c;
+}
+
+static void cancel(void *arg)
+{
+    call *c = arg;
+
+    if (c->http) {
+        http_cancel(c->http);
+        c->http = NULL;
+    }
+}
+
+static void pause_call(void *arg)
+{
+    call *c = arg;
+
+    if (c->http) {
+        http_pause(c->http);
+    }
+}
+
+static void resume(void *arg)
+{
+    call *c = arg;
+
+    if (c->http) {
+        http_resume(c->http);
+    }
+}
+
+const provider_dialect provider_openai = {
+    .dialect = "openai",
+    .start = start,
+    .cancel = cancel,
+    .pause = pause_call,
+    .resume = resume,
+};

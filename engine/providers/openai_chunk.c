@@ -1,0 +1,98 @@
+#include "providers/openai_chunk.h"
+#include <string.h>
+
+static int64_t count_of(const json_value *usage, const char *name)
+{
+    json_value value = json_member(usage, name);
+    int64_t n;
+
+    return value.type == JSON_NUMBER && json_int(&value, &n) && n >= 0 ? n : -1;
+}
+
+provider_tokens openai_usage(const json_value *usage)
+{
+    if (usage->type != JSON_OBJECT) {
+        return (provider_tokens){-1, -1};
+    }
+    return (provider_tokens){count_of(usage, "prompt_tokens"),
+                             count_of(usage, "completion_tokens")};
+}
+
+static bool any_finished(const json_value *choices)
+{
+    json_value choice;
+    size_t cursor = 0;
+
+    while (json_each(choices, &cursor, NULL, &choice)) {
+        if (json_member(&choice, "finish_reason").type == JSON_STRING) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Takes the member with this value out of an object's text: also the comma
+ * behind it, or else the one before it. The text is ours: the parser's buffer. */
+static void cut_member(aiq_str *text, const json_value *value)
+{
+    static const char name[] = "\"usage\"";
+    const size_t n = sizeof(name) - 1;
+    char *start = (char *)value->text.data, *end = start + value->text.len;
+    char *first = (char *)text->data, *last = first + text->len;
+
+    while (start > first && start[-1] != '"') {
+        start--; /* the colon and white space */
+    }
+    if ((size_t)(start - first) <= n || memcmp(start - n, name, n) != 0) {
+        return; /* the name is written with escapes: it stays, for it does no harm */
+    }
+    start -= n;
+    while (end < last && strchr(" \t\r\n", *end)) {
+        end++;
+    }
+    if (*end == ',') {
+        end++;
+    } else {
+        while (start > first && strchr(" \t\r\n", start[-1])) {
+            start--;
+        }
+        start -= start[-1] == ',';
+    }
+    memmove(start, end, (size_t)(last - end));
+    text->len -= (size_t)(end - start);
+}
+
+openai_verdict openai_chunk(openai_stream *s, aiq_str *data, bool wants_usage,
+                            const char **wrong)
+{
+    json_value choices, usage, error;
+    json_error why;
+    const json_want wants[] = {{"choices", &choices}, {"usage", &usage}, {"error", &error}};
+
+    if (s->done) {
+        return OPENAI_DROP; /* nothing comes behind the end */
+    }
+    if (aiq_str_is(*data, "[DONE]")) {
+        s->done = true;
+        return OPENAI_PASS;
+    }
+    if (!json_scan(data->data, data->len, wants, 3, &why)) {
+        *wrong = why.reason;
+        return OPENAI_BAD;
+    }
+    if (error.type != JSON_NONE && error.type != JSON_NULL) {
+        *wrong = "an error in the stream";
+        return OPENAI_BAD;
+    }
+    s->finished |= any_finished(&choices);
+    if (usage.type == JSON_OBJECT) {
+        s->tokens = openai_usage(&usage);
+        if (!wants_usage && choices.count == 0) {
+            return OPENAI_DROP;
+        }
+    }
+    if (usage.type != JSON_NONE && !wants_usage) {
+        cut_member(data, &usage);
+    }
+    return OPENAI_PASS;
+}

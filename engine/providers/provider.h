@@ -1,0 +1,63 @@
+/*
+ * Who answers a chat request: one dialect a file, all behind one interface. A
+ * call belongs to its loop's thread and lives in the request's pool; it is over
+ * with its last event (reply, done or failed) or with cancel().
+ *
+ * No event comes during start(). The names of hosts and keys never stand in an
+ * error's message, only in its detail.
+ */
+
+#ifndef AIQ_PROVIDER_H
+#define AIQ_PROVIDER_H
+
+#include "core/loop.h"
+#include "core/policy.h"
+#include "core/pool.h"
+#include "providers/chat_request.h"
+#include "providers/secrets.h"
+
+typedef struct {
+    int64_t in, out; /* -1: not known */
+} provider_tokens;
+
+typedef struct {
+    unsigned status;      /* 200, or that of an error which is the caller's own */
+    aiq_str body;         /* JSON; valid during the call */
+    uint32_t retry_after; /* seconds; 0: none */
+    provider_tokens tokens;
+} provider_reply;
+
+/* arg: what start() was given. */
+typedef struct {
+    void (*reply)(void *arg, const provider_reply *reply); /* the whole answer; last */
+    void (*event)(void *arg, aiq_str data);                /* of a stream, "[DONE]" included */
+    void (*done)(void *arg, provider_tokens tokens);       /* the stream is whole; last */
+    void (*failed)(void *arg, const aiq_err *err);         /* last */
+} provider_events;
+
+typedef struct {
+    aiq_loop *loop;
+    aiq_pool *pool; /* the request's */
+    const policy_target *target;
+    const chat_request *chat;
+    secrets *secrets;            /* this loop's */
+    struct local_models *models; /* local_models.h */
+} provider_request;
+
+typedef struct {
+    const char *dialect;
+    /* The call, or NULL and *err: then there is no event. */
+    void *(*start)(const provider_request *request, const provider_events *events, void *arg,
+                   aiq_err *err);
+    void (*cancel)(void *call);
+    /* Back-pressure of streams. A few events may still come. */
+    void (*pause)(void *call);
+    void (*resume)(void *call);
+} provider_dialect;
+
+extern const provider_dialect provider_openai, provider_local;
+
+/* NULL: no such dialect. */
+const provider_dialect *provider_find(const char *dialect);
+
+#endif
