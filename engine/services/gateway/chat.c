@@ -1,0 +1,372 @@
+/*
+ * A chat request, from its body to its answer:
+ *
+ *     receiving   the body goes to the spool
+ *     calling     checked, routed, given to a provider; nothing sent yet
+ *     streaming   the head is sent; events pass as they come
+ *     ending      the provider is done; what waits for credit is sent, then END
+ *
+ * The head of a stream is sent with its first event (or first keep-alive), so
+ * that whatever fails before that is a plain error reply with its status.
+ */
+
+#include <stdio.h>
+#include <string.h>
+#include "core/log.h"
+#include "services/gateway/gateway.h"
+#include "services/gateway/spool.h"
+
+/* A comment this often while the model thinks, so that nobody between us and
+ * the client takes the stream for dead. */
+#define KEEPALIVE_MS 15000
+
+typedef enum { CHAT_RECEIVING, CHAT_CALLING, CHAT_STREAMING, CHAT_ENDING } chat_state;
+
+typedef struct {
+    aiq_job *job;
+    chat_state state;
+    spool *spool;
+    chat_request request;
+    const policy_model *model;
+    const policy_target *target;
+    const provider_dialect *provider;
+    void *call;  /* the provider's; NULL once it is over */
+    aiq_buf out; /* what waits for credit */
+    bool paused;
+    uint64_t called_ns, first_ns, sent_ns;
+    loop_timer keepalive;
+} chat;
+
+/* Ending. Each of these may free the chat: it lies in the job's pool. */
+
+static void count(chat *c, unsigned status)
+{
+    double seconds = (double)(loop_now_ns() - c->called_ns) / 1e9;
+
+    gateway_count(gateway_of(c->job), c->target, c->model->name, status, seconds);
+}
+
+static void stop_timer(chat *c)
+{
+    loop_timer_stop(c->job->loop, &c->keepalive);
+}
+
+static void refuse(chat *c, const aiq_err *err)
+{
+    stop_timer(c);
+    job_fail(c->job, err);
+}
+
+static void report_usage(chat *c, provider_tokens tokens)
+{
+    const aiq_usage usage = {
+        .tokens_in = tokens.in,
+        .tokens_out = tokens.out,
+        .first_token_us =
+            c->first_ns ? (int64_t)((c->first_ns - c->job->started_ns) / 1000) : -1,
+        .cost_nano_usd = -1,
+    };
+
+    job_usage(c->job, &usage);
+}
+
+/* Output. */
+
+static void flush(chat *c)
+{
+    size_t sent = job_write(c->job, c->out.data, c->out.len, true);
+
+    aiq_buf_consume(&c->out, sent);
+    c->sent_ns = loop_now_ns();
+    if (c->call && (c->out.len > 0) != c->paused) {
+        c->paused = !c->paused;
+        (c->paused ? c->provider->pause : c->provider->resume)(c->call);
+    }
+    if (c->state == CHAT_ENDING && c->out.len == 0) {
+        stop_timer(c);
+        job_end(c->job);
+    }
+}
+
+static void send_head(chat *c, unsigned status, const char *type, int64_t length,
+                      uint32_t retry_after)
+{
+    char seconds[12];
+    job_header headers[1];
+    job_reply reply = {
+        .status = status,
+        .content_type = type,
+        .content_length = length,
+        .stream = length < 0,
+        .headers = headers,
+        .model = c->model->name,
+        .provider = c->target->provider->name,
+    };
+
+    if (retry_after) {
+        int n = snprintf(seconds, sizeof(seconds), "%u", retry_after);
+        headers[reply.n_headers++] = (job_header){AIQ_STR("retry-after"), {seconds, (size_t)n}};
+    } else if (reply.stream) {
+        headers[reply.n_headers++] =
+            (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
+    }
+    job_head(c->job, &reply);
+}
+
+static void begin_stream(chat *c)
+{
+    if (c->state == CHAT_CALLING) {
+        c->state = CHAT_STREAMING;
+        send_head(c, 200, "text/event-stream", -1, 0);
+    }
+}
+
+static void on_keepalive(aiq_loop *loop, void *arg)
+{
+    static const char comment[] = ": keep-alive\n\n";
+    chat *c = arg;
+    uint64_t quiet_ms = (loop_now_ns() - c->sent_ns) / 1000000, wait = KEEPALIVE_MS;
+
+    if (quiet_ms < KEEPALIVE_MS) {
+        wait = KEEPALIVE_MS - quiet_ms;
+    } else if (c->out.len == 0) {
+        begin_stream(c);
+        aiq_buf_add(&c->out, comment, sizeof(comment) - 1);
+        flush(c);
+    }
+    loop_timer_start(loop, &c->keepalive, wait, on_keepalive, c);
+}
+
+/* An event: each line of its data, and the empty line. */
+static void add_event(aiq_buf *out, aiq_str data)
+{
+    const char *pos = data.data, *end = pos + data.len;
+
+    for (;;) {
+        const char *line = memchr(pos, '\n', (size_t)(end - pos));
+        aiq_buf_add(out, "data: ", 6);
+        aiq_buf_add(out, pos, (size_t)((line ? line : end) - pos));
+        aiq_buf_add(out, "\n", 1);
+        if (line == NULL) {
+            break;
+        }
+        pos = line + 1;
+    }
+    aiq_buf_add(out, "\n", 1);
+}
+
+/* The provider's events. */
+
+static void on_event(void *arg, aiq_str data)
+{
+    chat *c = arg;
+
+    if (c->first_ns == 0) {
+        c->first_ns = loop_now_ns();
+    }
+    begin_stream(c);
+    add_event(&c->out, data);
+    flush(c);
+}
+
+static void on_stream_done(void *arg, provider_tokens tokens)
+{
+    chat *c = arg;
+
+    c->call = NULL;
+    count(c, 200);
+    begin_stream(c);
+    report_usage(c, tokens);
+    c->state = CHAT_ENDING;
+    flush(c);
+}
+
+static void on_reply(void *arg, const provider_reply *reply)
+{
+    chat *c = arg;
+
+    c->call = NULL;
+    c->first_ns = loop_now_ns();
+    count(c, reply->status);
+    if (c->state == CHAT_STREAMING) {
+        /* an error after a keep-alive: the envelope is the same */
+        report_usage(c, reply->tokens);
+        add_event(&c->out, reply->body);
+        c->state = CHAT_ENDING;
+        flush(c);
+        return;
+    }
+    c->state = CHAT_ENDING;
+    send_head(c, reply->status, "application/json", (int64_t)reply->body.len,
+              reply->status == 200 ? 0 : reply->retry_after);
+    report_usage(c, reply->tokens);
+    aiq_buf_add(&c->out, reply->body.data, reply->body.len);
+    flush(c);
+}
+
+static void log_failure(const chat *c, const aiq_err *err)
+{
+    char id[65];
+    size_t n = c->job->request_id.len < 64 ? c->job->request_id.len : 64;
+
+    memcpy(id, c->job->request_id.data, n);
+    id[n] = '\0';
+    aiq_log(AIQ_LOG_WARN, "gateway", "call of a model failed", AIQ_S("request_id", id),
+            AIQ_S("provider", c->target->provider->name), AIQ_S("model", c->model->name),
+            AIQ_I("status", err->status), AIQ_S("code", err->code),
+            AIQ_S("detail", err->detail[0] ? err->detail : err->message));
+}
+
+static void on_failed(void *arg, const aiq_err *err)
+{
+    chat *c = arg;
+    char body[AIQ_ERROR_BODY_MAX];
+    const aiq_error_info info = {
+        .status = err->status,
+        .code = {err->code, strlen(err->code)},
+        .message = {err->message, strlen(err->message)},
+        .param = {err->param, strlen(err->param)},
+    };
+
+    c->call = NULL;
+    count(c, err->status);
+    if (c->state == CHAT_CALLING) {
+        refuse(c, err); /* which logs it */
+        return;
+    }
+    log_failure(c, err);
+    add_event(&c->out, (aiq_str){body, aiq_error_render(body, AIQ_DIALECT_OPENAI, &info)});
+    report_usage(c, (provider_tokens){-1, -1});
+    c->state = CHAT_ENDING;
+    flush(c);
+}
+
+/* The request. */
+
+void gateway_no_model(aiq_str name, aiq_err *err)
+{
+    bool plain = name.len <= 128;
+
+    for (size_t i = 0; plain && i < name.len; i++) {
+        plain = name.data[i] > ' ' && name.data[i] < 0x7f;
+    }
+    if (plain) {
+        aiq_fail_param(err, 404, "model_not_found", "model", "The model '%.*s' does not exist.",
+                       (int)name.len, name.data);
+    } else {
+        aiq_fail_param(err, 404, "model_not_found", "model", "This model does not exist.");
+    }
+}
+
+static bool route(chat *c, aiq_err *err)
+{
+    aiq_str name = json_string(c->job->pool, &c->request.model);
+
+    c->model = policy_find_model(c->job->policy, name.data, name.len);
+    if (c->model == NULL) {
+        gateway_no_model(name, err);
+        return false;
+    }
+    c->target = &c->model->targets[0];
+    c->provider = provider_find(c->target->provider->dialect);
+    if (c->provider == NULL) {
+        aiq_fail(err, 503, "provider_unknown", "This server does not speak to this provider.");
+        aiq_err_detail(err, "provider %s: dialect %s", c->target->provider->name,
+                       c->target->provider->dialect);
+        return false;
+    }
+    return true;
+}
+
+static bool call_provider(chat *c, aiq_err *err)
+{
+    static const provider_events events = {on_reply, on_event, on_stream_done, on_failed};
+    gateway_loop *g = gateway_of(c->job);
+    const provider_request request = {
+        .loop = c->job->loop,
+        .pool = c->job->pool,
+        .target = c->target,
+        .chat = &c->request,
+        .secrets = g->secrets,
+        .models = g->gateway->models,
+    };
+
+    c->state = CHAT_CALLING;
+    c->called_ns = c->sent_ns = loop_now_ns();
+    c->call = c->provider->start(&request, &events, c, err);
+    if (c->call == NULL) {
+        count(c, err->status);
+        return false;
+    }
+    return true;
+}
+
+static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
+{
+    chat *c = job->state;
+    aiq_err err;
+
+    if (wrong) {
+        refuse(c, wrong);
+    } else if (!chat_request_parse(&c->request, body, &err) || !route(c, &err) ||
+               !call_provider(c, &err)) {
+        refuse(c, &err);
+    } else if (c->request.stream) {
+        loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
+    }
+}
+
+/* The job's handler. */
+
+static void release(void *arg)
+{
+    chat *c = arg;
+
+    spool_free(c->spool);
+    aiq_buf_free(&c->out);
+}
+
+static void chat_open(aiq_job *job)
+{
+    chat *c = aiq_pool_zalloc(job->pool, sizeof(*c));
+
+    c->job = job;
+    job->state = c;
+    c->spool = spool_new(job, on_body_whole);
+    aiq_pool_cleanup(job->pool, release, c);
+}
+
+static void chat_body(aiq_job *job, const uint8_t *data, size_t n)
+{
+    spool_add(((chat *)job->state)->spool, data, n);
+}
+
+static void chat_end(aiq_job *job)
+{
+    spool_end(((chat *)job->state)->spool);
+}
+
+static void chat_writable(aiq_job *job)
+{
+    flush(job->state);
+}
+
+static void chat_cancel(aiq_job *job)
+{
+    chat *c = job->state;
+
+    stop_timer(c);
+    if (c->call) {
+        count(c, 499);
+        c->provider->cancel(c->call);
+        c->call = NULL;
+    }
+}
+
+const job_handler gateway_chat = {
+    .open = chat_open,
+    .body = chat_body,
+    .end = chat_end,
+    .writable = chat_writable,
+    .cancel = chat_cancel,
+};

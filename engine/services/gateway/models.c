@@ -1,0 +1,55 @@
+/* GET /v1/models and /v1/models/{id}: the policy's models, as OpenAI lists them. */
+
+#include <string.h>
+#include "core/json.h"
+#include "services/gateway/gateway.h"
+
+static void add_model(aiq_buf *out, const aiq_job *job, const policy_model *model)
+{
+    const char *owner = model->targets[0].provider->name;
+
+    aiq_buf_text(out, "{\"id\":");
+    json_quote(out, model->name, strlen(model->name));
+    aiq_buf_printf(out, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":",
+                   (unsigned long long)(job->policy->epoch / 1000000));
+    json_quote(out, owner, strlen(owner));
+    aiq_buf_text(out, "}");
+}
+
+static void reply(aiq_job *job, aiq_buf *out)
+{
+    job_reply_all(job, 200, "application/json", out->data, out->len);
+    aiq_buf_free(out);
+}
+
+static void list_end(aiq_job *job)
+{
+    aiq_buf out = {0};
+
+    aiq_buf_text(&out, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < job->policy->n_models; i++) {
+        aiq_buf_text(&out, i ? "," : "");
+        add_model(&out, job, &job->policy->models[i]);
+    }
+    aiq_buf_text(&out, "]}");
+    reply(job, &out);
+}
+
+static void one_end(aiq_job *job)
+{
+    aiq_str id = job->path_args[0];
+    const policy_model *model = policy_find_model(job->policy, id.data, id.len);
+    aiq_buf out = {0};
+
+    if (model == NULL) {
+        aiq_err err;
+        gateway_no_model(id, &err);
+        job_fail(job, &err);
+        return;
+    }
+    add_model(&out, job, model);
+    reply(job, &out);
+}
+
+const job_handler gateway_models = {.end = list_end};
+const job_handler gateway_model = {.end = one_end};
