@@ -47,7 +47,7 @@ sub new {
     my $self = bless {
         dir      => tempdir('aiq-XXXXXX', DIR => '/tmp'),    # short: Unix sockets
         build    => $build =~ m{^/} ? $build : "$ROOT/$build",
-        nginx    => $ENV{AIQ_NGINX} // 'nginx',
+        nginx    => $ENV{AIQ_NGINX} // (-x '/usr/sbin/nginx' ? '/usr/sbin/nginx' : 'nginx'),
         owner    => $$,
         ports    => [],
         held     => [],
@@ -209,13 +209,18 @@ sub start_engine {
     return $self->{children}{$name};
 }
 
-# nginx; ready once it takes connections and, with an engine, its workers have links.
+# nginx; ready once it takes connections. In the foreground, as a child of the
+# test, unless daemon => 1: a master in the foreground takes no binary upgrade.
 sub start_nginx {
     my ($self, %arg) = @_;
 
     @{ $self->{held} } = ();
-    $self->_spawn('nginx', "$self->{dir}/logs/stderr.log", $self->{nginx}, '-p', "$self->{dir}/",
-        '-c', $self->{conf}, '-g', 'daemon off;');
+    my $child = $self->_spawn('nginx', "$self->{dir}/logs/stderr.log", $self->{nginx}, '-p',
+        "$self->{dir}/", '-c', $self->{conf}, $arg{daemon} ? () : ('-g', 'daemon off;'));
+    if ($arg{daemon}) {
+        waitpid($child, 0);
+        $self->{children}{nginx} = $self->wait_for(sub { $self->nginx_pid }, 10, 'a pid file');
+    }
     $self->wait_for(sub {
         $self->alive('nginx') or die "nginx did not start:\n" . $self->error_log
             . $self->read_file('logs/stderr.log');
@@ -249,14 +254,15 @@ sub workers {
 sub nginx_pid {
     my ($self) = @_;
 
-    return $self->read_file('nginx.pid') =~ /(\d+)/ ? $1 : $self->{children}{nginx};
+    return $self->read_file('nginx.pid') =~ /(\d+)/ ? $1 : 0;
 }
 
 sub alive {
     my ($self, $name) = @_;
     my $pid = $self->{children}{$name} or return 0;
+    my $reaped = waitpid($pid, WNOHANG);
 
-    return 1 if waitpid($pid, WNOHANG) == 0;
+    return 1 if $reaped == 0 || ($reaped < 0 && kill(0, $pid));    # < 0: a daemon
     $self->{status}{$name} = $?;
     delete $self->{children}{$name};
     return 0;
@@ -432,7 +438,7 @@ END {
 
     for my $self (@running) {
         next if $self->{owner} != $$;
-        kill('KILL', -$_) for values %{ $self->{children} };
+        kill('KILL', -$_, $_) for values %{ $self->{children} };
         waitpid($_, 0) for values %{ $self->{children} };
         remove_tree($self->{dir}) unless $ENV{AIQ_KEEP};
     }
