@@ -2,7 +2,7 @@
  * One recursive descent does it all: it validates, and on the way notes type,
  * extent and count of what it passes. The recursion is bounded by
  * JSON_DEPTH_MAX. Strings are most of a chat request's bytes, so they are
- * skipped eight at a time up to the next byte that means something.
+ * skipped sixteen or eight at a time up to the next byte that means something.
  */
 
 #include "core/json.h"
@@ -10,6 +10,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 typedef struct {
     const uint8_t *pos, *end;
@@ -30,6 +33,20 @@ static bool fail(scanner *s, const char *reason)
  * a multi-byte character; end where there is none. */
 static const uint8_t *skip_plain(const uint8_t *p, const uint8_t *end)
 {
+#ifdef __SSE2__
+    while (end - p >= 16) {
+        __m128i x = _mm_loadu_si128((const __m128i *)p);
+        __m128i stops = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')),
+                                     _mm_cmpeq_epi8(x, _mm_set1_epi8('\\')));
+        /* the comparison is signed: bytes from 0x80 on are below 0x20 as well */
+        stops = _mm_or_si128(stops, _mm_cmplt_epi8(x, _mm_set1_epi8(0x20)));
+        unsigned marks = (unsigned)_mm_movemask_epi8(stops);
+        if (marks) {
+            return p + __builtin_ctz(marks);
+        }
+        p += 16;
+    }
+#endif
     while (end - p >= 8) {
         uint64_t x;
         memcpy(&x, p, 8);

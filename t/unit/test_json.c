@@ -305,15 +305,44 @@ static void test_quoted_is_valid(void **state)
     assert_true(valid("\"\\u0000\""));
 }
 
+/* Strings are skipped in blocks: every byte that may not stand in one is found
+ * at every place of a block, and every other byte is passed. */
+static void test_every_byte_at_every_place(void **state)
+{
+    char text[64];
+    json_error error;
+
+    (void)state;
+    for (size_t at = 1; at < 50; at++) {
+        for (int byte = 0; byte < 256; byte++) {
+            memset(text, 'x', sizeof(text));
+            text[0] = text[51] = '"';
+            text[at] = (char)byte;
+            bool fine = byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+            assert_int_equal(json_valid(text, 52, &error), fine);
+            /* a quote ends the string, so what follows is at fault */
+            size_t offset = byte == '"' ? at + 1 : at;
+            assert_true(fine || error.offset == offset);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_suite),         cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_nul_byte),      cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_finds_members), cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_only_objects),  cmocka_unit_test(test_walks),
-        cmocka_unit_test(test_unescapes),     cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_quotes),        cmocka_unit_test(test_quoted_is_valid),
+        cmocka_unit_test(test_suite),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_nul_byte),
+        cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_finds_members),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_only_objects),
+        cmocka_unit_test(test_walks),
+        cmocka_unit_test(test_unescapes),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_quotes),
+        cmocka_unit_test(test_quoted_is_valid),
+        cmocka_unit_test(test_every_byte_at_every_place),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
