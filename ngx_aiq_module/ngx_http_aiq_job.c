@@ -25,6 +25,8 @@ static ngx_int_t ngx_http_aiq_job_append(ngx_http_request_t *r,
     ngx_http_aiq_job_t *job, const u_char *data, size_t len);
 static ngx_int_t ngx_http_aiq_job_output(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_uint_t writable);
+static ngx_uint_t ngx_http_aiq_job_starts(ngx_http_request_t *r,
+    ngx_http_aiq_job_t *job);
 static ngx_int_t ngx_http_aiq_job_last(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_job_filter(ngx_http_request_t *r,
@@ -674,7 +676,9 @@ ngx_http_aiq_job_output(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     if (job->failed) {
 
-        if (!r->header_sent) {
+        /* a stream that has begun goes out with its error, however late */
+
+        if (!r->header_sent && !(job->stream && job->out)) {
             return ngx_http_aiq_fail(r, ctx);
         }
 
@@ -693,7 +697,7 @@ ngx_http_aiq_job_output(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     if (!r->header_sent) {
 
-        if (!job->head) {
+        if (!job->head || !ngx_http_aiq_job_starts(r, job)) {
             return NGX_DONE;
         }
 
@@ -762,6 +766,18 @@ ngx_http_aiq_job_output(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     }
 
     return ngx_http_aiq_job_wait_client(r, job, held != job->held);
+}
+
+
+/*
+ * The head of a plain reply waits for its first bytes: nginx would not send
+ * it alone anyway, and until then an error can take its place.
+ */
+
+static ngx_uint_t
+ngx_http_aiq_job_starts(ngx_http_request_t *r, ngx_http_aiq_job_t *job)
+{
+    return job->stream || job->out || job->end || r->method == NGX_HTTP_HEAD;
 }
 
 

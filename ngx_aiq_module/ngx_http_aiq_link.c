@@ -510,6 +510,8 @@ ngx_http_aiq_link_read_handler(ngx_event_t *rev)
 
         /* what the engine has said before its end counts */
 
+        link->closing = 1;
+
         (void) ngx_http_aiq_link_process(link,
                                          AIQ_RING_SIZE / sizeof(aiq_frame));
         ngx_http_aiq_link_lost(link, "the engine has gone");
@@ -933,6 +935,11 @@ ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link)
 
         ngx_queue_remove(q);
         ctx->job.dirty = 0;
+
+        if (ctx->job.link && (link->closing || link->frames.ring.broken)) {
+            /* it will fail at once, maybe with nothing sent yet */
+            continue;
+        }
 
         ngx_http_aiq_job_run(ctx);
     }
