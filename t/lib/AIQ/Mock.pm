@@ -1,0 +1,57 @@
+package AIQ::Mock;
+
+# The mock provider (t/bench/mock_provider.c) as a process of a test.
+#
+#     my $mock = AIQ::Mock->new($t);
+#     $t->conf("aiq_provider mock { dialect openai; url " . $mock->url . "; }
+#               " . $mock->models(qw(mock-chat mock-hang-mid)) . "…");
+#
+# What a model does is in its name; see the program's head.
+
+use strict;
+use warnings;
+
+use AIQ::HTTP;
+use JSON::PP ();
+
+sub new {
+    my ($class, $t, %arg) = @_;
+    my $self = bless { t => $t, record => $t->dir . '/mock.requests' }, $class;
+
+    $t->_spawn('mock', $t->dir . '/logs/mock.log', $t->binary('bench/mock_provider'),
+        '-d', "$AIQ::Test::ROOT/../shared/data/openai-sse", '-r', $self->{record},
+        $arg{seed} ? ('-s', $arg{seed}) : ());
+    $t->wait_for(sub { ($self->{port}) = $self->log =~ /^(\d+)$/m }, 10, 'the mock listens');
+    return $self;
+}
+
+sub log  { return $_[0]{t}->read_file('logs/mock.log') }
+sub port { return $_[0]{port} }
+sub url  { return "http://127.0.0.1:$_[0]{port}/v1" }
+sub seed { return $_[0]->log =~ /^seed (\d+)$/m ? $1 : undef }
+
+# Lines of configuration: one aiq_model each, of the provider `mock`.
+sub models {
+    my ($self, @names) = @_;
+
+    return join "\n", map { "aiq_model $_ { target mock; }" } @names;
+}
+
+# Requests as they came, each {head, body}.
+sub requests {
+    my ($self) = @_;
+
+    return map { my ($head, $body) = split /\r\n\r\n/, $_, 2; { head => $head, body => $body } }
+        split /\n=== end\n/, $self->{t}->read_file($self->{record});
+}
+
+# {requests, open, aborted}; `open` counts the asking connection.
+sub stats {
+    my ($self) = @_;
+    my $c = AIQ::HTTP->new($self->{port}, 10);
+
+    $c->request('GET', '/stats');
+    return JSON::PP::decode_json($c->response->{body});
+}
+
+1;
