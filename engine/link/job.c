@@ -6,6 +6,7 @@
  */
 
 #include <assert.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,7 @@ link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation)
     l->slots[slot] = j;
     l->n_jobs++;
     end->n_jobs++;
+    end->peak_jobs = end->n_jobs > end->peak_jobs ? end->n_jobs : end->peak_jobs;
     metric_add(end->counts->jobs, 1);
     return j;
 }
@@ -80,6 +82,14 @@ static bool may_keep(const link_end *end)
 #endif
 }
 
+/* malloc keeps what lies between pieces that live on. */
+static void give_memory_back(aiq_loop *loop, void *arg)
+{
+    (void)loop;
+    (void)arg;
+    malloc_trim(0);
+}
+
 /* The slot is free again, the memory too. */
 static void job_free(link_job *j)
 {
@@ -103,6 +113,10 @@ static void job_free(link_job *j)
     } else {
         aiq_pool_free(j->job.pool);
         free(j);
+    }
+    if (end->n_jobs == 0 && end->peak_jobs >= LINK_TRIM_JOBS) {
+        end->peak_jobs = 0;
+        loop_timer_start(end->loop, &end->trim_timer, LINK_TRIM_MS, give_memory_back, NULL);
     }
 }
 

@@ -439,4 +439,5 @@ void link_end_close(link_end *end, bool tell)
         cancel_jobs(l);
         link_free(l);
     }
+    loop_timer_stop(end->loop, &end->trim_timer);
 }

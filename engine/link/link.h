@@ -37,6 +37,10 @@
 /* The loop spins only while it has at most so many jobs. */
 #define LINK_SPIN_JOBS 4
 
+/* Once so many jobs at a time are all over, what they held goes back to the system. */
+#define LINK_TRIM_JOBS 128
+#define LINK_TRIM_MS   200
+
 /* Jobs that may wait to be used again, a loop. */
 #define LINK_FREE_JOBS 256
 
@@ -103,9 +107,10 @@ struct link_end {
     void *on_close_arg;
     aiq_link *links;
     loop_source source;
-    loop_timer drain_timer;
+    loop_timer drain_timer, trim_timer;
     bool draining;
     uint32_t n_jobs, n_streams;
+    uint32_t peak_jobs; /* since memory was last given back */
     uint64_t spin_ns;
     uint64_t active_ns; /* when a frame last came or went */
     link_job *free_jobs;
