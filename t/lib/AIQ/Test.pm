@@ -368,6 +368,13 @@ sub wait_for {
     }
 }
 
+# Bytes of memory of its own: without the rings, whose pages come with their first use.
+sub private_memory {
+    my ($self, $pid) = @_;
+
+    return $self->read_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m ? $1 * 1024 : 0;
+}
+
 sub rss {    # bytes
     my ($self, $pid) = @_;
 
