@@ -5,6 +5,7 @@
 # make unit       the C unit tests alone
 # make fuzz       every fuzz target for FUZZ_SECONDS (60)
 # make lint       clang-format, clang-tidy, cppcheck
+# make valgrind   the tests of t/valgrind.list under it
 # make bench      the performance table; ROW=id runs one row
 # make deps       only install what is missing
 # make install    into DESTDIR and PREFIX (/usr/local)
@@ -143,6 +144,13 @@ fuzz-link-programs: $(filter $B/fuzz_link_%,$(FUZZ))
 lint: compile_commands.json $B/gen/store_migrations.h
 	tools/lint.sh
 
+# Programs of t/unit and files of t. AIQ::Test wraps what it starts.
+VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
+VALGRIND_LIST := $(shell sed '/^\#/d' t/valgrind.list)
+valgrind: all unit-programs
+	CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '$(VALGRIND)' $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
+	AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B prove $(filter t/%,$(VALGRIND_LIST))
+
 bench: all $(BENCH)
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
 
@@ -162,5 +170,5 @@ clean:
 	rm -rf build build-debug build-sanitize build-fuzz build-planted compile_commands.json
 
 FORCE:
-.PHONY: all deps run test unit unit-programs fuzz fuzz-programs fuzz-link-programs lint bench install nginx clean FORCE
+.PHONY: all deps run test unit unit-programs fuzz fuzz-programs fuzz-link-programs lint valgrind bench install nginx clean FORCE
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

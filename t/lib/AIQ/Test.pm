@@ -102,6 +102,8 @@ sub port {
     return $self->{ports}[$i];
 }
 
+sub release_ports { @{ $_[0]{held} } = () }
+
 # ---- configuration ----
 
 # nginx.conf whose http {} holds the given text. %%DIR%%, %%PORT_n%%,
@@ -214,7 +216,7 @@ sub start_engine {
 sub start_nginx {
     my ($self, %arg) = @_;
 
-    @{ $self->{held} } = ();
+    $self->release_ports;
     my $child = $self->_spawn('nginx', "$self->{dir}/logs/stderr.log", $self->{nginx}, '-p',
         "$self->{dir}/", '-c', $self->{conf}, $arg{daemon} ? () : ('-g', 'daemon off;'));
     if ($arg{daemon}) {
@@ -235,6 +237,8 @@ sub start {
 
     $self->start_engine;
     $self->start_nginx;
+    # slower than a request waits for a link
+    $self->wait_for(sub { $self->engine_log =~ /worker connected/ }, 10, 'a link') if $ENV{AIQ_VALGRIND};
     return $self;
 }
 
