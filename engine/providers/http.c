@@ -526,6 +526,17 @@ void http_resume(http_request *r)
 
 /* Starting. */
 
+static void add_number(aiq_buf *out, size_t n)
+{
+    char text[20], *p = text + sizeof(text);
+
+    do {
+        *--p = (char)('0' + n % 10);
+        n /= 10;
+    } while (n);
+    aiq_buf_add(out, p, (size_t)(text + sizeof(text) - p));
+}
+
 static void write_head(http_request *r, const http_call *call)
 {
     aiq_buf *out = &r->head;
@@ -544,7 +555,9 @@ static void write_head(http_request *r, const http_call *call)
         body += call->body[i].len;
     }
     if (call->n_body) {
-        aiq_buf_printf(out, "Content-Length: %zu\r\n", body);
+        aiq_buf_text(out, "Content-Length: ");
+        add_number(out, body);
+        aiq_buf_text(out, "\r\n");
     }
     aiq_buf_text(out, "\r\n");
     r->length = out->len + body;

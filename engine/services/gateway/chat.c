@@ -200,7 +200,8 @@ static void on_reply(void *arg, const provider_reply *reply)
     send_head(c, reply->status, "application/json", (int64_t)reply->body.len,
               reply->status == 200 ? 0 : reply->retry_after);
     report_usage(c, reply->tokens);
-    aiq_buf_add(&c->out, reply->body.data, reply->body.len);
+    size_t sent = job_write(c->job, reply->body.data, reply->body.len, true);
+    aiq_buf_add(&c->out, reply->body.data + sent, reply->body.len - sent);
     flush(c);
 }
 
