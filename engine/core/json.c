@@ -471,13 +471,13 @@ bool json_valid(const char *text, size_t len, json_error *error)
 bool json_each(const json_value *container, size_t *cursor, aiq_str *name, json_value *value)
 {
     const uint8_t *start = (const uint8_t *)container->text.data;
-    scanner s = {start + *cursor, start + container->text.len, 0, NULL};
     bool object = container->type == JSON_OBJECT;
     aiq_str ignored;
 
     if (!object && container->type != JSON_ARRAY) {
-        return false;
+        return false; /* an absent value has no text */
     }
+    scanner s = {start + *cursor, start + container->text.len, 0, NULL};
     if (*cursor == 0) {
         s.pos++;
         if (scan_close(&s, object ? '}' : ']')) {
