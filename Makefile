@@ -118,7 +118,7 @@ run:
 # One summary for both: a unit test is a program that prints TAP.
 test:
 	@tools/deps.sh build test
-	@$(MAKE) --no-print-directory all unit-programs t/npm/node_modules/.package-lock.json
+	@$(MAKE) --no-print-directory all unit-programs $(BENCH) t/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B $(TEST_ENV) CMOCKA_MESSAGE_OUTPUT=TAP prove -r $(UNIT) $(or $(T),t)
 
 # Node, SDKs and llama.cpp for the tests, as the lockfile says. Not npm ci: it wants every

@@ -80,12 +80,12 @@ int ngx_http_aiq_frames_next(ngx_http_aiq_frames_t *f,
     ngx_http_aiq_event_t *ev);
 
 /*
- * The client has taken n bytes of the job's reply.  Returns the credit that
- * is due to the engine now, mostly 0.
+ * The client has taken len bytes of the reply in slot n; then, the credit
+ * that is due to the engine for it, mostly 0.
  */
-void ngx_http_aiq_frames_consumed(ngx_http_aiq_frames_t *f, uint32_t slot,
-    size_t n);
-uint32_t ngx_http_aiq_frames_grant(ngx_http_aiq_frames_t *f, uint32_t slot);
+void ngx_http_aiq_frames_consumed(ngx_http_aiq_frames_t *f, uint32_t n,
+    size_t len);
+uint32_t ngx_http_aiq_frames_grant(ngx_http_aiq_frames_t *f, uint32_t n);
 
 /* payloads that were copied out of the ring; NULL, or what is wrong with them */
 const char *ngx_http_aiq_frames_head(const uint8_t *data, size_t len,

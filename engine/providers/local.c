@@ -93,9 +93,10 @@ static const char *finish_reason(infer_finish finish)
 
 static void add_usage(aiq_buf *out, provider_tokens tokens)
 {
-    aiq_buf_printf(
-        out, "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
-        (long long)tokens.in, (long long)tokens.out, (long long)(tokens.in + tokens.out));
+    aiq_buf_printf(out,
+                   "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
+                   (long long)tokens.in, (long long)tokens.out,
+                   (long long)tokens.in + (long long)tokens.out);
 }
 
 /* A chunk: the prefix, its choices, and the usage that it must name. */

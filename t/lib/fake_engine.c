@@ -43,7 +43,10 @@ static void wake(void)
 
 static void publish(void)
 {
-    if (aiq_ring_publish(&l.ring) | aiq_ring_release(&l.ring)) {
+    bool due = aiq_ring_publish(&l.ring);
+
+    due |= aiq_ring_release(&l.ring);
+    if (due) {
         wake();
     }
 }
@@ -77,7 +80,8 @@ static size_t add_fields(uint8_t *p, const field *fields)
 static void head(uint32_t slot, unsigned status, unsigned flags, int64_t length,
                  const field *fields)
 {
-    aiq_head h = {.status = (uint16_t)status, .flags = (uint16_t)flags, .content_length = length};
+    aiq_head h = {
+        .status = (uint16_t)status, .flags = (uint16_t)flags, .content_length = length};
     uint8_t payload[AIQ_HEAD_MAX];
 
     memcpy(payload, &h, sizeof(h));
