@@ -17,7 +17,7 @@ typedef struct {
 
 typedef struct {
     u_char       sha256[2 * 32];
-    time_t       mtime;
+    int64_t      mtime;        /* nanoseconds */
 } ngx_http_aiq_policy_file_t;
 
 
@@ -1019,7 +1019,8 @@ ngx_http_aiq_policy_prune(ngx_cycle_t *cycle, ngx_http_aiq_main_conf_t *amcf)
         }
 
         ngx_memcpy(file->sha256, ngx_de_name(&dir), 2 * 32);
-        file->mtime = ngx_de_mtime(&dir);
+        file->mtime = (int64_t) dir.info.st_mtim.tv_sec * 1000000000
+                      + dir.info.st_mtim.tv_nsec;
     }
 
     ngx_close_dir(&dir);

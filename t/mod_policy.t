@@ -1,0 +1,103 @@
+# The policy document: what it holds, where it lies, what happens when it
+# cannot be written.
+
+use strict;
+use warnings;
+use lib 't/lib';
+
+use Digest::SHA qw(sha256_hex);
+use Test::More;
+use AIQ::FakeEngine;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+my $http = '
+    aiq_model m { target local model=demo; }
+    aiq_model "x/y:z \"q\"" { target remote; }
+    aiq_provider local { dialect local; model demo models/demo.gguf; model two /abs/two.gguf; }
+    aiq_provider remote { dialect openai; url https://api.example.com/v1/; key env:KEY;
+                          timeout idle=5s connect=200ms; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /v1/ { aiq_pass gateway; }
+        location /echo { aiq_pass echo; aiq_max_body_size 0; location /echo/small { aiq_pass echo; } }
+        location /health { aiq_health; }
+        location = /metrics { aiq_metrics; }
+    }';
+$t->conf($http);
+
+my $e = AIQ::FakeEngine->new($t);
+$e->start;
+$t->start_nginx;
+
+my $folder = $t->socket . '.policy';
+sub files { my @names = glob("$folder/*"); return @names }
+
+my @files = files();
+is(scalar @files, 1, 'one file');
+my $text = $t->read_file($files[0]);
+my $sha = sha256_hex($text);
+like($files[0], qr{/$sha\.json$}, 'named by its SHA-256');
+is((stat $files[0])[2] & 07777, 0644, 'its mode');
+is((stat $folder)[2] & 07777, 0755, "the folder's mode");
+
+my $policy = $t->json($text);
+cmp_ok(abs(delete($policy->{epoch}) / 1e6 - Time::HiRes::time()), '<', 600, 'the epoch is now, in microseconds');
+is_deeply($policy, {
+    aiq => 1,
+    providers => [
+        { name => 'local', dialect => 'local', models => [
+            { name => 'demo', path => $t->dir . '/models/demo.gguf' }, { name => 'two', path => '/abs/two.gguf' } ] },
+        { name => 'remote', dialect => 'openai', url => 'https://api.example.com/v1', key => 'env:KEY',
+          connect_ms => 200, first_byte_ms => 30000, idle_ms => 5000 },
+    ],
+    models => [
+        { name => 'm', targets => [ { provider => 'local', model => 'demo' } ] },
+        { name => 'x/y:z "q"', targets => [ { provider => 'remote', model => 'x/y:z "q"' } ] },
+    ],
+    locations => [
+        { service => 'gateway', max_body => 10485760 },
+        { service => 'echo', max_body => 0 },
+        { service => 'echo', max_body => 0 },
+        { service => 'health', max_body => 10485760 },
+        { service => 'metrics', max_body => 10485760 },
+    ],
+}, 'what it says');
+
+$t->get('/health');
+is($e->last_open->{location}, 3, 'OPEN names the location by its place in it');
+
+# reloads
+$t->reload;
+is(scalar(@{ [ files() ] }), 2, 'a reload writes another');
+for my $i (2 .. 18) {
+    $t->reload;
+    my @names = files();
+    is(scalar @names, $i < 16 ? $i + 1 : 16, "after reload $i") if $i > 14;
+}
+
+# a reload that cannot write keeps what runs
+my $before = join(',', files());
+rename($folder, "$folder.aside");
+$t->write_file($folder, 'in the way');
+kill('HUP', $t->nginx_pid);
+$t->expect_in_log(qr/of the policy for the engine/);
+$t->wait_for(sub { $t->error_log =~ /\[emerg\].* cannot write ".*" of the policy for the engine; the folder of/ },
+    10, 'a clear message');
+pass('a reload that cannot write says so');
+is($t->get('/echo')->{status}, 200, 'and what ran runs on');
+unlink $folder;
+rename("$folder.aside", $folder);
+is(join(',', files()), $before, 'nothing has changed');
+
+$t->stop('nginx', 'QUIT');
+is(scalar(@{ [ files() ] }), 15, 'the master takes its own with it');
+
+# neither does a start
+$t->conf('aiq_engine unix:%%DIR%%/no/such/folder/engine.sock;' . $http);
+my $out = eval { $t->start_nginx; 1 };
+ok(!$out, 'a start that cannot write fails');
+like($@, qr/cannot make the folder ".*" of the policy for the engine/, 'and says why');
+
+$t->finish;
+done_testing;
