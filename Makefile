@@ -118,7 +118,7 @@ run:
 # One summary for both: a unit test is a program that prints TAP.
 test:
 	@tools/deps.sh build test
-	@$(MAKE) --no-print-directory all unit-programs $(BENCH) t/npm/node_modules/.package-lock.json
+	@$(MAKE) --no-print-directory all test-programs t/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B $(TEST_ENV) CMOCKA_MESSAGE_OUTPUT=TAP prove -r $(UNIT) $(or $(T),t)
 
 # Node, SDKs and llama.cpp for the tests, as the lockfile says. Not npm ci: it wants every
@@ -127,10 +127,10 @@ t/npm/node_modules/.package-lock.json: t/npm/package-lock.json
 	cd t/npm && npm install --no-save --loglevel=error
 	@touch $@
 
-unit: unit-programs
+unit: $(UNIT)
 	CMOCKA_MESSAGE_OUTPUT=TAP prove $(UNIT)
 
-unit-programs: $(UNIT)
+test-programs: $(UNIT) $(BENCH)
 
 FUZZ_SECONDS ?= 60
 fuzz:
@@ -147,7 +147,7 @@ lint: compile_commands.json $B/gen/store_migrations.h
 # Programs of t/unit and files of t. AIQ::Test wraps what it starts.
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 VALGRIND_LIST := $(shell sed '/^\#/d' t/valgrind.list)
-valgrind: all unit-programs
+valgrind: all test-programs
 	CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '$(VALGRIND)' $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
 	AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B prove $(filter t/%,$(VALGRIND_LIST))
 
@@ -170,5 +170,5 @@ clean:
 	rm -rf build build-debug build-sanitize build-fuzz build-planted compile_commands.json
 
 FORCE:
-.PHONY: all deps run test unit unit-programs fuzz fuzz-programs fuzz-link-programs lint valgrind bench install nginx clean FORCE
+.PHONY: all deps run test unit test-programs fuzz fuzz-programs fuzz-link-programs lint valgrind bench install nginx clean FORCE
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

@@ -50,8 +50,10 @@ $B/nginx/objs/nginx: $B/nginx/objs/Makefile
 $(SANITIZE_SOURCE):
 	tools/nginx-source.sh bookworm
 
-# Under sanitizers the tests run in the nginx that was built for it.
+# Under sanitizers the tests run in the nginx that was built for it. Every dynamic
+# module has an ngx_module_names, which ASan takes for a violation.
 ifeq ($(BUILD),sanitize)
 test: nginx
-TEST_ENV = AIQ_NGINX=$(CURDIR)/$B/nginx/objs/nginx
+TEST_ENV = AIQ_NGINX=$(CURDIR)/$B/nginx/objs/nginx ASAN_OPTIONS=detect_odr_violation=0 \
+           LSAN_OPTIONS=suppressions=$(CURDIR)/t/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1
 endif

@@ -1,0 +1,86 @@
+# Every example runs as it stands: nginx accepts the file itself, and what it
+# promises is served. Only the ports are changed, and the provider's address.
+
+use strict;
+use warnings;
+use lib 't/lib';
+
+use IO::Socket::INET;
+use Test::More;
+use AIQ::Run;
+use AIQ::Test;
+
+my $ROOT = $AIQ::Test::ROOT;
+my $t = AIQ::Test->new;
+symlink($t->binary(''), $t->dir . '/modules');
+
+for my $path (glob("$ROOT/conf.examples/*.conf")) {
+    my ($name) = $path =~ m{([^/]+)$};
+
+    $t->{conf} = $path;
+    my ($status, $out) = $t->test_conf;
+    is($status, 0, "$name: nginx accepts it as it stands") or diag($out);
+}
+
+sub up {
+    my ($conf, %env) = @_;
+    my $run = AIQ::Run->new($t, CONF => $conf, %env);
+
+    ok($run->wait_for(qr/Ctrl-C stops both/), "$conf: it starts") or diag($run->out);
+    is($t->get('/health')->{status}, 200, "$conf: healthy");
+    like($t->get('/metrics', port => 1)->{body}, qr/^aiq_engine_up 1$/m, "$conf: metrics");
+    return $run;
+}
+
+sub down {
+    my ($conf, $run) = @_;
+
+    is($run->stop, 0, "$conf: it stops");
+}
+
+# An OpenAI-compatible provider that knows one key and streams two words.
+sub provider {
+    my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5, ReuseAddr => 1) or die $!;
+    my $pid = fork() // die "fork: $!";
+
+    return ($listener->sockport, $pid) if $pid;
+    $SIG{TERM} = 'DEFAULT';
+    while (my $c = $listener->accept) {
+        my $request = '';
+        sysread($c, $request, 65536, length $request) or last
+            until $request =~ /^content-length: (\d+).*?\r\n\r\n(.*)/ims && length $2 == $1;
+        my ($model) = $request =~ /"model":\s*"([^"]+)"/;
+        my $ok = $request =~ m{^POST /v1/chat/completions } && $request =~ /^authorization: Bearer sk-test\r$/mi;
+        my @events = map { qq({"choices":[{"index":0,"delta":{"content":"$_"}}]}) } 'this is ', $model;
+        print $c $ok
+            ? "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+                . join('', map { "data: $_\n\n" } @events, '[DONE]')
+            : "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        close($c);
+    }
+    POSIX::_exit(0);
+}
+
+my $run = up('conf.examples/demo.conf');
+like($run->out, qr/^first token/m, 'demo.conf: an answer streams');
+down('conf.examples/demo.conf', $run);
+
+$run = up('conf.examples/echo.conf');
+my $body = 'x' x (11 << 20);
+ok($t->post('/echo', $body)->{body} eq $body, 'echo.conf: 11 MB come back, above every default limit');
+down('conf.examples/echo.conf', $run);
+
+my ($port, $pid) = provider();
+my $conf = $t->read_file("$ROOT/conf.examples/openai.conf");
+is($conf =~ s{https://api\.openai\.com/v1}{http://127.0.0.1:$port/v1}g, 1, 'openai.conf: one url');
+$t->write_file('openai.conf', $conf);
+$run = up($t->dir . '/openai.conf', OPENAI_API_KEY => 'sk-test');
+like($run->out, qr/^this is gpt-4o$/m, 'openai.conf: the provider, with the key of the environment');
+my $reply = $t->post('/v1/chat/completions', $t->chat('small', 'hi', stream => JSON::PP::true()));
+like($reply->{body}, qr/gpt-4o-mini/, 'openai.conf: a model under another name');
+down('openai.conf', $run);
+kill('TERM', $pid);
+waitpid($pid, 0);
+
+$t->finish;
+done_testing();
