@@ -51,6 +51,10 @@ OPENERS = (
     "could you explain", "please explain", "i am asking myself", "say", "help me out here",
     "can you please tell me", "i need to know", "let me ask", "may i ask", "in short",
     "briefly", "in one sentence", "remind me", "explain to me", "out of curiosity", "also",
+    "hmm", "hm", "honestly", "just to be sure", "my question is", "what i want to know is", "oh and",
+    "let me get this straight", "i'd love to know", "now", "but", "then", "look", "listen", "folks",
+    "would you know", "any idea", "do you happen to know", "can somebody tell me", "well then",
+    "be honest", "seriously", "first of all", "next question", "i can't find out",
 )
 
 CONTEXTS = (

@@ -105,6 +105,7 @@ def is_right(answer, groups):
 
 def run(decoder, name, questions):
     right = 0
+    print(f"### {name}\n\n| | | Question | Answer |\n|---|---|---|---|")
     for number, (question, groups) in enumerate(questions, 1):
         answer = decoder.answer(question)
         good = is_right(answer, groups)
