@@ -1,0 +1,170 @@
+/*
+ * An engine that writes what it likes into its memory: the worker's frame
+ * reader, and the accounts of credit behind it. The ring lies against a page
+ * that nobody may touch, so a read beyond its end is seen.
+ *
+ *     u16     how far before the ring's end the first frame lies, in 16 bytes
+ *     u32     bytes that the tail claims beyond what was written (mostly 0)
+ *     turns:  u16 length; bytes, written to the ring, then read by the worker
+ */
+
+#include <assert.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "ngx_aiq_module/ngx_http_aiq_frames.c"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define GUARD 4096
+#define SLOTS 8 /* all but the last one open */
+
+/* Memory with a guard behind it. */
+static uint8_t *guarded(void)
+{
+    uint8_t *map = mmap(NULL, AIQ_MAP_SIZE + GUARD, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    assert(map != MAP_FAILED);
+    mprotect(map + AIQ_MAP_SIZE, GUARD, PROT_NONE);
+    return map;
+}
+
+static void check_invariants(const ngx_http_aiq_frames_t *f)
+{
+    uint64_t promised = 0;
+
+    for (uint32_t i = 0; i < f->nslots; i++) {
+        assert(f->slots[i].allowed <= f->slots[i].credit.promised);
+        promised += f->slots[i].credit.promised;
+    }
+    assert(promised == f->promised);
+}
+
+static void read_head(const uint8_t *data, size_t len)
+{
+    ngx_http_aiq_head_t head;
+    aiq_text name, value;
+
+    if (ngx_http_aiq_frames_head(data, len, &head) != NULL) {
+        return;
+    }
+    assert(head.status >= 200 && head.status <= 599);
+    while (ngx_http_aiq_frames_header(&head, &name, &value)) {
+        assert(name.len > 0);
+        assert(ngx_http_aiq_frames_clean((const uint8_t *)name.data, name.len));
+        assert(ngx_http_aiq_frames_clean((const uint8_t *)value.data, value.len));
+    }
+}
+
+static void read_error(const uint8_t *data, size_t len)
+{
+    char body[AIQ_ERROR_BODY_MAX];
+    aiq_error_info e;
+    uint32_t retry_after;
+
+    if (ngx_http_aiq_frames_error(data, len, &e, &retry_after) == NULL) {
+        assert(e.code.len > 0 && e.code.len <= 64);
+        for (int dialect = AIQ_DIALECT_OWN; dialect <= AIQ_DIALECT_ANTHROPIC; dialect++) {
+            aiq_error_render(body, (aiq_dialect)dialect, &e);
+        }
+    }
+}
+
+/* What a worker does with an event, at its worst: it takes and grants at once. */
+static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
+{
+    uint8_t *copy;
+
+    if (ev->type == AIQ_FRAME_NOTICE) {
+        return;
+    }
+    assert(ev->slot < SLOTS && ev->job != NULL);
+    switch (ev->type) {
+    case AIQ_FRAME_HEAD:
+    case AIQ_FRAME_DATA:
+    case AIQ_FRAME_ERROR:
+        copy = malloc(ev->len); /* exactly: a read beyond it is seen */
+        memcpy(copy, ev->data, ev->len);
+        if (ev->type == AIQ_FRAME_HEAD) {
+            read_head(copy, ev->len);
+        } else if (ev->type == AIQ_FRAME_ERROR) {
+            read_error(copy, ev->len);
+        }
+        free(copy);
+        break;
+    }
+    if (ev->type == AIQ_FRAME_HEAD || ev->type == AIQ_FRAME_DATA) {
+        ngx_http_aiq_frames_consumed(f, ev->slot, ev->len);
+        ngx_http_aiq_frames_grant(f, ev->slot);
+    }
+    if (ev->type == AIQ_FRAME_END || ev->type == AIQ_FRAME_ERROR) {
+        ngx_http_aiq_frames_close(f, ev->slot);
+        ngx_http_aiq_frames_open(f, ev->slot, f);
+    }
+}
+
+static bool one_turn(ngx_http_aiq_frames_t *f)
+{
+    ngx_http_aiq_event_t ev;
+    int rc;
+
+    while ((rc = ngx_http_aiq_frames_next(f, &ev)) == 1) {
+        handle(f, &ev);
+        check_invariants(f);
+    }
+    aiq_ring_release(&f->ring);
+    aiq_ring_arm(&f->ring);
+    assert(rc == 0 || f->broken != NULL);
+    return rc == 0;
+}
+
+static uint32_t take(const uint8_t **data, size_t *size, size_t n)
+{
+    uint32_t value = 0;
+
+    if (*size < n) {
+        *size = 0;
+        return 0;
+    }
+    memcpy(&value, *data, n);
+    *data += n;
+    *size -= n;
+    return value;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static uint8_t *mine, *peer;
+    ngx_http_aiq_slot_t slots[SLOTS] = {0};
+    ngx_http_aiq_frames_t f = {.slots = slots, .nslots = SLOTS};
+
+    if (mine == NULL) {
+        mine = guarded();
+        peer = guarded();
+    }
+    aiq_side *engine = (aiq_side *)peer;
+    memset(engine, 0, sizeof(*engine));
+    aiq_ring_init(&f.ring, mine, peer);
+    for (uint32_t i = 0; i + 1 < SLOTS; i++) {
+        ngx_http_aiq_frames_open(&f, i, slots);
+    }
+    uint32_t at = 0u - 16 * take(&data, &size, 2), lie = take(&data, &size, 4);
+    f.ring.head = f.ring.released = at;
+    engine->tail = at;
+    while (size) {
+        uint32_t n = take(&data, &size, 2);
+        n = n < size ? n : (uint32_t)size;
+        for (uint32_t i = 0; i < n; i++) {
+            peer[AIQ_RING_OFFSET + ((at + i) & (AIQ_RING_SIZE - 1))] = data[i];
+        }
+        data += n;
+        size -= n;
+        at += n;
+        __atomic_store_n(&engine->tail, at + (size ? 0 : lie), __ATOMIC_RELEASE);
+        if (!one_turn(&f)) {
+            break;
+        }
+    }
+    return 0;
+}
