@@ -226,7 +226,8 @@ ssize_t conn_send(http_conn *c, const void *data, size_t n)
     size_t sent = 0;
 
     if (c->easy) {
-        return curl_result(curl_easy_send(c->easy, data, n, &sent), sent);
+        CURLcode code = curl_easy_send(c->easy, data, n, &sent);
+        return curl_result(code, sent);
     }
     ssize_t rc = send(c->fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
     return rc < 0 ? -errno : rc;
@@ -237,7 +238,8 @@ ssize_t conn_recv(http_conn *c, void *data, size_t n)
     size_t received = 0;
 
     if (c->easy) {
-        return curl_result(curl_easy_recv(c->easy, data, n, &received), received);
+        CURLcode code = curl_easy_recv(c->easy, data, n, &received);
+        return curl_result(code, received);
     }
     ssize_t rc = recv(c->fd, data, n, MSG_DONTWAIT);
     return rc < 0 ? -errno : rc;

@@ -40,13 +40,9 @@ static void collect(http_client *client)
         if (!c->origin->tls) {
             c->stolen = true; /* libcurl's close leaves the descriptor to us */
             connect_drop(c);
-        } else {
-            /* A first call ties the handle to its connection. Until then libcurl
-             * takes the connection for an idle one and closes it when it is old. */
-            char byte;
-            size_t n;
-            (void)curl_easy_recv(c->easy, &byte, 0, &n);
         }
+        /* The request that is sent now ties a TLS handle to its connection. Until then
+         * libcurl takes the connection for an idle one and closes it when it is old. */
         http_connected(c);
     }
 }
