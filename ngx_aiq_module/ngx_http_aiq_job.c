@@ -159,7 +159,12 @@ ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
         job->grant = 0;
     }
 
-    while (job->body && job->credit && !job->failed) {
+    /* an empty buffer needs no credit, and there may be one behind the last */
+
+    while (job->body
+           && (job->credit || ngx_buf_size(job->body->buf) == job->offset)
+           && !job->failed)
+    {
         if (ngx_http_aiq_job_push_body(ctx) == NGX_AGAIN) {
             return NGX_AGAIN;
         }
