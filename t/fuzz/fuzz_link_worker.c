@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "ngx_aiq_module/ngx_http_aiq_frames.c"
+/* the module's objects belong to nginx's build, so this one is made here */
+#include "ngx_aiq_module/ngx_http_aiq_frames.c" /* NOLINT(bugprone-suspicious-include) */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

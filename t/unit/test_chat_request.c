@@ -56,8 +56,8 @@ static void accepts_every_role(void **state)
         "{\"role\":\"assistant\",\"content\":null}",
         "{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":\"1\"}",
         "{\"role\":\"function\",\"content\":null,\"name\":\"f\"}",
-        "{\"role\":\"us\\u0065r\",\"content\":[{\"type\":\"text\",\"text\":\"x\"},"
-        "{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:\"}}]}",
+        ("{\"role\":\"us\\u0065r\",\"content\":[{\"type\":\"text\",\"text\":\"x\"},"
+         "{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:\"}}]}"),
     };
     char text[512];
     chat_request chat;
