@@ -17,7 +17,7 @@ NGINX_CC_OPT_debug := -O0
 NGINX_CC_OPT_sanitize := -O1 -fno-omit-frame-pointer -fsanitize=address -DNGX_DEBUG_PALLOC=1
 NGINX_CC_OPT := -g $(NGINX_CC_OPT_$(BUILD)) $(if $(CI),,-Wno-error)
 NGINX_LD_OPT := $(if $(filter sanitize,$(BUILD)),-fsanitize=address)
-NGINX_FLAGS := --with-compat --with-debug --with-threads --with-http_ssl_module --with-http_v2_module \
+NGINX_FLAGS := --error-log-path=stderr --with-compat --with-debug --with-threads --with-http_ssl_module --with-http_v2_module \
                --with-http_realip_module --with-http_auth_request_module --with-http_stub_status_module
 
 # Configured anew for another source, other options, and a file that came or went.
