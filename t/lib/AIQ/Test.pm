@@ -113,8 +113,9 @@ sub conf {
     my $engine = $http =~ /aiq_engine\s/ ? '' : "aiq_engine unix:%%SOCKET%%;";
     my $user   = $> == 0                 ? 'user nobody nogroup;'             : '';
     my $level  = $arg{log_level} // 'info';
-    my $main   = $arg{main}      // '';
     my $procs  = $arg{workers}   // 1;
+    # a new binary (USR2) starts with what nginx keeps of its environment
+    my $main = join("\n", ($arg{main} // ''), map { "env $_;" } grep { /^\w+SAN_OPTIONS$/ } keys %ENV);
 
     return $self->raw_conf(<<"CONF");
 load_module %%MODULE%%;
