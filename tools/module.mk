@@ -21,7 +21,7 @@ NGINX_FLAGS := --error-log-path=stderr --with-compat --with-debug --with-threads
                --with-http_realip_module --with-http_auth_request_module --with-http_stub_status_module
 
 # Configured anew for another source, other options, and a file that came or went.
-NGINX_STAMP = $(NGINX_SOURCE_DIR) $(NGINX_CC_OPT) $(NGINX_LD_OPT) $(sort $(MODULE_DEPS)) \
+NGINX_STAMP = $(NGINX_SOURCE_DIR) $(NGINX_FLAGS) $(NGINX_CC_OPT) $(NGINX_LD_OPT) $(sort $(MODULE_DEPS)) \
               $(shell cat config $(NGINX_SOURCE_DIR)/src/core/nginx.h $(wildcard $(NGINX_SOURCE_DIR)/conf_flags) | cksum)
 $B/nginx.flags: $(filter $(SANITIZE_SOURCE),$(NGINX_SOURCE_DIR)) FORCE
 	@test -f $(NGINX_SOURCE_DIR)/src/core/nginx.h || { \
