@@ -158,7 +158,7 @@ sub expand {
 # nginx -t: (exit status, output).
 sub test_conf {
     my ($self) = @_;
-    my @cmd = ($self->{nginx}, '-t', '-p', "$self->{dir}/", '-c', $self->{conf});
+    my @cmd = ($self->{nginx}, '-e', 'stderr', '-t', '-p', "$self->{dir}/", '-c', $self->{conf});
     my $pid = open(my $out, '-|') // die "fork: $!";
 
     if ($pid == 0) {
