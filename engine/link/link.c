@@ -310,6 +310,10 @@ loop_mood link_settle(aiq_link *l)
             wake_peer(l);
         }
         l->end->active_ns = loop_now_ns();
+        if (l->end->spinning) {
+            l->end->spinning = false;
+            l->end->vain -= l->end->vain > 0;
+        }
     }
     if (r->broken || !aiq_ring_empty(r)) {
         return LOOP_POLL;
@@ -342,13 +346,29 @@ static void end_turn(aiq_loop *loop, void *arg)
 }
 
 /* Waking an idle processor costs more than the whole request, so with few jobs
- * in flight the loop looks on for a moment. Not without a job: an answer is not
- * about to come. Not for streams: they leave time to sleep between frames, and
- * spinning takes it from whoever makes the frames. */
-static bool wants_spin(const link_end *end)
+ * the loop looks on for a moment, also after the last one: its caller may have
+ * another. That pays only if something comes within the moment. On a busy
+ * machine it does not: looking takes the processor from whoever would send it.
+ * So each moment in vain doubles how often the loop sleeps at once before it
+ * looks on again, and each other one takes that back. Not for streams: they
+ * leave time to sleep between frames. */
+static bool wants_spin(link_end *end)
 {
-    return end->spin_ns && end->n_jobs > 0 && end->n_jobs <= LINK_SPIN_JOBS &&
-           end->n_streams == 0 && loop_now_ns() - end->active_ns < end->spin_ns;
+    if (end->n_jobs > LINK_SPIN_JOBS || end->n_streams) {
+        end->spinning = false;
+        return false;
+    }
+    bool in_time = loop_now_ns() - end->active_ns < end->spin_ns;
+    if (end->spinning && !in_time) {
+        end->vain += end->vain < LINK_VAIN_MAX;
+        end->sleeps = 1u << end->vain;
+    }
+    if (!end->spinning && in_time && end->sleeps) {
+        end->sleeps--;
+        return false;
+    }
+    end->spinning = in_time;
+    return in_time;
 }
 
 static loop_mood end_settle(aiq_loop *loop, void *arg)

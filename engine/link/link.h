@@ -36,6 +36,8 @@
 
 /* The loop spins only while it has at most so many jobs. */
 #define LINK_SPIN_JOBS 4
+/* After moments in vain, up to 2^6 sleeps for each look. */
+#define LINK_VAIN_MAX 6u
 
 /* Once so many jobs at a time are all over, what they held goes back to the system. */
 #define LINK_TRIM_JOBS 128
@@ -112,6 +114,9 @@ struct link_end {
     uint32_t n_jobs, n_streams;
     uint32_t peak_jobs; /* since memory was last given back */
     uint64_t spin_ns;
+    bool spinning;      /* looking on, though there was nothing to do */
+    unsigned vain;      /* how often that was in vain lately, at most LINK_VAIN_MAX */
+    unsigned sleeps;    /* how often to sleep at once before looking on again */
     uint64_t active_ns; /* when a frame last came or went */
     link_job *free_jobs;
     uint32_t n_free_jobs;
