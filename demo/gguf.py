@@ -1,7 +1,7 @@
 """GGUF version 3, the little of it that the demo model needs: write one, read it back.
 
-Weights are Q8_0 (32 values share a 16-bit scale) and norms F32. A tensor's shape is stored with the
-fastest dimension first, the reverse of numpy's.
+Weights are F16 and norms F32. A tensor's shape is stored with the fastest dimension first, the
+reverse of numpy's.
 """
 
 import struct
@@ -10,19 +10,7 @@ import numpy as np
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5
-TYPE_F32, TYPE_Q8_0 = 0, 8
-BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", 32)])
-
-
-def quantise(array):
-    """float32 [rows, 32 * n] to Q8_0 blocks."""
-    groups = array.astype(np.float32).reshape(-1, 32)
-    scale = np.abs(groups).max(axis=1) / 127
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
-    blocks = np.empty(len(groups), BLOCK)
-    blocks["scale"] = scale
-    blocks["values"] = np.round(groups * inverse[:, None])
-    return blocks
+TYPE_F32, TYPE_F16 = 0, 1
 
 
 def pack_string(text):
@@ -47,17 +35,17 @@ def pack_value(value):
 
 
 def write(path, metadata, tensors):
-    """metadata: {key: value}; tensors: {name: float32 array}, two-dimensional ones become Q8_0."""
+    """metadata: {key: value}; tensors: {name: float32 array}, two-dimensional ones become F16."""
     head = MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata))
     for key, value in metadata.items():
         head += pack_string(key) + pack_value(value)
     body = b""
     for name, array in tensors.items():
         matrix = array.ndim == 2
-        data = quantise(array).tobytes() if matrix else array.astype("<f4").tobytes()
+        data = array.astype("<f2" if matrix else "<f4").tobytes()
         shape = array.shape[::-1]
         head += pack_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-        head += struct.pack("<IQ", TYPE_Q8_0 if matrix else TYPE_F32, len(body))
+        head += struct.pack("<IQ", TYPE_F16 if matrix else TYPE_F32, len(body))
         body += data + bytes(-len(data) % ALIGNMENT)
     with open(path, "wb") as file:
         file.write(head + bytes(-len(head) % ALIGNMENT) + body)
@@ -108,10 +96,6 @@ def read(path):
     tensors = {}
     for name, shape, kind, offset in infos:
         count = int(np.prod(shape))
-        if kind == TYPE_Q8_0:
-            blocks = np.frombuffer(data, BLOCK, count // 32, start + offset)
-            flat = blocks["values"] * blocks["scale"].astype(np.float32)[:, None]
-        else:
-            flat = np.frombuffer(data, "<f4", count, start + offset)
+        flat = np.frombuffer(data, "<f2" if kind == TYPE_F16 else "<f4", count, start + offset)
         tensors[name] = flat.reshape(shape).astype(np.float32)
     return metadata, tensors
