@@ -18,6 +18,7 @@ sub new {
     my ($class, $t, %arg) = @_;
     my $self = bless { t => $t, record => $t->dir . '/mock.requests' }, $class;
 
+    local $ENV{AIQ_VALGRIND};    # the mock is not what is looked at
     $t->_spawn('mock', $t->dir . '/logs/mock.log', $t->binary('bench/mock_provider'),
         '-d', "$AIQ::Test::ROOT/../shared/data/openai-sse", '-r', $self->{record},
         $arg{seed} ? ('-s', $arg{seed}) : ());
