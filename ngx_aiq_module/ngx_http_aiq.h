@@ -126,9 +126,10 @@ typedef struct {
     uint32_t                   slot;
 
     /* the request's body */
-    ngx_chain_t               *body;         /* still to be sent */
-    off_t                      offset;       /* sent of its first buffer */
+    ngx_chain_t               *body;         /* where sending stands */
+    off_t                      offset;       /* in its first buffer */
     off_t                      body_length;
+    off_t                      unsent;       /* of body_length */
     uint32_t                   credit;       /* bytes that the engine takes */
     uint32_t                   grant;        /* CREDIT that is owed to it */
 

@@ -130,6 +130,8 @@ ngx_http_aiq_body_handler(ngx_http_request_t *r)
         for (cl = job->body; cl; cl = cl->next) {
             job->body_length += ngx_buf_size(cl->buf);
         }
+
+        job->unsent = job->body_length;
     }
 
     max = ctx->pass->conf->max_body_size;
@@ -244,9 +246,6 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
         if (ngx_http_aiq_job_push(ctx) == NGX_AGAIN) {
             ngx_http_aiq_link_wait(ctx);
         }
-
-    } else {
-        job->body = NULL;
     }
 
     ngx_add_timer(&job->timeout, ngx_http_aiq_job_timeout(ctx));

@@ -159,18 +159,13 @@ ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
         job->grant = 0;
     }
 
-    /* an empty buffer needs no credit, and there may be one behind the last */
-
-    while (job->body
-           && (job->credit || ngx_buf_size(job->body->buf) == job->offset)
-           && !job->failed)
-    {
+    while (job->unsent && job->credit && !job->failed) {
         if (ngx_http_aiq_job_push_body(ctx) == NGX_AGAIN) {
             return NGX_AGAIN;
         }
     }
 
-    if (job->body == NULL && job->owes_end) {
+    if (job->unsent == 0 && job->owes_end) {
         if (ngx_http_aiq_link_push(ctx, AIQ_FRAME_END, 0) == NULL) {
             return NGX_AGAIN;
         }
@@ -195,45 +190,47 @@ ngx_http_aiq_job_push_body(ngx_http_aiq_ctx_t *ctx)
     ngx_http_aiq_job_t  *job;
 
     job = &ctx->job;
-    b = job->body->buf;
 
-    left = ngx_buf_size(b) - job->offset;
+    for ( ;; ) {
+        b = job->body->buf;
+        left = ngx_buf_size(b) - job->offset;
 
-    if (left > 0) {
-        size = ngx_min(job->credit, NGX_HTTP_AIQ_BODY_PIECE);
-
-        if ((off_t) size > left) {
-            size = (size_t) left;
+        if (left) {
+            break;
         }
 
-        tail = ngx_http_aiq_link_tail(ctx);
-
-        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_BODY, size);
-        if (p == NULL) {
-            return NGX_AGAIN;
-        }
-
-        if (ngx_buf_in_memory(b)) {
-            ngx_memcpy(p, b->pos + job->offset, size);
-
-        } else if (ngx_read_file(b->file, p, size, b->file_pos + job->offset)
-                   != (ssize_t) size)
-        {
-            ngx_http_aiq_link_unpush(ctx, tail);
-            ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
-            ngx_http_aiq_link_dirty(ctx);
-            return NGX_OK;
-        }
-
-        job->credit -= size;
-        job->offset += size;
-        left -= size;
-    }
-
-    if (left == 0) {
         job->body = job->body->next;
         job->offset = 0;
     }
+
+    size = ngx_min(job->credit, NGX_HTTP_AIQ_BODY_PIECE);
+
+    if ((off_t) size > left) {
+        size = (size_t) left;
+    }
+
+    tail = ngx_http_aiq_link_tail(ctx);
+
+    p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_BODY, size);
+    if (p == NULL) {
+        return NGX_AGAIN;
+    }
+
+    if (ngx_buf_in_memory(b)) {
+        ngx_memcpy(p, b->pos + job->offset, size);
+
+    } else if (ngx_read_file(b->file, p, size, b->file_pos + job->offset)
+               != (ssize_t) size)
+    {
+        ngx_http_aiq_link_unpush(ctx, tail);
+        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+        ngx_http_aiq_link_dirty(ctx);
+        return NGX_OK;
+    }
+
+    job->credit -= size;
+    job->offset += size;
+    job->unsent -= size;
 
     return NGX_OK;
 }

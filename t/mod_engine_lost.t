@@ -113,7 +113,9 @@ $e->start;
 $e->wait_for_hellos(1);
 is($t->wait_for(sub { my $x = $t->get('/ok'); $x->{status} == 200 && $x->{body} }), "ok\n", 'back');
 
-my %logged = map { m{^(\S+) (.*)} ? ($1 => $2) : () } split /\n/, $t->read_file('logs/access.log');
+my %logged;
+$t->wait_for(sub { $t->read_file('logs/access.log') =~ m{^/ok 200 ok\n\z}m }, 10, 'the last line');
+%logged = map { m{^(\S+) (.*)} ? ($1 => $2) : () } split /\n/, $t->read_file('logs/access.log');
 is($logged{'/die'}, '502 engine_lost', '$aiq_status of a refusal');
 is($logged{'/v1/quick/stream_hang'}, '200 engine_timeout', '$aiq_status of a stream');
 is($logged{'/ok'}, '200 ok', '$aiq_status of success');

@@ -95,8 +95,7 @@ is(scalar(@{ [ files() ] }), 15, 'the master takes its own with it');
 
 # neither does a start
 $t->conf('aiq_engine unix:%%DIR%%/no/such/folder/engine.sock;' . $http);
-my $out = eval { $t->start_nginx; 1 };
-ok(!$out, 'a start that cannot write fails');
+ok(!eval { $t->start_nginx; 1 }, 'a start that cannot write fails');
 like($@, qr/cannot make the folder ".*" of the policy for the engine/, 'and says why');
 
 $t->finish;

@@ -41,8 +41,10 @@ static void wake(void)
     send(l.fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* What we have told of a request is there to be read before its client hears of it. */
 static void publish(void)
 {
+    fflush(stdout);
     bool due = aiq_ring_publish(&l.ring);
 
     due |= aiq_ring_release(&l.ring);
@@ -119,7 +121,6 @@ static void reply(uint32_t slot, const char *text)
 static void die(void)
 {
     publish();
-    fflush(stdout);
     _exit(0);
 }
 
@@ -341,7 +342,6 @@ static void serve(void)
         }
         assert(!l.ring.broken);
         publish();
-        fflush(stdout);
         if (!aiq_ring_arm(&l.ring)) {
             continue;
         }
