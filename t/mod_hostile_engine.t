@@ -35,6 +35,7 @@ my %handshake = (
     refused    => qr/refused us: go \?\[31maway/,
     silent     => qr/the engine: does not answer/,
 );
+$t->wait_for(sub { $t->error_log =~ $handshake{close} }, 10, 'the worker has begun');
 my $descriptors = $t->descriptors($worker);
 
 for my $how (sort keys %handshake) {
