@@ -5,12 +5,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use JSON::PP ();
+use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
 use AIQ::Test;
 use AIQ::Mock;
 
-my $clients = $ENV{AIQ_VALGRIND} ? 20 : 200;
+# as many descriptors in the test, nginx, the engine and the mock
+my $clients = $ENV{AIQ_VALGRIND} ? 20 : POSIX::sysconf(POSIX::_SC_OPEN_MAX()) > 4096 ? 1000 : 200;
 my $t = AIQ::Test->new;
 my $mock = AIQ::Mock->new($t);
 
