@@ -27,6 +27,7 @@ static ngx_int_t ngx_http_aiq_job_output(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_uint_t writable);
 static ngx_uint_t ngx_http_aiq_job_starts(ngx_http_request_t *r,
     ngx_http_aiq_job_t *job);
+static ngx_int_t ngx_http_aiq_job_flush_head(ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_job_last(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_job_filter(ngx_http_request_t *r,
@@ -717,7 +718,7 @@ ngx_http_aiq_job_output(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
         }
 
         if (job->stream && job->out == NULL && !job->end
-            && ngx_http_send_special(r, NGX_HTTP_FLUSH) == NGX_ERROR)
+            && ngx_http_aiq_job_flush_head(r) != NGX_OK)
         {
             return NGX_ERROR;
         }
@@ -780,6 +781,44 @@ static ngx_uint_t
 ngx_http_aiq_job_starts(ngx_http_request_t *r, ngx_http_aiq_job_t *job)
 {
     return job->stream || job->out || job->end || r->method == NGX_HTTP_HEAD;
+}
+
+
+/*
+ * The head of a stream, before its first event.  A flush alone gets stuck in
+ * nginx 1.22 with HTTP/2 over TLS, so a comment goes along, which is no event.
+ */
+
+static ngx_int_t
+ngx_http_aiq_job_flush_head(ngx_http_request_t *r)
+{
+#if (NGX_HTTP_V2)
+
+    if (r->stream) {
+        ngx_buf_t    *b;
+        ngx_chain_t   out;
+
+        b = ngx_calloc_buf(r->pool);
+        if (b == NULL) {
+            return NGX_ERROR;
+        }
+
+        b->pos = (u_char *) ":\n\n";
+        b->last = b->pos + 3;
+        b->memory = 1;
+        b->flush = 1;
+
+        out.buf = b;
+        out.next = NULL;
+
+        return ngx_http_output_filter(r, &out) == NGX_ERROR ? NGX_ERROR
+                                                            : NGX_OK;
+    }
+
+#endif
+
+    return ngx_http_send_special(r, NGX_HTTP_FLUSH) == NGX_ERROR ? NGX_ERROR
+                                                                 : NGX_OK;
 }
 
 

@@ -189,7 +189,7 @@ ngx_http_aiq_count_jobs(ngx_int_t n)
 ngx_int_t
 ngx_http_aiq_metrics_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 {
-    static ngx_str_t  name = ngx_string("aiq");
+    static ngx_str_t  name = ngx_string("aiq_counters");
 
     amcf->zone = ngx_shared_memory_add(cf, &name,
                                        sizeof(ngx_http_aiq_counters_t)

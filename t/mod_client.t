@@ -12,6 +12,8 @@ use AIQ::Test;
 
 my $t = AIQ::Test->new;
 
+is(run([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=localhost',
+    '-keyout', $t->dir . '/key.pem', '-out', $t->dir . '/cert.pem' ])->{status}, 0, 'a certificate');
 $t->conf('
     log_format aiq "$uri $status $aiq_status";
     gzip on;
@@ -20,6 +22,9 @@ $t->conf('
     server {
         listen 127.0.0.1:%%PORT_0%%;
         listen 127.0.0.1:%%PORT_1%% http2;
+        listen 127.0.0.1:%%PORT_2%% ssl http2;
+        ssl_certificate %%DIR%%/cert.pem;
+        ssl_certificate_key %%DIR%%/key.pem;
         access_log %%DIR%%/logs/access.log aiq;
         location / { aiq_pass echo; }
         location /impatient/ { aiq_pass echo; send_timeout 300ms; aiq_max_body_size 0; client_max_body_size 0; }
@@ -81,6 +86,21 @@ is(run([ 'curl', '-sS', '--http2-prior-knowledge', '--max-time', '0.3', "$h2/sil
     'h2: a client that gives up');
 $e->wait_for(qr{^CANCEL /silent2$}m);
 isnt(curl("$h2/part_hang", '--max-time', '0.3')->{status}, 0, 'h2: a part of a reply is no reply');
+
+# The head of a stream goes out before its first event, over everything.
+my $tls = 'https://127.0.0.1:' . $t->port(2);
+for ([ "http://127.0.0.1:" . $t->port(0) ], [ $h2, '--http2-prior-knowledge' ], [ $tls, '--http2' ],
+    [ $tls, '--http1.1' ])
+{
+    my ($url, @options) = @$_;
+    my $r = run([ 'curl', '-skN', '-D', '-', '--max-time', '0.5', @options, "$url/stream_late" ]);
+
+    like($r->{out}, qr{^HTTP/[12.]+ 200.*^content-type: text/event-stream\r$}msi,
+        join(' ', 'the head of a stream:', $url =~ /^(\w+)/, @options));
+}
+is(curl('-k', "$tls/stream")->{out}, "data: one\n\ndata: two\n\n", 'h2 over TLS: a stream');
+run([ 'curl', '-sk', "$tls/ok" ]);
+is($e->last_open->{secure}, 1, 'the engine knows that it was TLS');
 
 $t->finish;
 done_testing;

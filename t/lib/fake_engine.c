@@ -5,14 +5,16 @@
  *     fake_engine SOCKET [HANDSHAKE]
  *
  * HANDSHAKE is how it answers a hello: ok (the default), silent, close, abi,
- * magic, short, no_fd, two_fds, unsealed, wrong_size, refused. One link at a
- * time, everything blocks, standard output tells every frame that came.
+ * magic, short, no_fd, two_fds, unsealed, wrong_size, refused; deaf: well, but
+ * then it reads nothing before SIGUSR1. One link at a time, everything blocks,
+ * standard output tells every frame that came.
  */
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -142,6 +144,10 @@ static void answer(uint32_t slot)
         return;
     } else if (IS("stream")) {
         head(slot, 200, AIQ_HEAD_STREAM, -1, events);
+        if (IS("stream_late")) {
+            publish();
+            return;
+        }
         data(slot, "data: one\n\n", AIQ_DATA_FLUSH);
         if (IS("stream_half")) {
             data(slot, "data: tw", 0);
@@ -434,16 +440,24 @@ static bool shake_hands(const char *how)
         welcome(&w, sizeof(w), -1, 0);
     } else if (!HOW("close")) {
         welcome(&w, sizeof(w), own, 1);
-        if (HOW("ok")) {
+        if (HOW("ok") || HOW("deaf")) {
             void *peer = mmap(NULL, AIQ_MAP_SIZE, PROT_READ, MAP_SHARED, theirs, 0);
             void *mine = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, own, 0);
             assert(peer != MAP_FAILED && mine != MAP_FAILED);
             aiq_ring_init(&l.ring, mine, peer);
+            if (HOW("deaf")) {
+                pause();
+            }
             return true;
         }
     }
     close(own);
     return false;
+}
+
+static void on_signal(int signal)
+{
+    (void)signal;
 }
 
 int main(int argc, char **argv)
@@ -452,6 +466,7 @@ int main(int argc, char **argv)
     int listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
 
     assert(argc >= 2);
+    signal(SIGUSR1, on_signal);
     snprintf(a.sun_path, sizeof(a.sun_path), "%s", argv[1]);
     unlink(a.sun_path);
     assert(bind(listener, (struct sockaddr *)&a, sizeof(a)) == 0);

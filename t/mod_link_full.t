@@ -1,0 +1,62 @@
+# An engine that does not read: only new requests are refused, with 503. What
+# belongs to open ones waits and is not forgotten.
+
+use strict;
+use warnings;
+use lib 't/lib';
+
+use Test::More;
+use AIQ::FakeEngine;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+
+$t->conf('
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        large_client_header_buffers 4 16k;
+        location / { aiq_pass gateway; }
+        location = /metrics { aiq_metrics; }
+    }');
+
+my $e = AIQ::FakeEngine->new($t);
+$e->start('deaf');
+$t->start_nginx;
+$e->wait_for_hellos(1);
+
+# 4 MB of ring, 30 KB of headers each
+my @headers = map { ("X-Aiq-$_" => 'x' x 10_000) } 1 .. 3;
+my (@open, $refused);
+for (1 .. 200) {
+    my $c = $t->connect;
+    $c->request('POST', '/silent', headers => \@headers, body => 'b' x 2000);
+    if (IO::Select->new($c->socket)->can_read(0.05)) {
+        $refused = $c->response;
+        last;
+    }
+    push @open, $c;
+}
+is($refused->{status}, 503, 'a full ring: 503');
+is($t->json($refused)->{error}{code}, 'link_full', 'the code');
+is($refused->{headers}{'retry-after'}, 1, 'Retry-After');
+cmp_ok(scalar @open, '>', 120, 'after as many as it holds');
+
+# what does not fit now: the cancels of those who leave, the body of a small one
+my $small = $t->connect;
+$small->request('POST', '/small', body => 'c' x 8000);
+$_->close for @open;
+$t->wait_for(sub { my $n = () = $t->error_log =~ /prematurely closed/g; $n >= @open }, 20, 'all have left');
+
+kill('USR1', $t->pid('engine'));
+$t->wait_for(sub { my $n = () = $e->log =~ m{^CANCEL /silent$}mg; $n == @open }, 20, 'their cancels');
+pass('every cancel arrives once the engine reads');
+is($small->response->{body}, "ok\n", 'and what waited is served');
+like($e->log, qr{^END /small body=8000$}m, 'with its whole body');
+is($t->post('/ok', 'x')->{status}, 200, 'and what comes next');
+
+my $metrics = $t->get('/metrics')->{body};
+like($metrics, qr/^aiq_active_connections 0$/m, 'nothing is left open');
+like($metrics, qr/^aiq_refused_total\{reason="link_full"\} [1-9]/m, 'refusals are counted');
+
+$t->finish;
+done_testing;
