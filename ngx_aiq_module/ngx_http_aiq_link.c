@@ -1239,24 +1239,30 @@ ngx_http_aiq_link_unpark(ngx_http_aiq_ctx_t *ctx)
 }
 
 
-/* NULL: the ring has no room */
+/*
+ * NULL: the ring has no room.  Then nothing is posted: the work handler itself
+ * tries again what waits, and would never come to an end.
+ */
 
 u_char *
 ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
     size_t len)
 {
+    u_char               *p;
     uint32_t              n;
     ngx_http_aiq_link_t  *link;
 
     link = ctx->job.link;
     n = ctx->job.slot;
 
-    if (!link->work.posted) {
+    p = aiq_ring_push(&link->frames.ring, type, 0, n,
+                      link->frames.slots[n].generation, (uint32_t) len);
+
+    if (p && !link->work.posted) {
         ngx_post_event(&link->work, &ngx_posted_events);
     }
 
-    return aiq_ring_push(&link->frames.ring, type, 0, n,
-                         link->frames.slots[n].generation, (uint32_t) len);
+    return p;
 }
 
 

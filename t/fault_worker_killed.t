@@ -38,7 +38,8 @@ kill('KILL', $worker);
 ok(eval { $t->wait_for(sub { $mock->stats->{open} == 1 }, 10) }, 'the provider\'s calls end');
 $t->wait_for(sub { my ($w) = $t->workers; $w && $w != $worker }, 10, 'a new worker');
 
-my $metrics = $t->get('/metrics')->{body};
+my $metrics;
+$t->wait_for(sub { ($metrics = $t->get('/metrics')->{body}) =~ /^aiq_engine_up 1$/m }, 10, 'the link of the new worker');
 like($metrics, qr/^aiq_jobs_open 1$/m, 'the engine has no job left but the one that asks');
 like($metrics, qr/^aiq_active_connections 0$/m, 'nor has nginx');
 is($t->post('/v1/chat/completions', $t->chat('mock-chat', 'hi'))->{status}, 200, 'requests are served');
