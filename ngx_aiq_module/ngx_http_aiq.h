@@ -158,8 +158,19 @@ typedef struct {
 } ngx_http_aiq_job_t;
 
 
+/* who asks; set in the ACCESS phase, values of at most AIQ_IDENTITY_MAX bytes */
+
+typedef struct {
+    ngx_str_t                  tenant;
+    ngx_str_t                  user;
+    ngx_str_t                  role;
+    ngx_str_t                  key_id;       /* empty: not by an API key */
+} ngx_http_aiq_identity_t;
+
+
 struct ngx_http_aiq_ctx_s {
     ngx_http_request_t        *request;
+    ngx_http_aiq_identity_t    identity;
     ngx_http_aiq_pass_t       *pass;
     ngx_http_aiq_job_t         job;
     ngx_http_aiq_failure_t     failure;

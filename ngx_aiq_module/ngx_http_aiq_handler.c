@@ -20,6 +20,8 @@ static ngx_int_t ngx_http_aiq_begin(ngx_http_request_t *r,
 static void ngx_http_aiq_watch_client(ngx_http_request_t *r);
 static void ngx_http_aiq_open_fields(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_str_t *uri, ngx_http_aiq_open_t *open);
+static void ngx_http_aiq_open_identity(ngx_http_aiq_identity_t *identity,
+    ngx_http_aiq_open_t *open);
 static void ngx_http_aiq_open_headers(ngx_http_request_t *r,
     ngx_http_aiq_open_t *open);
 static ngx_uint_t ngx_http_aiq_passed_header(ngx_table_elt_t *h);
@@ -336,7 +338,30 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
                                &r->headers_in.content_type->value);
     }
 
+    ngx_http_aiq_open_identity(&ctx->identity, open);
     ngx_http_aiq_open_headers(r, open);
+}
+
+
+static void
+ngx_http_aiq_open_identity(ngx_http_aiq_identity_t *identity,
+    ngx_http_aiq_open_t *open)
+{
+    if (identity->tenant.len) {
+        ngx_http_aiq_open_text(open, AIQ_FIELD_TENANT, &identity->tenant);
+    }
+
+    if (identity->user.len) {
+        ngx_http_aiq_open_text(open, AIQ_FIELD_USER, &identity->user);
+    }
+
+    if (identity->role.len) {
+        ngx_http_aiq_open_text(open, AIQ_FIELD_ROLE, &identity->role);
+    }
+
+    if (identity->key_id.len) {
+        ngx_http_aiq_open_text(open, AIQ_FIELD_KEY_ID, &identity->key_id);
+    }
 }
 
 

@@ -136,6 +136,22 @@ static ngx_http_variable_t  ngx_http_aiq_vars[] = {
     { ngx_string("aiq_status"), NULL, ngx_http_aiq_text_variable,
       offsetof(ngx_http_aiq_ctx_t, status), NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
+    { ngx_string("aiq_tenant"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, identity.tenant), NGX_HTTP_VAR_NOCACHEABLE,
+      0 },
+
+    { ngx_string("aiq_user"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, identity.user), NGX_HTTP_VAR_NOCACHEABLE,
+      0 },
+
+    { ngx_string("aiq_role"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, identity.role), NGX_HTTP_VAR_NOCACHEABLE,
+      0 },
+
+    { ngx_string("aiq_key_id"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, identity.key_id), NGX_HTTP_VAR_NOCACHEABLE,
+      0 },
+
     { ngx_string("aiq_model"), NULL, ngx_http_aiq_text_variable,
       offsetof(ngx_http_aiq_ctx_t, model), NGX_HTTP_VAR_NOCACHEABLE, 0 },
 

@@ -26,7 +26,15 @@
  * aiq_credit_due(). A sender that exceeds its credit breaks the link. Control
  * frames need no credit: a job has at most a few of them.
  *
- * A full ring refuses only OPEN (503). Every other frame waits in its job and
+ * A CHECK takes a slot too; its VERDICT (or the worker's CANCEL) ends it. It asks
+ * whose an API key is. What the engine says holds for an epoch, which is that of
+ * the store's keys: whatever is revoked or changed begins a new one. NOTICE names the
+ * present epoch once a second and at each change, so a worker may remember
+ * verdicts of the newest epoch it has heard of, for as long as it has been named
+ * within AIQ_EPOCH_MS; a verdict that was looked up before a change and arrives
+ * after it is of an old epoch, and nobody remembers it.
+ *
+ * A full ring refuses only OPEN and CHECK (503). Every other frame waits in its job and
  * is pushed when the peer has read on; readers always drain.
  *
  * Numbers are in host order: both ends are on one machine.
@@ -51,8 +59,8 @@ typedef enum {
     AIQ_FRAME_USAGE = 8,    /* ←  aiq_usage */
     AIQ_FRAME_ERROR = 9,    /* ←  aiq_failure, fields */
     AIQ_FRAME_MESSAGE = 10, /* ↔  reserved: WebSocket; flags are opcode and FIN */
-    AIQ_FRAME_CHECK = 11,   /* →  reserved: a question of the ACCESS phase */
-    AIQ_FRAME_VERDICT = 12, /* ←  reserved: its answer */
+    AIQ_FRAME_CHECK = 11,   /* →  fields (KEY_HASH): whose key is it? */
+    AIQ_FRAME_VERDICT = 12, /* ←  aiq_verdict, fields (TENANT, USER, ROLE, KEY_ID) */
     AIQ_FRAME_NOTICE = 13   /* ←  aiq_notice; no job */
 } aiq_frame_type;
 
@@ -106,10 +114,21 @@ typedef struct {
     uint32_t retry_after; /* seconds; 0: none */
 } aiq_failure;
 
-/* NOTICE: a u32. */
+/* VERDICT: this, then fields where status is 200. */
+typedef struct {
+    uint16_t status;    /* 200; 401: no such key; 403: disabled; 503: cannot say now */
+    uint16_t reserved;  /* 0 */
+    uint32_t epoch;     /* in which it was looked up */
+    int64_t expires_ms; /* the key's end, Unix time; -1: none */
+} aiq_verdict;
+
+/* NOTICE: a u32; EPOCH: another with the epoch. */
 typedef enum {
-    AIQ_NOTICE_DRAIN = 1 /* open no more jobs here; connect anew; the open ones go on */
+    AIQ_NOTICE_DRAIN = 1, /* open no more jobs here; connect anew; the open ones go on */
+    AIQ_NOTICE_EPOCH = 2  /* verdicts of this epoch hold, and no others */
 } aiq_notice;
+
+#define AIQ_EPOCH_MS 1000
 
 /* A field: u16 id, u16 length, bytes; no padding. Unknown ids are skipped. */
 typedef enum {
@@ -125,6 +144,13 @@ typedef enum {
     AIQ_FIELD_ACCEPT,
     AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD. In OPEN: x-aiq-*,
                          openai-*, anthropic-*, last-event-id, idempotency-key */
+    /* OPEN, VERDICT: who asks, as nginx found out; none: nobody in particular */
+    AIQ_FIELD_TENANT = 16,
+    AIQ_FIELD_USER,
+    AIQ_FIELD_ROLE,   /* admin, developer, user, viewer */
+    AIQ_FIELD_KEY_ID, /* of the API key, where one was shown */
+    /* CHECK */
+    AIQ_FIELD_KEY_HASH = 24, /* SHA-256 of the API key, 32 bytes */
     /* HEAD, for variables */
     AIQ_FIELD_MODEL = 32,
     AIQ_FIELD_PROVIDER,
@@ -138,6 +164,10 @@ typedef enum {
 #define AIQ_OPEN_MAX  (32u << 10)
 #define AIQ_HEAD_MAX  (4u << 10)
 #define AIQ_ERROR_MAX (4u << 10)
+
+/* Of CHECK and VERDICT, and of each name of an identity. */
+#define AIQ_CHECK_MAX    (4u << 10)
+#define AIQ_IDENTITY_MAX 256
 
 typedef struct {
     const uint8_t *pos, *end;

@@ -53,6 +53,8 @@ struct aiq_job {
     aiq_method method;
     aiq_str method_name, uri, args, request_id, traceparent, tracestate, remote_addr;
     aiq_str content_type, accept;
+    aiq_str tenant, user, role; /* never NULL: "default", "", "user" where nobody said */
+    aiq_str key_id;             /* empty: no API key was used */
     const job_header *headers;
     size_t n_headers;
     aiq_str path_args[4]; /* what the route's {…} segments matched */

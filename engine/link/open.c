@@ -65,6 +65,14 @@ static aiq_str *place_of(aiq_job *job, uint16_t id)
         return &job->content_type;
     case AIQ_FIELD_ACCEPT:
         return &job->accept;
+    case AIQ_FIELD_TENANT:
+        return &job->tenant;
+    case AIQ_FIELD_USER:
+        return &job->user;
+    case AIQ_FIELD_ROLE:
+        return &job->role;
+    case AIQ_FIELD_KEY_ID:
+        return &job->key_id;
     default:
         return NULL;
     }
@@ -131,5 +139,8 @@ const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
     job->method = (aiq_method)open.method;
     job->body_length = open.body_length;
     job->location = &j->link->policy->locations[open.location];
+    job->tenant = AIQ_STR("default");
+    job->user = job->key_id = AIQ_STR("");
+    job->role = AIQ_STR("user");
     return parse_fields(job, (aiq_fields){text + sizeof(open), text + len});
 }

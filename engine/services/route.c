@@ -63,6 +63,31 @@ static void add_method(char *list, size_t size, aiq_method method)
     }
 }
 
+bool service_permits(aiq_str role, aiq_permission permission)
+{
+    static const struct {
+        const char *name;
+        unsigned permits; /* a bit each */
+    } roles[] = {
+        {"admin",
+         1 << PERMIT_READ | 1 << PERMIT_WRITE | 1 << PERMIT_EXECUTE | 1 << PERMIT_ADMIN},
+        {"developer", 1 << PERMIT_READ | 1 << PERMIT_WRITE | 1 << PERMIT_EXECUTE},
+        {"user", 1 << PERMIT_READ | 1 << PERMIT_EXECUTE},
+        {"viewer", 1 << PERMIT_READ},
+    };
+
+    if (permission == PERMIT_NONE) {
+        return true;
+    }
+    for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
+        if (role.len == strlen(roles[i].name) &&
+            memcmp(role.data, roles[i].name, role.len) == 0) {
+            return roles[i].permits >> permission & 1;
+        }
+    }
+    return false;
+}
+
 const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err *err)
 {
     char allowed[64] = "";
@@ -74,7 +99,12 @@ const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err
             continue;
         }
         if (accepts(route, job->method)) {
-            return route;
+            if (service_permits(job->role, route->permission)) {
+                return route;
+            }
+            aiq_fail(err, 403, "permission_denied", "The role '%.*s' does not permit this.",
+                     (int)job->role.len, job->role.data);
+            return NULL;
         }
         add_method(allowed, sizeof(allowed), route->method);
     }

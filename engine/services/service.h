@@ -17,6 +17,10 @@ typedef enum {
     PERMIT_ADMIN
 } aiq_permission;
 
+/* What a role may: admin everything, developer read, write and execute, user read and
+ * execute, viewer read; another role nothing. */
+bool service_permits(aiq_str role, aiq_permission permission);
+
 typedef struct aiq_route {
     aiq_method method; /* 0: every method */
     const char *path;  /* "/v1/models/{id}"; a last segment {rest...} takes all; "*": any */
@@ -38,7 +42,8 @@ extern const aiq_service *const aiq_services[]; /* table.c; ended by NULL */
 extern const aiq_service service_echo, service_gateway, service_health, service_metrics;
 
 /* The route for a request, or NULL and *err: 404 unknown path, 405 another
- * method (the message lists the allowed ones). Fills job->path_args. Pure. */
+ * method (the message lists the allowed ones), 403 where the caller's role does not
+ * permit it. Fills job->path_args. Pure. */
 const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err *err);
 const aiq_service *service_find(const char *name);
 

@@ -271,10 +271,14 @@ static const char *name_of(uint16_t id)
         [AIQ_FIELD_REMOTE_ADDR] = "remote_addr",
         [AIQ_FIELD_CONTENT_TYPE] = "content_type",
         [AIQ_FIELD_ACCEPT] = "accept",
+        [AIQ_FIELD_TENANT] = "tenant",
+        [AIQ_FIELD_USER] = "user",
+        [AIQ_FIELD_ROLE] = "role",
+        [AIQ_FIELD_KEY_ID] = "key_id",
         [AIQ_FIELD_HEADER] = "header",
     };
 
-    assert(id >= AIQ_FIELD_URI && id <= AIQ_FIELD_HEADER);
+    assert(id < sizeof(names) / sizeof(names[0]) && names[id]);
     return names[id];
 }
 

@@ -183,6 +183,7 @@ static void push_open(ends *e, uint32_t slot, uint32_t generation, const aiq_ope
     memcpy(payload, open, sizeof(*open));
     end = aiq_field_put(end, AIQ_FIELD_URI, uri, (uint16_t)strlen(uri));
     end = aiq_field_put(end, AIQ_FIELD_REQUEST_ID, "req_1", 5);
+    end = aiq_field_put(end, AIQ_FIELD_TENANT, "acme", 4);
     end = aiq_field_put(end, 999, "unknown", 7);
     end = aiq_field_put(end, AIQ_FIELD_HEADER, "x-aiq-a: 1 2", 12);
     push(e, AIQ_FRAME_OPEN, slot, generation, payload, (size_t)(end - payload));
@@ -279,6 +280,8 @@ static void look_at_fields(aiq_job *job)
 {
     assert_true(aiq_str_is(job->uri, "/probe"));
     assert_true(aiq_str_is(job->request_id, "req_1"));
+    assert_true(aiq_str_is(job->tenant, "acme"));
+    assert_true(aiq_str_is(job->role, "user"));
     assert_int_equal(job->n_headers, 1);
     assert_true(aiq_str_is(job->headers[0].name, "x-aiq-a"));
     assert_true(aiq_str_is(job->headers[0].value, "1 2"));

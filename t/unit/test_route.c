@@ -20,17 +20,24 @@ static const aiq_service service = {"test", routes, sizeof(routes) / sizeof(rout
 static const aiq_route any[] = {{0, "*", PERMIT_NONE, NULL, ""}};
 static const aiq_service catch_all = {"any", any, 1, NULL, NULL};
 
-static int find(const aiq_service *s, aiq_method method, const char *uri, aiq_job *job,
-                aiq_err *err)
+static int find_as(const char *role, const aiq_service *s, aiq_method method, const char *uri,
+                   aiq_job *job, aiq_err *err)
 {
     const aiq_route *route;
 
     memset(job, 0, sizeof(*job));
     memset(err, 0, sizeof(*err));
     job->method = method;
+    job->role = (aiq_str){role, strlen(role)};
     job->uri = (aiq_str){uri, strlen(uri)};
     route = service_route(s, job, err);
     return route == NULL ? -(int)err->status : (int)(route - s->routes);
+}
+
+static int find(const aiq_service *s, aiq_method method, const char *uri, aiq_job *job,
+                aiq_err *err)
+{
+    return find_as("admin", s, method, uri, job, err);
 }
 
 static void matches_whole_paths(void **state)
@@ -84,6 +91,40 @@ static void one_route_may_take_everything(void **state)
     assert_int_equal(find(&catch_all, AIQ_METHOD_GET, "", &job, &err), 0);
 }
 
+static void a_role_permits_so_much(void **state)
+{
+    static const struct {
+        const char *role;
+        bool none, read, write, execute, admin;
+    } cases[] = {
+        {"admin", true, true, true, true, true},
+        {"developer", true, true, true, true, false},
+        {"user", true, true, false, true, false},
+        {"viewer", true, true, false, false, false},
+        {"", true, false, false, false, false},
+        {"Admin", true, false, false, false, false},
+        {"administrator", true, false, false, false, false},
+    };
+    aiq_job job;
+    aiq_err err;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        aiq_str role = {cases[i].role, strlen(cases[i].role)};
+        assert_int_equal(service_permits(role, PERMIT_NONE), cases[i].none);
+        assert_int_equal(service_permits(role, PERMIT_READ), cases[i].read);
+        assert_int_equal(service_permits(role, PERMIT_WRITE), cases[i].write);
+        assert_int_equal(service_permits(role, PERMIT_EXECUTE), cases[i].execute);
+        assert_int_equal(service_permits(role, PERMIT_ADMIN), cases[i].admin);
+    }
+    assert_int_equal(
+        find_as("viewer", &service, AIQ_METHOD_POST, "/v1/chat/completions", &job, &err), -403);
+    assert_string_equal(err.code, "permission_denied");
+    assert_int_equal(find_as("viewer", &service, AIQ_METHOD_GET, "/v1/models", &job, &err), 0);
+    assert_int_equal(find_as("user", &service, AIQ_METHOD_DELETE, "/runs/a/steps/b", &job, &err),
+                     -403);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -91,6 +132,7 @@ int main(void)
         cmocka_unit_test(fills_path_arguments),
         cmocka_unit_test(tells_which_methods_a_path_takes),
         cmocka_unit_test(one_route_may_take_everything),
+        cmocka_unit_test(a_role_permits_so_much),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
