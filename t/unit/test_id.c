@@ -1,0 +1,57 @@
+/* Ids: their form, their order, and that no two are the same. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "core/id.h"
+
+static void has_a_prefix_and_26_digits(void **state)
+{
+    char id[AIQ_ID_SIZE];
+
+    (void)state;
+    aiq_id(id, "run_");
+    assert_memory_equal(id, "run_0", 5); /* until the year 3084 */
+    assert_int_equal(strlen(id), 30);
+    assert_int_equal(strspn(id + 4, "0123456789ABCDEFGHJKMNPQRSTVWXYZ"), 26);
+}
+
+static void sorts_by_time(void **state)
+{
+    char first[AIQ_ID_SIZE], next[AIQ_ID_SIZE];
+    int64_t then = aiq_now_ms();
+
+    (void)state;
+    aiq_id(first, "");
+    while (aiq_now_ms() <= then + 1) {
+    }
+    aiq_id(next, "");
+    assert_true(strcmp(first, next) < 0);
+}
+
+static void no_two_are_the_same(void **state)
+{
+    static char ids[4096][AIQ_ID_SIZE];
+
+    (void)state;
+    for (size_t i = 0; i < 4096; i++) {
+        aiq_id(ids[i], "x_");
+        for (size_t j = i > 64 ? i - 64 : 0; j < i; j++) {
+            assert_string_not_equal(ids[i], ids[j]);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(has_a_prefix_and_26_digits),
+        cmocka_unit_test(sorts_by_time),
+        cmocka_unit_test(no_two_are_the_same),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
