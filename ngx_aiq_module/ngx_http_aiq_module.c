@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq.h"
+#include "ngx_http_aiq_auth_cache.h"
 
 
 static char *ngx_http_aiq_engine(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -71,6 +72,13 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
       ngx_http_aiq_metrics,
       NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_auth_cache"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_aiq_auth_cache,
+      NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
 
