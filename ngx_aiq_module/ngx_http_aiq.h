@@ -195,31 +195,38 @@ struct ngx_http_aiq_ctx_s {
 char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     ngx_str_t *service, ngx_http_handler_pt handler);
 
-/* ngx_http_aiq_policy.c */
+/* ngx_http_aiq_provider.c */
 
 char *ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_http_aiq_check_targets(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
+
+/* ngx_http_aiq_policy.c */
+
 ngx_int_t ngx_http_aiq_policy_init(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf);
 void ngx_http_aiq_policy_prune(ngx_cycle_t *cycle,
     ngx_http_aiq_main_conf_t *amcf);
 void ngx_http_aiq_policy_remove(ngx_http_aiq_main_conf_t *amcf);
 
-/* ngx_http_aiq_link.c */
+/* ngx_http_aiq_connect.c */
 
 ngx_int_t ngx_http_aiq_link_init(ngx_cycle_t *cycle,
     ngx_http_aiq_main_conf_t *amcf);
 void ngx_http_aiq_link_exit(void);
 ngx_uint_t ngx_http_aiq_link_up(void);
 ngx_uint_t ngx_http_aiq_link_expected(void);
+/* NGX_DECLINED: it would not be served anyway */
+ngx_int_t ngx_http_aiq_link_park(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_link_unpark(ngx_http_aiq_ctx_t *ctx);
+
+/* ngx_http_aiq_link.c */
 
 /* NGX_OK: the job has a slot, NGX_DECLINED: there is no link to open it on */
 ngx_int_t ngx_http_aiq_link_attach(ngx_http_aiq_ctx_t *ctx);
 /* ended: the engine has ended the job; else it is told that we have */
 void ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended);
-/* NGX_DECLINED: it would not be served anyway */
-ngx_int_t ngx_http_aiq_link_park(ngx_http_aiq_ctx_t *ctx);
-void ngx_http_aiq_link_unpark(ngx_http_aiq_ctx_t *ctx);
 
 u_char *ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
     size_t len);
