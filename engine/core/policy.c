@@ -215,6 +215,66 @@ static bool read_models(reader *r, const json_t *document)
     return true;
 }
 
+/* One of a few words; its place among them. */
+static bool read_word(reader *r, const json_t *object, const char *key,
+                      const char *const *words, unsigned *out)
+{
+    const json_t *value = json_object_get(object, key);
+
+    for (unsigned i = 0; json_is_string(value) && words[i]; i++) {
+        if (strcmp(json_string_value(value), words[i]) == 0) {
+            *out = i;
+            return true;
+        }
+    }
+    return invalid(r, "budget", key);
+}
+
+static bool read_budget(reader *r, const json_t *object, policy_budget *budget)
+{
+    static const char *const scopes[] = {"tenant", "user", "key", NULL};
+    static const char *const units[] = {"tokens", "usd", NULL};
+    static const char *const periods[] = {"day", "month", NULL};
+    const json_t *amount = json_object_get(object, "amount");
+    unsigned scope, unit, period;
+
+    if (!read_word(r, object, "scope", scopes, &scope) ||
+        !read_word(r, object, "unit", units, &unit) ||
+        !read_word(r, object, "period", periods, &period)) {
+        return false;
+    }
+    if (!json_is_integer(amount) || json_integer_value(amount) < 1) {
+        return invalid(r, "budget", "amount");
+    }
+    *budget = (policy_budget){(policy_scope)scope, (policy_unit)unit, (policy_period)period,
+                              json_integer_value(amount)};
+    return true;
+}
+
+static bool read_budgets(reader *r, const json_t *object, policy_location *location)
+{
+    policy_budget *budgets;
+    const json_t *array;
+
+    if (json_object_get(object, "budgets") == NULL) {
+        return true;
+    }
+    if (!read_array(r, object, "location", "budgets", sizeof(*budgets), &array,
+                    &location->n_budgets, &budgets)) {
+        return false;
+    }
+    if (location->n_budgets > POLICY_BUDGETS) {
+        return invalid(r, "location", "number of budgets");
+    }
+    for (size_t i = 0; i < location->n_budgets; i++) {
+        if (!read_budget(r, json_array_get(array, i), &budgets[i])) {
+            return false;
+        }
+    }
+    location->budgets = budgets;
+    return true;
+}
+
 static bool read_locations(reader *r, const json_t *document)
 {
     policy_location *locations;
@@ -235,6 +295,9 @@ static bool read_locations(reader *r, const json_t *document)
             return invalid(r, "location", "max_body");
         }
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
+        if (!read_budgets(r, object, &locations[i])) {
+            return false;
+        }
     }
     r->policy->locations = locations;
     return true;

@@ -13,7 +13,9 @@
  *                    {"name": "local", "dialect": "local",
  *                     "models": [{"name": "demo", "path": "/usr/share/aiq/demo.gguf"}]}],
  *      "models":    [{"name": "demo", "targets": [{"provider": "local", "model": "demo"}]}],
- *      "locations": [{"service": "gateway", "max_body": 10485760}]}
+ *      "locations": [{"service": "gateway", "max_body": 10485760,
+ *                     "budgets": [{"scope": "tenant", "unit": "usd", "period": "month",
+ *                                  "amount": 200000000000}]}]}
  *
  * epoch is the master's clock in microseconds when it read the configuration:
  * what the process shares takes its parameters from the highest.
@@ -53,9 +55,25 @@ typedef struct {
     size_t n_targets; /* at least 1 */
 } policy_model;
 
+typedef enum { POLICY_TENANT, POLICY_USER, POLICY_KEY } policy_scope;
+typedef enum { POLICY_TOKENS, POLICY_USD } policy_unit;
+typedef enum { POLICY_DAY, POLICY_MONTH } policy_period;
+
+/* How much each tenant, user or key may use in each day or month (UTC). */
+typedef struct {
+    policy_scope scope;
+    policy_unit unit;
+    policy_period period;
+    int64_t amount; /* tokens or nano-USD, positive */
+} policy_budget;
+
+#define POLICY_BUDGETS 4 /* of one location */
+
 typedef struct {
     const char *service;
     uint64_t max_body; /* bytes; 0: no limit */
+    const policy_budget *budgets;
+    size_t n_budgets;
 } policy_location;
 
 typedef struct aiq_policy {

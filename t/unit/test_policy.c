@@ -21,7 +21,8 @@ static const char good[] =
     "\"models\":[{\"name\":\"gpt\",\"targets\":[{\"provider\":\"openai\",\"model\":\"gpt-4o\"}]"
     "},"
     "{\"name\":\"demo\",\"targets\":[{\"provider\":\"local\",\"model\":\"demo\"}]}],"
-    "\"locations\":[{\"service\":\"gateway\",\"max_body\":10}]}";
+    "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
+    "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}]}]}";
 
 static const aiq_policy *parse(const char *text, aiq_err *err)
 {
@@ -44,6 +45,11 @@ static void reads_a_document(void **state)
     assert_int_equal(p->providers[0].idle_ms, 3);
     assert_string_equal(p->providers[1].models[0].path, "/d");
     assert_int_equal(p->locations[0].max_body, 10);
+    assert_int_equal(p->locations[0].n_budgets, 1);
+    assert_int_equal(p->locations[0].budgets[0].scope, POLICY_USER);
+    assert_int_equal(p->locations[0].budgets[0].unit, POLICY_USD);
+    assert_int_equal(p->locations[0].budgets[0].period, POLICY_DAY);
+    assert_int_equal(p->locations[0].budgets[0].amount, 5);
 
     m = policy_find_model(p, "gpt", 3);
     assert_non_null(m);
@@ -83,6 +89,11 @@ static void refuses_broken_documents(void **state)
         {"\"max_body\":10", "\"max_body\":-1"},
         {"\"locations\":[", "\"locations\":7,\"x\":["},
         {"\"key\":\"env:K\"", "\"key\":\"\""},
+        {"\"scope\":\"user\"", "\"scope\":\"users\""},
+        {"\"unit\":\"usd\"", "\"unit\":7"},
+        {"\"period\":\"day\",", ""},
+        {"\"amount\":5", "\"amount\":0"},
+        {"\"budgets\":[", "\"budgets\":[{},{},{},{},{},"},
     };
 
     (void)state;
