@@ -31,18 +31,47 @@ typedef struct {
     ngx_str_t                  name;
     ngx_str_t                  dialect;
     ngx_str_t                  url;
-    ngx_str_t                  key;
+    ngx_array_t                keys;         /* ngx_str_t */
+    ngx_str_t                  key_header;   /* empty: Authorization */
     ngx_array_t                models;       /* ngx_http_aiq_local_model_t */
+    ngx_array_t                headers;      /* ngx_keyval_t */
+    ngx_str_t                  query;
+    ngx_str_t                  ca;
+    ngx_str_t                  certificate;
+    ngx_str_t                  certificate_key;
+    ngx_str_t                  proxy;
     ngx_msec_t                 connect;
     ngx_msec_t                 first_byte;
     ngx_msec_t                 idle;
+    ngx_uint_t                 attempts;
+    ngx_msec_t                 backoff;
+    ngx_uint_t                 failures;     /* of the breaker */
+    ngx_msec_t                 open;
+    ngx_str_t                 *remote;       /* an option not for local ones */
 } ngx_http_aiq_provider_t;
 
 
 typedef struct {
-    ngx_str_t                  name;
-    ngx_str_t                  provider;     /* its target */
+    ngx_str_t                  provider;
     ngx_str_t                  model;        /* the provider's name of it */
+    ngx_uint_t                 weight;
+    int64_t                    input;        /* nano-USD per million tokens */
+    int64_t                    cached;
+    int64_t                    output;
+    u_char                    *file;
+    ngx_uint_t                 line;
+    unsigned                   backup:1;
+    unsigned                   noncritical:1;
+} ngx_http_aiq_target_t;
+
+
+typedef struct {
+    ngx_str_t                  name;
+    ngx_array_t                targets;      /* ngx_http_aiq_target_t */
+    ngx_str_t                  policy;
+    ngx_str_t                  context;      /* models to fall back to */
+    ngx_str_t                  content;
+    ngx_msec_t                 retry_timeout;
     u_char                    *file;
     ngx_uint_t                 line;
 } ngx_http_aiq_model_t;
@@ -198,8 +227,17 @@ char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
 /* ngx_http_aiq_provider.c */
 
 char *ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_http_aiq_check_name(ngx_conf_t *cf, char *what, ngx_str_t *name);
+/* letters, digits and what is in "more" */
+ngx_int_t ngx_http_aiq_check_word(ngx_str_t *s, char *more);
+/* of "value" behind its prefix; returns what a directive's setter returns */
+char *ngx_http_aiq_set_time(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
+    ngx_msec_t *time);
+
+/* ngx_http_aiq_model.c */
+
 char *ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
-ngx_int_t ngx_http_aiq_check_targets(ngx_conf_t *cf,
+ngx_int_t ngx_http_aiq_check_models(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf);
 
 /* ngx_http_aiq_policy.c */

@@ -18,6 +18,14 @@ static ngx_int_t ngx_http_aiq_policy_document(ngx_conf_t *cf,
 static size_t ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf);
 static u_char *ngx_http_aiq_policy_provider(u_char *p,
     ngx_http_aiq_provider_t *provider);
+static u_char *ngx_http_aiq_policy_remote(u_char *p,
+    ngx_http_aiq_provider_t *provider);
+static u_char *ngx_http_aiq_policy_model(u_char *p,
+    ngx_http_aiq_model_t *model);
+static u_char *ngx_http_aiq_policy_target(u_char *p,
+    ngx_http_aiq_target_t *target);
+static u_char *ngx_http_aiq_policy_option(u_char *p, char *key,
+    ngx_str_t *value);
 static u_char *ngx_http_aiq_policy_string(u_char *p, char *key,
     ngx_str_t *value);
 static ngx_int_t ngx_http_aiq_policy_write(ngx_conf_t *cf,
@@ -38,7 +46,7 @@ ngx_http_aiq_policy_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 {
     ngx_str_t  document;
 
-    if (ngx_http_aiq_check_targets(cf, amcf) != NGX_OK) {
+    if (ngx_http_aiq_check_models(cf, amcf) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -101,12 +109,8 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
 
     for (i = 0; i < amcf->models.nelts; i++) {
         p = ngx_sprintf(p, i ? ",\n{" : "\n{");
-        p = ngx_http_aiq_policy_string(p, "name", &model[i].name);
-        p = ngx_sprintf(p, ",\"targets\":[{");
-        p = ngx_http_aiq_policy_string(p, "provider", &model[i].provider);
-        *p++ = ',';
-        p = ngx_http_aiq_policy_string(p, "model", &model[i].model);
-        p = ngx_sprintf(p, "}]}");
+        p = ngx_http_aiq_policy_model(p, &model[i]);
+        *p++ = '}';
     }
 
     p = ngx_sprintf(p, "],\n\"locations\":[");
@@ -127,14 +131,17 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
 }
 
 
-/* An upper bound; 256 bytes cover what surrounds the strings of a record. */
+/* An upper bound; 512 bytes cover what stands around the strings of a record. */
 
 static size_t
 ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 {
     size_t                       size, n;
+    ngx_str_t                   *key;
     ngx_uint_t                   i, k;
+    ngx_keyval_t                *header;
     ngx_http_aiq_model_t        *model;
+    ngx_http_aiq_target_t       *target;
     ngx_http_aiq_provider_t     *provider;
     ngx_http_aiq_local_model_t  *local;
 
@@ -145,21 +152,44 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 
     for (i = 0; i < amcf->providers.nelts; i++) {
         size += provider[i].name.len + provider[i].url.len
-                + provider[i].key.len;
+                + provider[i].key_header.len + provider[i].query.len
+                + provider[i].ca.len + provider[i].certificate.len
+                + provider[i].certificate_key.len + provider[i].proxy.len;
+
+        n += provider[i].models.nelts + provider[i].keys.nelts
+             + provider[i].headers.nelts;
 
         local = provider[i].models.elts;
-        n += provider[i].models.nelts;
 
         for (k = 0; k < provider[i].models.nelts; k++) {
             size += local[k].name.len + local[k].path.len;
+        }
+
+        key = provider[i].keys.elts;
+
+        for (k = 0; k < provider[i].keys.nelts; k++) {
+            size += key[k].len;
+        }
+
+        header = provider[i].headers.elts;
+
+        for (k = 0; k < provider[i].headers.nelts; k++) {
+            size += header[k].key.len + header[k].value.len;
         }
     }
 
     model = amcf->models.elts;
 
     for (i = 0; i < amcf->models.nelts; i++) {
-        size += model[i].name.len + model[i].provider.len
-                + model[i].model.len;
+        size += model[i].name.len + model[i].context.len
+                + model[i].content.len;
+
+        n += model[i].targets.nelts;
+        target = model[i].targets.elts;
+
+        for (k = 0; k < model[i].targets.nelts; k++) {
+            size += target[k].provider.len + target[k].model.len;
+        }
     }
 
     for (i = 0; i < amcf->passes.nelts; i++) {
@@ -168,7 +198,7 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 
     /* an escaped character takes at most 6 bytes */
 
-    return n * 256 + size * 6;
+    return n * 512 + size * 6;
 }
 
 
@@ -182,19 +212,13 @@ ngx_http_aiq_policy_provider(u_char *p, ngx_http_aiq_provider_t *provider)
     *p++ = ',';
     p = ngx_http_aiq_policy_string(p, "dialect", &provider->dialect);
 
+    p = ngx_sprintf(p, ",\"attempts\":%ui,\"backoff_ms\":%M"
+                    ",\"breaker_failures\":%ui,\"breaker_open_ms\":%M",
+                    provider->attempts, provider->backoff,
+                    provider->failures, provider->open);
+
     if (provider->url.len) {
-        *p++ = ',';
-        p = ngx_http_aiq_policy_string(p, "url", &provider->url);
-
-        if (provider->key.len) {
-            *p++ = ',';
-            p = ngx_http_aiq_policy_string(p, "key", &provider->key);
-        }
-
-        return ngx_sprintf(p, ",\"connect_ms\":%M,\"first_byte_ms\":%M,"
-                           "\"idle_ms\":%M",
-                           provider->connect, provider->first_byte,
-                           provider->idle);
+        return ngx_http_aiq_policy_remote(p, provider);
     }
 
     p = ngx_sprintf(p, ",\"models\":[");
@@ -212,6 +236,131 @@ ngx_http_aiq_policy_provider(u_char *p, ngx_http_aiq_provider_t *provider)
     *p++ = ']';
 
     return p;
+}
+
+
+static u_char *
+ngx_http_aiq_policy_remote(u_char *p, ngx_http_aiq_provider_t *provider)
+{
+    ngx_str_t     *key;
+    ngx_uint_t     i;
+    ngx_keyval_t  *header;
+
+    p = ngx_http_aiq_policy_option(p, "url", &provider->url);
+
+    p = ngx_sprintf(p, ",\"keys\":[");
+
+    key = provider->keys.elts;
+
+    for (i = 0; i < provider->keys.nelts; i++) {
+        p = ngx_sprintf(p, i ? ",\"" : "\"");
+        p = (u_char *) ngx_escape_json(p, key[i].data, key[i].len);
+        *p++ = '"';
+    }
+
+    p = ngx_sprintf(p, "],\"headers\":[");
+
+    header = provider->headers.elts;
+
+    for (i = 0; i < provider->headers.nelts; i++) {
+        p = ngx_sprintf(p, i ? ",{" : "{");
+        p = ngx_http_aiq_policy_string(p, "name", &header[i].key);
+        *p++ = ',';
+        p = ngx_http_aiq_policy_string(p, "value", &header[i].value);
+        *p++ = '}';
+    }
+
+    *p++ = ']';
+
+    p = ngx_http_aiq_policy_option(p, "key_header", &provider->key_header);
+    p = ngx_http_aiq_policy_option(p, "query", &provider->query);
+    p = ngx_http_aiq_policy_option(p, "ca", &provider->ca);
+    p = ngx_http_aiq_policy_option(p, "certificate", &provider->certificate);
+    p = ngx_http_aiq_policy_option(p, "certificate_key",
+                                   &provider->certificate_key);
+    p = ngx_http_aiq_policy_option(p, "proxy", &provider->proxy);
+
+    return ngx_sprintf(p, ",\"connect_ms\":%M,\"first_byte_ms\":%M,"
+                       "\"idle_ms\":%M",
+                       provider->connect, provider->first_byte,
+                       provider->idle);
+}
+
+
+static u_char *
+ngx_http_aiq_policy_model(u_char *p, ngx_http_aiq_model_t *model)
+{
+    ngx_uint_t              i;
+    ngx_http_aiq_target_t  *target;
+
+    p = ngx_http_aiq_policy_string(p, "name", &model->name);
+    *p++ = ',';
+    p = ngx_http_aiq_policy_string(p, "policy", &model->policy);
+    p = ngx_http_aiq_policy_option(p, "context_fallback", &model->context);
+    p = ngx_http_aiq_policy_option(p, "content_fallback", &model->content);
+
+    p = ngx_sprintf(p, ",\"retry_timeout_ms\":%M,\"targets\":[",
+                    model->retry_timeout);
+
+    target = model->targets.elts;
+
+    for (i = 0; i < model->targets.nelts; i++) {
+        p = ngx_sprintf(p, i ? ",{" : "{");
+        p = ngx_http_aiq_policy_target(p, &target[i]);
+        *p++ = '}';
+    }
+
+    *p++ = ']';
+
+    return p;
+}
+
+
+static u_char *
+ngx_http_aiq_policy_target(u_char *p, ngx_http_aiq_target_t *target)
+{
+    p = ngx_http_aiq_policy_string(p, "provider", &target->provider);
+    *p++ = ',';
+    p = ngx_http_aiq_policy_string(p, "model", &target->model);
+
+    p = ngx_sprintf(p, ",\"weight\":%ui", target->weight);
+
+    if (target->input != NGX_CONF_UNSET) {
+        p = ngx_sprintf(p, ",\"input\":%L", target->input);
+    }
+
+    if (target->cached != NGX_CONF_UNSET) {
+        p = ngx_sprintf(p, ",\"cached\":%L", target->cached);
+    }
+
+    if (target->output != NGX_CONF_UNSET) {
+        p = ngx_sprintf(p, ",\"output\":%L", target->output);
+    }
+
+    if (target->backup) {
+        p = ngx_sprintf(p, ",\"backup\":true");
+    }
+
+    if (target->noncritical) {
+        p = ngx_sprintf(p, ",\"noncritical\":true");
+    }
+
+    return p;
+}
+
+
+/* A member that is not the first, if there is anything in it. */
+
+static u_char *
+ngx_http_aiq_policy_option(u_char *p, char *key, ngx_str_t *value)
+{
+    if (value->len == 0) {
+        return p;
+    }
+
+    *p++ = ',';
+
+    return ngx_http_aiq_policy_string(p, key, value);
 }
 
 

@@ -2,12 +2,15 @@
 #include "ngx_http_aiq.h"
 
 
-#define NGX_HTTP_AIQ_TIMEOUT_MAX  (24 * 3600 * 1000)
+#define NGX_HTTP_AIQ_TIME_MAX      (24 * 3600 * 1000)
+#define NGX_HTTP_AIQ_ATTEMPTS_MAX  100
+#define NGX_HTTP_AIQ_KEYS_MAX      64
 
 
 typedef struct {
     ngx_str_t    name;
     ngx_uint_t   nelts;        /* arguments with the name; 0: at least two */
+    ngx_uint_t   remote;       /* unsigned  remote:1; */
     char      *(*set)(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider);
 } ngx_http_aiq_provider_option_t;
 
@@ -22,24 +25,44 @@ static char *ngx_http_aiq_provider_key(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_model(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_header(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_query(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_ca(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_certificate(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_proxy(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_timeout(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_retry(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_breaker(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_check(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
-static char *ngx_http_aiq_model_target(ngx_conf_t *cf, ngx_command_t *dummy,
-    void *conf);
-static ngx_int_t ngx_http_aiq_check_name(ngx_conf_t *cf, char *what,
-    ngx_str_t *name);
-static ngx_int_t ngx_http_aiq_check_word(ngx_str_t *s, char *more);
+static char *ngx_http_aiq_check_url(ngx_str_t *value, ngx_str_t *url);
+static char *ngx_http_aiq_check_secret(ngx_str_t *value);
+static char *ngx_http_aiq_set_file(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_str_t *file);
 
 
 static ngx_http_aiq_provider_option_t  ngx_http_aiq_provider_options[] = {
-    { ngx_string("dialect"), 2, ngx_http_aiq_provider_dialect },
-    { ngx_string("url"), 2, ngx_http_aiq_provider_url },
-    { ngx_string("key"), 2, ngx_http_aiq_provider_key },
-    { ngx_string("model"), 3, ngx_http_aiq_provider_model },
-    { ngx_string("timeout"), 0, ngx_http_aiq_provider_timeout },
-    { ngx_null_string, 0, NULL }
+    { ngx_string("dialect"), 2, 0, ngx_http_aiq_provider_dialect },
+    { ngx_string("url"), 2, 1, ngx_http_aiq_provider_url },
+    { ngx_string("key"), 0, 1, ngx_http_aiq_provider_key },
+    { ngx_string("model"), 3, 0, ngx_http_aiq_provider_model },
+    { ngx_string("header"), 3, 1, ngx_http_aiq_provider_header },
+    { ngx_string("query"), 2, 1, ngx_http_aiq_provider_query },
+    { ngx_string("ca"), 2, 1, ngx_http_aiq_provider_ca },
+    { ngx_string("certificate"), 3, 1, ngx_http_aiq_provider_certificate },
+    { ngx_string("proxy"), 2, 1, ngx_http_aiq_provider_proxy },
+    { ngx_string("timeout"), 0, 1, ngx_http_aiq_provider_timeout },
+    { ngx_string("retry"), 0, 0, ngx_http_aiq_provider_retry },
+    { ngx_string("breaker"), 0, 0, ngx_http_aiq_provider_breaker },
+    { ngx_null_string, 0, 0, NULL }
 };
 
 
@@ -84,10 +107,19 @@ ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     provider->connect = NGX_CONF_UNSET_MSEC;
     provider->first_byte = NGX_CONF_UNSET_MSEC;
     provider->idle = NGX_CONF_UNSET_MSEC;
+    provider->attempts = NGX_CONF_UNSET_UINT;
+    provider->backoff = NGX_CONF_UNSET_MSEC;
+    provider->failures = NGX_CONF_UNSET_UINT;
+    provider->open = NGX_CONF_UNSET_MSEC;
 
-    if (ngx_array_init(&provider->models, cf->pool, 4,
-                       sizeof(ngx_http_aiq_local_model_t))
-        != NGX_OK)
+    if (ngx_array_init(&provider->keys, cf->pool, 2, sizeof(ngx_str_t))
+        != NGX_OK
+        || ngx_array_init(&provider->models, cf->pool, 4,
+                          sizeof(ngx_http_aiq_local_model_t))
+           != NGX_OK
+        || ngx_array_init(&provider->headers, cf->pool, 4,
+                          sizeof(ngx_keyval_t))
+           != NGX_OK)
     {
         return NGX_CONF_ERROR;
     }
@@ -137,6 +169,10 @@ ngx_http_aiq_provider_option(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
             return NGX_CONF_ERROR;
         }
 
+        if (option->remote && provider->remote == NULL) {
+            provider->remote = &option->name;
+        }
+
         rv = option->set(cf, provider);
 
         if (rv == NGX_CONF_OK || rv == NGX_CONF_ERROR) {
@@ -184,8 +220,6 @@ ngx_http_aiq_provider_dialect(ngx_conf_t *cf,
 static char *
 ngx_http_aiq_provider_url(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 {
-    size_t      scheme;
-    u_char     *p, *host, *last;
     ngx_str_t  *value;
 
     if (provider->url.data) {
@@ -194,90 +228,74 @@ ngx_http_aiq_provider_url(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
     value = cf->args->elts;
 
-    if (ngx_strncmp(value[1].data, "https://", 8) == 0) {
-        scheme = 8;
-
-    } else if (ngx_strncmp(value[1].data, "http://", 7) == 0) {
-        scheme = 7;
-
-    } else {
-        return "must begin with \"http://\" or \"https://\"";
-    }
-
-    host = value[1].data + scheme;
-    last = value[1].data + value[1].len;
-
-    while (last > host && last[-1] == '/') {
-        last--;
-    }
-
-    if (last == host || *host == '/' || *host == ':') {
-        return "has no host";
-    }
-
-    for (p = host; p < last; p++) {
-
-        if (*p <= 0x20 || *p >= 0x7f || *p == '"' || *p == '\\') {
-            return "has characters that a URL must encode";
-        }
-
-        if (*p == '?' || *p == '#') {
-            return "cannot have arguments or a fragment, "
-                   "the path of the request is appended to it";
-        }
-    }
-
-    for (p = host; p < last && *p != '/'; p++) {
-        if (*p == '@') {
-            return "cannot have credentials, use \"key\"";
-        }
-    }
-
-    provider->url.data = value[1].data;
-    provider->url.len = last - value[1].data;
-
-    return NGX_CONF_OK;
+    return ngx_http_aiq_check_url(&value[1], &provider->url);
 }
 
 
 static char *
 ngx_http_aiq_provider_key(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 {
-    ngx_str_t  *value, name;
-
-    if (provider->key.data) {
-        return "is duplicate";
-    }
+    char        *rv;
+    ngx_str_t   *value, *key, header;
+    ngx_uint_t   i;
 
     value = cf->args->elts;
 
-    if (ngx_strncmp(value[1].data, "env:", 4) == 0) {
-        name.data = value[1].data + 4;
-        name.len = value[1].len - 4;
-
-        if (ngx_http_aiq_check_word(&name, "_") != NGX_OK) {
-            return "has an invalid name of an environment variable";
-        }
-
-    } else if (ngx_strncmp(value[1].data, "file:", 5) == 0) {
-        name.data = value[1].data + 5;
-        name.len = value[1].len - 5;
-
-        if (ngx_http_aiq_check_word(&name, "._-") != NGX_OK
-            || name.data[0] == '.')
-        {
-            return "has an invalid name of a file, it must be a plain name "
-                   "below the engine's folder of secrets";
-        }
-
-    } else {
-        /* might be the key itself, which must not get into logs */
-        return "cannot be written here, it is named: \"env:NAME\" is an "
-               "environment variable of the engine, \"file:NAME\" a file in "
-               "its folder of secrets";
+    if (cf->args->nelts > 3) {
+        return "has an invalid number of arguments";
     }
 
-    provider->key = value[1];
+    rv = ngx_http_aiq_check_secret(&value[1]);
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    key = provider->keys.elts;
+
+    for (i = 0; i < provider->keys.nelts; i++) {
+        if (key[i].len == value[1].len
+            && ngx_strncmp(key[i].data, value[1].data, value[1].len) == 0)
+        {
+            return "is duplicate";
+        }
+    }
+
+    if (provider->keys.nelts == NGX_HTTP_AIQ_KEYS_MAX) {
+        return "is given too often, there can be 64";
+    }
+
+    ngx_str_null(&header);
+
+    if (cf->args->nelts == 3) {
+
+        if (ngx_strncmp(value[2].data, "header=", 7) != 0) {
+            return "has an unknown parameter, it can be \"header=\"";
+        }
+
+        header.data = value[2].data + 7;
+        header.len = value[2].len - 7;
+
+        if (ngx_http_aiq_check_word(&header, "-_") != NGX_OK) {
+            return "has an invalid name of a header";
+        }
+    }
+
+    if (provider->keys.nelts
+        && (header.len != provider->key_header.len
+            || ngx_strncmp(header.data, provider->key_header.data, header.len)
+               != 0))
+    {
+        return "must have the same \"header=\" as the others";
+    }
+
+    provider->key_header = header;
+
+    key = ngx_array_push(&provider->keys);
+    if (key == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *key = value[1];
 
     return NGX_CONF_OK;
 }
@@ -328,29 +346,162 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
 
 static char *
+ngx_http_aiq_provider_header(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
+{
+    ngx_str_t     *value;
+    ngx_uint_t     i;
+    ngx_keyval_t  *header;
+
+    static ngx_str_t  own[] = {
+        ngx_string("accept"),
+        ngx_string("connection"),
+        ngx_string("content-length"),
+        ngx_string("content-type"),
+        ngx_string("expect"),
+        ngx_string("host"),
+        ngx_string("te"),
+        ngx_string("trailer"),
+        ngx_string("transfer-encoding"),
+        ngx_string("upgrade"),
+        ngx_string("user-agent"),
+        ngx_null_string
+    };
+
+    value = cf->args->elts;
+
+    if (ngx_http_aiq_check_word(&value[1], "-_") != NGX_OK) {
+        return "has an invalid name";
+    }
+
+    if (ngx_http_aiq_check_name(cf, "header", &value[2]) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (value[1].len == sizeof("authorization") - 1
+        && ngx_strncasecmp(value[1].data, (u_char *) "authorization",
+                           value[1].len)
+           == 0)
+    {
+        return "cannot have credentials, use \"key\"";
+    }
+
+    for (i = 0; own[i].len; i++) {
+        if (value[1].len == own[i].len
+            && ngx_strncasecmp(value[1].data, own[i].data, own[i].len) == 0)
+        {
+            return "names one that the engine writes itself";
+        }
+    }
+
+    header = ngx_array_push(&provider->headers);
+    if (header == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    header->key = value[1];
+    header->value = value[2];
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_provider_query(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
+{
+    u_char     *p, *last;
+    ngx_str_t  *value;
+
+    if (provider->query.data) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    last = value[1].data + value[1].len;
+
+    for (p = value[1].data; p < last; p++) {
+        if (*p <= 0x20 || *p >= 0x7f || *p == '"' || *p == '\\' || *p == '#'
+            || *p == '?')
+        {
+            return "has characters that a URL must encode";
+        }
+    }
+
+    if (value[1].len == 0) {
+        return "is empty";
+    }
+
+    provider->query = value[1];
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_provider_ca(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
+{
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    return ngx_http_aiq_set_file(cf, &value[1], &provider->ca);
+}
+
+
+static char *
+ngx_http_aiq_provider_certificate(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider)
+{
+    char       *rv;
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    rv = ngx_http_aiq_set_file(cf, &value[1], &provider->certificate);
+
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    return ngx_http_aiq_set_file(cf, &value[2], &provider->certificate_key);
+}
+
+
+static char *
+ngx_http_aiq_provider_proxy(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
+{
+    ngx_str_t  *value;
+
+    if (provider->proxy.data) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    return ngx_http_aiq_check_url(&value[1], &provider->proxy);
+}
+
+
+static char *
 ngx_http_aiq_provider_timeout(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider)
 {
-    ngx_int_t    ms;
-    ngx_str_t   *value, s;
+    char        *rv;
+    ngx_str_t   *value;
     ngx_uint_t   i;
-    ngx_msec_t  *timeout;
 
     value = cf->args->elts;
 
     for (i = 1; i < cf->args->nelts; i++) {
 
         if (ngx_strncmp(value[i].data, "connect=", 8) == 0) {
-            timeout = &provider->connect;
-            s.data = value[i].data + 8;
+            rv = ngx_http_aiq_set_time(cf, &value[i], 8, &provider->connect);
 
         } else if (ngx_strncmp(value[i].data, "first_byte=", 11) == 0) {
-            timeout = &provider->first_byte;
-            s.data = value[i].data + 11;
+            rv = ngx_http_aiq_set_time(cf, &value[i], 11,
+                                       &provider->first_byte);
 
         } else if (ngx_strncmp(value[i].data, "idle=", 5) == 0) {
-            timeout = &provider->idle;
-            s.data = value[i].data + 5;
+            rv = ngx_http_aiq_set_time(cf, &value[i], 5, &provider->idle);
 
         } else {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
@@ -358,22 +509,105 @@ ngx_http_aiq_provider_timeout(ngx_conf_t *cf,
             return NGX_CONF_ERROR;
         }
 
-        if (*timeout != NGX_CONF_UNSET_MSEC) {
-            return "is duplicate";
+        if (rv != NGX_CONF_OK) {
+            return rv;
         }
+    }
 
-        s.len = value[i].data + value[i].len - s.data;
+    return NGX_CONF_OK;
+}
 
-        ms = ngx_parse_time(&s, 0);
 
-        if (ms == NGX_ERROR || ms < 1 || ms > NGX_HTTP_AIQ_TIMEOUT_MAX) {
+static char *
+ngx_http_aiq_provider_retry(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
+{
+    char        *rv;
+    ngx_int_t    n;
+    ngx_str_t   *value;
+    ngx_uint_t   i;
+
+    if (provider->attempts != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    n = ngx_atoi(value[1].data, value[1].len);
+
+    if (n < 1 || n > NGX_HTTP_AIQ_ATTEMPTS_MAX) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid number of attempts \"%V\", "
+                           "it must be between 1 and 100", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    provider->attempts = n;
+
+    for (i = 2; i < cf->args->nelts; i++) {
+
+        if (ngx_strncmp(value[i].data, "backoff=", 8) != 0) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid time in \"%V\", "
-                               "it must be between 1ms and 1d", &value[i]);
+                               "unknown parameter \"%V\"", &value[i]);
             return NGX_CONF_ERROR;
         }
 
-        *timeout = (ngx_msec_t) ms;
+        rv = ngx_http_aiq_set_time(cf, &value[i], 8, &provider->backoff);
+
+        if (rv != NGX_CONF_OK) {
+            return rv;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_provider_breaker(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider)
+{
+    char        *rv;
+    ngx_int_t    n;
+    ngx_str_t   *value;
+    ngx_uint_t   i;
+
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (ngx_strncmp(value[i].data, "failures=", 9) == 0) {
+
+            if (provider->failures != NGX_CONF_UNSET_UINT) {
+                return "is duplicate";
+            }
+
+            n = ngx_atoi(value[i].data + 9, value[i].len - 9);
+
+            if (n < 1 || n > 1000000) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "invalid number in \"%V\", it must be "
+                                   "between 1 and 1000000", &value[i]);
+                return NGX_CONF_ERROR;
+            }
+
+            provider->failures = n;
+            continue;
+        }
+
+        if (ngx_strncmp(value[i].data, "open=", 5) == 0) {
+
+            rv = ngx_http_aiq_set_time(cf, &value[i], 5, &provider->open);
+
+            if (rv != NGX_CONF_OK) {
+                return rv;
+            }
+
+            continue;
+        }
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown parameter \"%V\"", &value[i]);
+        return NGX_CONF_ERROR;
     }
 
     return NGX_CONF_OK;
@@ -392,19 +626,14 @@ ngx_http_aiq_provider_check(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
     } else if (provider->dialect.data[0] == 'l') {
 
-        if (provider->url.len) {
-            why = "is local and cannot have a \"url\"";
+        if (provider->remote) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "provider \"%V\" "
+                               "is local and cannot have a \"%V\"",
+                               &provider->name, provider->remote);
+            return NGX_CONF_ERROR;
+        }
 
-        } else if (provider->key.len) {
-            why = "is local and cannot have a \"key\"";
-
-        } else if (provider->connect != NGX_CONF_UNSET_MSEC
-                   || provider->first_byte != NGX_CONF_UNSET_MSEC
-                   || provider->idle != NGX_CONF_UNSET_MSEC)
-        {
-            why = "is local and cannot have a \"timeout\"";
-
-        } else if (provider->models.nelts == 0) {
+        if (provider->models.nelts == 0) {
             why = "is local and has no \"model\"";
         }
 
@@ -425,132 +654,148 @@ ngx_http_aiq_provider_check(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     ngx_conf_init_msec_value(provider->connect, 10000);
     ngx_conf_init_msec_value(provider->first_byte, 30000);
     ngx_conf_init_msec_value(provider->idle, 30000);
-
-    return NGX_CONF_OK;
-}
-
-
-char *
-ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_aiq_main_conf_t *amcf = conf;
-
-    char                  *rv;
-    ngx_str_t             *value;
-    ngx_uint_t             i;
-    ngx_conf_t             save;
-    ngx_http_aiq_model_t  *model;
-
-    value = cf->args->elts;
-
-    if (ngx_http_aiq_check_name(cf, "model", &value[1]) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
-
-    model = amcf->models.elts;
-
-    for (i = 0; i < amcf->models.nelts; i++) {
-        if (model[i].name.len == value[1].len
-            && ngx_strncmp(model[i].name.data, value[1].data, value[1].len)
-               == 0)
-        {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "duplicate model \"%V\"",
-                               &value[1]);
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    model = ngx_array_push(&amcf->models);
-    if (model == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    ngx_memzero(model, sizeof(ngx_http_aiq_model_t));
-
-    model->name = value[1];
-
-    save = *cf;
-    cf->handler = ngx_http_aiq_model_target;
-    cf->handler_conf = (void *) model;
-
-    rv = ngx_conf_parse(cf, NULL);
-
-    *cf = save;
-
-    if (rv != NGX_CONF_OK) {
-        return rv;
-    }
-
-    if (model->provider.len == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "model \"%V\" has no "
-                           "\"target\"", &model->name);
-        return NGX_CONF_ERROR;
-    }
+    ngx_conf_init_uint_value(provider->attempts, 5);
+    ngx_conf_init_msec_value(provider->backoff, 2000);
+    ngx_conf_init_uint_value(provider->failures, 5);
+    ngx_conf_init_msec_value(provider->open, 30000);
 
     return NGX_CONF_OK;
 }
 
 
 static char *
-ngx_http_aiq_model_target(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
+ngx_http_aiq_check_url(ngx_str_t *value, ngx_str_t *url)
 {
-    ngx_http_aiq_model_t *model = conf;
+    size_t   scheme;
+    u_char  *p, *host, *last;
 
-    ngx_str_t   *value;
-    ngx_uint_t   i;
+    if (ngx_strncmp(value->data, "https://", 8) == 0) {
+        scheme = 8;
 
-    value = cf->args->elts;
+    } else if (ngx_strncmp(value->data, "http://", 7) == 0) {
+        scheme = 7;
 
-    if (ngx_strcmp(value[0].data, "target") != 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "unknown parameter \"%V\" in \"aiq_model\"",
-                           &value[0]);
-        return NGX_CONF_ERROR;
+    } else {
+        return "must begin with \"http://\" or \"https://\"";
     }
 
-    if (model->provider.len) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "model \"%V\" has a second \"target\", this "
-                           "version takes one, without failover",
-                           &model->name);
-        return NGX_CONF_ERROR;
+    host = value->data + scheme;
+    last = value->data + value->len;
+
+    while (last > host && last[-1] == '/') {
+        last--;
     }
 
-    if (cf->args->nelts < 2) {
-        return "invalid number of arguments in \"target\"";
+    if (last == host || *host == '/' || *host == ':') {
+        return "has no host";
     }
 
-    if (ngx_http_aiq_check_name(cf, "provider", &value[1]) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
+    for (p = host; p < last; p++) {
 
-    model->provider = value[1];
-    model->file = cf->conf_file->file.name.data;
-    model->line = cf->conf_file->line;
-
-    for (i = 2; i < cf->args->nelts; i++) {
-
-        if (ngx_strncmp(value[i].data, "model=", 6) != 0) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "unknown parameter \"%V\"", &value[i]);
-            return NGX_CONF_ERROR;
+        if (*p <= 0x20 || *p >= 0x7f || *p == '"' || *p == '\\') {
+            return "has characters that a URL must encode";
         }
 
-        if (model->model.data) {
-            return "\"model\" is duplicate";
-        }
-
-        model->model.data = value[i].data + 6;
-        model->model.len = value[i].len - 6;
-
-        if (ngx_http_aiq_check_name(cf, "model", &model->model) != NGX_OK) {
-            return NGX_CONF_ERROR;
+        if (*p == '?' || *p == '#') {
+            return "cannot have arguments or a fragment, "
+                   "the path of the request is appended to it";
         }
     }
 
-    if (model->model.len == 0) {
-        model->model = model->name;
+    for (p = host; p < last && *p != '/'; p++) {
+        if (*p == '@') {
+            return "cannot have credentials, use \"key\"";
+        }
     }
+
+    url->data = value->data;
+    url->len = last - value->data;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_check_secret(ngx_str_t *value)
+{
+    ngx_str_t  name;
+
+    if (ngx_strncmp(value->data, "env:", 4) == 0) {
+        name.data = value->data + 4;
+        name.len = value->len - 4;
+
+        if (ngx_http_aiq_check_word(&name, "_") != NGX_OK) {
+            return "has an invalid name of an environment variable";
+        }
+
+    } else if (ngx_strncmp(value->data, "file:", 5) == 0) {
+        name.data = value->data + 5;
+        name.len = value->len - 5;
+
+        if (ngx_http_aiq_check_word(&name, "._-") != NGX_OK
+            || name.data[0] == '.')
+        {
+            return "has an invalid name of a file, it must be a plain name "
+                   "below the engine's folder of secrets";
+        }
+
+    } else {
+        /* might be the key itself, which must not get into logs */
+        return "cannot be written here, it is named: \"env:NAME\" is an "
+               "environment variable of the engine, \"file:NAME\" a file in "
+               "its folder of secrets";
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* The engine reads it, as its user and where it runs. */
+
+static char *
+ngx_http_aiq_set_file(ngx_conf_t *cf, ngx_str_t *value, ngx_str_t *file)
+{
+    if (file->data) {
+        return "is duplicate";
+    }
+
+    if (ngx_http_aiq_check_name(cf, "file", value) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    *file = *value;
+
+    if (ngx_conf_full_name(cf->cycle, file, 1) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+char *
+ngx_http_aiq_set_time(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
+    ngx_msec_t *time)
+{
+    ngx_int_t  ms;
+    ngx_str_t  s;
+
+    if (*time != NGX_CONF_UNSET_MSEC) {
+        return "is duplicate";
+    }
+
+    s.data = value->data + prefix;
+    s.len = value->len - prefix;
+
+    ms = ngx_parse_time(&s, 0);
+
+    if (ms == NGX_ERROR || ms < 1 || ms > NGX_HTTP_AIQ_TIME_MAX) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid time in \"%V\", "
+                           "it must be between 1ms and 1d", value);
+        return NGX_CONF_ERROR;
+    }
+
+    *time = (ngx_msec_t) ms;
 
     return NGX_CONF_OK;
 }
@@ -558,7 +803,7 @@ ngx_http_aiq_model_target(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
 
 /* What becomes a string of the document must be UTF-8 without controls. */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_aiq_check_name(ngx_conf_t *cf, char *what, ngx_str_t *name)
 {
     aiq_text  text;
@@ -579,7 +824,7 @@ ngx_http_aiq_check_name(ngx_conf_t *cf, char *what, ngx_str_t *name)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_aiq_check_word(ngx_str_t *s, char *more)
 {
     u_char  ch;
@@ -599,65 +844,3 @@ ngx_http_aiq_check_word(ngx_str_t *s, char *more)
 }
 
 
-/* Targets may stand before their providers. */
-
-ngx_int_t
-ngx_http_aiq_check_targets(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
-{
-    ngx_uint_t                   i, n;
-    ngx_http_aiq_model_t        *model;
-    ngx_http_aiq_provider_t     *provider;
-    ngx_http_aiq_local_model_t  *local;
-
-    model = amcf->models.elts;
-
-    for (i = 0; i < amcf->models.nelts; i++) {
-
-        provider = amcf->providers.elts;
-
-        for (n = 0; n < amcf->providers.nelts; n++) {
-            if (provider[n].name.len == model[i].provider.len
-                && ngx_strncmp(provider[n].name.data, model[i].provider.data,
-                               model[i].provider.len)
-                   == 0)
-            {
-                break;
-            }
-        }
-
-        if (n == amcf->providers.nelts) {
-            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "unknown provider \"%V\" in %s:%ui",
-                          &model[i].provider, model[i].file, model[i].line);
-            return NGX_ERROR;
-        }
-
-        provider = &provider[n];
-
-        if (provider->models.nelts == 0) {
-            continue;
-        }
-
-        local = provider->models.elts;
-
-        for (n = 0; n < provider->models.nelts; n++) {
-            if (local[n].name.len == model[i].model.len
-                && ngx_strncmp(local[n].name.data, model[i].model.data,
-                               model[i].model.len)
-                   == 0)
-            {
-                break;
-            }
-        }
-
-        if (n == provider->models.nelts) {
-            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "provider \"%V\" has no model \"%V\" in %s:%ui",
-                          &provider->name, &model[i].model,
-                          model[i].file, model[i].line);
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
-}

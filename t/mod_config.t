@@ -83,6 +83,25 @@ refuses(provider('dialect openai; url https://x; timeout idle=2d;'), 'invalid ti
 refuses(provider('dialect openai; url https://x; timeout idle=x;'), 'invalid time in "idle=x"');
 refuses(provider('dialect openai; url https://x; timeout all=1s;'), 'unknown parameter "all=1s"');
 refuses(provider('dialect openai; url https://x; timeout idle=1s idle=1s;'), '"timeout" is duplicate');
+refuses(provider('dialect openai; url https://x; key env:A x=y;'), '"key" has an unknown parameter');
+refuses(provider('dialect openai; url https://x; key env:A header=;'), '"key" has an invalid name of a header');
+refuses(provider('dialect openai; url https://x; key env:A; key env:B header=x;'), '"key" must have the same "header="');
+refuses(provider('dialect openai; url https://x; header "a b" c;'), '"header" has an invalid name');
+refuses(provider("dialect openai; url https://x; header a \"b\r\nc: d\";"), 'invalid header');
+refuses(provider('dialect openai; url https://x; header Authorization b;'), '"header" cannot have credentials');
+refuses(provider('dialect openai; url https://x; header Host b;'), '"header" names one that the engine writes');
+refuses(provider('dialect openai; url https://x; query "a b";'), '"query" has characters');
+refuses(provider('dialect openai; url https://x; query a; query a;'), '"query" is duplicate');
+refuses(provider('dialect openai; url https://x; ca a; ca b;'), '"ca" is duplicate');
+refuses(provider('dialect openai; url https://x; certificate a;'), 'invalid number of arguments in "certificate"');
+refuses(provider('dialect openai; url https://x; proxy socks://x;'), '"proxy" must begin with');
+refuses(provider('dialect openai; url https://x; retry 0;'), 'invalid number of attempts "0"');
+refuses(provider('dialect openai; url https://x; retry 2 after=1s;'), 'unknown parameter "after=1s"');
+refuses(provider('dialect openai; url https://x; retry 2 backoff=0;'), 'invalid time in "backoff=0"');
+refuses(provider('dialect openai; url https://x; retry 2; retry 3;'), '"retry" is duplicate');
+refuses(provider('dialect openai; url https://x; breaker failures=0;'), 'invalid number in "failures=0"');
+refuses(provider('dialect openai; url https://x; breaker open=1s open=1s;'), '"breaker" is duplicate');
+refuses(provider('dialect openai; url https://x; breaker half=1;'), 'unknown parameter "half=1"');
 refuses(provider('dialect local;'), 'is local and has no "model"');
 refuses(provider('dialect local; model a b; url https://x;'), 'is local and cannot have a "url"');
 refuses(provider('dialect local; model a b; key env:A;'), 'is local and cannot have a "key"');
@@ -100,16 +119,36 @@ refuses('aiq_model m { }', 'model "m" has no "target"');
 refuses("aiq_model m { target p; } \n", 'unknown provider "p" in');
 refuses("$local aiq_model m { target p; }", 'provider "p" has no model "m" in');
 refuses("$local aiq_model m { target p model=; }", 'invalid model ""');
-refuses("$local aiq_model m { target p model=a model=a; }", '"model" is duplicate');
+refuses("$local aiq_model m { target p model=a model=a; }", '"target" has a duplicate "model"');
 refuses("$local aiq_model m { target p size=a; }", 'unknown parameter "size=a"');
 refuses("$local aiq_model m { aim p; }", 'unknown parameter "aim" in "aiq_model"');
 refuses("$local aiq_model m { target; }", 'invalid number of arguments in "target"');
-refuses("$local aiq_model m { target p model=a; target p model=a; }", 'has a second "target"');
+refuses("$local aiq_model m { " . 'target p model=a; ' x 33 . '}', '"target" is given too often');
+refuses("$local aiq_model m { target p model=a weight=0; }", 'invalid number in "weight=0"');
+refuses("$local aiq_model m { target p model=a weight=1 weight=1; }", '"target" has a duplicate "weight"');
+refuses("$local aiq_model m { target p model=a input=x; }", 'invalid price in "input=x"');
+refuses("$local aiq_model m { target p model=a output=-1; }", 'invalid price in "output=-1"');
+refuses("$local aiq_model m { target p model=a output=0.0000000001; }", 'with at most 9 decimals');
+refuses("$local aiq_model m { target p model=a output=1000000.1; }", 'up to 1000000');
+refuses("$local aiq_model m { target p model=a input=1 input=1; }", '"target" has a duplicate price');
+refuses("$local aiq_model m { target p model=a cached=1; }", 'but none of "input"');
+refuses("$local aiq_model m { target p model=a; policy best; }", 'unknown policy "best"');
+refuses("$local aiq_model m { target p model=a; policy cost; policy cost; }", '"policy" is duplicate');
+refuses("$local aiq_model m { target p model=a; retry_timeout x; }", 'invalid time in "x"');
+refuses("$local aiq_model m { target p model=a; fallback on=x; }", 'unknown parameter "on=x"');
+refuses("$local aiq_model m { target p model=a; fallback context=x; }", 'leads to an unknown model "x" in');
+refuses("$local aiq_model m { target p model=a; fallback content=m; }", 'leads to itself, "m" in');
+refuses('aiq_provider o { dialect openai; url http://x; } aiq_model m { target o input=1; policy cost; }',
+    '"policy cost" of model "m" needs "input=" and "output=" in');
 refuses("$local aiq_model a { target p; } aiq_model a { target p; }", 'duplicate model "a"');
 
 accepts('aiq_model m { target p model=a; }' . $local, 'a target before its provider');
 accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:a.key;
-    timeout first_byte=1m connect=5 idle=500ms; } aiq_model "meta/llama-3:free" { target o; }',
+    key env:B; header X-Title "a b"; query v=1; ca ca.pem; certificate c.pem c.key; proxy http://x:3128;
+    retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms; }
+    aiq_model "meta/llama-3:free" { target o weight=2 input=0.1 output=0; target o model=x backup noncritical;
+    policy latency; retry_timeout 1m; fallback context=big content=big; }
+    aiq_model big { target o input=1 output=1; policy cost; }',
     'a provider with everything');
 
 # -t leaves nothing behind

@@ -6,6 +6,7 @@ use warnings;
 use lib 't/lib';
 
 use Digest::SHA qw(sha256_hex);
+use JSON::PP ();
 use Test::More;
 use AIQ::FakeEngine;
 use AIQ::Test;
@@ -13,9 +14,17 @@ use AIQ::Test;
 my $t = AIQ::Test->new;
 my $http = '
     aiq_model m { target local model=demo; }
-    aiq_model "x/y:z \"q\"" { target remote; }
+    aiq_model "x/y:z \"q\"" {
+        target remote weight=3 input=2.50 cached=0.000000001 output=10;
+        target local model=two noncritical backup;
+        policy weight; fallback context=m; retry_timeout 5s;
+    }
     aiq_provider local { dialect local; model demo models/demo.gguf; model two /abs/two.gguf; }
-    aiq_provider remote { dialect openai; url https://api.example.com/v1/; key env:KEY;
+    aiq_provider remote { dialect openai; url https://api.example.com/v1/;
+                          key env:KEY header=api-key; key file:key2 header=api-key;
+                          header X-Project "a \"b\""; header X-Team c; query api-version=1&x=2;
+                          ca ca.pem; certificate c.pem /abs/c.key; proxy http://proxy:3128;
+                          retry 3 backoff=100ms; breaker failures=2 open=1m;
                           timeout idle=5s connect=200ms; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -46,14 +55,26 @@ cmp_ok(abs(delete($policy->{epoch}) / 1e6 - Time::HiRes::time()), '<', 600, 'the
 is_deeply($policy, {
     aiq => 1,
     providers => [
-        { name => 'local', dialect => 'local', models => [
+        { name => 'local', dialect => 'local', attempts => 5, backoff_ms => 2000,
+          breaker_failures => 5, breaker_open_ms => 30000, models => [
             { name => 'demo', path => $t->dir . '/models/demo.gguf' }, { name => 'two', path => '/abs/two.gguf' } ] },
-        { name => 'remote', dialect => 'openai', url => 'https://api.example.com/v1', key => 'env:KEY',
+        { name => 'remote', dialect => 'openai', attempts => 3, backoff_ms => 100,
+          breaker_failures => 2, breaker_open_ms => 60000, url => 'https://api.example.com/v1',
+          keys => [ 'env:KEY', 'file:key2' ], key_header => 'api-key',
+          headers => [ { name => 'X-Project', value => 'a "b"' }, { name => 'X-Team', value => 'c' } ],
+          query => 'api-version=1&x=2', ca => $t->dir . '/ca.pem', certificate => $t->dir . '/c.pem',
+          certificate_key => '/abs/c.key', proxy => 'http://proxy:3128',
           connect_ms => 200, first_byte_ms => 30000, idle_ms => 5000 },
     ],
     models => [
-        { name => 'm', targets => [ { provider => 'local', model => 'demo' } ] },
-        { name => 'x/y:z "q"', targets => [ { provider => 'remote', model => 'x/y:z "q"' } ] },
+        { name => 'm', policy => 'order', retry_timeout_ms => 60000,
+          targets => [ { provider => 'local', model => 'demo', weight => 1 } ] },
+        { name => 'x/y:z "q"', policy => 'weight', retry_timeout_ms => 5000, context_fallback => 'm',
+          targets => [
+            { provider => 'remote', model => 'x/y:z "q"', weight => 3, input => 2500000000, cached => 1,
+              output => 10000000000 },
+            { provider => 'local', model => 'two', weight => 1, backup => JSON::PP::true,
+              noncritical => JSON::PP::true } ] },
     ],
     locations => [
         { service => 'gateway', max_body => 10485760 },

@@ -8,15 +8,27 @@
  *
  *     {"aiq": 1, "epoch": 1763690000000000,
  *      "providers": [{"name": "openai", "dialect": "openai",
- *                     "url": "https://api.openai.com/v1", "key": "env:OPENAI_API_KEY",
+ *                     "attempts": 5, "backoff_ms": 2000,
+ *                     "breaker_failures": 5, "breaker_open_ms": 30000,
+ *                     "url": "https://api.openai.com/v1", "keys": ["env:OPENAI_API_KEY"],
+ *                     "headers": [{"name": "OpenAI-Project", "value": "p"}],
  *                     "connect_ms": 10000, "first_byte_ms": 30000, "idle_ms": 30000},
  *                    {"name": "local", "dialect": "local",
+ *                     "attempts": 5, "backoff_ms": 2000,
+ *                     "breaker_failures": 5, "breaker_open_ms": 30000,
  *                     "models": [{"name": "demo", "path": "/usr/share/aiq/demo.gguf"}]}],
- *      "models":    [{"name": "demo", "targets": [{"provider": "local", "model": "demo"}]}],
+ *      "models":    [{"name": "gpt", "policy": "order", "retry_timeout_ms": 60000,
+ *                     "context_fallback": "demo",
+ *                     "targets": [{"provider": "openai", "model": "gpt-4o", "weight": 1,
+ *                                  "input": 2500000000, "output": 10000000000},
+ *                                 {"provider": "local", "model": "demo", "weight": 1,
+ *                                  "backup": true, "noncritical": true}]}, …],
  *      "locations": [{"service": "gateway", "max_body": 10485760,
  *                     "budgets": [{"scope": "tenant", "unit": "usd", "period": "month",
  *                                  "amount": 200000000000}]}]}
  *
+ * A provider may also have "key_header", "query", "ca", "certificate",
+ * "certificate_key" and "proxy".
  * epoch is the master's clock in microseconds when it read the configuration:
  * what the process shares takes its parameters from the highest.
  */
@@ -30,29 +42,64 @@
 #include <sys/types.h>
 #include "core/err.h"
 
+#define POLICY_TARGETS_MAX 32
+#define POLICY_KEYS_MAX    64
+
 typedef struct {
     const char *name, *path;
 } policy_local_model;
 
 typedef struct {
+    const char *name, *value;
+} policy_header;
+
+typedef struct {
     const char *name;
-    const char *dialect; /* "openai", "local" */
-    const char *url;     /* without a trailing slash; NULL for local */
-    const char *key;     /* "env:NAME" or "file:NAME", never the secret; NULL: none */
+    const char *dialect;     /* "openai", "local" */
+    const char *url;         /* without a trailing slash; NULL for local */
+    const char *const *keys; /* each "env:NAME" or "file:NAME", never the secret */
+    size_t n_keys;           /* at most POLICY_KEYS_MAX */
+    const char *key_header;  /* carries the key; NULL: the dialect's own */
+    const policy_header *headers;
+    size_t n_headers;
+    const char *query; /* of every request, without "?"; this and the next may be NULL */
+    const char *ca, *certificate, *certificate_key; /* PEM files */
+    const char *proxy;                              /* URL */
     uint32_t connect_ms, first_byte_ms, idle_ms;
+    uint32_t attempts, backoff_ms;              /* core/retry.h */
+    uint32_t breaker_failures, breaker_open_ms; /* core/breaker.h */
     const policy_local_model *models;
     size_t n_models;
+    void **shared; /* for who watches the set: see policy_watch */
 } policy_provider;
+
+/* Nano-USD per million tokens; -1: not known. A configuration without a price
+ * for cached tokens charges them as input. */
+typedef struct {
+    int64_t input, cached, output;
+} policy_price;
 
 typedef struct {
     const policy_provider *provider;
     const char *model; /* the provider's name of it */
+    uint32_t weight;
+    policy_price price;
+    bool backup;      /* only where the others are of no use */
+    bool noncritical; /* only for requests that say that they are not */
+    void **shared;
 } policy_target;
 
-typedef struct {
+typedef enum { POLICY_ORDER, POLICY_WEIGHT, POLICY_LATENCY, POLICY_COST } policy_order;
+
+typedef struct policy_model {
     const char *name; /* the client's name of it */
     const policy_target *targets;
-    size_t n_targets; /* at least 1 */
+    size_t n_targets; /* 1 to POLICY_TARGETS_MAX */
+    policy_order order;
+    uint32_t retry_timeout_ms; /* no attempt begins later */
+    /* who answers what this one's context is too short for, or what its provider's
+     * rules refuse; may be NULL */
+    const struct policy_model *context_fallback, *content_fallback;
 } policy_model;
 
 typedef enum { POLICY_TENANT, POLICY_USER, POLICY_KEY } policy_scope;
@@ -97,7 +144,10 @@ void policy_set_free(policy_set *set);
 
 /* Tells one room of every policy that comes into use and of its going. Calls
  * come on any thread, one at a time, and must not block nor use the set. Main
- * thread, before the first policy_get(). */
+ * thread, before the first policy_get().
+ *
+ * added() may tie what outlives a policy to its providers and targets: it sets
+ * their *shared, which is NULL before and stays as it is afterwards. */
 typedef struct {
     void (*added)(void *arg, const aiq_policy *policy);
     void (*removed)(void *arg, const aiq_policy *policy);

@@ -149,11 +149,9 @@ static aiq_str write_headers(char *out, bool stream, aiq_str key)
 
 static bool find_key(const provider_request *request, aiq_str *key, aiq_err *err)
 {
-    const policy_provider *p = request->target->provider;
-
-    if (p->key && !secrets_get(request->secrets, p->key, key, err)) {
+    if (request->key && !secrets_get(request->secrets, request->key, key, err)) {
         snprintf(err->message, sizeof(err->message), "The key of provider '%.100s' is missing.",
-                 p->name);
+                 request->target->provider->name);
         return false;
     }
     return true;

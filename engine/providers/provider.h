@@ -39,6 +39,7 @@ typedef struct {
     aiq_loop *loop;
     aiq_pool *pool; /* the request's */
     const policy_target *target;
+    const char *key; /* one of its provider's, by name; NULL: it has none */
     const chat_request *chat;
     secrets *secrets;            /* this loop's */
     struct local_models *models; /* local_models.h */

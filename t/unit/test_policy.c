@@ -12,15 +12,23 @@
 
 #include "core/policy.h"
 
+#define RULES "\"attempts\":5,\"backoff_ms\":6,\"breaker_failures\":7,\"breaker_open_ms\":8,"
+#define MODEL "\"policy\":\"order\",\"retry_timeout_ms\":9,"
+
 static const char good[] =
     "{\"aiq\":1,\"epoch\":7,\"providers\":["
-    "{\"name\":\"openai\",\"dialect\":\"openai\",\"url\":\"https://h/v1\",\"key\":\"env:K\","
+    "{\"name\":\"openai\",\"dialect\":\"openai\"," RULES
+    "\"url\":\"https://h/v1\",\"keys\":[\"env:K\",\"env:L\"],"
+    "\"headers\":[{\"name\":\"X\",\"value\":\"y z\"}],\"query\":\"a=b\","
     "\"connect_ms\":1,\"first_byte_ms\":2,\"idle_ms\":3},"
-    "{\"name\":\"local\",\"dialect\":\"local\",\"models\":[{\"name\":\"demo\",\"path\":\"/"
-    "d\"}]}],"
-    "\"models\":[{\"name\":\"gpt\",\"targets\":[{\"provider\":\"openai\",\"model\":\"gpt-4o\"}]"
-    "},"
-    "{\"name\":\"demo\",\"targets\":[{\"provider\":\"local\",\"model\":\"demo\"}]}],"
+    "{\"name\":\"local\",\"dialect\":\"local\"," RULES
+    "\"models\":[{\"name\":\"demo\",\"path\":\"/d\"}]}],"
+    "\"models\":[{\"name\":\"gpt\"," MODEL "\"context_fallback\":\"demo\",\"targets\":["
+    "{\"provider\":\"openai\",\"model\":\"gpt-4o\",\"weight\":3,\"input\":2500000000,"
+    "\"output\":10000000000},"
+    "{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1,\"noncritical\":true}]},"
+    "{\"name\":\"demo\"," MODEL
+    "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}]}]}";
 
@@ -41,7 +49,13 @@ static void reads_a_document(void **state)
     assert_int_equal(p->epoch, 7);
     assert_int_equal(p->n_providers, 2);
     assert_string_equal(p->providers[0].url, "https://h/v1");
-    assert_string_equal(p->providers[0].key, "env:K");
+    assert_int_equal(p->providers[0].n_keys, 2);
+    assert_string_equal(p->providers[0].keys[1], "env:L");
+    assert_string_equal(p->providers[0].headers[0].value, "y z");
+    assert_string_equal(p->providers[0].query, "a=b");
+    assert_null(p->providers[0].proxy);
+    assert_int_equal(p->providers[0].attempts, 5);
+    assert_int_equal(p->providers[0].breaker_open_ms, 8);
     assert_int_equal(p->providers[0].idle_ms, 3);
     assert_string_equal(p->providers[1].models[0].path, "/d");
     assert_int_equal(p->locations[0].max_body, 10);
@@ -55,6 +69,16 @@ static void reads_a_document(void **state)
     assert_non_null(m);
     assert_string_equal(m->targets[0].model, "gpt-4o");
     assert_ptr_equal(m->targets[0].provider, &p->providers[0]);
+    assert_int_equal(m->targets[0].weight, 3);
+    assert_int_equal(m->targets[0].price.output, 10000000000);
+    assert_int_equal(m->targets[0].price.cached, 2500000000); /* as input */
+    assert_false(m->targets[0].noncritical);
+    assert_true(m->targets[1].noncritical);
+    assert_int_equal(m->targets[1].price.input, -1); /* not known */
+    assert_int_equal(m->order, POLICY_ORDER);
+    assert_int_equal(m->retry_timeout_ms, 9);
+    assert_ptr_equal(m->context_fallback, policy_find_model(p, "demo", 4));
+    assert_null(m->content_fallback);
     policy_unref(p);
 }
 
@@ -85,10 +109,19 @@ static void refuses_broken_documents(void **state)
         {"\"idle_ms\":3", "\"idle_ms\":0"},
         {"\"name\":\"gpt\"", "\"name\":\"demo\""},
         {"\"provider\":\"local\"", "\"provider\":\"none\""},
-        {"\"targets\":[{\"provider\":\"openai\",\"model\":\"gpt-4o\"}]", "\"targets\":[]"},
+        {"{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}", ""},
+        {"\"weight\":3", "\"weight\":0"},
+        {"\"input\":2500000000", "\"input\":-1"},
+        {"\"output\":10000000000", "\"output\":1.5"},
+        {"\"noncritical\":true", "\"noncritical\":1"},
+        {"\"policy\":\"order\"", "\"policy\":\"best\""},
+        {"\"context_fallback\":\"demo\"", "\"context_fallback\":\"none\""},
+        {"\"attempts\":5", "\"attempts\":0"},
+        {"\"breaker_open_ms\":8", "\"breaker_open_ms\":-8"},
+        {"\"y z\"", "\"y\\r\\nz\""},
         {"\"max_body\":10", "\"max_body\":-1"},
         {"\"locations\":[", "\"locations\":7,\"x\":["},
-        {"\"key\":\"env:K\"", "\"key\":\"\""},
+        {"\"env:K\"", "\"\""},
         {"\"scope\":\"user\"", "\"scope\":\"users\""},
         {"\"unit\":\"usd\"", "\"unit\":7"},
         {"\"period\":\"day\",", ""},
@@ -99,7 +132,7 @@ static void refuses_broken_documents(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
         const char *at = strstr(good, edits[i].from);
-        char text[2048];
+        char text[4096];
         aiq_err err;
 
         assert_non_null(at);

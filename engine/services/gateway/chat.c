@@ -283,10 +283,12 @@ static bool call_provider(chat *c, aiq_err *err)
 {
     static const provider_events events = {on_reply, on_event, on_stream_done, on_failed};
     gateway_loop *g = gateway_of(c->job);
+    const policy_provider *provider = c->target->provider;
     const provider_request request = {
         .loop = c->job->loop,
         .pool = c->job->pool,
         .target = c->target,
+        .key = provider->n_keys ? provider->keys[0] : NULL,
         .chat = &c->request,
         .secrets = g->secrets,
         .models = g->gateway->models,

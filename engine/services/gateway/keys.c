@@ -24,7 +24,7 @@ static health_status check(void *arg, char *reason, size_t size)
     if (!__atomic_load_n(&k->missing, __ATOMIC_RELAXED)) {
         return HEALTH_OK;
     }
-    snprintf(reason, size, "its key is missing");
+    snprintf(reason, size, "a key is missing");
     return HEALTH_DEGRADED;
 }
 
@@ -53,6 +53,22 @@ static void set_missing(struct key_health *k, bool missing)
     __atomic_store_n(&k->missing, missing, __ATOMIC_RELAXED);
 }
 
+static bool any_missing(secrets *s, const policy_provider *p)
+{
+    bool missing = false;
+
+    for (size_t i = 0; i < p->n_keys; i++) {
+        aiq_err err;
+        aiq_str key;
+        if (!secrets_get(s, p->keys[i], &key, &err)) {
+            missing = true;
+            aiq_log(AIQ_LOG_WARN, "gateway", "a provider's key is missing",
+                    AIQ_S("provider", p->name), AIQ_S("detail", err.detail));
+        }
+    }
+    return missing;
+}
+
 void gateway_check_keys(gateway *g, const aiq_policy *policy)
 {
     secrets *s = secrets_new(g->engine->options.secrets);
@@ -62,16 +78,8 @@ void gateway_check_keys(gateway *g, const aiq_policy *policy)
     }
     for (size_t i = 0; i < policy->n_providers; i++) {
         const policy_provider *p = &policy->providers[i];
-        aiq_err err;
-        aiq_str key;
-        if (p->key == NULL) {
-            continue;
-        }
-        bool missing = !secrets_get(s, p->key, &key, &err);
-        set_missing(find(g, p->name), missing);
-        if (missing) {
-            aiq_log(AIQ_LOG_WARN, "gateway", "a provider's key is missing",
-                    AIQ_S("provider", p->name), AIQ_S("detail", err.detail));
+        if (p->n_keys) {
+            set_missing(find(g, p->name), any_missing(s, p));
         }
     }
     secrets_free(s);

@@ -1,0 +1,453 @@
+#include "core/policy_document.h"
+
+#include <jansson.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VERSION 1
+#define MS_MAX  (24u * 3600 * 1000)
+/* As the module has them. */
+#define ATTEMPTS_MAX 100
+#define FAILURES_MAX 1000000
+#define PRICE_MAX    1000000000000000
+
+/* What is being read, and where errors go. */
+typedef struct {
+    aiq_pool *pool;
+    aiq_policy *policy;
+    aiq_err *err;
+} reader;
+
+static bool invalid(reader *r, const char *what, const char *key)
+{
+    return aiq_fail(r->err, 503, "policy_invalid", "The policy document's %s has no valid %s.",
+                    what, key);
+}
+
+static bool copy_text(reader *r, const json_t *value, const char *what, const char *key,
+                      const char **out)
+{
+    if (!json_is_string(value) || json_string_length(value) == 0 ||
+        json_string_length(value) > PATH_MAX ||
+        strlen(json_string_value(value)) != json_string_length(value)) {
+        return invalid(r, what, key);
+    }
+    *out = aiq_pool_copy(r->pool, json_string_value(value), json_string_length(value));
+    return true;
+}
+
+static bool read_text(reader *r, const json_t *object, const char *what, const char *key,
+                      bool required, const char **out)
+{
+    const json_t *value = json_object_get(object, key);
+
+    *out = NULL;
+    return (value == NULL && !required) || copy_text(r, value, what, key, out);
+}
+
+static bool read_number(reader *r, const json_t *object, const char *what, const char *key,
+                        uint32_t max, uint32_t *out)
+{
+    const json_t *value = json_object_get(object, key);
+
+    if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+        json_integer_value(value) > max) {
+        return invalid(r, what, key);
+    }
+    *out = (uint32_t)json_integer_value(value);
+    return true;
+}
+
+/* One of a few words; its place among them. */
+static bool read_word(reader *r, const json_t *object, const char *what, const char *key,
+                      const char *const *words, unsigned *out)
+{
+    const json_t *value = json_object_get(object, key);
+
+    for (unsigned i = 0; json_is_string(value) && words[i]; i++) {
+        if (strcmp(json_string_value(value), words[i]) == 0) {
+            *out = i;
+            return true;
+        }
+    }
+    return invalid(r, what, key);
+}
+
+static bool read_flag(reader *r, const json_t *object, const char *what, const char *key,
+                      bool *out)
+{
+    const json_t *value = json_object_get(object, key);
+
+    *out = json_is_true(value);
+    return value == NULL || json_is_boolean(value) || invalid(r, what, key);
+}
+
+static bool read_price(reader *r, const json_t *object, const char *key, int64_t *out)
+{
+    const json_t *value = json_object_get(object, key);
+
+    *out = json_is_integer(value) ? json_integer_value(value) : -1;
+    return value == NULL || (*out >= 0 && *out <= PRICE_MAX) || invalid(r, "target", key);
+}
+
+/* The array `key`, and zeroed memory for one record of `size` bytes an element. */
+static bool read_array(reader *r, const json_t *object, const char *what, const char *key,
+                       size_t size, const json_t **array, size_t *n, void *records)
+{
+    *array = json_object_get(object, key);
+    if (!json_is_array(*array)) {
+        return invalid(r, what, key);
+    }
+    *n = json_array_size(*array);
+    *(void **)records = aiq_pool_zalloc(r->pool, (*n + 1) * size);
+    return true;
+}
+
+static bool read_local_models(reader *r, const json_t *object, policy_provider *provider)
+{
+    policy_local_model *models;
+    const json_t *array;
+
+    if (!read_array(r, object, "provider", "models", sizeof(*models), &array,
+                    &provider->n_models, &models)) {
+        return false;
+    }
+    for (size_t i = 0; i < provider->n_models; i++) {
+        const json_t *model = json_array_get(array, i);
+
+        if (!read_text(r, model, "local model", "name", true, &models[i].name) ||
+            !read_text(r, model, "local model", "path", true, &models[i].path)) {
+            return false;
+        }
+    }
+    provider->models = models;
+    return true;
+}
+
+static bool read_keys(reader *r, const json_t *object, policy_provider *provider)
+{
+    const char **keys;
+    const json_t *array;
+
+    if (!read_array(r, object, "provider", "keys", sizeof(*keys), &array, &provider->n_keys,
+                    &keys)) {
+        return false;
+    }
+    if (provider->n_keys > POLICY_KEYS_MAX) {
+        return invalid(r, "provider", "keys");
+    }
+    for (size_t i = 0; i < provider->n_keys; i++) {
+        if (!copy_text(r, json_array_get(array, i), "provider", "keys", &keys[i])) {
+            return false;
+        }
+    }
+    provider->keys = keys;
+    return true;
+}
+
+/* A line end in a header would let the document write requests of its own. */
+static bool is_field(const char *text)
+{
+    for (; *text; text++) {
+        if ((unsigned char)*text < ' ' || *text == 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool read_headers(reader *r, const json_t *object, policy_provider *provider)
+{
+    policy_header *headers;
+    const json_t *array;
+
+    if (!read_array(r, object, "provider", "headers", sizeof(*headers), &array,
+                    &provider->n_headers, &headers)) {
+        return false;
+    }
+    for (size_t i = 0; i < provider->n_headers; i++) {
+        const json_t *header = json_array_get(array, i);
+
+        if (!read_text(r, header, "header", "name", true, &headers[i].name) ||
+            !read_text(r, header, "header", "value", true, &headers[i].value)) {
+            return false;
+        }
+        if (!is_field(headers[i].name) || !is_field(headers[i].value)) {
+            return invalid(r, "provider", "headers");
+        }
+    }
+    provider->headers = headers;
+    return true;
+}
+
+static bool read_remote(reader *r, const json_t *object, policy_provider *provider)
+{
+    return read_text(r, object, "provider", "url", true, &provider->url) &&
+           read_keys(r, object, provider) && read_headers(r, object, provider) &&
+           read_text(r, object, "provider", "key_header", false, &provider->key_header) &&
+           read_text(r, object, "provider", "query", false, &provider->query) &&
+           read_text(r, object, "provider", "ca", false, &provider->ca) &&
+           read_text(r, object, "provider", "certificate", false, &provider->certificate) &&
+           read_text(r, object, "provider", "certificate_key", false,
+                     &provider->certificate_key) &&
+           read_text(r, object, "provider", "proxy", false, &provider->proxy) &&
+           read_number(r, object, "provider", "connect_ms", MS_MAX, &provider->connect_ms) &&
+           read_number(r, object, "provider", "first_byte_ms", MS_MAX,
+                       &provider->first_byte_ms) &&
+           read_number(r, object, "provider", "idle_ms", MS_MAX, &provider->idle_ms);
+}
+
+static bool read_provider(reader *r, const json_t *object, policy_provider *provider)
+{
+    if (!read_text(r, object, "provider", "name", true, &provider->name) ||
+        !read_text(r, object, "provider", "dialect", true, &provider->dialect) ||
+        !read_number(r, object, "provider", "attempts", ATTEMPTS_MAX, &provider->attempts) ||
+        !read_number(r, object, "provider", "backoff_ms", MS_MAX, &provider->backoff_ms) ||
+        !read_number(r, object, "provider", "breaker_failures", FAILURES_MAX,
+                     &provider->breaker_failures) ||
+        !read_number(r, object, "provider", "breaker_open_ms", MS_MAX,
+                     &provider->breaker_open_ms)) {
+        return false;
+    }
+    provider->shared = aiq_pool_zalloc(r->pool, sizeof(void *));
+    return strcmp(provider->dialect, "local") == 0 ? read_local_models(r, object, provider)
+                                                   : read_remote(r, object, provider);
+}
+
+static bool read_providers(reader *r, const json_t *document)
+{
+    policy_provider *providers;
+    const json_t *array;
+
+    if (!read_array(r, document, "root", "providers", sizeof(*providers), &array,
+                    &r->policy->n_providers, &providers)) {
+        return false;
+    }
+    for (size_t i = 0; i < r->policy->n_providers; i++) {
+        if (!read_provider(r, json_array_get(array, i), &providers[i])) {
+            return false;
+        }
+    }
+    r->policy->providers = providers;
+    return true;
+}
+
+static bool read_target(reader *r, const json_t *object, policy_target *target)
+{
+    const char *name;
+
+    if (!read_text(r, object, "target", "provider", true, &name) ||
+        !read_text(r, object, "target", "model", true, &target->model) ||
+        !read_number(r, object, "target", "weight", UINT16_MAX, &target->weight) ||
+        !read_price(r, object, "input", &target->price.input) ||
+        !read_price(r, object, "cached", &target->price.cached) ||
+        !read_price(r, object, "output", &target->price.output) ||
+        !read_flag(r, object, "target", "backup", &target->backup) ||
+        !read_flag(r, object, "target", "noncritical", &target->noncritical)) {
+        return false;
+    }
+    if (target->price.cached < 0) {
+        target->price.cached = target->price.input;
+    }
+    target->shared = aiq_pool_zalloc(r->pool, sizeof(void *));
+    for (size_t i = 0; i < r->policy->n_providers; i++) {
+        if (strcmp(r->policy->providers[i].name, name) == 0) {
+            target->provider = &r->policy->providers[i];
+            return true;
+        }
+    }
+    return invalid(r, "target", "provider");
+}
+
+static bool read_model(reader *r, const json_t *object, policy_model *model)
+{
+    static const char *const orders[] = {"order", "weight", "latency", "cost", NULL};
+    policy_target *targets;
+    const json_t *array;
+    unsigned order;
+
+    if (!read_text(r, object, "model", "name", true, &model->name) ||
+        !read_word(r, object, "model", "policy", orders, &order) ||
+        !read_number(r, object, "model", "retry_timeout_ms", MS_MAX,
+                     &model->retry_timeout_ms) ||
+        !read_array(r, object, "model", "targets", sizeof(*targets), &array, &model->n_targets,
+                    &targets)) {
+        return false;
+    }
+    if (model->n_targets == 0 || model->n_targets > POLICY_TARGETS_MAX) {
+        return invalid(r, "model", "targets");
+    }
+    for (size_t i = 0; i < model->n_targets; i++) {
+        if (!read_target(r, json_array_get(array, i), &targets[i])) {
+            return false;
+        }
+    }
+    model->targets = targets;
+    model->order = (policy_order)order;
+    return true;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const policy_model *)a)->name, ((const policy_model *)b)->name);
+}
+
+static bool read_fallback(reader *r, const json_t *object, const char *key,
+                          const policy_model **out)
+{
+    const char *name;
+
+    if (!read_text(r, object, "model", key, false, &name)) {
+        return false;
+    }
+    *out = name ? policy_find_model(r->policy, name, strlen(name)) : NULL;
+    return name == NULL || *out != NULL || invalid(r, "model", key);
+}
+
+/* Once the models can be found. */
+static bool read_fallbacks(reader *r, const json_t *array, policy_model *models)
+{
+    for (size_t i = 0; i < r->policy->n_models; i++) {
+        const json_t *object = json_array_get(array, i);
+        const char *name = json_string_value(json_object_get(object, "name"));
+        policy_model *model = bsearch(&(policy_model){.name = name}, models,
+                                      r->policy->n_models, sizeof(*models), by_name);
+
+        if (!read_fallback(r, object, "context_fallback", &model->context_fallback) ||
+            !read_fallback(r, object, "content_fallback", &model->content_fallback)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool read_models(reader *r, const json_t *document)
+{
+    policy_model *models;
+    const json_t *array;
+
+    if (!read_array(r, document, "root", "models", sizeof(*models), &array,
+                    &r->policy->n_models, &models)) {
+        return false;
+    }
+    for (size_t i = 0; i < r->policy->n_models; i++) {
+        if (!read_model(r, json_array_get(array, i), &models[i])) {
+            return false;
+        }
+    }
+    qsort(models, r->policy->n_models, sizeof(*models), by_name);
+    for (size_t i = 1; i < r->policy->n_models; i++) {
+        if (by_name(&models[i - 1], &models[i]) == 0) {
+            return invalid(r, "root", "models: a name occurs twice, so it");
+        }
+    }
+    r->policy->models = models;
+    return read_fallbacks(r, array, models);
+}
+
+static bool read_budget(reader *r, const json_t *object, policy_budget *budget)
+{
+    static const char *const scopes[] = {"tenant", "user", "key", NULL};
+    static const char *const units[] = {"tokens", "usd", NULL};
+    static const char *const periods[] = {"day", "month", NULL};
+    const json_t *amount = json_object_get(object, "amount");
+    unsigned scope, unit, period;
+
+    if (!read_word(r, object, "budget", "scope", scopes, &scope) ||
+        !read_word(r, object, "budget", "unit", units, &unit) ||
+        !read_word(r, object, "budget", "period", periods, &period)) {
+        return false;
+    }
+    if (!json_is_integer(amount) || json_integer_value(amount) < 1) {
+        return invalid(r, "budget", "amount");
+    }
+    *budget = (policy_budget){(policy_scope)scope, (policy_unit)unit, (policy_period)period,
+                              json_integer_value(amount)};
+    return true;
+}
+
+static bool read_budgets(reader *r, const json_t *object, policy_location *location)
+{
+    policy_budget *budgets;
+    const json_t *array;
+
+    if (json_object_get(object, "budgets") == NULL) {
+        return true;
+    }
+    if (!read_array(r, object, "location", "budgets", sizeof(*budgets), &array,
+                    &location->n_budgets, &budgets)) {
+        return false;
+    }
+    if (location->n_budgets > POLICY_BUDGETS) {
+        return invalid(r, "location", "number of budgets");
+    }
+    for (size_t i = 0; i < location->n_budgets; i++) {
+        if (!read_budget(r, json_array_get(array, i), &budgets[i])) {
+            return false;
+        }
+    }
+    location->budgets = budgets;
+    return true;
+}
+
+static bool read_locations(reader *r, const json_t *document)
+{
+    policy_location *locations;
+    const json_t *array;
+
+    if (!read_array(r, document, "root", "locations", sizeof(*locations), &array,
+                    &r->policy->n_locations, &locations)) {
+        return false;
+    }
+    for (size_t i = 0; i < r->policy->n_locations; i++) {
+        const json_t *object = json_array_get(array, i);
+        const json_t *max_body = json_object_get(object, "max_body");
+
+        if (!read_text(r, object, "location", "service", true, &locations[i].service)) {
+            return false;
+        }
+        if (!json_is_integer(max_body) || json_integer_value(max_body) < 0) {
+            return invalid(r, "location", "max_body");
+        }
+        locations[i].max_body = (uint64_t)json_integer_value(max_body);
+        if (!read_budgets(r, object, &locations[i])) {
+            return false;
+        }
+    }
+    r->policy->locations = locations;
+    return true;
+}
+
+static bool read_document(reader *r, const json_t *document)
+{
+    const json_t *version = json_object_get(document, "aiq");
+    const json_t *epoch = json_object_get(document, "epoch");
+
+    if (!json_is_integer(version) || json_integer_value(version) != VERSION) {
+        return invalid(r, "root", "version (module and engine are not of one build)");
+    }
+    if (!json_is_integer(epoch) || json_integer_value(epoch) < 0) {
+        return invalid(r, "root", "epoch");
+    }
+    r->policy->epoch = (uint64_t)json_integer_value(epoch);
+    return read_providers(r, document) && read_models(r, document) &&
+           read_locations(r, document);
+}
+
+bool policy_read_document(aiq_policy *policy, aiq_pool *pool, const char *text, size_t len,
+                          aiq_err *err)
+{
+    reader r = {.pool = pool, .policy = policy, .err = err};
+    json_error_t where;
+    json_t *document = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
+
+    if (document == NULL) {
+        aiq_fail(err, 503, "policy_invalid", "The policy document is not JSON.");
+        aiq_err_detail(err, "%s at byte %d", where.text, where.position);
+        return false;
+    }
+    bool ok = read_document(&r, document);
+    json_decref(document);
+    return ok;
+}

@@ -1,0 +1,527 @@
+
+#include "ngx_http_aiq.h"
+
+
+#define NGX_HTTP_AIQ_TARGETS_MAX  32
+#define NGX_HTTP_AIQ_WEIGHT_MAX   65535
+/* nano-USD per million tokens: a USD a token */
+#define NGX_HTTP_AIQ_PRICE_MAX    1000000000000000
+
+
+static char *ngx_http_aiq_model_option(ngx_conf_t *cf, ngx_command_t *dummy,
+    void *conf);
+static char *ngx_http_aiq_model_target(ngx_conf_t *cf,
+    ngx_http_aiq_model_t *model);
+static char *ngx_http_aiq_model_target_option(ngx_conf_t *cf,
+    ngx_http_aiq_target_t *target, ngx_str_t *value);
+static char *ngx_http_aiq_model_price(ngx_conf_t *cf, ngx_str_t *value,
+    size_t prefix, int64_t *price);
+static char *ngx_http_aiq_model_policy(ngx_conf_t *cf,
+    ngx_http_aiq_model_t *model);
+static char *ngx_http_aiq_model_fallback(ngx_conf_t *cf,
+    ngx_http_aiq_model_t *model);
+static ngx_int_t ngx_http_aiq_model_check_target(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf, ngx_http_aiq_model_t *model,
+    ngx_http_aiq_target_t *target);
+static ngx_int_t ngx_http_aiq_model_check_fallback(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf, ngx_http_aiq_model_t *model,
+    ngx_str_t *name);
+static ngx_http_aiq_model_t *ngx_http_aiq_model_find(
+    ngx_http_aiq_main_conf_t *amcf, ngx_str_t *name);
+
+
+char *
+ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_aiq_main_conf_t *amcf = conf;
+
+    char                  *rv;
+    ngx_str_t             *value;
+    ngx_conf_t             save;
+    ngx_http_aiq_model_t  *model;
+
+    value = cf->args->elts;
+
+    if (ngx_http_aiq_check_name(cf, "model", &value[1]) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (ngx_http_aiq_model_find(amcf, &value[1])) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "duplicate model \"%V\"",
+                           &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    model = ngx_array_push(&amcf->models);
+    if (model == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(model, sizeof(ngx_http_aiq_model_t));
+
+    model->name = value[1];
+    model->file = cf->conf_file->file.name.data;
+    model->line = cf->conf_file->line;
+    model->retry_timeout = NGX_CONF_UNSET_MSEC;
+
+    if (ngx_array_init(&model->targets, cf->pool, 2,
+                       sizeof(ngx_http_aiq_target_t))
+        != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    save = *cf;
+    cf->handler = ngx_http_aiq_model_option;
+    cf->handler_conf = (void *) model;
+
+    rv = ngx_conf_parse(cf, NULL);
+
+    *cf = save;
+
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    if (model->targets.nelts == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "model \"%V\" has no "
+                           "\"target\"", &model->name);
+        return NGX_CONF_ERROR;
+    }
+
+    if (model->policy.len == 0) {
+        ngx_str_set(&model->policy, "order");
+    }
+
+    ngx_conf_init_msec_value(model->retry_timeout, 60000);
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_model_option(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
+{
+    ngx_http_aiq_model_t *model = conf;
+
+    char       *rv;
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    if (cf->args->nelts < 2) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid number of arguments in \"%V\"", &value[0]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (ngx_strcmp(value[0].data, "target") == 0) {
+        rv = ngx_http_aiq_model_target(cf, model);
+
+    } else if (ngx_strcmp(value[0].data, "policy") == 0) {
+        rv = ngx_http_aiq_model_policy(cf, model);
+
+    } else if (ngx_strcmp(value[0].data, "fallback") == 0) {
+        rv = ngx_http_aiq_model_fallback(cf, model);
+
+    } else if (ngx_strcmp(value[0].data, "retry_timeout") == 0) {
+        rv = ngx_http_aiq_set_time(cf, &value[1], 0, &model->retry_timeout);
+
+    } else {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown parameter \"%V\" in \"aiq_model\"",
+                           &value[0]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (rv == NGX_CONF_OK || rv == NGX_CONF_ERROR) {
+        return rv;
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%V\" %s", &value[0], rv);
+
+    return NGX_CONF_ERROR;
+}
+
+
+static char *
+ngx_http_aiq_model_target(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
+{
+    char                   *rv;
+    ngx_str_t              *value;
+    ngx_uint_t              i;
+    ngx_http_aiq_target_t  *target;
+
+    value = cf->args->elts;
+
+    if (ngx_http_aiq_check_name(cf, "provider", &value[1]) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (model->targets.nelts == NGX_HTTP_AIQ_TARGETS_MAX) {
+        return "is given too often, there can be 32";
+    }
+
+    target = ngx_array_push(&model->targets);
+    if (target == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(target, sizeof(ngx_http_aiq_target_t));
+
+    target->provider = value[1];
+    target->input = NGX_CONF_UNSET;
+    target->cached = NGX_CONF_UNSET;
+    target->output = NGX_CONF_UNSET;
+    target->file = cf->conf_file->file.name.data;
+    target->line = cf->conf_file->line;
+
+    for (i = 2; i < cf->args->nelts; i++) {
+
+        rv = ngx_http_aiq_model_target_option(cf, target, &value[i]);
+
+        if (rv != NGX_CONF_OK) {
+            return rv;
+        }
+    }
+
+    if (target->cached != NGX_CONF_UNSET && target->input == NGX_CONF_UNSET) {
+        return "has a price of \"cached\" tokens, but none of \"input\"";
+    }
+
+    if (target->model.len == 0) {
+        target->model = model->name;
+    }
+
+    if (target->weight == 0) {
+        target->weight = 1;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_model_target_option(ngx_conf_t *cf, ngx_http_aiq_target_t *target,
+    ngx_str_t *value)
+{
+    ngx_int_t  n;
+
+    if (ngx_strncmp(value->data, "model=", 6) == 0) {
+
+        if (target->model.data) {
+            return "has a duplicate \"model\"";
+        }
+
+        target->model.data = value->data + 6;
+        target->model.len = value->len - 6;
+
+        if (ngx_http_aiq_check_name(cf, "model", &target->model) != NGX_OK) {
+            return NGX_CONF_ERROR;
+        }
+
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strncmp(value->data, "weight=", 7) == 0) {
+
+        if (target->weight) {
+            return "has a duplicate \"weight\"";
+        }
+
+        n = ngx_atoi(value->data + 7, value->len - 7);
+
+        if (n < 1 || n > NGX_HTTP_AIQ_WEIGHT_MAX) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid number in "
+                               "\"%V\", it must be between 1 and 65535",
+                               value);
+            return NGX_CONF_ERROR;
+        }
+
+        target->weight = n;
+
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strncmp(value->data, "input=", 6) == 0) {
+        return ngx_http_aiq_model_price(cf, value, 6, &target->input);
+    }
+
+    if (ngx_strncmp(value->data, "cached=", 7) == 0) {
+        return ngx_http_aiq_model_price(cf, value, 7, &target->cached);
+    }
+
+    if (ngx_strncmp(value->data, "output=", 7) == 0) {
+        return ngx_http_aiq_model_price(cf, value, 7, &target->output);
+    }
+
+    if (ngx_strcmp(value->data, "backup") == 0) {
+        target->backup = 1;
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strcmp(value->data, "noncritical") == 0) {
+        target->noncritical = 1;
+        return NGX_CONF_OK;
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "unknown parameter \"%V\"",
+                       value);
+
+    return NGX_CONF_ERROR;
+}
+
+
+/* USD per million tokens, to the nano-USD */
+
+static char *
+ngx_http_aiq_model_price(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
+    int64_t *price)
+{
+    ngx_int_t  n;
+
+    if (*price != NGX_CONF_UNSET) {
+        return "has a duplicate price";
+    }
+
+    n = ngx_atofp(value->data + prefix, value->len - prefix, 9);
+
+    if (n < 0 || n > NGX_HTTP_AIQ_PRICE_MAX) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid price in \"%V\", "
+                           "it must be USD per million tokens with at most 9 "
+                           "decimals, up to 1000000", value);
+        return NGX_CONF_ERROR;
+    }
+
+    *price = n;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_model_policy(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
+{
+    ngx_str_t   *value;
+    ngx_uint_t   i;
+
+    static ngx_str_t  policies[] = {
+        ngx_string("order"),
+        ngx_string("weight"),
+        ngx_string("latency"),
+        ngx_string("cost"),
+        ngx_null_string
+    };
+
+    if (model->policy.data) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    for (i = 0; policies[i].len; i++) {
+        if (policies[i].len == value[1].len
+            && ngx_strncmp(policies[i].data, value[1].data, value[1].len) == 0)
+        {
+            model->policy = value[1];
+            return NGX_CONF_OK;
+        }
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "unknown policy \"%V\", it must "
+                       "be \"order\", \"weight\", \"latency\" or \"cost\"",
+                       &value[1]);
+
+    return NGX_CONF_ERROR;
+}
+
+
+static char *
+ngx_http_aiq_model_fallback(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
+{
+    size_t       prefix;
+    ngx_str_t   *value, *name;
+    ngx_uint_t   i;
+
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (ngx_strncmp(value[i].data, "context=", 8) == 0) {
+            name = &model->context;
+            prefix = 8;
+
+        } else if (ngx_strncmp(value[i].data, "content=", 8) == 0) {
+            name = &model->content;
+            prefix = 8;
+
+        } else {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "unknown parameter \"%V\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        if (name->data) {
+            return "is duplicate";
+        }
+
+        name->data = value[i].data + prefix;
+        name->len = value[i].len - prefix;
+
+        if (ngx_http_aiq_check_name(cf, "model", name) != NGX_OK) {
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* Targets may stand before their providers, and fallbacks before their models. */
+
+ngx_int_t
+ngx_http_aiq_check_models(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
+{
+    ngx_uint_t              i, n;
+    ngx_http_aiq_model_t   *model;
+    ngx_http_aiq_target_t  *target;
+
+    model = amcf->models.elts;
+
+    for (i = 0; i < amcf->models.nelts; i++) {
+
+        target = model[i].targets.elts;
+
+        for (n = 0; n < model[i].targets.nelts; n++) {
+            if (ngx_http_aiq_model_check_target(cf, amcf, &model[i],
+                                                &target[n])
+                != NGX_OK)
+            {
+                return NGX_ERROR;
+            }
+        }
+
+        if (ngx_http_aiq_model_check_fallback(cf, amcf, &model[i],
+                                              &model[i].context)
+            != NGX_OK
+            || ngx_http_aiq_model_check_fallback(cf, amcf, &model[i],
+                                                 &model[i].content)
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_model_check_target(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
+    ngx_http_aiq_model_t *model, ngx_http_aiq_target_t *target)
+{
+    ngx_uint_t                   n;
+    ngx_http_aiq_provider_t     *provider;
+    ngx_http_aiq_local_model_t  *local;
+
+    provider = amcf->providers.elts;
+
+    for (n = 0; n < amcf->providers.nelts; n++) {
+        if (provider[n].name.len == target->provider.len
+            && ngx_strncmp(provider[n].name.data, target->provider.data,
+                           target->provider.len)
+               == 0)
+        {
+            break;
+        }
+    }
+
+    if (n == amcf->providers.nelts) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "unknown provider \"%V\" in %s:%ui",
+                      &target->provider, target->file, target->line);
+        return NGX_ERROR;
+    }
+
+    provider = &provider[n];
+
+    if (provider->models.nelts == 0) {
+
+        if (model->policy.data[0] == 'c'
+            && (target->input == NGX_CONF_UNSET
+                || target->output == NGX_CONF_UNSET))
+        {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"policy cost\" of model \"%V\" needs \"input=\" "
+                          "and \"output=\" in %s:%ui",
+                          &model->name, target->file, target->line);
+            return NGX_ERROR;
+        }
+
+        return NGX_OK;
+    }
+
+    local = provider->models.elts;
+
+    for (n = 0; n < provider->models.nelts; n++) {
+        if (local[n].name.len == target->model.len
+            && ngx_strncmp(local[n].name.data, target->model.data,
+                           target->model.len)
+               == 0)
+        {
+            return NGX_OK;
+        }
+    }
+
+    ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                  "provider \"%V\" has no model \"%V\" in %s:%ui",
+                  &provider->name, &target->model, target->file, target->line);
+
+    return NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_model_check_fallback(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf, ngx_http_aiq_model_t *model,
+    ngx_str_t *name)
+{
+    ngx_http_aiq_model_t  *other;
+
+    if (name->len == 0) {
+        return NGX_OK;
+    }
+
+    other = ngx_http_aiq_model_find(amcf, name);
+
+    if (other == NULL || other == model) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"fallback\" of model \"%V\" leads to %s \"%V\" "
+                      "in %s:%ui", &model->name,
+                      other ? "itself," : "an unknown model", name,
+                      model->file, model->line);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_http_aiq_model_t *
+ngx_http_aiq_model_find(ngx_http_aiq_main_conf_t *amcf, ngx_str_t *name)
+{
+    ngx_uint_t             i;
+    ngx_http_aiq_model_t  *model;
+
+    model = amcf->models.elts;
+
+    for (i = 0; i < amcf->models.nelts; i++) {
+        if (model[i].name.len == name->len
+            && ngx_strncmp(model[i].name.data, name->data, name->len) == 0)
+        {
+            return &model[i];
+        }
+    }
+
+    return NULL;
+}
