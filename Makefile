@@ -1,6 +1,6 @@
 # make            build everything into build/
-# make run        install what is missing, build, start nginx and the engine,
-#                 stream one answer, stay up   (PORT= METRICS_PORT= CONF= RUN_DIR=)
+# make run        install what is missing, build, start nginx and the engine, stream
+#                 a local model's answer, stay up   (PORT= METRICS_PORT= CONF= RUN_DIR=)
 # make test       install what is missing, build, run every test
 # make unit       the C unit tests alone
 # make fuzz       every fuzz target for FUZZ_SECONDS (60)

@@ -7,6 +7,7 @@ use lib 't/lib';
 
 use IO::Socket::INET;
 use Test::More;
+use AIQ::Command;
 use AIQ::Run;
 use AIQ::Test;
 
@@ -27,8 +28,9 @@ sub up {
     my $run = AIQ::Run->new($t, CONF => $conf, %env);
 
     ok($run->wait_for(qr/Ctrl-C stops both/), "$conf: it starts") or diag($run->out);
-    is($t->get('/health')->{status}, 200, "$conf: healthy");
-    like($t->get('/metrics', port => 1)->{body}, qr/^aiq_engine_up 1$/m, "$conf: metrics");
+    # another of nginx's workers may still be on its way to the engine
+    ok($t->wait_for(sub { $t->get('/health')->{status} == 200 }), "$conf: healthy");
+    ok($t->wait_for(sub { $t->get('/metrics', port => 1)->{body} =~ /^aiq_engine_up 1$/m }), "$conf: metrics");
     return $run;
 }
 
@@ -49,6 +51,7 @@ sub provider {
         my $request = '';
         sysread($c, $request, 65536, length $request) or last
             until $request =~ /^content-length: (\d+).*?\r\n\r\n(.*)/ims && length $2 == $1;
+        $t->write_file('asked', $request);
         my ($model) = $request =~ /"model":\s*"([^"]+)"/;
         my $ok = $request =~ m{^POST /v1/chat/completions } && $request =~ /^authorization: Bearer sk-test\r$/mi;
         my @events = map { qq({"choices":[{"index":0,"delta":{"content":"$_"}}]}) } 'this is ', $model;
@@ -75,7 +78,11 @@ my $conf = $t->read_file("$ROOT/conf.examples/openai.conf");
 is($conf =~ s{https://api\.openai\.com/v1}{http://127.0.0.1:$port/v1}g, 1, 'openai.conf: one url');
 $t->write_file('openai.conf', $conf);
 $run = up($t->dir . '/openai.conf', OPENAI_API_KEY => 'sk-test');
-like($run->out, qr/^this is gpt-4o$/m, 'openai.conf: the provider, with the key of the environment');
+like($run->out, qr/^gpt-4o has not been asked anything: its provider may charge/m, 'openai.conf: nothing is spent');
+is($t->read_file('asked'), '', 'openai.conf: indeed');
+my ($curl) = $run->out =~ /^ +(curl -N .*?'\{.*?\}')$/ms;
+like(run([ 'sh', '-c', $curl ])->{out}, qr/"content":"gpt-4o".*^data: \[DONE\]$/ms,
+    'openai.conf: the curl line asks the provider, with the key of the environment');
 my $reply = $t->post('/v1/chat/completions', $t->chat('small', 'hi', stream => JSON::PP::true()));
 like($reply->{body}, qr/gpt-4o-mini/, 'openai.conf: a model under another name');
 down('openai.conf', $run);

@@ -22,7 +22,8 @@ like($run->out, qr/^> What is aiq\?\n\S.*\n\nfirst token \d+ ms, \d+ tokens, \d+
 like($run->out, qr{^API +http://127\.0\.0\.1:$port/v1$}m, 'the API\'s URL');
 like($run->out, qr{^health +http://127\.0\.0\.1:$port/health$}m, 'the URL of /health');
 like($run->out, qr{^metrics +http://127\.0\.0\.1:@{[$t->port(1)]}/metrics$}m, 'the metrics\' URL');
-is($t->get('/health')->{status}, 200, '/health is ready');
+# another of nginx's workers may still be on its way to the engine
+ok($t->wait_for(sub { $t->get('/health')->{status} == 200 }), '/health is ready');
 is($t->get('/metrics', port => 1)->{status}, 200, '/metrics answers');
 
 my ($curl) = $run->out =~ /^ +(curl -N .*?'\{.*?\}')$/ms;
