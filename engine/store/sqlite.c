@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/pool.h"
+#include "engine.h"
 #include "store_migrations.h" /* made by the build: store_migrations[], in order */
 
 #define BUSY_MS    5000

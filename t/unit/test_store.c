@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <sqlite3.h>
 
+#include "engine.h"
 #include "store/store.h"
 
 static char folder[64], url[96];
