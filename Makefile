@@ -42,7 +42,7 @@ CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -g -fPIC -fvisibility=hidden -pthread $(OP
 LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
-LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
+LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/access/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
              engine/providers/*.c engine/infer/*.c engine/ledger/*.c engine/store/*.c kernels/*.c kernels/cpu/*.c)
 ENGINE_SRC := engine/main.c
 CLI_SRC := $(wildcard engine/cli/*.c)

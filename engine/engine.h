@@ -14,6 +14,7 @@
 typedef struct {
     const char *socket;       /* path */
     const char *socket_group; /* or NULL */
+    const char *admin_socket; /* path, or NULL: none */
     const char *store;        /* "sqlite:PATH" */
     const char *models;       /* folder below which local models lie, or NULL: any path */
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
@@ -47,6 +48,7 @@ struct aiq_engine {
     struct policy_set *policies; /* core/policy.h */
     struct link_server *links;
     struct store *store;
+    struct keyring *keyring; /* access/keyring.h */
     struct gateway *gateway;
 };
 

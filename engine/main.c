@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "access/keyring.h"
 #include "core/log.h"
 #include "core/policy.h"
 #include "core/pool.h"
@@ -36,6 +37,8 @@ static const char help[] =
     "Link to nginx\n"
     "  --socket PATH         Unix socket for nginx's workers, as in `aiq_engine unix:PATH`\n"
     "  --socket-group GROUP  group that may connect; the socket's mode is 0660 (none)\n"
+    "  --admin-socket PATH   Unix socket for `aiq keys` and its like, for the engine's own\n"
+    "                        user and root alone (the path of --socket and .admin)\n"
     "  --drain SECONDS       how long a leaving engine waits for its open jobs (30)\n"
     "\n"
     "Resources\n"
@@ -94,11 +97,12 @@ static const char *folder(const char *name, const char *path)
     return path;
 }
 
-enum { SOCKET = 256, GROUP, STORE, MODELS, SECRETS, LOOPS, DEVICE, SPIN, DRAIN, LEVEL };
+enum { SOCKET = 256, GROUP, ADMIN, STORE, MODELS, SECRETS, LOOPS, DEVICE, SPIN, DRAIN, LEVEL };
 
 static const struct option long_options[] = {
     {"socket", required_argument, NULL, SOCKET},
     {"socket-group", required_argument, NULL, GROUP},
+    {"admin-socket", required_argument, NULL, ADMIN},
     {"store", required_argument, NULL, STORE},
     {"models", required_argument, NULL, MODELS},
     {"secrets", required_argument, NULL, SECRETS},
@@ -122,6 +126,9 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         break;
     case GROUP:
         o->socket_group = value;
+        break;
+    case ADMIN:
+        o->admin_socket = value;
         break;
     case STORE:
         o->store = value;
@@ -189,7 +196,7 @@ typedef struct {
     uv_signal_t signals[3];
     pthread_t *threads;
     unsigned n_threads;
-    char *store_url, *policy_folder;
+    char *store_url, *policy_folder, *admin_socket;
 } process;
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -301,13 +308,23 @@ static bool start(process *p, aiq_err *err)
             return false;
         }
     }
+    if (!open_store(p, err)) {
+        return false;
+    }
+    engine->keyring = keyring_new(engine, NULL);
     if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
         abort();
+    }
+    if (engine->options.admin_socket == NULL) {
+        if (asprintf(&p->admin_socket, "%s.admin", engine->options.socket) < 0) {
+            abort();
+        }
+        engine->options.admin_socket = p->admin_socket;
     }
     engine->policies = policy_set_new(p->policy_folder);
     engine->links = link_server_new(engine, &p->main);
     watch_signals(p);
-    return open_store(p, err) && init_services(engine, err) && start_loops(p, err) &&
+    return init_services(engine, err) && start_loops(p, err) &&
            link_server_start(engine->links, on_left, p, err);
 }
 
@@ -339,10 +356,12 @@ static void stop(process *p)
         link_server_free(engine->links);
         policy_set_free(engine->policies);
     }
+    keyring_free(engine->keyring);
     store_close(engine->store);
     free(engine->loops);
     metrics_free(engine->metrics);
     free(p->policy_folder);
+    free(p->admin_socket);
     free(p->store_url);
 }
 

@@ -83,12 +83,13 @@ typedef struct {
     uint32_t abi;
     uint32_t ring_size; /* AIQ_RING_SIZE */
     uint32_t purpose;   /* aiq_purpose */
-    uint8_t policy[32]; /* SHA-256 of the policy document; 0 with a purpose of takeover */
+    uint8_t policy[32]; /* SHA-256 of the policy document; 0 where the purpose needs none */
 } aiq_hello;
 
 typedef enum {
-    AIQ_PURPOSE_WORKER = 1,  /* an nginx worker; one descriptor */
-    AIQ_PURPOSE_TAKEOVER = 2 /* a new engine: drain and leave; no descriptor */
+    AIQ_PURPOSE_WORKER = 1,   /* an nginx worker; one descriptor */
+    AIQ_PURPOSE_TAKEOVER = 2, /* a new engine: drain and leave; no descriptor */
+    AIQ_PURPOSE_ADMIN = 3     /* an operator, on the admin socket; one descriptor */
 } aiq_purpose;
 
 /* The engine's answer, with the descriptor of its memfd where status is OK. */

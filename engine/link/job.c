@@ -99,6 +99,7 @@ static void job_free(link_job *j)
     if (j->waiting) {
         link_job_unwait(j);
     }
+    link_job_unkey(j);
     l->promised -= j->in.promised;
     l->slots[j->slot] = NULL;
     l->n_jobs--;
@@ -140,6 +141,7 @@ static void job_finished(link_job *j, const char *result)
 
     j->state = JOB_ENDING;
     j->wants_write = false;
+    link_job_unkey(j);
     link_counts_request(j->link->end->counts, j->endpoint, job->method, seconds);
     aiq_log(AIQ_LOG_DEBUG, "link", result, AIQ_S("request_id", text_of(job, job->request_id)),
             AIQ_S("trace_id", trace_of(job)), AIQ_S("uri", text_of(job, job->uri)),
@@ -159,24 +161,35 @@ void link_job_cancel(link_job *j)
     job_free(j);
 }
 
-void link_job_cut(link_job *j)
+void link_job_abort(link_job *j, const aiq_err *err)
 {
-    aiq_err err;
-
-    if (j->state == JOB_ENDING) {
-        /* a small reply whose reader has stopped reading */
-        job_free(j);
-        return;
-    }
     /* what the handler still calls must not end the job under our feet */
     j->state = JOB_ENDING;
     if (j->job.route && j->job.route->handler->cancel) {
         j->job.route->handler->cancel(&j->job);
     }
     j->state = JOB_RUNNING;
-    aiq_fail(&err, 503, "engine_leaving", "The server is shutting down.");
-    err.retry_after = 1;
-    job_fail(&j->job, &err);
+    job_fail(&j->job, err);
+}
+
+void link_job_cut(link_job *j)
+{
+    aiq_err err;
+
+    switch (j->state) {
+    case JOB_RUNNING:
+        aiq_fail(&err, 503, "engine_leaving", "The server is shutting down.");
+        err.retry_after = 1;
+        link_job_abort(j, &err);
+        break;
+    case JOB_CHECKING:
+        link_job_verdict(j, &(keyring_verdict){.status = 503, .expires_ms = -1});
+        break;
+    case JOB_ENDING:
+        /* a small reply whose reader has stopped reading */
+        job_free(j);
+        break;
+    }
 }
 
 /* Output. */
@@ -274,7 +287,11 @@ bool link_job_flush(link_job *j)
         !push_copy(j, AIQ_FRAME_ERROR, j->owed_error.data, j->owed_error.len)) {
         return false;
     }
-    if (j->owes_end || j->owed_error.data) {
+    if (j->owed_verdict.data &&
+        !push_copy(j, AIQ_FRAME_VERDICT, j->owed_verdict.data, j->owed_verdict.len)) {
+        return false;
+    }
+    if (j->owes_end || j->owed_error.data || j->owed_verdict.data) {
         job_free(j);
     }
     return true;
@@ -436,6 +453,32 @@ void job_fail(aiq_job *job, const aiq_err *err)
     flush_or_wait(j);
 }
 
+static void add_str(aiq_buf *out, size_t max, uint16_t id, aiq_str text)
+{
+    if (text.len) {
+        add_field(out, max, id, text.data, text.len);
+    }
+}
+
+void link_job_verdict(link_job *j, const keyring_verdict *v)
+{
+    const aiq_verdict verdict = {
+        .status = (uint16_t)v->status, .epoch = v->epoch, .expires_ms = v->expires_ms};
+    uint8_t memory[AIQ_CHECK_MAX];
+    aiq_buf out = stack_buf(memory, sizeof(memory));
+
+    aiq_buf_add(&out, &verdict, sizeof(verdict));
+    if (v->status == 200) {
+        add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_TENANT, v->tenant);
+        add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_USER, v->user);
+        add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_ROLE, v->role);
+        add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_KEY_ID, v->key_id);
+    }
+    j->state = JOB_ENDING;
+    j->owed_verdict = (aiq_str){aiq_pool_copy(j->job.pool, out.data, out.len), out.len};
+    flush_or_wait(j);
+}
+
 void job_reply_all(aiq_job *job, unsigned status, const char *content_type, const void *body,
                    size_t n)
 {
@@ -554,7 +597,7 @@ void link_job_whole(link_job *j)
         return;
     }
     j->whole = true;
-    if (j->state == JOB_RUNNING && j->job.route->handler->end) {
+    if (j->state == JOB_RUNNING && !j->asking && j->job.route->handler->end) {
         j->job.route->handler->end(&j->job);
     }
 }

@@ -55,6 +55,7 @@ struct aiq_job {
     aiq_str content_type, accept;
     aiq_str tenant, user, role; /* never NULL: "default", "", "user" where nobody said */
     aiq_str key_id;             /* empty: no API key was used */
+    aiq_str models; /* what the key allows, a JSON array; empty: all. From end() on */
     const job_header *headers;
     size_t n_headers;
     aiq_str path_args[4]; /* what the route's {…} segments matched */
@@ -73,6 +74,9 @@ typedef struct {
     size_t n_headers;
     const char *model, *provider; /* for nginx's variables, or NULL */
 } job_reply;
+
+/* Does the caller's API key, if there is one, allow the model? From end() on. */
+bool job_may_use(const aiq_job *job, const char *model);
 
 /* The reply's head; once. */
 void job_head(aiq_job *job, const job_reply *reply);

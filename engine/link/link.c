@@ -120,6 +120,7 @@ aiq_link *link_open(link_end *end, const link_parts *parts)
     l->fd = parts->fd;
     l->policy = parts->policy;
     l->pid = parts->pid;
+    l->admin = parts->admin;
     l->last_waiting = &l->waiting;
     aiq_ring_init(&l->ring, l->mine, l->peer);
     l->next = end->links;
@@ -177,6 +178,9 @@ static void open_job(aiq_link *l, const aiq_frame *frame, const uint8_t *payload
         job_fail(job, &err);
         return;
     }
+    if (!link_job_vouch(j)) {
+        return;
+    }
     bool empty = job->body_length == 0;
     if (job->route->handler->open) {
         job->route->handler->open(job);
@@ -192,6 +196,10 @@ static void frame_of_job(aiq_link *l, link_job *j, const aiq_frame *frame,
 {
     uint32_t n;
 
+    if (j->state == JOB_CHECKING && frame->type != AIQ_FRAME_CANCEL) {
+        link_break(l, "a frame that no CHECK takes");
+        return;
+    }
     switch (frame->type) {
     case AIQ_FRAME_BODY:
         /* out of the worker's reach before anybody reads it */
@@ -227,6 +235,10 @@ static void handle_frame(aiq_link *l, const aiq_frame *frame, const uint8_t *pay
         open_job(l, frame, payload);
         return;
     }
+    if (frame->type == AIQ_FRAME_CHECK) {
+        link_check(l, frame, payload);
+        return;
+    }
     link_job *j = l->slots[frame->slot];
     /* a frame of a job that has ended meanwhile is not an error */
     if (j && j->generation == frame->generation) {
@@ -234,15 +246,30 @@ static void handle_frame(aiq_link *l, const aiq_frame *frame, const uint8_t *pay
     }
 }
 
-static void push_notice(aiq_link *l)
+static bool push_notice(aiq_link *l, const uint32_t *words, uint32_t size)
 {
-    uint32_t notice = AIQ_NOTICE_DRAIN;
-    void *to = aiq_ring_push(&l->ring, AIQ_FRAME_NOTICE, 0, 0, 0, sizeof(notice));
+    void *to = aiq_ring_push(&l->ring, AIQ_FRAME_NOTICE, 0, 0, 0, size);
 
     if (to) {
-        memcpy(to, &notice, sizeof(notice));
-        l->owes_notice = false;
+        memcpy(to, words, size);
     }
+    return to != NULL;
+}
+
+static void push_drain(aiq_link *l)
+{
+    const uint32_t words[] = {AIQ_NOTICE_DRAIN};
+
+    l->owes_notice = !push_notice(l, words, sizeof(words));
+}
+
+void link_push_epoch(aiq_link *l)
+{
+    uint32_t words[] = {AIQ_NOTICE_EPOCH, 0};
+
+    /* what waited too long for the ring is not said any more */
+    l->owes_epoch =
+        keyring_epoch(l->end->loop, &words[1]) && !push_notice(l, words, sizeof(words));
 }
 
 /* What waited for the ring, oldest first, as far as it goes now. */
@@ -251,7 +278,10 @@ static void flush_waiting(aiq_link *l)
     link_job *j;
 
     if (l->owes_notice) {
-        push_notice(l);
+        push_drain(l);
+    }
+    if (l->owes_epoch) {
+        link_push_epoch(l);
     }
     while ((j = l->waiting) != NULL) {
         uint32_t slot = j->slot;
@@ -282,7 +312,7 @@ bool link_turn(aiq_link *l)
         }
         handle_frame(l, &frame, payload);
     }
-    if (l->broken == NULL && (l->waiting || l->owes_notice)) {
+    if (l->broken == NULL && (l->waiting || l->owes_notice || l->owes_epoch)) {
         flush_waiting(l);
     }
     if (l->ring.broken) {
@@ -326,7 +356,7 @@ static loop_mood link_arm(aiq_link *l)
     if (!aiq_ring_arm(&l->ring)) {
         return LOOP_POLL;
     }
-    if ((l->waiting || l->owes_notice) && !aiq_ring_arm_space(&l->ring)) {
+    if ((l->waiting || l->owes_notice || l->owes_epoch) && !aiq_ring_arm_space(&l->ring)) {
         return LOOP_POLL;
     }
     return LOOP_SLEEP;
@@ -402,6 +432,9 @@ link_end *link_end_new(aiq_loop *loop, link_counts *counts)
     end->spin_ns = loop->engine->options.spin_us * 1000ull;
     end->source = (loop_source){.turn = end_turn, .settle = end_settle, .arg = end};
     loop_add_source(loop, &end->source);
+    if (loop->engine->keyring) {
+        link_end_watch_keys(end);
+    }
     return end;
 }
 
@@ -460,4 +493,5 @@ void link_end_close(link_end *end, bool tell)
         link_free(l);
     }
     loop_timer_stop(end->loop, &end->trim_timer);
+    keyring_forget(&end->recheck);
 }

@@ -12,6 +12,7 @@
  *
  *     link->slots[s] == j   <=>  j->link == link, j->slot == s
  *     JOB_RUNNING               its handler knows it
+ *     JOB_CHECKING              a CHECK: no handler, the keyring is asked
  *     JOB_ENDING                its handler is done with it; something of it (the rest
  *                               of a small reply, END, ERROR) waits for credit or the ring
  *     j->in.promised == j->allowed + received bytes that were not consumed yet
@@ -26,6 +27,7 @@
 #define AIQ_LINK_ROOM_H
 
 #include <sys/types.h>
+#include "access/keyring.h"
 #include "aiq_link.h"
 #include "engine.h"
 #include "link/job.h"
@@ -51,7 +53,7 @@ typedef struct link_end link_end;
 typedef struct link_job link_job;
 typedef struct link_counts link_counts;
 
-typedef enum { JOB_RUNNING, JOB_ENDING } link_job_state;
+typedef enum { JOB_RUNNING, JOB_CHECKING, JOB_ENDING } link_job_state;
 
 struct link_job {
     aiq_job job; /* first: an aiq_job * is its link_job * */
@@ -66,17 +68,24 @@ struct link_job {
     aiq_str rest;         /* what is left of job_reply_all()'s body, in the pool */
     const aiq_usage *owed_usage;
     bool owes_end;
-    aiq_str owed_error; /* ERROR's payload, in the pool */
-    bool wants_write;   /* job_write() was short: writable() is due */
-    bool waiting;       /* in link->waiting */
-    bool stream;        /* HEAD said so */
-    link_job *next;     /* in link->waiting, or among the free ones */
+    aiq_str owed_error;   /* ERROR's payload, in the pool */
+    aiq_str owed_verdict; /* VERDICT's, of a CHECK */
+    bool wants_write;     /* job_write() was short: writable() is due */
+    bool waiting;         /* in link->waiting */
+    bool stream;          /* HEAD said so */
+    link_job *next;       /* in link->waiting, or among the free ones */
 
     /* from the worker */
     aiq_credit in;
     uint32_t allowed; /* bytes that it may still send */
     int64_t received;
     bool whole; /* the body is all here */
+
+    /* check.c: the API key's */
+    keyring_ask ask;
+    bool asking;                        /* end() waits for the keyring's answer */
+    bool unsure;                        /* keys have changed since it was asked */
+    link_job *next_keyed, **prev_keyed; /* in end->keyed, while running; prev NULL: not */
 
     /* for the log and the counters */
     unsigned status;
@@ -93,10 +102,12 @@ struct aiq_link {
     uv_poll_t *poll;   /* on fd */
     const aiq_policy *policy;
     pid_t pid;
+    bool admin;        /* an operator's, by the admin socket */
     uint64_t promised; /* see aiq_credit_due() */
     uint32_t n_jobs;
     link_job *waiting, **last_waiting; /* jobs that owe something, oldest first */
-    bool owes_notice;
+    bool owes_notice, owes_epoch;
+    bool wants_epoch;       /* it has asked about keys */
     const char *broken;     /* why this link must be closed; NULL: it is well */
     uint64_t idle_since_ns; /* while draining: since when it has no job */
     link_job *slots[AIQ_SLOTS];
@@ -120,6 +131,11 @@ struct link_end {
     uint64_t active_ns; /* when a frame last came or went */
     link_job *free_jobs;
     uint32_t n_free_jobs;
+    link_job *keyed;     /* running jobs with an API key */
+    keyring_ask recheck; /* about recheck_id, one of theirs */
+    bool rechecking;
+    char recheck_id[KEYRING_NAME];
+    size_t recheck_len;
     uint8_t scratch[AIQ_FRAME_MAX]; /* a payload, copied out of the peer's reach */
 };
 
@@ -129,6 +145,7 @@ typedef struct {
     int fd;
     const aiq_policy *policy;
     pid_t pid;
+    bool admin;
 } link_parts;
 
 /* link.c: on the loop's thread, or before it runs. */
@@ -144,8 +161,9 @@ loop_mood link_settle(aiq_link *l);
 
 /* job.c */
 link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation);
-void link_job_cancel(link_job *j); /* the worker does not want it any more */
-void link_job_cut(link_job *j);    /* the engine leaves */
+void link_job_cancel(link_job *j);                    /* the worker does not want it any more */
+void link_job_cut(link_job *j);                       /* the engine leaves */
+void link_job_abort(link_job *j, const aiq_err *err); /* a running one, with its handler */
 void link_job_body(link_job *j, const uint8_t *data, uint32_t n);
 void link_job_whole(link_job *j);
 void link_job_credit(link_job *j, uint32_t n);
@@ -153,6 +171,17 @@ bool link_job_flush(link_job *j); /* push what is owed; false: the ring is full 
 void link_job_wait(link_job *j);  /* until the worker has read on */
 void link_job_unwait(link_job *j);
 void link_job_writable(link_job *j);
+void link_job_verdict(link_job *j, const keyring_verdict *v); /* answers a CHECK */
+
+/* link.c: tells the worker the epoch of keys, or owes it. */
+void link_push_epoch(aiq_link *l);
+
+/* check.c */
+void link_check(aiq_link *l, const aiq_frame *frame, const uint8_t *payload);
+/* Asks whether the job's key lives; end() waits for it. False: no, the job has failed. */
+bool link_job_vouch(link_job *j);
+void link_job_unkey(link_job *j); /* nothing more is asked about it */
+void link_end_watch_keys(link_end *end);
 
 /* open.c: fills j->job from an OPEN payload. NULL, or what is wrong with it. */
 const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len);

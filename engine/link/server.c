@@ -18,9 +18,22 @@
 #define LINKS_MAX    1024 /* each maps 8 MB */
 #define HANDSHAKE_MS 1000
 
+/* A listening socket: the workers', or the operators'. */
+typedef struct {
+    link_server *server;
+    const char *path;
+    bool admin;
+    int fd;
+    dev_t dev; /* of our socket's file: the path may become a successor's */
+    ino_t ino;
+    uv_poll_t poll;
+    bool polling;
+} door;
+
 typedef struct handshake {
     struct handshake *next;
     link_server *server;
+    bool admin;
     uv_poll_t poll;
     int fd;
     struct ucred peer;
@@ -31,11 +44,8 @@ struct link_server {
     aiq_engine *engine;
     aiq_loop *main;
     link_counts *counts;
-    int fd;
-    dev_t dev; /* of our socket's file: the path may become a successor's */
-    ino_t ino;
-    uv_poll_t poll;
-    bool polling;
+    door workers, operators;
+    const aiq_policy *admin_policy;
     handshake *pending;
     unsigned n_pending;
     unsigned n_links; /* handed over and not yet closed */
@@ -71,13 +81,12 @@ static void to_all_loops(link_server *s, loop_fn fn)
     }
 }
 
-static void drop_socket(const link_server *s)
+static void drop_socket(const door *d)
 {
-    const char *path = s->engine->options.socket;
     struct stat st;
 
-    if (lstat(path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino) {
-        unlink(path);
+    if (lstat(d->path, &st) == 0 && st.st_dev == d->dev && st.st_ino == d->ino) {
+        unlink(d->path);
     }
 }
 
@@ -117,7 +126,8 @@ void link_server_leave(link_server *s)
     s->leaving = true;
     aiq_log(AIQ_LOG_INFO, "link", "leaving", AIQ_I("links", s->n_links),
             AIQ_I("drain_s", s->engine->options.drain_s));
-    drop_socket(s);
+    drop_socket(&s->workers);
+    drop_socket(&s->operators);
     to_all_loops(s, end_drain);
     if (s->n_links == 0) {
         leave_now(s->main, s);
@@ -211,7 +221,9 @@ static void hand_over(handshake *h, link_parts *parts)
 
     parts->fd = h->fd;
     parts->pid = h->peer.pid;
-    aiq_log(AIQ_LOG_INFO, "link", "worker connected", AIQ_I("pid", h->peer.pid),
+    parts->admin = h->admin;
+    aiq_log(h->admin ? AIQ_LOG_DEBUG : AIQ_LOG_INFO, "link",
+            h->admin ? "operator connected" : "worker connected", AIQ_I("pid", h->peer.pid),
             AIQ_I("uid", h->peer.uid), AIQ_I("loop", loop->index));
     s->n_links++;
     handshake_end(h, true);
@@ -231,7 +243,8 @@ static void welcome_worker(handshake *h, const aiq_hello *hello, int memfd)
         return;
     }
     const aiq_policy *policy =
-        policy_get(s->engine->policies, hello->policy, h->peer.uid, &err);
+        h->admin ? policy_ref(s->admin_policy)
+                 : policy_get(s->engine->policies, hello->policy, h->peer.uid, &err);
     if (policy == NULL) {
         munmap(peer, AIQ_MAP_SIZE);
         refuse(h, AIQ_WELCOME_POLICY, err.message, err.detail);
@@ -277,6 +290,12 @@ static void welcome_successor(handshake *h)
     }
 }
 
+/* Operators come for nothing else, and workers not for that. */
+static bool right_door(const handshake *h, uint32_t purpose)
+{
+    return purpose == (h->admin ? AIQ_PURPOSE_ADMIN : AIQ_PURPOSE_WORKER);
+}
+
 static void on_hello(uv_poll_t *poll, int status, int events)
 {
     handshake *h = poll->data;
@@ -289,11 +308,11 @@ static void on_hello(uv_poll_t *poll, int status, int events)
     const char *why = handshake_read(h->fd, &hello, &memfd);
     if (why) {
         refuse(h, AIQ_WELCOME_REFUSED, why, NULL);
-    } else if (hello.purpose == AIQ_PURPOSE_TAKEOVER) {
+    } else if (hello.purpose == AIQ_PURPOSE_TAKEOVER && !h->admin) {
         welcome_successor(h);
     } else if (hello.abi != AIQ_LINK_ABI || hello.ring_size != AIQ_RING_SIZE) {
         refuse(h, AIQ_WELCOME_ABI, "module and engine are of different builds", NULL);
-    } else if (hello.purpose != AIQ_PURPOSE_WORKER) {
+    } else if (!right_door(h, hello.purpose)) {
         refuse(h, AIQ_WELCOME_REFUSED, "came for no known purpose", NULL);
     } else if (s->leaving) {
         refuse(h, AIQ_WELCOME_BUSY, "this engine is leaving", NULL);
@@ -307,8 +326,14 @@ static void on_hello(uv_poll_t *poll, int status, int events)
     }
 }
 
-static void begin_handshake(link_server *s, int fd)
+static bool may_connect(const door *d, const struct ucred *peer)
 {
+    return !d->admin || peer->uid == 0 || peer->uid == geteuid();
+}
+
+static void begin_handshake(const door *d, int fd)
+{
+    link_server *s = d->server;
     socklen_t size = sizeof(struct ucred);
 
     if (s->n_pending >= PENDING_MAX) {
@@ -320,8 +345,9 @@ static void begin_handshake(link_server *s, int fd)
     handshake *h = aiq_zalloc(sizeof(*h));
     h->server = s;
     h->fd = fd;
+    h->admin = d->admin;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &h->peer, &size) != 0 ||
-        uv_poll_init(&s->main->uv, &h->poll, fd) != 0) {
+        !may_connect(d, &h->peer) || uv_poll_init(&s->main->uv, &h->poll, fd) != 0) {
         close(fd);
         free(h);
         return;
@@ -336,17 +362,17 @@ static void begin_handshake(link_server *s, int fd)
 
 static void on_connection(uv_poll_t *poll, int status, int events)
 {
-    link_server *s = poll->data;
+    const door *d = poll->data;
 
     (void)status;
     (void)events;
     /* bounded: the listener is level-triggered, what is left comes next turn */
     for (int i = 0; i < 16; i++) {
-        int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(d->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             break;
         }
-        begin_handshake(s, fd);
+        begin_handshake(d, fd);
     }
 }
 
@@ -379,31 +405,41 @@ static bool set_owner(const char *path, const char *group, aiq_err *err)
     return chmod(path, 0660) == 0 ? true : socket_failed(err, path, "set the mode of");
 }
 
+/* Room is kept for the name that the socket has before it is put in its place. */
+static bool path_fits(const door *d, aiq_err *err)
+{
+    const size_t max = sizeof(((struct sockaddr_un *)0)->sun_path) - 12;
+
+    return strlen(d->path) <= max ||
+           aiq_fail(err, 500, "socket", "the path of %s is too long (at most %zu bytes)",
+                    d->admin ? "--admin-socket" : "--socket", max);
+}
+
 /* A listening socket under a name of its own: nobody can connect before it has
  * its owner and mode. */
-static bool listen_beside(link_server *s, const char *path, aiq_err *err)
+static bool listen_beside(door *d, const char *path, aiq_err *err)
 {
+    const char *group = d->server->engine->options.socket_group;
     struct sockaddr_un address;
     struct stat st;
 
     if (!address_of(path, &address)) {
-        return aiq_fail(err, 500, "socket",
-                        "the path of --socket is too long (at most %zu bytes)",
-                        sizeof(address.sun_path) - 12);
+        return aiq_fail(err, 500, "socket", "the path %s is too long", path);
     }
     unlink(path);
-    s->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (s->fd < 0 || bind(s->fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
+    d->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (d->fd < 0 || bind(d->fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
         return socket_failed(err, path, "make the socket");
     }
-    if (!set_owner(path, s->engine->options.socket_group, err)) {
+    if (d->admin ? chmod(path, 0600) != 0 && !socket_failed(err, path, "set the mode of")
+                 : !set_owner(path, group, err)) {
         return false;
     }
-    if (listen(s->fd, BACKLOG) != 0 || lstat(path, &st) != 0) {
+    if (listen(d->fd, BACKLOG) != 0 || lstat(path, &st) != 0) {
         return socket_failed(err, path, "listen on");
     }
-    s->dev = st.st_dev;
-    s->ino = st.st_ino;
+    d->dev = st.st_dev;
+    d->ino = st.st_ino;
     return true;
 }
 
@@ -445,9 +481,9 @@ static void send_old_away(int fd)
             AIQ_S("reason", welcome.text));
 }
 
-static bool take_path(link_server *s, aiq_err *err)
+static bool take_path(door *d, aiq_err *err)
 {
-    const char *path = s->engine->options.socket;
+    const char *path = d->path;
     char beside[sizeof(((struct sockaddr_un *)0)->sun_path) + 16];
     struct stat st;
 
@@ -455,9 +491,9 @@ static bool take_path(link_server *s, aiq_err *err)
         return aiq_fail(err, 500, "socket", "%s exists and is no socket", path);
     }
     snprintf(beside, sizeof(beside), "%.*s.%d", (int)sizeof(beside) - 14, path, (int)getpid());
-    bool ok = listen_beside(s, beside, err);
+    bool ok = listen_beside(d, beside, err);
     if (ok) {
-        int old = connect_old(path);
+        int old = d->admin ? -1 : connect_old(path);
         ok = rename(beside, path) == 0 || socket_failed(err, path, "put the socket at");
         if (ok && old >= 0) {
             send_old_away(old);
@@ -474,13 +510,19 @@ static bool take_path(link_server *s, aiq_err *err)
 
 /* Life. */
 
+static const char admin_policy[] =
+    "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],"
+    "\"locations\":[{\"service\":\"control\",\"max_body\":65536}]}";
+
 link_server *link_server_new(aiq_engine *engine, aiq_loop *main)
 {
     link_server *s = aiq_zalloc(sizeof(*s));
 
     s->engine = engine;
     s->main = main;
-    s->fd = -1;
+    s->workers = (door){.server = s, .path = engine->options.socket, .fd = -1};
+    s->operators =
+        (door){.server = s, .path = engine->options.admin_socket, .fd = -1, .admin = true};
     s->counts = link_counts_new(engine->metrics);
     for (unsigned i = 0; i < engine->options.loops; i++) {
         aiq_loop *loop = &engine->loops[i];
@@ -491,18 +533,40 @@ link_server *link_server_new(aiq_engine *engine, aiq_loop *main)
     return s;
 }
 
+static bool door_open(door *d, aiq_err *err)
+{
+    if (!path_fits(d, err) || !take_path(d, err)) {
+        return false;
+    }
+    uv_poll_init(&d->server->main->uv, &d->poll, d->fd);
+    d->poll.data = d;
+    d->polling = true;
+    uv_poll_start(&d->poll, UV_READABLE, on_connection);
+    return true;
+}
+
+static void door_close(door *d)
+{
+    if (d->polling) {
+        uv_close((uv_handle_t *)&d->poll, NULL);
+        drop_socket(d);
+    }
+    if (d->fd >= 0) {
+        close(d->fd);
+    }
+}
+
 bool link_server_start(link_server *s, loop_fn left, void *arg, aiq_err *err)
 {
     s->left = left;
     s->left_arg = arg;
-    if (!take_path(s, err)) {
+    s->admin_policy = policy_parse(admin_policy, sizeof(admin_policy) - 1, err);
+    /* the workers' last: that is what sends an engine away which runs here */
+    if (s->admin_policy == NULL || !path_fits(&s->workers, err)) {
         return false;
     }
-    uv_poll_init(&s->main->uv, &s->poll, s->fd);
-    s->poll.data = s;
-    s->polling = true;
-    uv_poll_start(&s->poll, UV_READABLE, on_connection);
-    return true;
+    return (s->operators.path == NULL || door_open(&s->operators, err)) &&
+           door_open(&s->workers, err);
 }
 
 void link_server_stop(link_server *s)
@@ -510,19 +574,17 @@ void link_server_stop(link_server *s)
     while (s->pending) {
         handshake_end(s->pending, false);
     }
-    if (s->polling) {
-        uv_close((uv_handle_t *)&s->poll, NULL);
-        drop_socket(s);
-    }
-    if (s->fd >= 0) {
-        close(s->fd);
-    }
+    door_close(&s->workers);
+    door_close(&s->operators);
 }
 
 void link_server_free(link_server *s)
 {
     for (unsigned i = 0; i < s->engine->options.loops; i++) {
         link_end_free(s->engine->loops[i].links);
+    }
+    if (s->admin_policy) {
+        policy_unref(s->admin_policy);
     }
     free(s->counts);
     free(s);
