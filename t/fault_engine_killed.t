@@ -65,9 +65,10 @@ diag(sprintf('all clients know after %.3f s', $took));
 is(($t->workers)[0], $worker, 'the worker is the same');
 $t->start_engine;
 my $back = time();
+$t->wait_for_links(2);
 my $r = $t->post('/v1/chat/completions', $t->chat('mock-chat', 'hi'));
 is($r->{status}, 200, 'a request is served after the engine\'s return') or diag($r->{body});
-diag(sprintf('served %.3f s after the engine\'s return', time() - $back));
+diag(sprintf('linked and served %.3f s after the engine\'s return', time() - $back));
 
 $t->finish;
 done_testing();

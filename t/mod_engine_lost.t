@@ -19,7 +19,7 @@ $t->conf('
         access_log %%DIR%%/logs/access.log aiq;
         location / { aiq_pass echo; }
         location /v1/ { aiq_pass gateway; }
-        location /v1/quick/ { aiq_pass gateway; aiq_read_timeout 300ms; }
+        location /v1/quick/ { aiq_pass gateway; aiq_read_timeout 1s; }
     }');
 
 my $e = AIQ::FakeEngine->new($t);

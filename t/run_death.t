@@ -21,7 +21,8 @@ sub up {
 for my $name (qw(engine nginx)) {
     my $run = up();
 
-    my ($pid) = $run->processes($name eq 'engine' ? 'aiq-engine' : $name);    # the master is the oldest
+    # of nginx, the master
+    my ($pid) = grep { $name eq 'engine' || $t->workers($_) } $run->processes($name eq 'engine' ? 'aiq-engine' : $name);
     kill('KILL', $pid);
     is($run->ended, 1, "$name dies: it fails");
     like($run->out, qr/$name has ended \(signal 9\)\. The end of \S+\.log:\n./, "$name dies: it shows the log");

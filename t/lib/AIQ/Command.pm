@@ -4,6 +4,10 @@ package AIQ::Command;
 #
 #     my $r = run([$aiq, 'tokenize', '--model', $file], in => 'text');
 #     $r->{status}, $r->{out}, $r->{err}
+#
+# One that would not end by itself is ended once something is so:
+#
+#     run([ 'curl', $url ], until => sub { $_[0] =~ /what it has printed/ });
 
 use strict;
 use warnings;
@@ -48,6 +52,13 @@ sub run {
         open(STDOUT, '>&', $file{out}) or die $!;
         open(STDERR, '>&', $file{err}) or die $!;
         exec { $command->[0] } @$command or POSIX::_exit(127);
+    }
+    if ($arg{until}) {
+        my $end = time() + 60;
+        until (waitpid($pid, POSIX::WNOHANG()) || $arg{until}->(slurp($file{out})) || time() > $end) {
+            select(undef, undef, undef, 0.01);
+        }
+        kill('TERM', $pid);
     }
     waitpid($pid, 0);
     my $status = $? & 127 ? -($? & 127) : $? >> 8;

@@ -23,7 +23,6 @@ sub new {
     my $self = bless { t => $t, out => '', started => time() }, $class;
 
     %env = (PORT => $t->port(0), METRICS_PORT => $t->port(1), RUN_DIR => $t->dir . '/run', %env);
-    $t->release_ports;
     pipe($self->{read}, my $write) or die "pipe: $!";
     $self->{pid} = fork() // die "fork: $!";
     if ($self->{pid} == 0) {
