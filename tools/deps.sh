@@ -32,7 +32,8 @@ fi
 echo "installing:$missing"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { $sudo apt-get -qq update && $sudo env DEBIAN_FRONTEND=noninteractive $install; } >"$log" 2>&1 </dev/null; then
+retry='-o Acquire::Retries=3'
+if ! { $sudo apt-get -qq $retry update && $sudo env DEBIAN_FRONTEND=noninteractive $install $retry; } >"$log" 2>&1 </dev/null; then
     tail -20 "$log" >&2
     echo "could not install:$missing" >&2
     exit 1
