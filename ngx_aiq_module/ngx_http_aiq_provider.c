@@ -282,8 +282,10 @@ ngx_http_aiq_provider_key(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
     if (provider->keys.nelts
         && (header.len != provider->key_header.len
-            || ngx_strncmp(header.data, provider->key_header.data, header.len)
-               != 0))
+            || (header.len
+                && ngx_strncmp(header.data, provider->key_header.data,
+                               header.len)
+                   != 0)))
     {
         return "must have the same \"header=\" as the others";
     }

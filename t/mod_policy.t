@@ -85,7 +85,8 @@ is_deeply($policy, {
     ],
 }, 'what it says');
 
-$t->get('/health');
+# a probe does not wait for a link
+$t->wait_for(sub { $t->get('/health')->{status} == 200 });
 is($e->last_open->{location}, 3, 'OPEN names the location by its place in it');
 
 # reloads
