@@ -14,9 +14,10 @@
 #define NGX_HTTP_AIQ_TRACEPARENT_LEN  55
 
 
-typedef struct ngx_http_aiq_ctx_s   ngx_http_aiq_ctx_t;
-typedef struct ngx_http_aiq_link_s  ngx_http_aiq_link_t;
-typedef struct ngx_http_aiq_pass_s  ngx_http_aiq_pass_t;
+typedef struct ngx_http_aiq_ctx_s       ngx_http_aiq_ctx_t;
+typedef struct ngx_http_aiq_key_wait_s  ngx_http_aiq_key_wait_t;
+typedef struct ngx_http_aiq_link_s      ngx_http_aiq_link_t;
+typedef struct ngx_http_aiq_pass_s      ngx_http_aiq_pass_t;
 
 
 /* what nginx.conf says, on its way into the policy document */
@@ -87,6 +88,11 @@ typedef struct {
     u_char                     sha256[32];
 
     ngx_shm_zone_t            *zone;
+    ngx_shm_zone_t            *auth_zone;    /* see "aiq_auth_cache" */
+    ngx_shm_zone_t            *key_zone;     /* NULL: no "aiq_key" */
+
+    u_char                    *key_file;     /* of the first "aiq_key" */
+    ngx_uint_t                 key_line;
 } ngx_http_aiq_main_conf_t;
 
 
@@ -94,6 +100,7 @@ typedef struct {
     ngx_http_aiq_pass_t       *pass;
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
+    ngx_str_t                  key_realm;    /* empty: "aiq_key off" */
 } ngx_http_aiq_loc_conf_t;
 
 
@@ -132,6 +139,10 @@ typedef enum {
     NGX_HTTP_AIQ_INVALID_HEADER,
     NGX_HTTP_AIQ_BAD_REPLY,
     NGX_HTTP_AIQ_INTERNAL_ERROR,
+    NGX_HTTP_AIQ_MISSING_API_KEY,
+    NGX_HTTP_AIQ_INVALID_API_KEY,
+    NGX_HTTP_AIQ_DISABLED_API_KEY,
+    NGX_HTTP_AIQ_KEY_UNVERIFIED,
     NGX_HTTP_AIQ_REASONS
 } ngx_http_aiq_reason_e;
 
@@ -187,6 +198,15 @@ typedef struct {
 } ngx_http_aiq_job_t;
 
 
+/* a question to the engine: whose is the API key with this SHA-256? */
+
+typedef struct {
+    ngx_http_aiq_link_t       *link;         /* NULL: it is not asked now */
+    uint32_t                   slot;
+    u_char                     digest[32];
+} ngx_http_aiq_check_t;
+
+
 /* who asks; set in the ACCESS phase, values of at most AIQ_IDENTITY_MAX bytes */
 
 typedef struct {
@@ -200,6 +220,7 @@ typedef struct {
 struct ngx_http_aiq_ctx_s {
     ngx_http_request_t        *request;
     ngx_http_aiq_identity_t    identity;
+    ngx_http_aiq_key_wait_t   *key_wait;
     ngx_http_aiq_pass_t       *pass;
     ngx_http_aiq_job_t         job;
     ngx_http_aiq_failure_t     failure;
@@ -266,6 +287,14 @@ ngx_int_t ngx_http_aiq_link_attach(ngx_http_aiq_ctx_t *ctx);
 /* ended: the engine has ended the job; else it is told that we have */
 void ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended);
 
+/*
+ * NGX_OK: the engine is asked, NGX_DECLINED: there is no link, NGX_BUSY: there
+ * is no room on it
+ */
+ngx_int_t ngx_http_aiq_link_check(ngx_http_aiq_check_t *check);
+/* ended: by its VERDICT or with its link; else the engine need not answer */
+void ngx_http_aiq_link_uncheck(ngx_http_aiq_check_t *check, ngx_uint_t ended);
+
 u_char *ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
     size_t len);
 void ngx_http_aiq_link_unpush(ngx_http_aiq_ctx_t *ctx, uint32_t tail);
@@ -296,6 +325,29 @@ const char *ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx,
 void ngx_http_aiq_job_lost(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_job_writer(ngx_http_request_t *r);
+
+/* ngx_http_aiq_key.c */
+
+char *ngx_http_aiq_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_http_aiq_key_init(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
+void ngx_http_aiq_key_init_process(ngx_http_aiq_main_conf_t *amcf);
+/*
+ * NGX_OK: what the client shows is an API key, whatever else it shows;
+ * NGX_DECLINED: it shows none
+ */
+ngx_int_t ngx_http_aiq_key_shown(ngx_http_request_t *r, ngx_str_t *key);
+/* NULL, or why the link must be closed */
+const char *ngx_http_aiq_key_verdict(ngx_http_aiq_check_t *check,
+    ngx_http_aiq_event_t *ev);
+/* broken: the engine broke a rule; else it is gone, its successor is asked */
+void ngx_http_aiq_key_lost(ngx_http_aiq_check_t *check, ngx_uint_t broken);
+/* there is a link again */
+void ngx_http_aiq_key_linked(void);
+/* the engine has named its epoch of keys */
+void ngx_http_aiq_key_epoch(uint32_t epoch);
+/* the engine was lost: what is remembered holds no more */
+void ngx_http_aiq_key_forget(void);
 
 /* ngx_http_aiq_error.c */
 

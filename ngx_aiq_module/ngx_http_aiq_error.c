@@ -64,6 +64,18 @@ static ngx_http_aiq_error_t  ngx_http_aiq_errors[] = {
     { NGX_HTTP_INTERNAL_SERVER_ERROR, ngx_string("internal_error"),
       ngx_string("The server failed to process the request."), 0 },
 
+    { NGX_HTTP_UNAUTHORIZED, ngx_string("missing_api_key"),
+      ngx_string("The request has no API key."), 0 },
+
+    { NGX_HTTP_UNAUTHORIZED, ngx_string("invalid_api_key"),
+      ngx_string("The API key is not valid."), 0 },
+
+    { NGX_HTTP_FORBIDDEN, ngx_string("disabled_api_key"),
+      ngx_string("The API key is disabled."), 0 },
+
+    { NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("key_unverified"),
+      ngx_string("The server cannot verify API keys right now."), 1 },
+
     /* nginx's own, by status */
 
     { NGX_HTTP_BAD_REQUEST, ngx_string("bad_request"),
@@ -136,7 +148,7 @@ ngx_http_aiq_set_failure(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_reason_e reason)
 
     ctx->status = error->code;
 
-    if (ctx->pass->fail) {
+    if (ctx->pass && ctx->pass->fail) {
         /* a probe is no request that fails */
         return;
     }

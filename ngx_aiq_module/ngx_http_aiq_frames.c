@@ -2,6 +2,8 @@
 #include "ngx_http_aiq_frames.h"
 
 
+static int ngx_http_aiq_frames_notice(ngx_http_aiq_frames_t *f,
+    ngx_http_aiq_event_t *ev);
 static int ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f,
     ngx_http_aiq_slot_t *slot, const aiq_frame *frame,
     ngx_http_aiq_event_t *ev);
@@ -22,11 +24,26 @@ ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t n, void *job)
     slot->generation++;
     slot->credit.promised = AIQ_WINDOW;
     slot->allowed = AIQ_WINDOW;
+    slot->check = 0;
     slot->head = 0;
     slot->usage = 0;
     slot->cancel = 0;
 
     f->promised += AIQ_WINDOW;
+}
+
+
+void
+ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t n, void *check)
+{
+    ngx_http_aiq_slot_t  *slot;
+
+    slot = &f->slots[n];
+
+    slot->job = check;
+    slot->generation++;
+    slot->check = 1;
+    slot->cancel = 0;
 }
 
 
@@ -73,13 +90,7 @@ ngx_http_aiq_frames_next(ngx_http_aiq_frames_t *f, ngx_http_aiq_event_t *ev)
         ev->job = NULL;
 
         if (frame.type == AIQ_FRAME_NOTICE) {
-            if (frame.len != sizeof(uint32_t)) {
-                return ngx_http_aiq_frames_break(f,
-                                                 "NOTICE of a wrong length");
-            }
-
-            memcpy(&ev->number, payload, sizeof(uint32_t));
-            return 1;
+            return ngx_http_aiq_frames_notice(f, ev);
         }
 
         if (frame.slot >= f->nslots) {
@@ -100,10 +111,51 @@ ngx_http_aiq_frames_next(ngx_http_aiq_frames_t *f, ngx_http_aiq_event_t *ev)
 }
 
 
+/* EPOCH has a number more. */
+
+static int
+ngx_http_aiq_frames_notice(ngx_http_aiq_frames_t *f, ngx_http_aiq_event_t *ev)
+{
+    uint32_t  len;
+
+    len = sizeof(uint32_t);
+
+    if (ev->len >= len) {
+        memcpy(&ev->number, ev->data, sizeof(uint32_t));
+
+        if (ev->number == AIQ_NOTICE_EPOCH) {
+            len += sizeof(uint32_t);
+        }
+    }
+
+    if (ev->len != len) {
+        return ngx_http_aiq_frames_break(f, "NOTICE of a wrong length");
+    }
+
+    if (ev->number == AIQ_NOTICE_EPOCH) {
+        memcpy(&ev->epoch, ev->data + sizeof(uint32_t), sizeof(uint32_t));
+    }
+
+    return 1;
+}
+
+
 static int
 ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
     const aiq_frame *frame, ngx_http_aiq_event_t *ev)
 {
+    if (slot->check) {
+        if (frame->type != AIQ_FRAME_VERDICT
+            || frame->len < sizeof(aiq_verdict)
+            || frame->len > AIQ_CHECK_MAX)
+        {
+            return ngx_http_aiq_frames_break(f,
+                                   "no VERDICT, or one of a wrong length");
+        }
+
+        return 1;
+    }
+
     switch (frame->type) {
 
     case AIQ_FRAME_HEAD:
@@ -156,6 +208,9 @@ ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
         }
 
         return 1;
+
+    case AIQ_FRAME_VERDICT:
+        return ngx_http_aiq_frames_break(f, "VERDICT for a job");
 
     default:
         return ngx_http_aiq_frames_break(f, "a frame of an unknown type");
@@ -315,6 +370,79 @@ ngx_http_aiq_frames_error(const uint8_t *data, size_t len, aiq_error_info *e,
     }
 
     return rc == 0 ? NULL : "ERROR with a field that leads outside";
+}
+
+
+const char *
+ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
+    ngx_http_aiq_verdict_t *v)
+{
+    int             rc;
+    uint16_t        id, n;
+    aiq_text        text;
+    aiq_fields      fields;
+    aiq_verdict     verdict;
+    const uint8_t  *p;
+
+    memcpy(&verdict, data, sizeof(aiq_verdict));
+    memset(v, 0, sizeof(ngx_http_aiq_verdict_t));
+
+    if (verdict.status != 200 && verdict.status != 401
+        && verdict.status != 403 && verdict.status != 503)
+    {
+        return "VERDICT with an impossible status";
+    }
+
+    v->status = verdict.status;
+    v->epoch = verdict.epoch;
+    v->expires_ms = verdict.expires_ms;
+
+    fields.pos = data + sizeof(aiq_verdict);
+    fields.end = data + len;
+
+    while ((rc = aiq_field_next(&fields, &id, &p, &n)) == 1) {
+
+        text.data = (const char *) p;
+        text.len = n;
+
+        if (id < AIQ_FIELD_TENANT || id > AIQ_FIELD_KEY_ID) {
+            continue;
+        }
+
+        if (n > AIQ_IDENTITY_MAX || !ngx_http_aiq_frames_clean(p, n)) {
+            return "VERDICT with a name that is none";
+        }
+
+        switch (id) {
+
+        case AIQ_FIELD_TENANT:
+            v->tenant = text;
+            break;
+
+        case AIQ_FIELD_USER:
+            v->user = text;
+            break;
+
+        case AIQ_FIELD_ROLE:
+            v->role = text;
+            break;
+
+        default:
+            v->key_id = text;
+        }
+    }
+
+    if (rc != 0) {
+        return "VERDICT with a field that leads outside";
+    }
+
+    if (v->status == 200
+        && (v->tenant.len == 0 || v->role.len == 0 || v->key_id.len == 0))
+    {
+        return "VERDICT that does not say whose key it is";
+    }
+
+    return NULL;
 }
 
 

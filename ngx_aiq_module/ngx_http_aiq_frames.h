@@ -5,7 +5,8 @@
  * it.  The layout of frames and the rules are in engine/include.
  *
  * A slot is free, or open (its job may be NULL: then only its CANCEL is owed
- * and what still comes for it is dropped).  Invariants of an open slot:
+ * and what still comes for it is dropped).  A slot that was opened for a CHECK
+ * takes nothing but its VERDICT.  Invariants of an open slot:
  *
  *     slot->allowed <= slot->credit.promised
  *     frames->promised is the sum of credit.promised over the open slots
@@ -29,6 +30,7 @@ typedef struct {
     uint32_t               next;        /* slot + 1, in one of the link's lists */
     aiq_credit             credit;
     uint32_t               allowed;     /* bytes that the engine may still send */
+    unsigned               check:1;     /* a CHECK, no job */
     unsigned               head:1;      /* HEAD was read */
     unsigned               usage:1;     /* USAGE was read */
     unsigned               waiting:1;   /* in the link's list of waiting slots */
@@ -51,11 +53,12 @@ typedef struct {
     uint32_t               slot;
     void                  *job;
 
-    /* HEAD, DATA, ERROR: in the ring, to be copied before it is parsed */
+    /* HEAD, DATA, ERROR, VERDICT: in the ring, to be copied before it is parsed */
     const uint8_t         *data;
     uint32_t               len;
 
     uint32_t               number;      /* CREDIT, NOTICE */
+    uint32_t               epoch;       /* NOTICE of one */
     aiq_usage              usage;       /* USAGE */
 } ngx_http_aiq_event_t;
 
@@ -71,8 +74,24 @@ typedef struct {
 } ngx_http_aiq_head_t;
 
 
+typedef struct {
+    unsigned               status;      /* 200, 401, 403, 503 */
+    uint32_t               epoch;
+    int64_t                expires_ms;
+
+    /* of at most AIQ_IDENTITY_MAX bytes, without control characters */
+    aiq_text               tenant;      /* never empty where the status is 200 */
+    aiq_text               user;
+    aiq_text               role;        /* nor these */
+    aiq_text               key_id;
+} ngx_http_aiq_verdict_t;
+
+
 void ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t slot,
     void *job);
+/* the same for a CHECK: nothing but a VERDICT may come */
+void ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t slot,
+    void *check);
 void ngx_http_aiq_frames_close(ngx_http_aiq_frames_t *f, uint32_t slot);
 
 /* 1: an event, 0: nothing there, -1: f->broken says what the engine did */
@@ -92,6 +111,8 @@ const char *ngx_http_aiq_frames_head(const uint8_t *data, size_t len,
     ngx_http_aiq_head_t *head);
 const char *ngx_http_aiq_frames_error(const uint8_t *data, size_t len,
     aiq_error_info *e, uint32_t *retry_after);
+const char *ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
+    ngx_http_aiq_verdict_t *v);
 
 /*
  * The next header that may go to the client as it is; 0 after the last one.

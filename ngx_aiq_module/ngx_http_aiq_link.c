@@ -14,7 +14,7 @@ static ngx_int_t ngx_http_aiq_link_process(ngx_http_aiq_link_t *link,
 static void ngx_http_aiq_link_event(ngx_http_aiq_link_t *link,
     ngx_http_aiq_event_t *ev);
 static void ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link,
-    uint32_t notice);
+    ngx_http_aiq_event_t *ev);
 static void ngx_http_aiq_link_mark(ngx_http_aiq_link_t *link,
     ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link);
@@ -26,6 +26,8 @@ static void ngx_http_aiq_link_lost(ngx_http_aiq_link_t *link,
 
 static ngx_int_t ngx_http_aiq_slot_get(ngx_http_aiq_link_t *link,
     uint32_t *slot);
+static void ngx_http_aiq_slot_close(ngx_http_aiq_link_t *link, uint32_t slot,
+    ngx_uint_t ended);
 static void ngx_http_aiq_slot_free(ngx_http_aiq_link_t *link, uint32_t slot);
 static void ngx_http_aiq_slot_wait(ngx_http_aiq_link_t *link, uint32_t slot);
 
@@ -170,7 +172,18 @@ ngx_http_aiq_link_event(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
     ngx_http_aiq_ctx_t  *ctx;
 
     if (ev->type == AIQ_FRAME_NOTICE) {
-        ngx_http_aiq_link_notice(link, ev->number);
+        ngx_http_aiq_link_notice(link, ev);
+        return;
+    }
+
+    if (ev->type == AIQ_FRAME_VERDICT) {
+        why = ngx_http_aiq_key_verdict(ev->job, ev);
+
+        if (why) {
+            link->frames.ring.broken = 1;
+            link->frames.broken = why;
+        }
+
         return;
     }
 
@@ -192,14 +205,23 @@ ngx_http_aiq_link_event(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
 }
 
 
-/* The engine wants to leave: its successor gets what comes from now on. */
-
 static void
-ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link, uint32_t notice)
+ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
 {
-    if (notice != AIQ_NOTICE_DRAIN || link->draining) {
+    if (link->draining) {
         return;
     }
+
+    if (ev->number == AIQ_NOTICE_EPOCH) {
+        ngx_http_aiq_key_epoch(ev->epoch);
+        return;
+    }
+
+    if (ev->number != AIQ_NOTICE_DRAIN) {
+        return;
+    }
+
+    /* it wants to leave: its successor gets what comes from now on */
 
     ngx_log_error(NGX_LOG_NOTICE, link->connection->log, 0,
                   "aiq: the engine is leaving, %ui requests go on with it",
@@ -368,21 +390,28 @@ ngx_http_aiq_link_lost(ngx_http_aiq_link_t *link, const char *why)
 void
 ngx_http_aiq_link_close(ngx_http_aiq_link_t *link)
 {
-    uint32_t             i;
-    ngx_http_aiq_ctx_t  *ctx;
+    uint32_t              i;
+    ngx_http_aiq_slot_t  *slot;
 
     ngx_queue_remove(&link->queue);
     link->closing = 1;
+
+    if (link->open && !link->draining) {
+        ngx_http_aiq_key_forget();
+    }
 
     ngx_http_aiq_link_leave(link);
 
     /* any of them may take others of its client's connection with it */
 
     for (i = 0; i < link->frames.nslots; i++) {
-        ctx = link->frames.slots[i].job;
+        slot = &link->frames.slots[i];
 
-        if (ctx) {
-            ngx_http_aiq_job_lost(ctx);
+        if (slot->job && slot->check) {
+            ngx_http_aiq_key_lost(slot->job, link->frames.ring.broken);
+
+        } else if (slot->job) {
+            ngx_http_aiq_job_lost(slot->job);
         }
     }
 
@@ -449,19 +478,79 @@ ngx_http_aiq_link_attach(ngx_http_aiq_ctx_t *ctx)
 void
 ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended)
 {
-    uint32_t              n;
     ngx_http_aiq_link_t  *link;
-    ngx_http_aiq_slot_t  *slot;
 
     link = ctx->job.link;
-    n = ctx->job.slot;
-
     ctx->job.link = NULL;
 
-    ngx_http_aiq_frames_close(&link->frames, n);
-
-    link->jobs--;
     ngx_http_aiq_count_jobs(-1);
+    ngx_http_aiq_slot_close(link, ctx->job.slot, ended);
+}
+
+
+ngx_int_t
+ngx_http_aiq_link_check(ngx_http_aiq_check_t *check)
+{
+    u_char               *p;
+    uint32_t              n;
+    ngx_http_aiq_link_t  *link;
+
+    link = ngx_http_aiq_link_current();
+
+    if (link == NULL) {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_aiq_slot_get(link, &n) != NGX_OK) {
+        return NGX_BUSY;
+    }
+
+    ngx_http_aiq_frames_ask(&link->frames, n, check);
+    link->jobs++;
+
+    p = aiq_ring_push(&link->frames.ring, AIQ_FRAME_CHECK, 0, n,
+                      link->frames.slots[n].generation,
+                      (uint32_t) aiq_field_span(sizeof(check->digest)));
+
+    if (p == NULL) {
+        ngx_http_aiq_slot_close(link, n, 1);
+        return NGX_BUSY;
+    }
+
+    (void) aiq_field_put(p, AIQ_FIELD_KEY_HASH, check->digest,
+                         sizeof(check->digest));
+
+    if (!link->work.posted) {
+        ngx_post_event(&link->work, &ngx_posted_events);
+    }
+
+    check->link = link;
+    check->slot = n;
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_aiq_link_uncheck(ngx_http_aiq_check_t *check, ngx_uint_t ended)
+{
+    ngx_http_aiq_link_t  *link;
+
+    link = check->link;
+    check->link = NULL;
+
+    ngx_http_aiq_slot_close(link, check->slot, ended);
+}
+
+
+static void
+ngx_http_aiq_slot_close(ngx_http_aiq_link_t *link, uint32_t n,
+    ngx_uint_t ended)
+{
+    ngx_http_aiq_slot_t  *slot;
+
+    ngx_http_aiq_frames_close(&link->frames, n);
+    link->jobs--;
 
     slot = &link->frames.slots[n];
 

@@ -82,6 +82,14 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       0,
       NULL },
 
+    { ngx_string("aiq_key"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_HTTP_LMT_CONF
+                        |NGX_CONF_TAKE1,
+      ngx_http_aiq_key,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("aiq_max_body_size"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_off_slot,
@@ -392,6 +400,9 @@ ngx_http_aiq_create_main_conf(ngx_conf_t *cf)
      *     amcf->policy = { 0, NULL };
      *     amcf->sha256 = { 0 };
      *     amcf->zone = NULL;
+     *     amcf->auth_zone = NULL;
+     *     amcf->key_zone = NULL;
+     *     amcf->key_file = NULL;
      */
 
     if (ngx_array_init(&amcf->providers, cf->pool, 4,
@@ -425,6 +436,7 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     alcf->pass = NULL;
+     *     alcf->key_realm = { 0, NULL };
      */
 
     alcf->max_body_size = NGX_CONF_UNSET;
@@ -445,6 +457,7 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_off_value(conf->max_body_size, prev->max_body_size,
                              10 * 1024 * 1024);
     ngx_conf_merge_msec_value(conf->read_timeout, prev->read_timeout, 300000);
+    ngx_conf_merge_str_value(conf->key_realm, prev->key_realm, "");
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
@@ -631,7 +644,9 @@ ngx_http_aiq_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
-    if (ngx_http_aiq_policy_init(cf, amcf) != NGX_OK) {
+    if (ngx_http_aiq_key_init(cf, amcf) != NGX_OK
+        || ngx_http_aiq_policy_init(cf, amcf) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -681,6 +696,7 @@ ngx_http_aiq_init_process(ngx_cycle_t *cycle)
     }
 
     ngx_http_aiq_metrics_init_process(amcf);
+    ngx_http_aiq_key_init_process(amcf);
 
     return ngx_http_aiq_link_init(cycle, amcf);
 }

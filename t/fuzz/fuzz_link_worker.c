@@ -18,7 +18,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define GUARD 4096
-#define SLOTS 8 /* all but the last one open */
+#define SLOTS 8 /* the last one free, the one before it open for a CHECK */
+#define CHECK (SLOTS - 2)
 
 /* Memory with a guard behind it. */
 static uint8_t *guarded(void)
@@ -72,6 +73,21 @@ static void read_error(const uint8_t *data, size_t len)
     }
 }
 
+static void read_verdict(const uint8_t *data, size_t len)
+{
+    ngx_http_aiq_verdict_t v;
+
+    if (ngx_http_aiq_frames_verdict(data, len, &v) != NULL) {
+        return;
+    }
+    const aiq_text *const texts[] = {&v.tenant, &v.user, &v.role, &v.key_id};
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        assert(texts[i]->len <= AIQ_IDENTITY_MAX);
+        assert(ngx_http_aiq_frames_clean((const uint8_t *)texts[i]->data, texts[i]->len));
+    }
+    assert(v.status != 200 || (v.tenant.len && v.role.len && v.key_id.len));
+}
+
 /* What a worker does with an event, at its worst: it takes and grants at once. */
 static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
 {
@@ -81,16 +97,20 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
         return;
     }
     assert(ev->slot < SLOTS && ev->job != NULL);
+    assert((ev->type == AIQ_FRAME_VERDICT) == (ev->slot == CHECK));
     switch (ev->type) {
     case AIQ_FRAME_HEAD:
     case AIQ_FRAME_DATA:
     case AIQ_FRAME_ERROR:
+    case AIQ_FRAME_VERDICT:
         copy = malloc(ev->len); /* exactly: a read beyond it is seen */
         memcpy(copy, ev->data, ev->len);
         if (ev->type == AIQ_FRAME_HEAD) {
             read_head(copy, ev->len);
         } else if (ev->type == AIQ_FRAME_ERROR) {
             read_error(copy, ev->len);
+        } else if (ev->type == AIQ_FRAME_VERDICT) {
+            read_verdict(copy, ev->len);
         }
         free(copy);
         break;
@@ -102,6 +122,10 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
     if (ev->type == AIQ_FRAME_END || ev->type == AIQ_FRAME_ERROR) {
         ngx_http_aiq_frames_close(f, ev->slot);
         ngx_http_aiq_frames_open(f, ev->slot, f);
+    }
+    if (ev->type == AIQ_FRAME_VERDICT) {
+        ngx_http_aiq_frames_close(f, ev->slot);
+        ngx_http_aiq_frames_ask(f, ev->slot, f);
     }
 }
 
@@ -147,9 +171,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     aiq_side *engine = (aiq_side *)peer;
     memset(engine, 0, sizeof(*engine));
     aiq_ring_init(&f.ring, mine, peer);
-    for (uint32_t i = 0; i + 1 < SLOTS; i++) {
+    for (uint32_t i = 0; i < CHECK; i++) {
         ngx_http_aiq_frames_open(&f, i, slots);
     }
+    ngx_http_aiq_frames_ask(&f, CHECK, slots);
     uint32_t at = 0u - 16 * take(&data, &size, 2), lie = take(&data, &size, 4);
     f.ring.head = f.ring.released = at;
     engine->tail = at;

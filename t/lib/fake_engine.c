@@ -8,6 +8,13 @@
  * magic, short, no_fd, two_fds, unsealed, wrong_size, refused; deaf: well, but
  * then it reads nothing before SIGUSR1. One link at a time, everything blocks,
  * standard output tells every frame that came.
+ *
+ * What it knows of API keys is in SOCKET.keys, which is read again all the time:
+ *
+ *     epoch N              the epoch that it names, often; no such line: it names none
+ *     HASH STATUS …        the answer to a CHECK: STATUS EXPIRES_MS TENANT USER ROLE ID
+ *     HASH HOW             not so: hold, until the line is another one, with the epoch of
+ *                          the question; die; as jobs or wrongly, see verdict_wrong()
  */
 
 #include <assert.h>
@@ -26,12 +33,21 @@
 #include "aiq_link.h"
 
 typedef struct {
+    bool held;
+    uint8_t hash[32];
+    uint32_t epoch; /* when it came */
+} held_check;
+
+typedef struct {
     int fd;
+    const char *keys; /* path of the file */
+    uint32_t epoch;   /* that was named; 0: none is */
     aiq_ring ring;
     uint32_t credit[AIQ_SLOTS]; /* that the worker has given us */
     uint32_t generation[AIQ_SLOTS];
     char path[AIQ_SLOTS][64];
     uint64_t body[AIQ_SLOTS];
+    held_check check[AIQ_SLOTS];
 } link_end;
 
 static link_end l;
@@ -245,6 +261,12 @@ static void answer(uint32_t slot)
         reply(slot, "x");
         uint32_t *len = (uint32_t *)(l.ring.tx + (l.ring.published & (AIQ_RING_SIZE - 1)));
         *len = 0x7fffffff;
+    } else if (IS("verdict")) {
+        const aiq_verdict v = {.status = 401};
+        put(AIQ_FRAME_VERDICT, 0, slot, &v, sizeof(v));
+    } else if (IS("bad_epoch")) {
+        const uint32_t epoch = AIQ_NOTICE_EPOCH;
+        put(AIQ_FRAME_NOTICE, 0, slot, &epoch, sizeof(epoch));
     } else if (IS("bad_notice")) {
         put(AIQ_FRAME_NOTICE, 0, slot, &u32, 2);
     } else if (IS("unknown_notice")) {
@@ -255,6 +277,144 @@ static void answer(uint32_t slot)
         reply(slot, "ok\n");
     }
     publish();
+}
+
+/* API keys. */
+
+/* The line of SOCKET.keys that begins with this word, without it. */
+static bool look_up(const char *word, char rest[512])
+{
+    FILE *f = fopen(l.keys, "r");
+    char line[512];
+    size_t n = strlen(word);
+    bool found = false;
+
+    while (f && !found && fgets(line, sizeof(line), f)) {
+        line[strcspn(line, "\n")] = '\0';
+        found = strncmp(line, word, n) == 0 && line[n] == ' ';
+        if (found) {
+            strcpy(rest, line + n + 1);
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+static void verdict(uint32_t slot, unsigned status, uint32_t epoch, int64_t expires,
+                    const field *fields)
+{
+    const aiq_verdict v = {.status = (uint16_t)status, .epoch = epoch, .expires_ms = expires};
+    uint8_t payload[AIQ_CHECK_MAX];
+
+    memcpy(payload, &v, sizeof(v));
+    put(AIQ_FRAME_VERDICT, 0, slot, payload,
+        sizeof(v) + add_fields(payload + sizeof(v), fields));
+}
+
+static void verdict_wrong(uint32_t slot, const char *how)
+{
+    const uint8_t outside[sizeof(aiq_verdict) + 4] = {[0] = 200, [16] = 16, [18] = 255};
+    char longer[AIQ_IDENTITY_MAX + 2];
+
+    memset(longer, 'x', sizeof(longer) - 1);
+    longer[sizeof(longer) - 1] = '\0';
+#define HOW(name) (strcmp(how, name) == 0)
+    if (HOW("die")) {
+        die();
+    } else if (HOW("short")) {
+        put(AIQ_FRAME_VERDICT, 0, slot, outside, sizeof(aiq_verdict) - 1);
+    } else if (HOW("outside")) {
+        put(AIQ_FRAME_VERDICT, 0, slot, outside, sizeof(outside));
+    } else if (HOW("head")) {
+        head(slot, 200, 0, -1, NULL);
+    } else if (HOW("status")) {
+        verdict(slot, 204, l.epoch, -1, NULL);
+    } else if (HOW("nobody")) {
+        verdict(slot, 200, l.epoch, -1, (const field[]){{AIQ_FIELD_TENANT, "t"}, {0, NULL}});
+    } else if (HOW("line_end")) {
+        verdict(slot, 200, l.epoch, -1, (const field[]){{AIQ_FIELD_TENANT, "a\nb"}, {0, NULL}});
+    } else if (HOW("long")) {
+        verdict(slot, 200, l.epoch, -1, (const field[]){{AIQ_FIELD_TENANT, longer}, {0, NULL}});
+    }
+}
+
+/* Answers, or not yet. */
+static void judge(uint32_t slot)
+{
+    held_check *c = &l.check[slot];
+    char hex[65], rest[512], tenant[64], user[64], role[64], id[64];
+    unsigned status = 401;
+    long long expires = -1;
+
+    for (int i = 0; i < 32; i++) {
+        sprintf(hex + 2 * i, "%02x", c->hash[i]);
+    }
+    bool known = look_up(hex, rest);
+    if (known && strcmp(rest, "hold") == 0) {
+        return;
+    }
+    c->held = false;
+    int n = known ? sscanf(rest, "%u %lld %63s %63s %63s %63s", &status, &expires, tenant, user,
+                           role, id)
+                  : 1;
+    if (n == 0) {
+        verdict_wrong(slot, rest);
+        return;
+    }
+    if (n < 6) {
+        verdict(slot, status, c->epoch, -1, NULL);
+        return;
+    }
+    verdict(slot, status, c->epoch, expires,
+            (const field[]){{AIQ_FIELD_TENANT, tenant},
+                            {AIQ_FIELD_USER, user},
+                            {AIQ_FIELD_ROLE, role},
+                            {AIQ_FIELD_KEY_ID, id},
+                            {0, NULL}});
+}
+
+static void check_came(uint32_t slot, const uint8_t *payload, uint32_t len)
+{
+    aiq_fields fields = {payload, payload + len};
+    const uint8_t *data;
+    uint16_t id, n;
+
+    assert(aiq_field_next(&fields, &id, &data, &n) == 1);
+    assert(id == AIQ_FIELD_KEY_HASH && n == 32 && fields.pos == fields.end);
+    l.check[slot].held = true;
+    l.check[slot].epoch = l.epoch;
+    memcpy(l.check[slot].hash, data, 32);
+    printf("CHECK ");
+    for (int i = 0; i < 32; i++) {
+        printf("%02x", data[i]);
+    }
+    printf("\n");
+    judge(slot);
+}
+
+/* What the file says now. */
+static void keys_changed(void)
+{
+    char rest[512];
+    uint32_t words[] = {AIQ_NOTICE_EPOCH, 0};
+
+    if (look_up("epoch", rest)) {
+        words[1] = (uint32_t)strtoul(rest, NULL, 10);
+        void *to = aiq_ring_push(&l.ring, AIQ_FRAME_NOTICE, 0, 0, 0, sizeof(words));
+        assert(to != NULL);
+        memcpy(to, words, sizeof(words));
+    }
+    if (words[1] != l.epoch) {
+        l.epoch = words[1];
+        printf("EPOCH %u\n", l.epoch);
+    }
+    for (uint32_t i = 0; i < AIQ_SLOTS; i++) {
+        if (l.check[i].held) {
+            judge(i);
+        }
+    }
 }
 
 /* The worker's. */
@@ -314,6 +474,12 @@ static void frame_came(const aiq_frame *f, const uint8_t *payload)
         opened(f->slot, payload, f->len);
         return;
     }
+    if (f->type == AIQ_FRAME_CHECK) {
+        l.generation[f->slot] = f->generation;
+        snprintf(l.path[f->slot], sizeof(l.path[f->slot]), "check");
+        check_came(f->slot, payload, f->len);
+        return;
+    }
     if (l.generation[f->slot] != f->generation) {
         return;
     }
@@ -331,6 +497,7 @@ static void frame_came(const aiq_frame *f, const uint8_t *payload)
         break;
     case AIQ_FRAME_CANCEL:
         printf("CANCEL %s\n", l.path[f->slot]);
+        l.check[f->slot].held = false;
         break;
     case AIQ_FRAME_CREDIT:
         memcpy(&n, payload, sizeof(n));
@@ -346,7 +513,10 @@ static void serve(void)
     aiq_frame f;
     char bytes[64];
 
+    memset(l.check, 0, sizeof(l.check));
+    l.epoch = 0;
     for (;;) {
+        keys_changed();
         while (aiq_ring_next(&l.ring, &f, &payload) == 1) {
             frame_came(&f, payload);
         }
@@ -355,7 +525,7 @@ static void serve(void)
         if (!aiq_ring_arm(&l.ring)) {
             continue;
         }
-        poll(&p, 1, -1);
+        poll(&p, 1, 50);
         ssize_t n = recv(l.fd, bytes, sizeof(bytes), MSG_DONTWAIT);
         if (n == 0 || (n < 0 && errno != EAGAIN)) {
             return;
@@ -408,7 +578,6 @@ static void welcome(const aiq_welcome *w, size_t len, int memfd, size_t n_fds)
 
 static bool shake_hands(const char *how)
 {
-#define HOW(name) (strcmp(how, name) == 0)
     aiq_welcome w = {AIQ_LINK_MAGIC, AIQ_LINK_ABI, AIQ_RING_SIZE, AIQ_WELCOME_OK, 1, ""};
     uint32_t size = HOW("wrong_size") ? 8192 : AIQ_MAP_SIZE;
     aiq_hello h;
@@ -472,6 +641,9 @@ int main(int argc, char **argv)
     assert(argc >= 2);
     signal(SIGUSR1, on_signal);
     snprintf(a.sun_path, sizeof(a.sun_path), "%s", argv[1]);
+    char keys[sizeof(a.sun_path) + 8];
+    snprintf(keys, sizeof(keys), "%s.keys", a.sun_path);
+    l.keys = keys;
     unlink(a.sun_path);
     assert(bind(listener, (struct sockaddr *)&a, sizeof(a)) == 0);
     assert(chmod(a.sun_path, 0666) == 0 && listen(listener, 16) == 0);

@@ -12,6 +12,7 @@ use strict;
 use warnings;
 
 use AIQ::Command;
+use Digest::SHA qw(sha256_hex);
 
 sub new {
     my ($class, $t) = @_;
@@ -60,6 +61,31 @@ sub wait_for_hellos {
     my ($self, $n) = @_;
 
     $self->{t}->wait_for(sub { $self->hellos - $self->{before} >= $n }, 10, 'the worker comes');
+}
+
+# What it knows of API keys from now on, and the epoch that it names: undef: none.
+#
+#     $e->keys(1, aiq_a => '200 -1 acme ann user key_1', aiq_b => 'hold');
+sub keys {
+    my ($self, $epoch, %key) = @_;
+    my $file = $self->{t}->socket . '.keys';
+    my $named = $epoch // 0;
+
+    $self->{t}->write_file("$file.new", join('', defined $epoch ? "epoch $epoch\n" : (),
+        map { sha256_hex($_) . " $key{$_}\n" } sort keys %key));
+    rename("$file.new", $file) or die "$file: $!";
+    return $self unless $self->{t}->alive('engine');
+    $self->wait_for(qr/.*^EPOCH $named$(?!.*^EPOCH)/ms, "the epoch $named");
+    return $self;
+}
+
+# How often it was asked for the key.
+sub checks {
+    my ($self, $key) = @_;
+    my $hash = sha256_hex($key);
+    my $n = () = $self->log =~ /^CHECK $hash$/mg;
+
+    return $n;
 }
 
 sub log { return $_[0]{t}->read_file('logs/fake_engine.log') }
