@@ -75,7 +75,7 @@ $B/gen/store_migrations.h: $(MIGRATIONS)
 	@{ echo 'static const char *const store_migrations[] = {'; \
 	  for f in $^; do sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $$f; echo '    ,'; done; \
 	  echo '};'; } >$@
-$B/obj/engine/store/sqlite.o: $B/gen/store_migrations.h
+$B/obj/engine/store/migrate.o: $B/gen/store_migrations.h
 
 $B/libaiq.a: $(LIB_SRC:%.c=$B/obj/%.o)
 	@rm -f $@; $(call say,AR) ar rcs $@ $^

@@ -212,6 +212,7 @@ static void watch_signals(process *p)
     static const int numbers[] = {SIGTERM, SIGQUIT, SIGINT};
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of its write */
     for (unsigned i = 0; i < 3; i++) {
         uv_signal_init(&p->main.uv, &p->signals[i]);
         p->signals[i].data = p;
@@ -330,7 +331,7 @@ static bool start(process *p, aiq_err *err)
 
 /* The reverse of start(). Services end after the loops, so that nothing calls
  * them any more, and before the loops' memory goes, for their threads may still
- * post. */
+ * post. The store ends before them: they are still told what it did. */
 static void stop(process *p)
 {
     aiq_engine *engine = p->engine;
@@ -340,6 +341,12 @@ static void stop(process *p)
         pthread_join(p->threads[i], NULL);
     }
     free(p->threads);
+    if (engine->store) {
+        store_stop(engine->store);
+        for (unsigned i = 0; i < engine->options.loops; i++) {
+            loop_flush(&engine->loops[i]);
+        }
+    }
     if (engine->links) {
         link_server_stop(engine->links);
         for (const aiq_service *const *s = aiq_services; *s; s++) {

@@ -65,7 +65,8 @@ my $serving = text(grep { !m{/(?:server|handshake)\.c$} }
     files('engine/services/*.c', 'engine/services/*/*.c', 'engine/providers/*.c', 'engine/link/*.c'));
 my @codes = ($serving =~ /\b(?:aiq_fail(?:_param)?|fail)\([^;"]*"([a-z_]+)"/g,
     $module =~ /(?:NGX_HTTP_[A-Z_]+|\d{3}),\s*ngx_string\("([a-z_]+)"\)/g);
-my %start = map { $_ => 1 } qw(curl thread random);    # the engine then does not start
+push @codes, text(files('engine/store/*.c')) =~ /"(store_[a-z]+)"/g;
+my %start = map { $_ => 1 } qw(curl thread random store_invalid store_newer);    # the engine then does not start
 same('error codes', set(grep { !$start{$_} } @codes), set(map { /`([a-z_]+)`/g } doc('api') =~ /^\| \d[\d, ]* \|([^|]*)\|/mg));
 
 sub flags { return set($_[0] =~ /(?<![\w-])(--[a-z][a-z-]*|-[a-z])(?![\w-])/g) }
