@@ -13,8 +13,8 @@ my $t = AIQ::Test->new;
 my $mock = AIQ::Mock->new($t);
 
 $t->conf("
-    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
-    aiq_provider front { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; }
+    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; }
+    aiq_provider front { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; retry 1; }
     @{[ $mock->models('mock-chat', 'mock-429', 'mock-short-length') ]}
     aiq_model front { target front; }
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }

@@ -39,9 +39,10 @@ my $mock = AIQ::Mock->new($t);
 my $closed = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp');    # bound, not listening
 
 $t->conf("
-    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=1s idle=1s; }
-    aiq_provider down { dialect openai; url http://127.0.0.1:@{[ $closed->sockport ]}/v1; }
-    aiq_provider lost { dialect openai; url http://provider.invalid/v1; }
+    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=1s idle=1s;
+                        retry 1; breaker failures=1000; }
+    aiq_provider down { dialect openai; url http://127.0.0.1:@{[ $closed->sockport ]}/v1; retry 1; }
+    aiq_provider lost { dialect openai; url http://provider.invalid/v1; retry 1; }
     @{[ $mock->models('mock-chat', 'mock-429', 'mock-400', map { qq(mock-$_) } keys %kinds) ]}
     aiq_model down { target down; }
     aiq_model lost { target lost; }

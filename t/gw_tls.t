@@ -26,9 +26,9 @@ $t->{env}{SSL_CERT_FILE} = "$dir/ca.pem";
 
 $t->conf("
     aiq_provider good  { dialect openai; url https://localhost:%%PORT_1%%/v1; }
-    aiq_provider bad   { dialect openai; url https://localhost:%%PORT_2%%/v1; }
-    aiq_provider other { dialect openai; url https://127.0.0.1:%%PORT_1%%/v1; }
-    aiq_provider plain { dialect openai; url https://localhost:%%PORT_0%%/v1; }
+    aiq_provider bad   { dialect openai; url https://localhost:%%PORT_2%%/v1; retry 1; }
+    aiq_provider other { dialect openai; url https://127.0.0.1:%%PORT_1%%/v1; retry 1; }
+    aiq_provider plain { dialect openai; url https://localhost:%%PORT_0%%/v1; retry 1; }
     aiq_model mock-chat { target good; }
     aiq_model mock-big { target good; }
     aiq_model mock-stream-5000x0ms { target good; }

@@ -71,6 +71,7 @@ static void client_free(aiq_loop *loop, void *arg)
     aiq_err err;
 
     aiq_fail(&err, 503, "engine_leaving", "The server is shutting down.");
+    err.retryable = false; /* by us */
     while (client->requests) {
         http_request *r = client->requests;
         http_events events = r->events;
@@ -304,6 +305,7 @@ static void connect_for(http_request *r)
     }
     if (c == NULL) {
         aiq_fail(&r->early, 503, "overloaded", "The server has no connection to spare.");
+        r->early.retryable = false; /* no provider is to blame */
         fail_later(r);
         return;
     }
@@ -546,6 +548,10 @@ static void write_head(http_request *r, const http_call *call)
     aiq_buf_text(out, " ");
     aiq_buf_text(out, r->origin->path);
     aiq_buf_text(out, call->path);
+    if (call->query) {
+        aiq_buf_text(out, "?");
+        aiq_buf_text(out, call->query);
+    }
     aiq_buf_text(out, " HTTP/1.1\r\nHost: ");
     aiq_buf_text(out, r->origin->host);
     aiq_buf_text(out, "\r\nUser-Agent: aiq/" AIQ_VERSION "\r\n");
@@ -592,7 +598,7 @@ http_request *http_start(aiq_loop *loop, const http_call *call, const http_event
     http_request *r = request_new(client, call, events, arg);
     http_conn *c;
 
-    r->origin = origin_get(client, call->url);
+    r->origin = origin_get(client, call->url, &call->via);
     if (r->origin == NULL) {
         aiq_fail(&r->early, 502, "provider_unreachable", "The provider cannot be reached.");
         aiq_err_detail(&r->early, "no valid URL: %s", call->url);

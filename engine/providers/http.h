@@ -17,7 +17,8 @@
  *  - A request that fails on a connection that was used before, before any byte
  *    of the response, is sent once more on a new connection: the peer has
  *    closed the idle one. Nothing else is ever sent twice.
- *  - Redirects are not followed, cookies and proxies not used.
+ *  - Redirects are not followed, cookies not used, nor proxies of the environment.
+ *  - Connections are shared only by what goes to one URL the same way (http_via).
  *  - Nothing is read from a paused request's socket: the peer is held up.
  *
  * Everything here belongs to the loop's thread.
@@ -41,10 +42,19 @@
 typedef struct http_client http_client;
 typedef struct http_request http_request;
 
+/* How to get there; each may be NULL. Copied. */
+typedef struct {
+    const char *ca;                            /* PEM file to trust instead of the system's */
+    const char *certificate, *certificate_key; /* PEM files: who we are */
+    const char *proxy;                         /* URL; connections are tunnelled through it */
+} http_via;
+
 typedef struct {
     const char *method;
-    const char *url;     /* http or https, without a trailing slash; copied */
+    const char *url; /* http or https, without a trailing slash; copied */
+    http_via via;
     const char *path;    /* appended to the url's; copied */
+    const char *query;   /* what follows "?"; NULL: nothing; copied */
     aiq_str headers;     /* lines, each with its CRLF; copied. Host, User-Agent and
                             Content-Length are added */
     const aiq_str *body; /* pieces; they and their bytes stay until the last call */

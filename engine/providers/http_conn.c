@@ -35,6 +35,10 @@ static char *host_of(CURLU *url, bool tls)
 
 static void origin_free(http_origin *o)
 {
+    free((char *)o->via.ca);
+    free((char *)o->via.certificate);
+    free((char *)o->via.certificate_key);
+    free((char *)o->via.proxy);
     free(o->url);
     free(o->connect);
     free(o->host);
@@ -59,30 +63,50 @@ static bool origin_parse(http_origin *o, CURLU *url)
     return ok;
 }
 
-static http_origin *origin_new(const char *text)
+static char *copy(const char *text)
+{
+    return text ? strcpy(aiq_alloc(strlen(text) + 1), text) : NULL;
+}
+
+static bool same(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool same_via(const http_via *a, const http_via *b)
+{
+    return same(a->ca, b->ca) && same(a->certificate, b->certificate) &&
+           same(a->certificate_key, b->certificate_key) && same(a->proxy, b->proxy);
+}
+
+static http_origin *origin_new(const char *text, const http_via *via)
 {
     CURLU *url = curl_url();
     http_origin *o = aiq_zalloc(sizeof(*o));
 
-    o->url = strdup(text);
-    if (!url || !o->url || curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK ||
+    o->url = copy(text);
+    o->via = (http_via){copy(via->ca), copy(via->certificate), copy(via->certificate_key),
+                        copy(via->proxy)};
+    if (!url || curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK ||
         !origin_parse(o, url)) {
         origin_free(o);
         o = NULL;
+    } else if (via->proxy && strncmp(via->proxy, "https:", 6) == 0) {
+        o->tls = true; /* the way to the proxy is */
     }
     curl_url_cleanup(url);
     return o;
 }
 
-http_origin *origin_get(http_client *client, const char *url)
+http_origin *origin_get(http_client *client, const char *url, const http_via *via)
 {
     http_origin *o = client->origins;
 
-    while (o && strcmp(o->url, url) != 0) {
+    while (o && (strcmp(o->url, url) != 0 || !same_via(&o->via, via))) {
         o = o->next;
     }
     if (o == NULL) {
-        o = origin_new(url);
+        o = origin_new(url, via);
         if (o == NULL) {
             return NULL;
         }

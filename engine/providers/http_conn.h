@@ -16,14 +16,15 @@
 
 typedef struct http_conn http_conn;
 
-/* Where requests of one url go. Lives while it has connections or requests. */
+/* Where requests of one url go, and how. Lives while it has connections or requests. */
 typedef struct http_origin {
     struct http_origin *next;
-    char *url;     /* as in http_call: the key */
+    char *url;     /* as in http_call: with via the key */
+    http_via via;  /* its texts are ours */
     char *connect; /* for libcurl: scheme, host, port */
     char *host;    /* the Host field's value */
     char *path;    /* what the url begins every path with */
-    bool tls;
+    bool tls;      /* libcurl keeps the connection, for it encrypts */
     uint32_t refs;
     http_conn *idle; /* the one used last first: its peer keeps it longest */
     uint32_t n_idle;
@@ -77,8 +78,8 @@ void conn_watch(http_conn *c, int events);
 ssize_t conn_send(http_conn *c, const void *data, size_t n);
 ssize_t conn_recv(http_conn *c, void *data, size_t n);
 
-http_origin *origin_get(http_client *client,
-                        const char *url); /* a reference, or NULL: no url */
+/* A reference, or NULL: no url. */
+http_origin *origin_get(http_client *client, const char *url, const http_via *via);
 void origin_unref(http_client *client, http_origin *origin);
 
 /* http.c: what happens on a connection with a request. */

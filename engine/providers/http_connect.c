@@ -127,7 +127,8 @@ static int close_socket(void *arg, curl_socket_t fd)
 static bool set_options(http_conn *c, uint32_t timeout_ms)
 {
     CURL *e = c->easy;
-    const char *ca = getenv("SSL_CERT_FILE"); /* as everywhere else with OpenSSL */
+    const http_via *via = &c->origin->via;
+    const char *ca = via->ca ? via->ca : getenv("SSL_CERT_FILE"); /* as with OpenSSL anywhere */
     CURLcode bad = CURLE_OK;
 
 #define SET(option, value) bad |= curl_easy_setopt(e, option, value)
@@ -140,7 +141,9 @@ static bool set_options(http_conn *c, uint32_t timeout_ms)
     SET(CURLOPT_SSL_VERIFYPEER, 1L);
     SET(CURLOPT_SSL_VERIFYHOST, 2L);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    SET(CURLOPT_PROXY, "");
+    SET(CURLOPT_PROXY, via->proxy ? via->proxy : ""); /* "": none of the environment's */
+    SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+    SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     SET(CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
     SET(CURLOPT_TCP_NODELAY, 1L);
     SET(CURLOPT_NOSIGNAL, 1L);
@@ -151,6 +154,10 @@ static bool set_options(http_conn *c, uint32_t timeout_ms)
     SET(CURLOPT_CLOSESOCKETDATA, c);
     if (ca) {
         SET(CURLOPT_CAINFO, ca);
+    }
+    if (via->certificate) {
+        SET(CURLOPT_SSLCERT, via->certificate);
+        SET(CURLOPT_SSLKEY, via->certificate_key);
     }
 #undef SET
     return bad == CURLE_OK;

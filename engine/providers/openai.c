@@ -133,30 +133,6 @@ static size_t write_body(call *c, const provider_request *request)
     return add_piece(c, n, pos, end);
 }
 
-/* By hand, for printf costs as much as all else that a request's head takes. */
-static aiq_str write_headers(char *out, bool stream, aiq_str key)
-{
-    char *p = stpcpy(out, "Content-Type: application/json\r\nAccept: ");
-
-    p = stpcpy(p, stream ? "text/event-stream\r\n" : "application/json\r\n");
-    if (key.len) {
-        p = stpcpy(p, "Authorization: Bearer ");
-        p = mempcpy(p, key.data, key.len);
-        p = stpcpy(p, "\r\n");
-    }
-    return (aiq_str){out, (size_t)(p - out)};
-}
-
-static bool find_key(const provider_request *request, aiq_str *key, aiq_err *err)
-{
-    if (request->key && !secrets_get(request->secrets, request->key, key, err)) {
-        snprintf(err->message, sizeof(err->message), "The key of provider '%.100s' is missing.",
-                 request->target->provider->name);
-        return false;
-    }
-    return true;
-}
-
 /* The answer's head. */
 
 static bool is_type(aiq_str value, const char *type)
@@ -283,6 +259,21 @@ static void on_body(void *arg, aiq_str piece)
     aiq_buf_add(&c->body, piece.data, piece.len);
 }
 
+/* By OpenAI's own words and Azure's. */
+static provider_refusal refusal_of(const json_value *error)
+{
+    json_value code = json_member(error, "code");
+
+    if (json_string_is(&code, "context_length_exceeded")) {
+        return PROVIDER_TOO_LONG;
+    }
+    if (json_string_is(&code, "content_policy_violation") ||
+        json_string_is(&code, "content_filter")) {
+        return PROVIDER_AGAINST_RULES;
+    }
+    return PROVIDER_NO_REFUSAL;
+}
+
 static void reply_done(call *c)
 {
     json_value usage, error;
@@ -301,6 +292,9 @@ static void reply_done(call *c)
         return;
     }
     reply.tokens = openai_usage(&usage);
+    if (c->status != 200) {
+        reply.refusal = refusal_of(&error);
+    }
     c->events.reply(c->arg, &reply);
 }
 
@@ -344,7 +338,6 @@ static void *start(const provider_request *request, const provider_events *event
     static const http_events http = {on_head, on_body, on_done, on_failed};
     const policy_provider *p = request->target->provider;
     call *c = aiq_pool_zalloc(request->pool, sizeof(*c));
-    char headers[SECRET_MAX + 128];
     aiq_str key = {0};
 
     c->provider = p;
@@ -354,21 +347,14 @@ static void *start(const provider_request *request, const provider_events *event
     c->wants_usage = chat_request_wants_usage(request->chat);
     c->state.tokens = (provider_tokens){-1, -1};
     sse_init(&c->sse);
-    if (!find_key(request, &key, err)) {
+    if (!provider_key(request, &key, err)) {
         return NULL;
     }
     aiq_pool_cleanup(request->pool, release, c);
-    http_call out = {
-        .method = "POST",
-        .url = p->url,
-        .path = "/chat/completions",
-        .headers = write_headers(headers, c->stream, key),
-        .body = c->pieces,
-        .n_body = write_body(c, request),
-        .connect_ms = p->connect_ms,
-        .first_byte_ms = p->first_byte_ms,
-        .idle_ms = p->idle_ms,
-    };
+    http_call out = provider_call(p, "/chat/completions");
+    out.headers = provider_headers(request, "Authorization: Bearer ", key);
+    out.body = c->pieces;
+    out.n_body = write_body(c, request);
     c->http = http_start(request->loop, &out, &http, c);
     return c;
 }

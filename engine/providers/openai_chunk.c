@@ -96,3 +96,45 @@ openai_verdict openai_chunk(openai_stream *s, aiq_str *data, bool wants_usage,
     }
     return OPENAI_PASS;
 }
+
+/* A member of a delta that says nothing: the role, null, or an empty text. */
+static bool is_silent(aiq_str name, const json_value *value)
+{
+    return aiq_str_is(name, "role") || value->type == JSON_NULL ||
+           (value->type == JSON_STRING && value->text.len == 2);
+}
+
+static bool is_silent_choice(const json_value *choice)
+{
+    json_value delta = json_member(choice, "delta"), value;
+    size_t cursor = 0;
+    aiq_str name;
+
+    if (delta.type != JSON_OBJECT || json_member(choice, "finish_reason").type == JSON_STRING) {
+        return false;
+    }
+    while (json_each(&delta, &cursor, &name, &value)) {
+        if (!is_silent(name, &value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool openai_chunk_is_empty(aiq_str data)
+{
+    json_value choices, choice;
+    json_error why;
+    const json_want wants[] = {{"choices", &choices}};
+    size_t cursor = 0;
+
+    if (!json_scan(data.data, data.len, wants, 1, &why) || choices.type != JSON_ARRAY) {
+        return false;
+    }
+    while (json_each(&choices, &cursor, NULL, &choice)) {
+        if (choice.type != JSON_OBJECT || !is_silent_choice(&choice)) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -23,6 +23,10 @@ typedef enum { OPENAI_PASS, OPENAI_DROP, OPENAI_BAD } openai_verdict;
 openai_verdict openai_chunk(openai_stream *s, aiq_str *data, bool wants_usage,
                             const char **wrong);
 
+/* Does a chunk carry nothing of an answer yet: a role, an empty text, no end? What
+ * is no chunk is not empty. */
+bool openai_chunk_is_empty(aiq_str data);
+
 /* Of a `usage` member, whatever it is. */
 provider_tokens openai_usage(const json_value *usage);
 

@@ -1,4 +1,5 @@
 #include "providers/provider.h"
+#include <stdio.h>
 #include <string.h>
 
 static const provider_dialect *const providers[] = {&provider_openai, &provider_local};
@@ -11,4 +12,60 @@ const provider_dialect *provider_find(const char *dialect)
         }
     }
     return NULL;
+}
+
+bool provider_key(const provider_request *request, aiq_str *key, aiq_err *err)
+{
+    *key = (aiq_str){0};
+    if (request->key && !secrets_get(request->secrets, request->key, key, err)) {
+        snprintf(err->message, sizeof(err->message), "The key of provider '%.100s' is missing.",
+                 request->target->provider->name);
+        return false;
+    }
+    return true;
+}
+
+static char *add_field(char *p, const char *name, const char *separator, aiq_str value)
+{
+    p = stpcpy(stpcpy(p, name), separator);
+    p = mempcpy(p, value.data, value.len);
+    return stpcpy(p, "\r\n");
+}
+
+/* By hand, for printf costs as much as all else that a request's head takes. */
+aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key)
+{
+    const policy_provider *provider = request->target->provider;
+    const char *name = provider->key_header;
+    size_t size = 128 + strlen(key_line) + (name ? strlen(name) : 0) + key.len;
+
+    for (size_t i = 0; i < provider->n_headers; i++) {
+        const policy_header *h = &provider->headers[i];
+        size += strlen(h->name) + strlen(h->value) + 4;
+    }
+    char *out = aiq_pool_alloc(request->pool, size), *p = out;
+    p = stpcpy(p, "Content-Type: application/json\r\nAccept: ");
+    p = stpcpy(p, request->chat->stream ? "text/event-stream\r\n" : "application/json\r\n");
+    if (key.len) {
+        p = add_field(p, name ? name : key_line, name ? ": " : "", key);
+    }
+    for (size_t i = 0; i < provider->n_headers; i++) {
+        const policy_header *h = &provider->headers[i];
+        p = add_field(p, h->name, ": ", (aiq_str){h->value, strlen(h->value)});
+    }
+    return (aiq_str){out, (size_t)(p - out)};
+}
+
+http_call provider_call(const policy_provider *p, const char *path)
+{
+    return (http_call){
+        .method = "POST",
+        .url = p->url,
+        .via = {p->ca, p->certificate, p->certificate_key, p->proxy},
+        .path = path,
+        .query = p->query,
+        .connect_ms = p->connect_ms,
+        .first_byte_ms = p->first_byte_ms,
+        .idle_ms = p->idle_ms,
+    };
 }

@@ -3,7 +3,8 @@
  * call belongs to its loop's thread and lives in the request's pool; it is over
  * with its last event (reply, done or failed) or with cancel().
  *
- * No event comes during start(). The names of hosts and keys never stand in an
+ * No event comes during start(). A failure is retryable where the provider is to
+ * blame for it. The names of hosts and keys never stand in an
  * error's message, only in its detail.
  */
 
@@ -14,17 +15,26 @@
 #include "core/policy.h"
 #include "core/pool.h"
 #include "providers/chat_request.h"
+#include "providers/http.h"
 #include "providers/secrets.h"
 
 typedef struct {
     int64_t in, out; /* -1: not known */
 } provider_tokens;
 
+/* Why a provider refuses a request that another model might serve. */
+typedef enum {
+    PROVIDER_NO_REFUSAL,
+    PROVIDER_TOO_LONG,
+    PROVIDER_AGAINST_RULES
+} provider_refusal;
+
 typedef struct {
     unsigned status;      /* 200, or that of an error which is the caller's own */
     aiq_str body;         /* JSON; valid during the call */
     uint32_t retry_after; /* seconds; 0: none */
     provider_tokens tokens;
+    provider_refusal refusal;
 } provider_reply;
 
 /* arg: what start() was given. */
@@ -57,6 +67,17 @@ typedef struct {
 } provider_dialect;
 
 extern const provider_dialect provider_openai, provider_local;
+
+/* For dialects over HTTP. The key's text, valid until the next one is asked for, empty
+ * where the request has none; false and *err: it is missing. */
+bool provider_key(const provider_request *request, aiq_str *key, aiq_err *err);
+
+/* The lines of a request's head, in the request's pool: types, the key after the
+ * dialect's own words for it, and what the configuration adds. */
+aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key);
+
+/* A POST to the provider, its headers and body still to come. */
+http_call provider_call(const policy_provider *provider, const char *path);
 
 /* NULL: no such dialect. */
 const provider_dialect *provider_find(const char *dialect);

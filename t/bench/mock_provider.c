@@ -9,6 +9,9 @@
  *     mock-stream-NxMms   a stream of N tokens, one every M ms (0: as fast as read)
  *     mock-replay-NAME    NAME.sse of the folder, cut at random places
  *     mock-KIND           a fault or an error, see the table of kinds below
+ *     mock-first-N-KIND   that for the first N requests of this model, then a reply;
+ *                         mock-first-N-KIND-X is another one
+ *     mock-key-KIND       that for a key with "bad" in it, a reply for others
  *     anything else       a reply of about 1 KB, or a stream of 8 tokens
  *
  * A body that is no finished object is answered with 400, so that a proxy in
@@ -65,6 +68,10 @@ typedef struct {
     uint32_t n_timers, timer_size;
     conn *dead; /* freed at the end of a turn: events of it may still be due */
     uint64_t requests, open, aborted;
+    struct {
+        char model[96];
+        unsigned seen;
+    } firsts[64]; /* of mock-first-… */
 } mock;
 
 /* Bytes. */
@@ -401,6 +408,16 @@ static void reset_mid(mock *m, conn *c)
     c->closing = c->reset = true;
 }
 
+/* A role, but no token. */
+static void role_close(mock *m, conn *c)
+{
+    (void)m;
+    begin_stream(c);
+    c->frames = 8;
+    stream_step(c);
+    c->closing = true;
+}
+
 static void half_line(mock *m, conn *c)
 {
     (void)m;
@@ -506,6 +523,31 @@ static void status_401(mock *m, conn *c)
     reply_error(c, "401 Unauthorized", "", "invalid_api_key");
 }
 
+static void status_404(mock *m, conn *c)
+{
+    (void)m;
+    reply_error(c, "404 Not Found", "", "model_not_found");
+}
+
+static void too_long(mock *m, conn *c)
+{
+    (void)m;
+    reply_error(c, "400 Bad Request", "", "context_length_exceeded");
+}
+
+static void against_rules(mock *m, conn *c)
+{
+    (void)m;
+    reply_error(c, "400 Bad Request", "", "content_filter");
+}
+
+/* Without a Retry-After. */
+static void limited(mock *m, conn *c)
+{
+    (void)m;
+    reply_error(c, "429 Too Many Requests", "", "rate_limit_exceeded");
+}
+
 static void status_429(mock *m, conn *c)
 {
     (void)m;
@@ -516,6 +558,12 @@ static void status_503(mock *m, conn *c)
 {
     (void)m;
     reply_error(c, "503 Service Unavailable", "Retry-After: 3\r\n", "overloaded");
+}
+
+static void status_500(mock *m, conn *c)
+{
+    (void)m;
+    reply_error(c, "500 Internal Server Error", "", "broken");
 }
 
 static void big(mock *m, conn *c)
@@ -533,6 +581,7 @@ static const struct {
     {"reset-mid", reset_mid},
     {"half-line", half_line},
     {"no-done", no_done},
+    {"role-close", role_close},
     {"error-mid", error_mid},
     {"100mb-line", endless_line},
     {"endless-headers", endless_headers},
@@ -545,8 +594,13 @@ static const struct {
     {"redirect", redirect},
     {"400", status_400},
     {"401", status_401},
+    {"404", status_404},
+    {"too-long", too_long},
+    {"rules", against_rules},
+    {"limited", limited},
     {"429", status_429},
     {"503", status_503},
+    {"500", status_500}, /* behind 500-html, for the first that fits counts */
     {"big", big},
 };
 
@@ -631,7 +685,53 @@ static bool finished(const char *body, size_t len)
     return len && body[len - 1] == '}';
 }
 
-static void answer(mock *m, conn *c, const char *body, size_t len)
+/* Is this one of the first n requests of its model? */
+static bool is_first(mock *m, const char *model, unsigned n)
+{
+    size_t i = 0;
+
+    while (i < 63 && m->firsts[i].seen && strcmp(m->firsts[i].model, model) != 0) {
+        i++;
+    }
+    strcpy(m->firsts[i].model, model);
+    return ++m->firsts[i].seen <= n;
+}
+
+/* Gets what a model's name says it shall get now; false: a reply. */
+static bool run_kind(mock *m, conn *c, const char *head)
+{
+    const char *kind = c->model + 5;
+    const size_t n_kinds = sizeof(kinds) / sizeof(kinds[0]);
+    size_t len;
+    unsigned n;
+
+    if (strncmp(c->model, "mock-", 5) != 0) {
+        return false;
+    }
+    if (strncmp(kind, "first-", 6) == 0) {
+        n = (unsigned)strtoul(kind + 6, (char **)&kind, 10);
+        kind++;
+        if (!is_first(m, c->model, n)) {
+            return false;
+        }
+    } else if (strncmp(kind, "key-", 4) == 0) {
+        kind += 4;
+        if (!strstr(head, "bad")) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < n_kinds; i++) {
+        len = strlen(kinds[i].name);
+        if (strncmp(kind, kinds[i].name, len) == 0 &&
+            (kind[len] == '\0' || (kind != c->model + 5 && kind[len] == '-'))) {
+            kinds[i].run(m, c);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void answer(mock *m, conn *c, const char *head, const char *body, size_t len)
 {
     unsigned frames, pace;
 
@@ -642,11 +742,8 @@ static void answer(mock *m, conn *c, const char *body, size_t len)
     find_text(body, len, "\"model\"", c->model, sizeof(c->model));
     bool stream = is_true(body, len, "\"stream\"");
     c->usage = is_true(body, len, "\"include_usage\"");
-    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        if (strncmp(c->model, "mock-", 5) == 0 && strcmp(c->model + 5, kinds[i].name) == 0) {
-            kinds[i].run(m, c);
-            return;
-        }
+    if (run_kind(m, c, head)) {
+        return;
     }
     if (strncmp(c->model, "mock-replay-", 12) == 0 && replay(m, c, c->model + 12)) {
         return;
@@ -696,7 +793,8 @@ static bool handle(mock *m, conn *c)
     if (strncmp(data, "GET /stats ", 11) == 0) {
         stats(m, c);
     } else {
-        answer(m, c, data + head, body);
+        end[2] = '\0'; /* the head's text ends here */
+        answer(m, c, data, data + head, body);
     }
     consume(&c->in, head + body);
     return true;

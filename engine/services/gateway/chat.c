@@ -2,7 +2,7 @@
  * A chat request, from its body to its answer:
  *
  *     receiving   the body goes to the spool
- *     calling     checked, routed, given to a provider; nothing sent yet
+ *     calling     checked, given to the model's targets (attempts.h); nothing sent yet
  *     streaming   the head is sent; events pass as they come
  *     ending      the provider is done; what waits for credit is sent, then END
  *
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "core/log.h"
+#include "services/gateway/attempts.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/spool.h"
 
@@ -27,24 +28,14 @@ typedef struct {
     chat_state state;
     spool *spool;
     chat_request request;
-    const policy_model *model;
-    const policy_target *target;
-    const provider_dialect *provider;
-    void *call;  /* the provider's; NULL once it is over */
+    attempts attempts;
     aiq_buf out; /* what waits for credit */
     bool paused;
-    uint64_t called_ns, first_ns, sent_ns;
+    uint64_t first_ns, sent_ns;
     loop_timer keepalive;
 } chat;
 
 /* Ending. Each of these may free the chat: it lies in the job's pool. */
-
-static void count(chat *c, unsigned status)
-{
-    double seconds = (double)(loop_now_ns() - c->called_ns) / 1e9;
-
-    gateway_count(gateway_of(c->job), c->target, c->model->name, status, seconds);
-}
 
 static void stop_timer(chat *c)
 {
@@ -78,9 +69,9 @@ static void flush(chat *c)
 
     aiq_buf_consume(&c->out, sent);
     c->sent_ns = loop_now_ns();
-    if (c->call && (c->out.len > 0) != c->paused) {
+    if (attempts_running(&c->attempts) && (c->out.len > 0) != c->paused) {
         c->paused = !c->paused;
-        (c->paused ? c->provider->pause : c->provider->resume)(c->call);
+        (c->paused ? attempts_pause : attempts_resume)(&c->attempts);
     }
     if (c->state == CHAT_ENDING && c->out.len == 0) {
         stop_timer(c);
@@ -88,19 +79,38 @@ static void flush(chat *c)
     }
 }
 
+/* What a client can learn of its request's way. */
+static size_t add_way(const chat *c, job_header *headers, char *text, size_t size)
+{
+    const attempts *a = &c->attempts;
+    uint64_t us = attempts_overhead_ns(a, c->job->started_ns) / 1000;
+    int n = snprintf(text, size, "%u", a->n);
+    int m = snprintf(text + n, size - (size_t)n, "%llu.%03u", (unsigned long long)(us / 1000),
+                     (unsigned)(us % 1000));
+
+    headers[0] = (job_header){AIQ_STR("x-aiq-provider"),
+                              {a->target->provider->name, strlen(a->target->provider->name)}};
+    headers[1] =
+        (job_header){AIQ_STR("x-aiq-model"), {a->target->model, strlen(a->target->model)}};
+    headers[2] = (job_header){AIQ_STR("x-aiq-attempts"), {text, (size_t)n}};
+    headers[3] = (job_header){AIQ_STR("x-aiq-overhead-ms"), {text + n, (size_t)m}};
+    return 4;
+}
+
 static void send_head(chat *c, unsigned status, const char *type, int64_t length,
                       uint32_t retry_after)
 {
-    char seconds[12];
-    job_header headers[1];
+    const attempts *a = &c->attempts;
+    char seconds[12], way[48];
+    job_header headers[5];
     job_reply reply = {
         .status = status,
         .content_type = type,
         .content_length = length,
         .stream = length < 0,
         .headers = headers,
-        .model = c->model->name,
-        .provider = c->target->provider->name,
+        .model = a->asked->name,
+        .provider = a->target->provider->name,
     };
 
     if (retry_after) {
@@ -109,6 +119,9 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     } else if (reply.stream) {
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
+    }
+    if (a->answered) { /* and not a keep-alive's head, before anybody has answered */
+        reply.n_headers += add_way(c, headers + reply.n_headers, way, sizeof(way));
     }
     job_head(c->job, &reply);
 }
@@ -173,8 +186,6 @@ static void on_stream_done(void *arg, provider_tokens tokens)
 {
     chat *c = arg;
 
-    c->call = NULL;
-    count(c, 200);
     begin_stream(c);
     report_usage(c, tokens);
     c->state = CHAT_ENDING;
@@ -185,9 +196,7 @@ static void on_reply(void *arg, const provider_reply *reply)
 {
     chat *c = arg;
 
-    c->call = NULL;
     c->first_ns = loop_now_ns();
-    count(c, reply->status);
     if (c->state == CHAT_STREAMING) {
         /* an error after a keep-alive: the envelope is the same */
         report_usage(c, reply->tokens);
@@ -213,7 +222,8 @@ static void log_failure(const chat *c, const aiq_err *err)
     memcpy(id, c->job->request_id.data, n);
     id[n] = '\0';
     aiq_log(AIQ_LOG_WARN, "gateway", "call of a model failed", AIQ_S("request_id", id),
-            AIQ_S("provider", c->target->provider->name), AIQ_S("model", c->model->name),
+            AIQ_S("provider", c->attempts.target->provider->name),
+            AIQ_S("model", c->attempts.asked->name), AIQ_I("attempt", c->attempts.n),
             AIQ_I("status", err->status), AIQ_S("code", err->code),
             AIQ_S("detail", err->detail[0] ? err->detail : err->message));
 }
@@ -229,8 +239,6 @@ static void on_failed(void *arg, const aiq_err *err)
         .param = {err->param, strlen(err->param)},
     };
 
-    c->call = NULL;
-    count(c, err->status);
     if (c->state == CHAT_CALLING) {
         refuse(c, err); /* which logs it */
         return;
@@ -259,49 +267,19 @@ void gateway_no_model(aiq_str name, aiq_err *err)
     }
 }
 
-static bool route(chat *c, aiq_err *err)
+static bool call_model(chat *c, aiq_err *err)
 {
+    static const provider_events events = {on_reply, on_event, on_stream_done, on_failed};
     aiq_str name = json_string(c->job->pool, &c->request.model);
+    const policy_model *model = policy_find_model(c->job->policy, name.data, name.len);
 
-    c->model = policy_find_model(c->job->policy, name.data, name.len);
-    if (c->model == NULL) {
+    if (model == NULL) {
         gateway_no_model(name, err);
         return false;
     }
-    c->target = &c->model->targets[0];
-    c->provider = provider_find(c->target->provider->dialect);
-    if (c->provider == NULL) {
-        aiq_fail(err, 503, "provider_unknown", "This server does not speak to this provider.");
-        aiq_err_detail(err, "provider %s: dialect %s", c->target->provider->name,
-                       c->target->provider->dialect);
-        return false;
-    }
-    return true;
-}
-
-static bool call_provider(chat *c, aiq_err *err)
-{
-    static const provider_events events = {on_reply, on_event, on_stream_done, on_failed};
-    gateway_loop *g = gateway_of(c->job);
-    const policy_provider *provider = c->target->provider;
-    const provider_request request = {
-        .loop = c->job->loop,
-        .pool = c->job->pool,
-        .target = c->target,
-        .key = provider->n_keys ? provider->keys[0] : NULL,
-        .chat = &c->request,
-        .secrets = g->secrets,
-        .models = g->gateway->models,
-    };
-
     c->state = CHAT_CALLING;
-    c->called_ns = c->sent_ns = loop_now_ns();
-    c->call = c->provider->start(&request, &events, c, err);
-    if (c->call == NULL) {
-        count(c, err->status);
-        return false;
-    }
-    return true;
+    c->sent_ns = loop_now_ns();
+    return attempts_start(&c->attempts, c->job, model, &c->request, &events, c, err);
 }
 
 static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
@@ -311,8 +289,7 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
 
     if (wrong) {
         refuse(c, wrong);
-    } else if (!chat_request_parse(&c->request, body, &err) || !route(c, &err) ||
-               !call_provider(c, &err)) {
+    } else if (!chat_request_parse(&c->request, body, &err) || !call_model(c, &err)) {
         refuse(c, &err);
     } else if (c->request.stream) {
         loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
@@ -359,10 +336,8 @@ static void chat_cancel(aiq_job *job)
     chat *c = job->state;
 
     stop_timer(c);
-    if (c->call) {
-        count(c, 499);
-        c->provider->cancel(c->call);
-        c->call = NULL;
+    if (attempts_running(&c->attempts)) {
+        attempts_cancel(&c->attempts);
     }
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "providers/local_models.h"
+#include "services/gateway/targets.h"
 
 /* Counters, found by name without a lock. Names come from policies alone, so
  * their number is bounded; across reloads they stay the same texts, not the
@@ -61,6 +62,14 @@ void gateway_count(gateway_loop *g, const policy_target *target, const char *mod
     metric_observe(s->latency, seconds);
 }
 
+uint64_t gateway_random(gateway_loop *g)
+{
+    g->random ^= g->random << 13; /* xorshift64 */
+    g->random ^= g->random >> 7;
+    g->random ^= g->random << 17;
+    return g->random;
+}
+
 gateway_loop *gateway_of(const aiq_job *job)
 {
     return &job->loop->engine->gateway->loops[job->loop->index];
@@ -71,12 +80,15 @@ static void policy_added(void *arg, const aiq_policy *policy)
     gateway *g = arg;
 
     local_models_add(g->models, policy);
-    gateway_check_keys(g, policy);
+    targets_add(g->targets, policy);
 }
 
 static void policy_removed(void *arg, const aiq_policy *policy)
 {
-    local_models_remove(((gateway *)arg)->models, policy);
+    gateway *g = arg;
+
+    local_models_remove(g->models, policy);
+    targets_remove(g->targets, policy);
 }
 
 static bool init(aiq_engine *engine, aiq_err *err)
@@ -97,7 +109,9 @@ static bool init(aiq_engine *engine, aiq_err *err)
     for (unsigned i = 0; i < engine->options.loops; i++) {
         g->loops[i].gateway = g;
         g->loops[i].secrets = secrets_new(engine->options.secrets);
+        g->loops[i].random = (engine->id ^ i * 0x9e3779b97f4a7c15u) | 1;
     }
+    g->targets = targets_new(engine);
     g->models = local_models_new(engine, err);
     if (g->models == NULL) {
         return false;
@@ -133,7 +147,9 @@ static void release(aiq_engine *engine)
     if (g->models) {
         local_models_free(g->models);
     }
-    gateway_free_keys(g);
+    if (g->targets) {
+        targets_free(g->targets);
+    }
     curl_global_cleanup();
     free(g->loops);
     free(g);

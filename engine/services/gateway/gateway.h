@@ -1,11 +1,11 @@
 /*
  * The gateway: OpenAI's API in front of whoever answers. gateway.c has the
  * routes and what is shared, chat.c a chat request's way from its body to its
- * answer, models.c the list of models, keys.c whether providers have keys, spool.c
- * large bodies.
+ * answer, attempts.c from target to target until one answers, targets.c what is known of
+ * them, pick.c which comes first, models.c the list of models, spool.c large bodies.
  *
  * What requests count and keep (metrics, keys) belongs to their loop; what all
- * loops share (local models, health) has locks of its own.
+ * loops share (local models, targets) has locks of its own.
  */
 
 #ifndef AIQ_GATEWAY_H
@@ -23,12 +23,13 @@ struct gateway_loop {
     gateway *gateway;
     secrets *secrets;
     struct sample *samples[64]; /* metrics by provider, model and status; chained */
+    uint64_t random;            /* see gateway_random() */
 };
 
 struct gateway {
     aiq_engine *engine;
     struct local_models *models;
-    struct key_health *keys;
+    struct targets *targets;
     metric_family *requests, *latency;
     gateway_loop *loops;
 };
@@ -42,10 +43,8 @@ void gateway_count(gateway_loop *g, const policy_target *target, const char *mod
 
 gateway_loop *gateway_of(const aiq_job *job);
 
-/* keys.c: looks whether the keys that a policy names are there, and says so in
- * /health. Any thread, one at a time. */
-void gateway_check_keys(gateway *g, const aiq_policy *policy);
-void gateway_free_keys(gateway *g);
+/* Spreads load and jitter; no secret hangs on it. On the loop. */
+uint64_t gateway_random(gateway_loop *g);
 
 /* 404 */
 void gateway_no_model(aiq_str name, aiq_err *err);

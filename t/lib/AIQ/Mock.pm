@@ -16,17 +16,18 @@ use JSON::PP ();
 
 sub new {
     my ($class, $t, %arg) = @_;
-    my $self = bless { t => $t, record => $t->dir . '/mock.requests' }, $class;
+    my $name = $arg{name} // 'mock';    # of the process: there may be several
+    my $self = bless { t => $t, name => $name, record => $t->dir . "/$name.requests" }, $class;
 
     local $ENV{AIQ_VALGRIND};    # the mock is not what is looked at
-    $t->_spawn('mock', $t->dir . '/logs/mock.log', $t->binary('bench/mock_provider'),
+    $t->_spawn($name, $t->dir . "/logs/$name.log", $t->binary('bench/mock_provider'),
         '-d', "$AIQ::Test::ROOT/../shared/data/openai-sse", '-r', $self->{record},
         $arg{seed} ? ('-s', $arg{seed}) : ());
     $t->wait_for(sub { ($self->{port}) = $self->log =~ /^(\d+)$/m }, 10, 'the mock listens');
     return $self;
 }
 
-sub log  { return $_[0]{t}->read_file('logs/mock.log') }
+sub log  { return $_[0]{t}->read_file("logs/$_[0]{name}.log") }
 sub port { return $_[0]{port} }
 sub url  { return "http://127.0.0.1:$_[0]{port}/v1" }
 sub seed { return $_[0]->log =~ /^seed (\d+)$/m ? $1 : undef }

@@ -1,0 +1,566 @@
+#include "services/gateway/attempts.h"
+#include <stdio.h>
+#include <string.h>
+#include "core/log.h"
+#include "core/retry.h"
+#include "providers/openai_chunk.h"
+#include "services/gateway/gateway.h"
+
+/* A key that was refused rests this long, and one that was limited where the
+ * provider does not say for how long. */
+#define KEY_REST_NS   60000000000ull
+#define LIMIT_REST_NS 5000000000ull
+
+/* Events before the first token; beyond that they are let go. */
+#define HELD_MAX 16384
+
+typedef enum {
+    ANSWER,
+    FAULT,
+    LIMITED,
+    DENIED,
+    REFUSED_CONTEXT,
+    REFUSED_CONTENT,
+    OURS
+} attempt_end;
+
+/* What a client gets if nothing better comes. */
+struct attempt_failure {
+    bool is_reply;
+    aiq_err err;
+    provider_reply reply; /* its body is a copy */
+};
+
+/* Ends of attempts. */
+
+static void tell_breaker(attempts *a, attempt_end end)
+{
+    uint64_t now = loop_now_ns();
+    bool changed = false;
+
+    switch (end) {
+    case ANSWER:
+    case REFUSED_CONTEXT:
+    case REFUSED_CONTENT:
+        changed = breaker_success(&a->state->breaker, a->test);
+        break;
+    case FAULT:
+    case LIMITED:
+    case DENIED:
+        changed = breaker_failure(&a->state->breaker, a->test, now);
+        break;
+    case OURS:
+        breaker_abandon(&a->state->breaker, a->test, now);
+        break;
+    }
+    a->test = false;
+    if (changed) {
+        target_changed(gateway_of(a->job)->gateway->targets, a->state, a->job->request_id);
+    }
+}
+
+/* Counts, and closes the attempt. */
+static void end_attempt(attempts *a, unsigned status, attempt_end end)
+{
+    uint64_t took = loop_now_ns() - a->called_ns;
+
+    a->call = NULL;
+    a->calling_ns += took;
+    aiq_buf_free(&a->held);
+    if (a->model->order == POLICY_LATENCY) {
+        __atomic_sub_fetch(&a->state->in_flight, 1, __ATOMIC_RELAXED);
+    }
+    gateway_count(gateway_of(a->job), a->target, a->asked->name, status, (double)took / 1e9);
+    if (!a->answered || end != ANSWER) {
+        tell_breaker(a, end);
+    }
+}
+
+static attempt_end end_of_error(const aiq_err *err)
+{
+    if (strcmp(err->code, "provider_auth_failed") == 0) {
+        return DENIED;
+    }
+    if (err->status == 429) {
+        return LIMITED;
+    }
+    if (err->status >= 500) {
+        return err->retryable ? FAULT : OURS;
+    }
+    return strcmp(err->code, "context_length_exceeded") == 0 ? REFUSED_CONTEXT : ANSWER;
+}
+
+static attempt_end end_of_reply(const provider_reply *reply)
+{
+    switch (reply->refusal) {
+    case PROVIDER_TOO_LONG:
+        return REFUSED_CONTEXT;
+    case PROVIDER_AGAINST_RULES:
+        return REFUSED_CONTENT;
+    default:
+        return reply->status == 429 ? LIMITED : ANSWER;
+    }
+}
+
+static struct attempt_failure *failure(attempts *a)
+{
+    if (a->last == NULL) {
+        a->last = aiq_pool_alloc(a->job->pool, sizeof(*a->last));
+    }
+    return a->last;
+}
+
+static void keep_error(attempts *a, const aiq_err *err)
+{
+    *failure(a) = (struct attempt_failure){.err = *err};
+}
+
+static void keep_reply(attempts *a, const provider_reply *reply)
+{
+    struct attempt_failure *f = failure(a);
+
+    *f = (struct attempt_failure){.is_reply = true, .reply = *reply};
+    f->reply.body.data = aiq_pool_copy(a->job->pool, reply->body.data, reply->body.len);
+}
+
+static void tell_client(attempts *a)
+{
+    a->answered = true;
+    if (a->last->is_reply) {
+        a->events.reply(a->arg, &a->last->reply);
+    } else {
+        a->events.failed(a->arg, &a->last->err);
+    }
+}
+
+/* The next attempt. */
+
+static size_t index_of(const attempts *a)
+{
+    return (size_t)(a->target - a->model->targets);
+}
+
+static bool start_call(attempts *a, aiq_err *err);
+
+/* False: this target cannot take it; *err says why where it is not the breaker. */
+static bool call_target(attempts *a, size_t i, aiq_err *err)
+{
+    const policy_target *target = &a->model->targets[i];
+    uint64_t now = loop_now_ns();
+    breaker_verdict verdict = breaker_admit(&target_of(target)->breaker, now);
+
+    if (verdict == BREAKER_REFUSE) {
+        a->through |= 1u << i; /* another request is its test */
+        return false;
+    }
+    if (target != a->target) {
+        a->keys_tried = 0;
+    }
+    a->target = target;
+    a->state = target_of(target);
+    a->test = verdict == BREAKER_TEST;
+    if (a->test) {
+        target_changed(gateway_of(a->job)->gateway->targets, a->state, a->job->request_id);
+    }
+    a->key = target_key(target->provider, a->keys_tried, true, now);
+    a->keys_tried |= a->key >= 0 ? 1ull << a->key : 0;
+    a->called_ns = now;
+    a->n++;
+    a->made[i]++;
+    if (!start_call(a, err)) {
+        *(err->status == 429 ? &a->limited : &a->through) |= 1u << i;
+        return false;
+    }
+    return true;
+}
+
+static target_question question(const attempts *a)
+{
+    return (target_question){
+        .model = a->model,
+        .excluded = a->through | a->limited,
+        .batch = a->batch,
+        .now_ns = loop_now_ns(),
+        .random = gateway_random(gateway_of(a->job)),
+    };
+}
+
+static void on_wait_over(aiq_loop *loop, void *arg);
+
+/* Another attempt after a wait, at this target or (pick) any; false: there is no time or
+ * no attempt left. */
+static bool wait_for(attempts *a, size_t target, uint32_t retry_after, bool pick)
+{
+    const policy_provider *p = a->model->targets[target].provider;
+    uint64_t past_ms = (loop_now_ns() - a->started_ns) / 1000000;
+    uint64_t wait_ms = retry_wait_ms(a->made[target], p->backoff_ms, retry_after,
+                                     gateway_random(gateway_of(a->job)));
+
+    if (a->made[target] >= p->attempts || past_ms + wait_ms > a->model->retry_timeout_ms) {
+        return false;
+    }
+    a->again = pick ? -1 : (int)target;
+    loop_timer_start(a->job->loop, &a->wait, wait_ms, on_wait_over, a);
+    return true;
+}
+
+/* The next target now, or a limited one later. Otherwise *a->last has the last failure, if
+ * there was one. */
+static bool begin(attempts *a, uint32_t retry_after)
+{
+    int i;
+
+    for (;;) {
+        const target_question q = question(a);
+        i = target_pick(&q);
+        if (i < 0) {
+            break;
+        }
+        aiq_err err = {0};
+        if (call_target(a, (size_t)i, &err)) {
+            return true;
+        }
+        if (err.status && a->last == NULL) {
+            keep_error(a, &err); /* the first one: what comes later is only the replacement's */
+        }
+        retry_after = err.retry_after > retry_after ? err.retry_after : retry_after;
+    }
+    return a->limited && wait_for(a, (size_t)__builtin_ctz(a->limited), retry_after, true);
+}
+
+static void on_wait_over(aiq_loop *loop, void *arg)
+{
+    attempts *a = arg;
+    aiq_err err = {0};
+
+    (void)loop;
+    a->limited = 0;
+    a->keys_tried = 0;
+    if ((a->again < 0 || !call_target(a, (size_t)a->again, &err)) && !begin(a, 0)) {
+        tell_client(a);
+    }
+}
+
+/* What an attempt's end leads to; false: to nothing. */
+
+static bool after_fault(attempts *a, uint32_t retry_after)
+{
+    size_t here = index_of(a);
+
+    if (breaker_admits(&a->state->breaker, loop_now_ns()) &&
+        wait_for(a, here, retry_after, false)) {
+        return true;
+    }
+    a->through |= 1u << here;
+    return begin(a, 0);
+}
+
+static void rest_key(attempts *a, uint64_t ns)
+{
+    if (a->key >= 0) {
+        target_rest_key(a->target->provider, a->key, loop_now_ns() + ns);
+    }
+}
+
+static bool with_another_key(attempts *a)
+{
+    uint64_t now = loop_now_ns();
+    aiq_err err;
+
+    return a->key >= 0 && target_key(a->target->provider, a->keys_tried, false, now) >= 0 &&
+           call_target(a, index_of(a), &err);
+}
+
+static bool after_limit(attempts *a, uint32_t retry_after)
+{
+    rest_key(a, retry_after ? retry_after * 1000000000ull : LIMIT_REST_NS);
+    if (with_another_key(a)) {
+        return true;
+    }
+    a->limited |= 1u << index_of(a);
+    return begin(a, retry_after);
+}
+
+static bool fall_back(attempts *a, const policy_model *model)
+{
+    if (model == NULL || a->model != a->asked) {
+        return false;
+    }
+    a->model = model;
+    a->through = a->limited = 0;
+    memset(a->made, 0, sizeof(a->made));
+    return begin(a, 0);
+}
+
+static bool another(attempts *a, attempt_end end, uint32_t retry_after)
+{
+    if (loop_now_ns() - a->started_ns > a->model->retry_timeout_ms * 1000000ull) {
+        return false;
+    }
+    switch (end) {
+    case FAULT:
+        return after_fault(a, retry_after);
+    case LIMITED:
+        return after_limit(a, retry_after);
+    case DENIED:
+        rest_key(a, KEY_REST_NS);
+        return with_another_key(a);
+    case REFUSED_CONTEXT:
+        return fall_back(a, a->model->context_fallback);
+    case REFUSED_CONTENT:
+        return fall_back(a, a->model->content_fallback);
+    default:
+        return false;
+    }
+}
+
+static void log_failure(const attempts *a, const policy_target *target, unsigned attempt)
+{
+    const struct attempt_failure *f = a->last;
+    char id[65];
+
+    snprintf(id, sizeof(id), "%.*s",
+             (int)(a->job->request_id.len < 64 ? a->job->request_id.len : 64),
+             a->job->request_id.data);
+    aiq_log(AIQ_LOG_WARN, "gateway", "attempt failed", AIQ_S("request_id", id),
+            AIQ_S("provider", target->provider->name), AIQ_S("model", a->asked->name),
+            AIQ_I("attempt", attempt),
+            AIQ_I("status", f->is_reply ? f->reply.status : f->err.status),
+            AIQ_S("code", f->is_reply ? NULL : f->err.code),
+            AIQ_S("detail", f->is_reply        ? NULL
+                            : f->err.detail[0] ? f->err.detail
+                                               : f->err.message),
+            AIQ_S("next", a->call ? a->target->provider->name : "a wait"));
+}
+
+/* After keep_error() or keep_reply(). */
+static void attempt_failed(attempts *a, attempt_end end, uint32_t retry_after)
+{
+    const policy_target *target = a->target;
+    unsigned attempt = a->n;
+
+    if (another(a, end, retry_after)) {
+        log_failure(a, target, attempt);
+    } else {
+        tell_client(a);
+    }
+}
+
+/* The provider's events. */
+
+/* The answer has begun: nobody else can give it any more. */
+static void answer(attempts *a)
+{
+    uint64_t now = loop_now_ns();
+    size_t at = 0, n;
+
+    tell_breaker(a, ANSWER);
+    a->answered = true;
+    if (a->model->order == POLICY_LATENCY) {
+        target_measured(a->state, now - a->called_ns, now);
+    }
+    while (at < a->held.len) {
+        memcpy(&n, a->held.data + at, sizeof(n));
+        a->events.event(a->arg, (aiq_str){(char *)a->held.data + at + sizeof(n), n});
+        at += sizeof(n) + n;
+    }
+    aiq_buf_free(&a->held);
+}
+
+static void on_event(void *arg, aiq_str data)
+{
+    attempts *a = arg;
+
+    if (!a->answered) {
+        if (a->held.len + data.len < HELD_MAX && openai_chunk_is_empty(data)) {
+            aiq_buf_add(&a->held, &data.len, sizeof(data.len));
+            aiq_buf_add(&a->held, data.data, data.len);
+            return;
+        }
+        answer(a);
+    }
+    a->events.event(a->arg, data);
+}
+
+static void on_done(void *arg, provider_tokens tokens)
+{
+    attempts *a = arg;
+
+    if (!a->answered) {
+        answer(a);
+    }
+    end_attempt(a, 200, ANSWER);
+    a->events.done(a->arg, tokens);
+}
+
+static void on_reply(void *arg, const provider_reply *reply)
+{
+    attempts *a = arg;
+    attempt_end end = end_of_reply(reply);
+
+    if (end == ANSWER) {
+        if (reply->status == 200) {
+            answer(a);
+        }
+        end_attempt(a, reply->status, ANSWER);
+        a->answered = true;
+        a->events.reply(a->arg, reply);
+        return;
+    }
+    end_attempt(a, reply->status, end);
+    keep_reply(a, reply);
+    attempt_failed(a, end, reply->retry_after);
+}
+
+static void on_failed(void *arg, const aiq_err *err)
+{
+    attempts *a = arg;
+    attempt_end end = end_of_error(err);
+
+    end_attempt(a, err->status, end);
+    if (a->answered) {
+        a->events.failed(a->arg, err);
+        return;
+    }
+    keep_error(a, err);
+    attempt_failed(a, end, err->retry_after);
+}
+
+static bool start_call(attempts *a, aiq_err *err)
+{
+    static const provider_events events = {on_reply, on_event, on_done, on_failed};
+    const policy_provider *p = a->target->provider;
+    gateway_loop *g = gateway_of(a->job);
+    const provider_request request = {
+        .loop = a->job->loop,
+        .pool = a->job->pool,
+        .target = a->target,
+        .key = a->key >= 0 ? p->keys[a->key] : NULL,
+        .chat = a->chat,
+        .secrets = g->secrets,
+        .models = g->gateway->models,
+    };
+
+    if (a->model->order == POLICY_LATENCY) {
+        __atomic_add_fetch(&a->state->in_flight, 1, __ATOMIC_RELAXED);
+    }
+    a->provider = provider_find(p->dialect);
+    if (a->provider) {
+        a->call = a->provider->start(&request, &events, a, err);
+    } else {
+        aiq_fail(err, 503, "provider_unknown", "This server does not speak to this provider.");
+        aiq_err_detail(err, "provider %s: dialect %s", p->name, p->dialect);
+    }
+    if (a->call == NULL) {
+        end_attempt(a, err->status, OURS); /* nobody was called */
+        return false;
+    }
+    if (a->paused) {
+        a->provider->pause(a->call);
+    }
+    return true;
+}
+
+/* The interface. */
+
+static bool says_batch(const aiq_job *job)
+{
+    for (size_t i = 0; i < job->n_headers; i++) {
+        if (aiq_str_is(job->headers[i].name, "x-aiq-priority")) {
+            return aiq_str_is(job->headers[i].value, "batch");
+        }
+    }
+    return false;
+}
+
+static void release(void *arg)
+{
+    aiq_buf_free(&((attempts *)arg)->held);
+}
+
+/* Why there was no attempt at all. */
+static bool nobody(const attempts *a, aiq_err *err)
+{
+    bool all_noncritical = !a->batch;
+
+    for (size_t i = 0; i < a->model->n_targets; i++) {
+        all_noncritical &= a->model->targets[i].noncritical;
+    }
+    if (all_noncritical) {
+        return aiq_fail_param(err, 400, "priority_required", "x-aiq-priority",
+                              "This model serves only requests with 'X-AIQ-Priority: batch'.");
+    }
+    aiq_fail(err, 503, "providers_unavailable",
+             "No provider of this model can be called at present. Try again later.");
+    err->retry_after = target_wait(a->model, loop_now_ns());
+    return false;
+}
+
+bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
+                    const chat_request *chat, const provider_events *events, void *arg,
+                    aiq_err *err)
+{
+    *a = (attempts){
+        .job = job,
+        .asked = model,
+        .model = model,
+        .chat = chat,
+        .events = *events,
+        .arg = arg,
+        .batch = says_batch(job),
+        .started_ns = loop_now_ns(),
+        .again = -1,
+    };
+    if (chat->stream) {
+        aiq_pool_cleanup(job->pool, release, a);
+    }
+    if (begin(a, 0)) {
+        return true;
+    }
+    if (a->last) {
+        *err = a->last->err; /* of a call that could not even begin */
+        return false;
+    }
+    return nobody(a, err);
+}
+
+bool attempts_running(const attempts *a)
+{
+    return a->call != NULL || a->wait.heap_index != 0;
+}
+
+void attempts_cancel(attempts *a)
+{
+    const provider_dialect *provider = a->provider;
+    void *call = a->call;
+
+    loop_timer_stop(a->job->loop, &a->wait);
+    if (call) {
+        end_attempt(a, 499, a->answered ? ANSWER : OURS);
+        provider->cancel(call);
+    }
+}
+
+void attempts_pause(attempts *a)
+{
+    a->paused = true;
+    if (a->call) {
+        a->provider->pause(a->call);
+    }
+}
+
+void attempts_resume(attempts *a)
+{
+    a->paused = false;
+    if (a->call) {
+        a->provider->resume(a->call);
+    }
+}
+
+uint64_t attempts_overhead_ns(const attempts *a, uint64_t since_ns)
+{
+    uint64_t now = loop_now_ns(), calling = a->calling_ns;
+
+    calling += a->call ? now - a->called_ns : 0;
+    return now - since_ns - calling;
+}

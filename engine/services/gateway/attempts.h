@@ -1,0 +1,85 @@
+/*
+ * A request's way through its model's targets, until one answers:
+ *
+ *     picking    a target by the model's policy, a key of its provider
+ *     calling    its provider has the request
+ *     waiting    it failed; the same or another target is called again later
+ *     answering  the first token has passed: nobody else can answer any more
+ *
+ * What an attempt's end leads to:
+ *
+ *     an answer, any 4xx but those below        it is the client's
+ *     time-out, broken connection, 5xx (FAULT)  again here after a wait, `retry` times in
+ *                                               all; then the next target
+ *     429 (LIMITED)                             the next target, at once; where there is
+ *                                               none, again here after a wait
+ *     401, 403: our key is refused (DENIED)     at once with another of the provider's keys,
+ *                                               if it has one; else it is the client's 502
+ *     too long, against the rules (REFUSED)     the model's fallback for that, if it has one
+ *
+ * No attempt begins after the model's retry_timeout; when none is left, the last
+ * failure is the client's. A request's headers, body and keys are made anew for
+ * each attempt, so nothing of one provider's reaches another.
+ *
+ * Of the job's loop; lies in the job's memory.
+ */
+
+#ifndef AIQ_ATTEMPTS_H
+#define AIQ_ATTEMPTS_H
+
+#include "link/job.h"
+#include "providers/provider.h"
+#include "services/gateway/targets.h"
+
+typedef struct {
+    aiq_job *job;
+    const policy_model *asked; /* what the client asked for */
+    const policy_model *model; /* asked, or its fallback */
+    const chat_request *chat;
+    provider_events events;
+    void *arg;
+    bool batch; /* the client can do with less: noncritical targets may answer */
+
+    /* the present attempt, or the last one */
+    const policy_target *target;
+    target_state *state;
+    const provider_dialect *provider;
+    void *call;    /* the provider's; NULL: waiting, or over */
+    int key;       /* of the provider's; -1: none */
+    bool test;     /* it is the one that decides about an open breaker */
+    bool answered; /* the first token has passed, or the whole answer */
+    bool paused;
+    uint64_t called_ns;
+    aiq_buf held; /* events before the first token, each with its length before it */
+
+    /* all of them */
+    unsigned n;
+    uint8_t made[POLICY_TARGETS_MAX]; /* at each target */
+    uint32_t through, limited;        /* targets, a bit each: done with; said 429 */
+    uint64_t keys_tried;              /* of the present target's provider */
+    uint64_t started_ns, calling_ns;  /* when the first began; time spent in calls */
+    struct attempt_failure *last;     /* NULL: none has failed */
+    int again;                        /* the target that is waited for; -1: any */
+    loop_timer wait;
+} attempts;
+
+/* Begins; the events are those of a provider's call, and as there none comes before this
+ * has returned. False and *err: nobody could be asked. a, chat and what events' arg points
+ * to live as long as the job. */
+bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
+                    const chat_request *chat, const provider_events *events, void *arg,
+                    aiq_err *err);
+
+/* The client is gone. Not after the last event. */
+void attempts_cancel(attempts *a);
+
+void attempts_pause(attempts *a);
+void attempts_resume(attempts *a);
+
+/* Is it on its way, so that events may still come? */
+bool attempts_running(const attempts *a);
+
+/* Nanoseconds since `since_ns` that no provider is to blame for. */
+uint64_t attempts_overhead_ns(const attempts *a, uint64_t since_ns);
+
+#endif
