@@ -161,7 +161,7 @@ install: all
 	  $(PREFIX)/lib/systemd/system $(PREFIX)/lib/sysusers.d $(PREFIX)/lib/tmpfiles.d)
 	install -m 755 $B/aiq-engine $B/aiq $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $B/ngx_http_aiq_module.so $(DESTDIR)$(MODULES_DIR)
-	install -m 644 demo/demo.gguf conf.examples/*.conf $(DESTDIR)$(PREFIX)/share/aiq
+	install -m 644 demo/demo.gguf conf.examples/*.conf conf.examples/*.jwks $(DESTDIR)$(PREFIX)/share/aiq
 	sed 's|@PREFIX@|$(PREFIX)|' systemd/aiq-engine.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/aiq-engine.service
 	install -m 644 systemd/aiq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/aiq.conf
 	install -m 644 systemd/aiq.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/aiq.conf

@@ -15,6 +15,7 @@
 
 
 typedef struct ngx_http_aiq_ctx_s       ngx_http_aiq_ctx_t;
+typedef struct ngx_http_aiq_jwt_ctx_s   ngx_http_aiq_jwt_ctx_t;
 typedef struct ngx_http_aiq_key_wait_s  ngx_http_aiq_key_wait_t;
 typedef struct ngx_http_aiq_link_s      ngx_http_aiq_link_t;
 typedef struct ngx_http_aiq_pass_s      ngx_http_aiq_pass_t;
@@ -221,6 +222,7 @@ struct ngx_http_aiq_ctx_s {
     ngx_http_request_t        *request;
     ngx_http_aiq_identity_t    identity;
     ngx_http_aiq_key_wait_t   *key_wait;
+    ngx_http_aiq_jwt_ctx_t    *jwt;          /* NULL: no token yet */
     ngx_http_aiq_pass_t       *pass;
     ngx_http_aiq_job_t         job;
     ngx_http_aiq_failure_t     failure;
@@ -358,6 +360,12 @@ ngx_str_t *ngx_http_aiq_reason_code(ngx_uint_t reason);
 void ngx_http_aiq_set_failure(ngx_http_aiq_ctx_t *ctx,
     ngx_http_aiq_reason_e reason);
 ngx_int_t ngx_http_aiq_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
+/*
+ * What an access handler that refuses returns, and what its caller reads; with
+ * "satisfy any" it counts only if no other one lets the request pass.
+ */
+ngx_int_t ngx_http_aiq_deny(ngx_http_request_t *r, ngx_uint_t status,
+    ngx_str_t *code, ngx_str_t *message);
 /* "event", as the client's dialect has it */
 ngx_int_t ngx_http_aiq_error_event(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_str_t *event);

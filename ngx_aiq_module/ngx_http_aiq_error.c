@@ -247,6 +247,33 @@ ngx_http_aiq_error_event(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 }
 
 
+ngx_int_t
+ngx_http_aiq_deny(ngx_http_request_t *r, ngx_uint_t status, ngx_str_t *code,
+    ngx_str_t *message)
+{
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_need_ctx(r);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_memzero(&ctx->failure, sizeof(ngx_http_aiq_failure_t));
+
+    ctx->failure.status = status;
+    ctx->failure.code = *code;
+    ctx->failure.message = *message;
+
+    ctx->status = *code;
+
+    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                  "aiq: request \"%V\" denied: %V: %V",
+                  &ctx->request_id, code, message);
+
+    return status;
+}
+
+
 static void
 ngx_http_aiq_error_info(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_uint_t status, aiq_error_info *info)

@@ -108,6 +108,10 @@ ngx_http_aiq_init_request(ngx_http_request_t *r, ngx_http_aiq_ctx_t **out)
 
     ctx->pass = alcf->pass;
 
+    /* of an access handler that another one has outvoted */
+    ngx_memzero(&ctx->failure, sizeof(ngx_http_aiq_failure_t));
+    ngx_str_null(&ctx->status);
+
     *out = ctx;
 
     return ngx_http_aiq_job_init(r, ctx);

@@ -1,5 +1,4 @@
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -239,32 +238,6 @@ ngx_http_aiq_jwt_free(ngx_http_aiq_jwt_token_t *token)
 
 
 ngx_http_aiq_jwt_result_e
-ngx_http_aiq_jwt_payload(const ngx_http_aiq_jwt_token_t *token,
-    json_t **payload)
-{
-    long            n;
-    unsigned char  *text;
-
-    *payload = NULL;
-
-    text = malloc(token->payload_len / 4 * 3 + 3);
-    if (text == NULL) {
-        return NGX_HTTP_AIQ_JWT_NO_MEMORY;
-    }
-
-    n = ngx_http_aiq_jwt_base64url(token->payload, token->payload_len, text);
-
-    if (n >= 0) {
-        *payload = ngx_http_aiq_jwt_json((char *) text, n);
-    }
-
-    free(text);
-
-    return *payload ? NGX_HTTP_AIQ_JWT_OK : NGX_HTTP_AIQ_JWT_MALFORMED;
-}
-
-
-ngx_http_aiq_jwt_result_e
 ngx_http_aiq_jwt_times(const json_t *payload, ngx_http_aiq_jwt_times_t *times)
 {
     if (!ngx_http_aiq_jwt_time(payload, "exp", &times->exp)
@@ -309,7 +282,7 @@ ngx_http_aiq_jwt_time(const json_t *payload, const char *name, int64_t *time)
         return 0;
     }
 
-    *time = (int64_t) floor(real);
+    *time = (int64_t) real;
 
     return 1;
 }

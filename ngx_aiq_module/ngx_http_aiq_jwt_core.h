@@ -120,10 +120,6 @@ ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_parse(const char *text, size_t len,
     ngx_http_aiq_jwt_token_t *token);
 void ngx_http_aiq_jwt_free(ngx_http_aiq_jwt_token_t *token);
 
-/* The payload, whose signature should have been verified: json_decref() it. */
-ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_payload(
-    const ngx_http_aiq_jwt_token_t *token, json_t **payload);
-
 ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_times(const json_t *payload,
     ngx_http_aiq_jwt_times_t *times);
 
@@ -140,7 +136,7 @@ int ngx_http_aiq_jwt_claim_has(const json_t *claim, const char *text,
 long ngx_http_aiq_jwt_base64url(const char *text, size_t len,
     unsigned char *out);
 
-/* JSON that is an object, within the bounds; NULL: it is not. */
+/* JSON that is an object, within the bounds: json_decref() it; NULL: it is not. */
 json_t *ngx_http_aiq_jwt_json(const char *text, size_t len);
 
 

@@ -37,14 +37,16 @@ static char *part(const uint8_t **data, size_t *size, size_t *len)
 static int verify(const ngx_http_aiq_jwt_keys_t *keys, const char *text, size_t len)
 {
     ngx_http_aiq_jwt_token_t token;
-    json_t *payload = NULL;
     int rc = ngx_http_aiq_jwt_parse(text, len, &token);
 
     if (rc == NGX_HTTP_AIQ_JWT_OK) {
         assert(token.input_len + 1 <= len && len <= NGX_HTTP_AIQ_JWT_TOKEN_MAX);
         rc = ngx_http_aiq_jwt_keys_verify(keys, &token);
-        ngx_http_aiq_jwt_payload(&token, &payload);
-        json_decref(payload);
+        unsigned char *payload = malloc(token.payload_len / 4 * 3 + 3);
+        long n = ngx_http_aiq_jwt_base64url(token.payload, token.payload_len, payload);
+        assert(n <= (long)token.payload_len);
+        json_decref(n < 0 ? NULL : ngx_http_aiq_jwt_json((char *)payload, (size_t)n));
+        free(payload);
     }
     ngx_http_aiq_jwt_free(&token);
     return rc;

@@ -1,0 +1,128 @@
+
+/*
+ * JSON Web Tokens in the ACCESS phase: what the files of the module share.
+ */
+
+#ifndef _NGX_HTTP_AIQ_JWT_H_INCLUDED_
+#define _NGX_HTTP_AIQ_JWT_H_INCLUDED_
+
+
+#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_auth_cache.h"
+#include "ngx_http_aiq_jwt_core.h"
+
+
+/* keys from files, never changed after the configuration was read */
+
+typedef struct {
+    ngx_http_aiq_jwt_keys_t     *keys;
+    u_char                       digest[NGX_HTTP_AIQ_AUTH_DIGEST];
+} ngx_http_aiq_jwt_set_t;
+
+
+/*
+ * Keys that a subrequest brings; each worker asks for itself.  The set of the
+ * last answer that was one is kept, "digest" says which that is.
+ */
+
+typedef struct {
+    ngx_str_t                    uri;
+    ngx_http_aiq_jwt_set_t       set;        /* keys: NULL before the first */
+    ngx_msec_t                   fetched;
+    ngx_msec_t                   tried;
+    ngx_queue_t                  waiting;    /* ngx_http_aiq_jwt_ctx_t */
+    unsigned                     tried_once:1;
+    unsigned                     busy:1;
+    unsigned                     failed:1;   /* the last time */
+} ngx_http_aiq_jwt_remote_t;
+
+
+struct ngx_http_aiq_jwt_ctx_s {
+    ngx_http_request_t          *request;
+
+    /* the token that passed */
+    ngx_str_t                    payload;
+    json_t                      *claims;     /* the same, once it is needed */
+
+    /* where the request has to do with the keys being fetched */
+    ngx_http_aiq_jwt_remote_t   *remote;
+    ngx_queue_t                  queue;
+    u_char                      *body;
+    size_t                       body_len;
+    size_t                       body_size;
+    unsigned                     asked:1;    /* no second time */
+    unsigned                     waiting:1;
+    unsigned                     owner:1;    /* it has the subrequest */
+    unsigned                     overflow:1;
+};
+
+
+typedef struct {
+    ngx_array_t                 *values;     /* ngx_http_complex_value_t */
+    ngx_uint_t                   error;
+} ngx_http_aiq_jwt_require_t;
+
+
+typedef struct {
+    ngx_shm_zone_t              *zone;
+    ngx_uint_t                   enabled;    /* unsigned  enabled:1; */
+    ngx_uint_t                   remote;     /* unsigned  remote:1; */
+} ngx_http_aiq_jwt_main_conf_t;
+
+
+typedef struct {
+    ngx_http_complex_value_t    *realm;      /* NULL: off */
+    ngx_http_complex_value_t    *token;      /* NULL: Authorization */
+    ngx_http_aiq_jwt_set_t      *set;
+    ngx_http_aiq_jwt_remote_t   *remote;
+    time_t                       key_cache;
+    time_t                       leeway;
+    time_t                       max_lifetime;
+    ngx_array_t                 *audience;   /* ngx_str_t */
+    ngx_array_t                 *issuer;     /* ngx_str_t */
+    ngx_array_t                 *require;    /* ngx_http_aiq_jwt_require_t */
+    ngx_str_t                    tenant;     /* claims for the identity */
+    ngx_str_t                    user;
+    ngx_str_t                    role;
+    u_char                       profile[NGX_HTTP_AIQ_AUTH_DIGEST];
+    u_char                      *file;
+    ngx_uint_t                   line;
+} ngx_http_aiq_jwt_loc_conf_t;
+
+
+/* ngx_http_aiq_jwt_access.c */
+
+ngx_int_t ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r);
+
+/* ngx_http_aiq_jwt_remote.c */
+
+ngx_http_aiq_jwt_remote_t *ngx_http_aiq_jwt_remote_create(ngx_conf_t *cf,
+    ngx_str_t *uri);
+
+/*
+ * Keys that are older than max_age are renewed, and used for as long again
+ * where that fails.  "unknown": newer ones are wanted.
+ *
+ * NGX_OK: there are keys, and that is all there can be; NGX_AGAIN: the handler
+ * runs again when they are there; NGX_DECLINED: there are none;
+ * NGX_ERROR: no memory.
+ */
+ngx_int_t ngx_http_aiq_jwt_remote_get(ngx_http_aiq_jwt_ctx_t *ctx,
+    ngx_http_aiq_jwt_remote_t *remote, ngx_msec_t max_age,
+    ngx_uint_t unknown);
+
+/* what the request's end means to others that wait */
+void ngx_http_aiq_jwt_remote_leave(ngx_http_aiq_jwt_ctx_t *ctx);
+void ngx_http_aiq_jwt_remote_filter_init(void);
+
+/* ngx_http_aiq_jwt_claims.c */
+
+/* the claim at a path of names as text; NGX_DECLINED: there is none */
+ngx_int_t ngx_http_aiq_jwt_claim_text(ngx_http_aiq_jwt_ctx_t *ctx,
+    ngx_str_t *names, ngx_uint_t n, ngx_str_t *text);
+
+
+extern ngx_module_t  ngx_http_aiq_jwt_module;
+
+
+#endif /* _NGX_HTTP_AIQ_JWT_H_INCLUDED_ */
