@@ -85,7 +85,7 @@ static void drop_socket(const door *d)
 {
     struct stat st;
 
-    if (lstat(d->path, &st) == 0 && st.st_dev == d->dev && st.st_ino == d->ino) {
+    if (d->path && lstat(d->path, &st) == 0 && st.st_dev == d->dev && st.st_ino == d->ino) {
         unlink(d->path);
     }
 }
