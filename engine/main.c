@@ -312,7 +312,7 @@ static bool start(process *p, aiq_err *err)
     if (!open_store(p, err)) {
         return false;
     }
-    engine->keyring = keyring_new(engine, NULL);
+    engine->keyring = keyring_new(engine, &keyring_store);
     if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
         abort();
     }

@@ -16,7 +16,7 @@ use AIQ::Command;
 my $aiq = aiq();
 my $demo = "$FindBin::Bin/../demo/demo.gguf";
 
-for my $args (['--help'], ['tokenize', '--help'], ['generate', '--help']) {
+for my $args (['--help'], map { [$_, '--help'] } qw(tokenize generate keys tenants users)) {
     my $r = run([$aiq, @$args]);
 
     is($r->{status}, 0, "@$args succeeds");
@@ -25,7 +25,7 @@ for my $args (['--help'], ['tokenize', '--help'], ['generate', '--help']) {
 }
 
 my $help = run([$aiq, '--help'])->{out};
-like($help, qr/^  $_ /m, "the list has $_") for qw(tokenize generate);
+like($help, qr/^  $_ /m, "the list has $_") for qw(tokenize generate keys tenants users);
 
 my @wrong = (
     [[], 'aiq: no command (see aiq --help)'],

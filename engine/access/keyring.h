@@ -82,6 +82,9 @@ typedef struct {
 void keyring_found(aiq_loop *loop, keyring_question *question);
 void keyring_looked(aiq_loop *loop, keyring_question *question);
 
+/* keys.c: engine->store. */
+extern const keyring_source keyring_store;
+
 /* Before the loops run. source NULL: every answer is 503. */
 keyring *keyring_new(aiq_engine *engine, const keyring_source *source);
 /* After loop_free() of every loop. NULL is fine. */

@@ -7,6 +7,9 @@
 #include <string.h>
 
 static const cli_command commands[] = {
+    {"keys", "make, list and revoke API keys", cli_keys},
+    {"tenants", "manage tenants", cli_tenants},
+    {"users", "manage tenants' users", cli_users},
     {"generate", "continue a prompt with a local model", cli_generate},
     {"tokenize", "turn text into a model's token ids", cli_tokenize},
 };

@@ -21,6 +21,9 @@ typedef struct {
 
 int cli_tokenize(int argc, char **argv);
 int cli_generate(int argc, char **argv);
+int cli_keys(int argc, char **argv);
+int cli_tenants(int argc, char **argv);
+int cli_users(int argc, char **argv);
 
 /* "aiq COMMAND: message" on standard error; they return CLI_FAILED and CLI_USAGE. */
 int cli_error(const char *command, const char *format, ...)

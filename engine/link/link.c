@@ -72,7 +72,8 @@ void link_break(aiq_link *l, const char *why)
 
 static void on_peer_gone(aiq_link *l)
 {
-    aiq_log(AIQ_LOG_INFO, "link", "worker gone", AIQ_I("pid", l->pid),
+    aiq_log(l->admin ? AIQ_LOG_DEBUG : AIQ_LOG_INFO, "link",
+            l->admin ? "operator gone" : "worker gone", AIQ_I("pid", l->pid),
             AIQ_I("jobs", l->n_jobs));
     cancel_jobs(l);
     link_free(l);

@@ -273,7 +273,7 @@ static bool call_model(chat *c, aiq_err *err)
     aiq_str name = json_string(c->job->pool, &c->request.model);
     const policy_model *model = policy_find_model(c->job->policy, name.data, name.len);
 
-    if (model == NULL) {
+    if (model == NULL || !job_may_use(c->job, model->name)) {
         gateway_no_model(name, err);
         return false;
     }

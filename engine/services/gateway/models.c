@@ -27,9 +27,12 @@ static void list_end(aiq_job *job)
     aiq_buf out = {0};
 
     aiq_buf_text(&out, "{\"object\":\"list\",\"data\":[");
-    for (size_t i = 0; i < job->policy->n_models; i++) {
-        aiq_buf_text(&out, i ? "," : "");
-        add_model(&out, job, &job->policy->models[i]);
+    for (size_t i = 0, n = 0; i < job->policy->n_models; i++) {
+        const policy_model *model = &job->policy->models[i];
+        if (job_may_use(job, model->name)) {
+            aiq_buf_text(&out, n++ ? "," : "");
+            add_model(&out, job, model);
+        }
     }
     aiq_buf_text(&out, "]}");
     reply(job, &out);
@@ -41,7 +44,7 @@ static void one_end(aiq_job *job)
     const policy_model *model = policy_find_model(job->policy, id.data, id.len);
     aiq_buf out = {0};
 
-    if (model == NULL) {
+    if (model == NULL || !job_may_use(job, model->name)) {
         aiq_err err;
         gateway_no_model(id, &err);
         job_fail(job, &err);

@@ -1,0 +1,313 @@
+#include "services/control/fields.h"
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include "access/role.h"
+#include "core/id.h"
+
+#define MODEL_NAME_MAX 128
+
+/* Kinds. */
+
+static bool is_lower(char c)
+{
+    return c >= 'a' && c <= 'z';
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_tenant(aiq_str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        if (!is_lower(s.data[i]) && !is_digit(s.data[i]) && (s.data[i] != '-' || i == 0)) {
+            return false;
+        }
+    }
+    return s.len > 0 && s.len <= 63;
+}
+
+static bool is_user(aiq_str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.data[i];
+        if (!is_lower(c) && !is_digit(c) && !(c >= 'A' && c <= 'Z') &&
+            (c == '\0' || strchr("._@+-", c) == NULL)) {
+            return false;
+        }
+    }
+    return s.len > 0 && s.len <= 128;
+}
+
+static bool invalid(aiq_err *err, const char *name, const char *what)
+{
+    return aiq_fail_param(err, 400, "invalid_value", name, "'%s' must be %s.", name, what);
+}
+
+static bool wrong_type(aiq_err *err, const char *name, const char *what)
+{
+    return aiq_fail_param(err, 400, "invalid_type", name, "'%s' must be %s.", name, what);
+}
+
+static bool take_text(aiq_pool *pool, const control_field *f, const json_value *value,
+                      aiq_err *err)
+{
+    if (value->type != JSON_STRING) {
+        return wrong_type(err, f->name, "a string");
+    }
+    aiq_str text = f->value->text = json_string(pool, value);
+    switch (f->kind) {
+    case FIELD_TENANT:
+        return is_tenant(text) ||
+               invalid(err, f->name, "1 to 63 of a-z, 0-9 and '-', and not begin with '-'");
+    case FIELD_USER:
+        return is_user(text) || invalid(err, f->name, "1 to 128 letters, digits and ._@+-");
+    case FIELD_ROLE:
+        return role_rank(text) >= 0 ||
+               invalid(err, f->name, "one of admin, developer, user and viewer");
+    default:
+        if (!control_parse_time(text, &f->value->ms)) {
+            return invalid(err, f->name, "a time as in RFC 3339, 2030-01-31T12:00:00Z");
+        }
+        return f->value->ms > aiq_now_ms() || invalid(err, f->name, "in the future");
+    }
+}
+
+/* Written anew: without spaces, and with nothing in it but names. */
+static bool take_models(aiq_pool *pool, const control_field *f, const json_value *value,
+                        aiq_err *err)
+{
+    aiq_buf out = {0};
+    json_value name;
+    size_t cursor = 0;
+    bool ok = true;
+
+    if (value->type != JSON_ARRAY) {
+        return wrong_type(err, f->name, "an array of names");
+    }
+    if (value->count == 0 || value->count > CONTROL_MODELS_MAX) {
+        return invalid(err, f->name, "1 to 64 names, or null for every model");
+    }
+    while (ok && json_each(value, &cursor, NULL, &name)) {
+        aiq_str text = json_string(pool, &name);
+        ok = text.len > 0 && text.len <= MODEL_NAME_MAX && !memchr(text.data, 0, text.len);
+        aiq_buf_text(&out, out.len ? "," : "[");
+        json_quote(&out, text.data, text.len);
+    }
+    aiq_buf_text(&out, "]");
+    f->value->text = (aiq_str){aiq_pool_copy(pool, out.data, out.len), out.len};
+    aiq_buf_free(&out);
+    return ok || invalid(err, f->name, "an array of strings of 1 to 128 bytes");
+}
+
+static bool take(aiq_pool *pool, const control_field *f, const json_value *value, aiq_err *err)
+{
+    f->value->given = value->type != JSON_NULL;
+    if (!f->value->given) {
+        return true;
+    }
+    if (f->kind == FIELD_MODELS) {
+        return take_models(pool, f, value, err);
+    }
+    if (f->kind != FIELD_BOOL) {
+        return take_text(pool, f, value, err);
+    }
+    f->value->truth = value->type == JSON_TRUE;
+    return value->type == JSON_TRUE || value->type == JSON_FALSE ||
+           wrong_type(err, f->name, "true or false");
+}
+
+/* Bodies. */
+
+static bool unknown(aiq_err *err, const char *what, aiq_str name)
+{
+    char plain[48];
+    size_t n = name.len < sizeof(plain) - 1 ? name.len : sizeof(plain) - 1;
+
+    for (size_t i = 0; i < n; i++) {
+        plain[i] = name.data[i] > ' ' && name.data[i] < 0x7f ? name.data[i] : '?';
+    }
+    plain[n] = '\0';
+    return aiq_fail_param(err, 400, "unknown_parameter", plain, "There is no %s '%s' here.",
+                          what, plain);
+}
+
+static const control_field *find(const control_field *fields, size_t n, aiq_str name)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (aiq_str_is(name, fields[i].name)) {
+            return &fields[i];
+        }
+    }
+    return NULL;
+}
+
+bool control_fields(aiq_pool *pool, aiq_str body, const control_field *fields, size_t n,
+                    aiq_err *err)
+{
+    json_value object = {.type = JSON_OBJECT, .text = body}, value;
+    json_error error;
+    size_t cursor = 0;
+    aiq_str name;
+
+    if (!json_scan(body.data, body.len, NULL, 0, &error)) {
+        return aiq_fail(err, 400, "invalid_json",
+                        "The body is not a JSON object: %s at byte %zu.", error.reason,
+                        error.offset);
+    }
+    while (object.text.data[0] != '{') { /* json_each() wants the value itself */
+        object.text.data++;
+        object.text.len--;
+    }
+    while (json_each(&object, &cursor, &name, &value)) {
+        const control_field *f = find(fields, n, name);
+        if (f == NULL) {
+            return unknown(err, "field", name);
+        }
+        if (f->value->given) {
+            return invalid(err, f->name, "given once");
+        }
+        if (!take(pool, f, &value, err)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (fields[i].required && !fields[i].value->given) {
+            return aiq_fail_param(err, 400, "missing_required_parameter", fields[i].name,
+                                  "'%s' is missing.", fields[i].name);
+        }
+    }
+    return true;
+}
+
+/* Arguments. */
+
+static bool take_limit(aiq_str value, int64_t max, int64_t *limit, aiq_err *err)
+{
+    *limit = 0;
+    for (size_t i = 0; i < value.len && *limit <= max; i++) {
+        *limit = is_digit(value.data[i]) ? *limit * 10 + (value.data[i] - '0') : max + 1;
+    }
+    return (*limit >= 1 && *limit <= max) ||
+           aiq_fail_param(err, 400, "invalid_value", "limit", "'limit' must be 1 to %lld.",
+                          (long long)max);
+}
+
+bool control_args(aiq_str args, int64_t max, int64_t *limit, aiq_str *after, aiq_str *tenant,
+                  aiq_err *err)
+{
+    const char *pos = args.data, *end = args.data + args.len;
+
+    while (pos < end) {
+        const char *stop = memchr(pos, '&', (size_t)(end - pos));
+        stop = stop ? stop : end;
+        const char *equals = memchr(pos, '=', (size_t)(stop - pos));
+        aiq_str name = {pos, (size_t)((equals ? equals : stop) - pos)};
+        aiq_str value = {equals ? equals + 1 : stop, 0};
+        value.len = (size_t)(stop - value.data);
+        pos = stop < end ? stop + 1 : end;
+        if (aiq_str_is(name, "limit")) {
+            if (!take_limit(value, max, limit, err)) {
+                return false;
+            }
+        } else if (aiq_str_is(name, "after")) {
+            if (!is_user(value)) {
+                return aiq_fail_param(err, 400, "invalid_value", "after",
+                                      "'after' must be the 'next' of another page.");
+            }
+            *after = value;
+        } else if (aiq_str_is(name, "tenant")) {
+            if (!is_tenant(value)) {
+                return aiq_fail_param(err, 400, "invalid_value", "tenant",
+                                      "'tenant' must be the name of a tenant.");
+            }
+            *tenant = value;
+        } else {
+            return unknown(err, "argument", name);
+        }
+    }
+    return true;
+}
+
+/* Times. */
+
+void control_add_time(aiq_buf *out, int64_t ms)
+{
+    time_t seconds = (time_t)(ms / 1000);
+    struct tm tm;
+    char text[32];
+
+    gmtime_r(&seconds, &tm);
+    strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+    aiq_buf_printf(out, "\"%s.%03dZ\"", text, (int)(ms % 1000));
+}
+
+static bool two(const char **p, const char *end, int max, int *out)
+{
+    if (end - *p < 2 || !is_digit((*p)[0]) || !is_digit((*p)[1])) {
+        return false;
+    }
+    *out = ((*p)[0] - '0') * 10 + ((*p)[1] - '0');
+    *p += 2;
+    return *out <= max;
+}
+
+static bool skip(const char **p, const char *end, char c)
+{
+    return *p < end && *(*p)++ == c;
+}
+
+/* Z, or ±hh:mm. */
+static bool parse_offset(const char **p, const char *end, int64_t *minutes)
+{
+    int hours, rest;
+
+    *minutes = 0;
+    if (*p < end && **p == 'Z') {
+        (*p)++;
+        return true;
+    }
+    if (*p == end || (**p != '+' && **p != '-')) {
+        return false;
+    }
+    int sign = *(*p)++ == '-' ? -1 : 1;
+    if (!two(p, end, 23, &hours) || !skip(p, end, ':') || !two(p, end, 59, &rest)) {
+        return false;
+    }
+    *minutes = sign * (hours * 60 + rest);
+    return true;
+}
+
+bool control_parse_time(aiq_str text, int64_t *ms)
+{
+    const char *p = text.data, *end = p + text.len;
+    int century, year, fraction = 0;
+    int64_t offset;
+    struct tm tm = {0};
+
+    if (!two(&p, end, 99, &century) || !two(&p, end, 99, &year) || !skip(&p, end, '-') ||
+        !two(&p, end, 12, &tm.tm_mon) || !skip(&p, end, '-') ||
+        !two(&p, end, 31, &tm.tm_mday) || !skip(&p, end, 'T') ||
+        !two(&p, end, 23, &tm.tm_hour) || !skip(&p, end, ':') ||
+        !two(&p, end, 59, &tm.tm_min) || !skip(&p, end, ':') || !two(&p, end, 59, &tm.tm_sec) ||
+        tm.tm_mon == 0) {
+        return false;
+    }
+    if (p < end && *p == '.') {
+        int scale = 100;
+        for (p++; p < end && is_digit(*p); p++, scale /= 10) {
+            fraction += (*p - '0') * scale;
+        }
+    }
+    if (!parse_offset(&p, end, &offset) || p != end) {
+        return false;
+    }
+    tm.tm_year = century * 100 + year - 1900;
+    tm.tm_mon -= 1;
+    int day = tm.tm_mday;
+    time_t seconds = timegm(&tm);
+    *ms = ((int64_t)seconds - offset * 60) * 1000 + fraction;
+    return tm.tm_mday == day; /* else there is no such day: timegm() took the next ones */
+}

@@ -1,0 +1,190 @@
+/* What a request to the control service may say, and how it is told what is wrong. */
+
+#include "unit.h"
+#include "services/control/fields.h"
+
+typedef struct {
+    control_value tenant, user, role, off, models, end;
+} values;
+
+static bool read_fields(aiq_pool *pool, const char *body, values *v, aiq_err *err)
+{
+    const control_field fields[] = {
+        {"tenant", FIELD_TENANT, false, &v->tenant}, {"user", FIELD_USER, true, &v->user},
+        {"role", FIELD_ROLE, false, &v->role},       {"disabled", FIELD_BOOL, false, &v->off},
+        {"models", FIELD_MODELS, false, &v->models}, {"expires_at", FIELD_TIME, false, &v->end},
+    };
+
+    *v = (values){0};
+    *err = (aiq_err){0};
+    return control_fields(pool, (aiq_str){body, strlen(body)}, fields,
+                          sizeof(fields) / sizeof(fields[0]), err);
+}
+
+static int setup(void **state)
+{
+    *state = aiq_pool_new();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    aiq_pool_free(*state);
+    return 0;
+}
+
+static void reads_every_kind(void **state)
+{
+    values v;
+    aiq_err err;
+
+    assert_true(
+        read_fields(*state,
+                    " {\"tenant\": \"acme-2\", \"user\": \"al.ice@x\", \"role\": "
+                    "\"viewer\", \"disabled\": true, \"models\": [ \"gpt-4o\", "
+                    "\"a\\u0062\" ], \"expires_at\": \"2999-01-31T12:00:00.250+02:00\"}",
+                    &v, &err));
+    assert_true(aiq_str_is(v.tenant.text, "acme-2"));
+    assert_true(aiq_str_is(v.user.text, "al.ice@x"));
+    assert_true(aiq_str_is(v.role.text, "viewer"));
+    assert_true(v.off.given && v.off.truth);
+    assert_true(aiq_str_is(v.models.text, "[\"gpt-4o\",\"ab\"]"));
+    assert_int_equal(v.end.ms, 32474772000250);
+}
+
+static void null_is_not_given(void **state)
+{
+    values v;
+    aiq_err err;
+
+    assert_true(read_fields(*state, "{\"user\":\"a\",\"models\":null}", &v, &err));
+    assert_false(v.models.given);
+}
+
+static void says_what_is_wrong(void **state)
+{
+    static const struct {
+        const char *body, *code, *param;
+    } cases[] = {
+        {"", "invalid_json", ""},
+        {"[]", "invalid_json", ""},
+        {"{\"user\":\"a\"}x", "invalid_json", ""},
+        {"{}", "missing_required_parameter", "user"},
+        {"{\"user\":null}", "missing_required_parameter", "user"},
+        {"{\"user\":1}", "invalid_type", "user"},
+        {"{\"user\":\"\"}", "invalid_value", "user"},
+        {"{\"user\":\"a b\"}", "invalid_value", "user"},
+        {"{\"user\":\"a\\u0000\"}", "invalid_value", "user"},
+        {"{\"user\":\"a\",\"user\":\"b\"}", "invalid_value", "user"},
+        {"{\"user\":\"a\",\"tenant\":\"Acme\"}", "invalid_value", "tenant"},
+        {"{\"user\":\"a\",\"tenant\":\"-a\"}", "invalid_value", "tenant"},
+        {"{\"user\":\"a\",\"tenant\":\"a/b\"}", "invalid_value", "tenant"},
+        {"{\"user\":\"a\",\"role\":\"root\"}", "invalid_value", "role"},
+        {"{\"user\":\"a\",\"disabled\":1}", "invalid_type", "disabled"},
+        {"{\"user\":\"a\",\"models\":\"gpt\"}", "invalid_type", "models"},
+        {"{\"user\":\"a\",\"models\":[]}", "invalid_value", "models"},
+        {"{\"user\":\"a\",\"models\":[1]}", "invalid_value", "models"},
+        {"{\"user\":\"a\",\"models\":[\"\"]}", "invalid_value", "models"},
+        {"{\"user\":\"a\",\"expires_at\":\"2001-01-01T00:00:00Z\"}", "invalid_value",
+         "expires_at"},
+        {"{\"user\":\"a\",\"expires_at\":\"tomorrow\"}", "invalid_value", "expires_at"},
+        {"{\"user\":\"a\",\"limits\":{}}", "unknown_parameter", "limits"},
+        {"{\"user\":\"a\",\"a\\nb\":{}}", "unknown_parameter", "a\\nb"},
+    };
+    values v;
+    aiq_err err;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_false(read_fields(*state, cases[i].body, &v, &err));
+        assert_int_equal(err.status, 400);
+        assert_string_equal(err.code, cases[i].code);
+        assert_string_equal(err.param, cases[i].param);
+    }
+}
+
+static void reads_times(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t ms; /* -1: wrong */
+    } cases[] = {
+        {"1970-01-01T00:00:00Z", 0},
+        {"2000-02-29T23:59:59.999Z", 951868799999},
+        {"2000-02-29T23:59:59.9999999Z", 951868799999},
+        {"1970-01-01T02:30:00+02:30", 0},
+        {"1969-12-31T23:00:00-01:00", 0},
+        {"2001-02-29T00:00:00Z", -1},
+        {"2001-13-01T00:00:00Z", -1},
+        {"2001-00-01T00:00:00Z", -1},
+        {"2001-01-00T00:00:00Z", -1},
+        {"2001-01-01T24:00:00Z", -1},
+        {"2001-01-01T00:00:00", -1},
+        {"2001-01-01", -1},
+        {"2001-01-01T00:00:00Zx", -1},
+        {"", -1},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int64_t ms = -1;
+        bool ok = control_parse_time((aiq_str){cases[i].text, strlen(cases[i].text)}, &ms);
+        assert_int_equal(ok, cases[i].ms >= 0);
+        assert_true(!ok || ms == cases[i].ms);
+    }
+}
+
+static void writes_times(void **state)
+{
+    aiq_buf out = {0};
+
+    (void)state;
+    control_add_time(&out, 951868799042);
+    assert_true(
+        aiq_str_is((aiq_str){(char *)out.data, out.len}, "\"2000-02-29T23:59:59.042Z\""));
+    aiq_buf_free(&out);
+}
+
+static bool read_args(const char *args, int64_t *limit, aiq_str *after, aiq_str *tenant,
+                      aiq_err *err)
+{
+    *limit = 50;
+    *after = *tenant = (aiq_str){0};
+    return control_args((aiq_str){args, strlen(args)}, 200, limit, after, tenant, err);
+}
+
+static void reads_arguments(void **state)
+{
+    static const char *const wrong[] = {"limit=0",  "limit=201",  "limit=",
+                                        "limit=1x", "limit=-1",   "limit=99999999999999999999",
+                                        "after=",   "tenant=%2e", "page=2",
+                                        "limit",    "after=a%20b"};
+    aiq_str after, tenant;
+    int64_t limit;
+    aiq_err err;
+
+    (void)state;
+    assert_true(read_args("", &limit, &after, &tenant, &err));
+    assert_int_equal(limit, 50);
+    assert_true(read_args("limit=7&after=key_1&tenant=acme", &limit, &after, &tenant, &err));
+    assert_int_equal(limit, 7);
+    assert_true(aiq_str_is(after, "key_1") && aiq_str_is(tenant, "acme"));
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        assert_false(read_args(wrong[i], &limit, &after, &tenant, &err));
+        assert_int_equal(err.status, 400);
+        assert_true(err.param[0] != '\0');
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(reads_every_kind, setup, teardown),
+        cmocka_unit_test_setup_teardown(null_is_not_given, setup, teardown),
+        cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
+        cmocka_unit_test(reads_times),
+        cmocka_unit_test(writes_times),
+        cmocka_unit_test(reads_arguments),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
