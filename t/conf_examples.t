@@ -86,6 +86,19 @@ like(run([ 'sh', '-c', $curl ])->{out}, qr/"content":"gpt-4o".*^data: \[DONE\]$/
 my $reply = $t->post('/v1/chat/completions', $t->chat('small', 'hi', stream => JSON::PP::true()));
 like($reply->{body}, qr/gpt-4o-mini/, 'openai.conf: a model under another name');
 down('openai.conf', $run);
+
+# its providers are down but for the last of the real ones, which knows one key
+$conf = $t->read_file("$ROOT/conf.examples/failover.conf");
+is($conf =~ s{https://(?:api\.openai\.com|example\.openai\.azure\.com)}{http://127.0.0.1:1}g, 2, 'failover.conf: two are down');
+is($conf =~ s{https://openrouter\.ai/api/v1}{http://127.0.0.1:$port/v1}, 1, 'failover.conf: one is not');
+$conf =~ s{500ms}{1ms}g;
+$conf =~ s{demo\.gguf}{$ROOT/conf.examples/demo.gguf};
+$t->write_file('failover.conf', $conf);
+$run = up($t->dir . '/failover.conf', map { ($_ => 'sk-test') } qw(OPENAI_API_KEY AZURE_OPENAI_API_KEY OTHER_API_KEY));
+$reply = $t->post('/v1/chat/completions', $t->chat('gpt-4o', 'hi', stream => JSON::PP::true()));
+is($reply->{headers}{'x-aiq-attempts'}, 5, 'failover.conf: two attempts at each that is down');
+like($reply->{body}, qr{openai/gpt-4o}, 'failover.conf: then the backup answers');
+down('failover.conf', $run);
 kill('TERM', $pid);
 waitpid($pid, 0);
 
