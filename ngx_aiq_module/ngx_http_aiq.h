@@ -333,23 +333,26 @@ void ngx_http_aiq_job_writer(ngx_http_request_t *r);
 char *ngx_http_aiq_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_int_t ngx_http_aiq_key_init(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf);
-void ngx_http_aiq_key_init_process(ngx_http_aiq_main_conf_t *amcf);
 /*
  * NGX_OK: what the client shows is an API key, whatever else it shows;
  * NGX_DECLINED: it shows none
  */
 ngx_int_t ngx_http_aiq_key_shown(ngx_http_request_t *r, ngx_str_t *key);
+
+/* ngx_http_aiq_check.c */
+
+void ngx_http_aiq_check_init_process(ngx_http_aiq_main_conf_t *amcf);
 /* NULL, or why the link must be closed */
-const char *ngx_http_aiq_key_verdict(ngx_http_aiq_check_t *check,
+const char *ngx_http_aiq_check_verdict(ngx_http_aiq_check_t *check,
     ngx_http_aiq_event_t *ev);
 /* broken: the engine broke a rule; else it is gone, its successor is asked */
-void ngx_http_aiq_key_lost(ngx_http_aiq_check_t *check, ngx_uint_t broken);
+void ngx_http_aiq_check_lost(ngx_http_aiq_check_t *check, ngx_uint_t broken);
 /* there is a link again */
-void ngx_http_aiq_key_linked(void);
+void ngx_http_aiq_check_linked(void);
 /* the engine has named its epoch of keys */
-void ngx_http_aiq_key_epoch(uint32_t epoch);
+void ngx_http_aiq_check_epoch(uint32_t epoch);
 /* the engine was lost: what is remembered holds no more */
-void ngx_http_aiq_key_forget(void);
+void ngx_http_aiq_check_forget(void);
 
 /* ngx_http_aiq_error.c */
 

@@ -691,7 +691,7 @@ ngx_http_aiq_link_opened(ngx_http_aiq_link_t *link)
                   "aiq: linked to the engine at \"unix:%V\"",
                   &engine->conf->engine);
 
-    ngx_http_aiq_key_linked();
+    ngx_http_aiq_check_linked();
 
     /* a request may end here and another of its connection park again */
 

@@ -177,7 +177,7 @@ ngx_http_aiq_link_event(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
     }
 
     if (ev->type == AIQ_FRAME_VERDICT) {
-        why = ngx_http_aiq_key_verdict(ev->job, ev);
+        why = ngx_http_aiq_check_verdict(ev->job, ev);
 
         if (why) {
             link->frames.ring.broken = 1;
@@ -213,7 +213,7 @@ ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
     }
 
     if (ev->number == AIQ_NOTICE_EPOCH) {
-        ngx_http_aiq_key_epoch(ev->epoch);
+        ngx_http_aiq_check_epoch(ev->epoch);
         return;
     }
 
@@ -397,7 +397,7 @@ ngx_http_aiq_link_close(ngx_http_aiq_link_t *link)
     link->closing = 1;
 
     if (link->open && !link->draining) {
-        ngx_http_aiq_key_forget();
+        ngx_http_aiq_check_forget();
     }
 
     ngx_http_aiq_link_leave(link);
@@ -408,7 +408,7 @@ ngx_http_aiq_link_close(ngx_http_aiq_link_t *link)
         slot = &link->frames.slots[i];
 
         if (slot->job && slot->check) {
-            ngx_http_aiq_key_lost(slot->job, link->frames.ring.broken);
+            ngx_http_aiq_check_lost(slot->job, link->frames.ring.broken);
 
         } else if (slot->job) {
             ngx_http_aiq_job_lost(slot->job);

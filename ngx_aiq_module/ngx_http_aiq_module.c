@@ -696,7 +696,7 @@ ngx_http_aiq_init_process(ngx_cycle_t *cycle)
     }
 
     ngx_http_aiq_metrics_init_process(amcf);
-    ngx_http_aiq_key_init_process(amcf);
+    ngx_http_aiq_check_init_process(amcf);
 
     return ngx_http_aiq_link_init(cycle, amcf);
 }
