@@ -15,7 +15,7 @@ typedef struct {
     const char *socket;       /* path */
     const char *socket_group; /* or NULL */
     const char *admin_socket; /* path, or NULL: none */
-    const char *store;        /* "sqlite:PATH" */
+    const char *store;        /* "sqlite:PATH" or "postgres://…" */
     const char *models;       /* folder below which local models lie, or NULL: any path */
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
     const char *device;       /* "cpu" */

@@ -460,6 +460,8 @@ static const store_backend *backend_of(const char *url)
         const store_backend *backend;
     } known[] = {
         {"sqlite:", &store_sqlite},
+        {"postgres://", &store_postgres},
+        {"postgresql://", &store_postgres},
     };
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
@@ -537,7 +539,7 @@ store *store_open(aiq_engine *engine, const char *url, aiq_err *err)
 
     if (backend == NULL) {
         aiq_fail(err, 503, "store_invalid", "The store is not of a known kind.");
-        aiq_err_detail(err, "--store takes sqlite:PATH");
+        aiq_err_detail(err, "--store takes sqlite:PATH or postgres://…");
         return NULL;
     }
     if (!backend->describe(url, name, sizeof(name), err)) {

@@ -41,16 +41,23 @@ cd /
 case $command in
 start)
     [ -d "$dir/data" ] || make_cluster
-    $as "$bin/pg_ctl" -D "$dir/data" -l "$dir/data/log" -w -t 60 start >/dev/null || {
+    $as "$bin/pg_ctl" -D "$dir/data" -l "$dir/data/log" -w -t 60 start >/dev/null 2>&1 || {
         cat "$dir/data/log" >&2
         exit 1
     }
     ;;
 kill)
-    # the first line of its file names the server; the others die with its death
+    # the first line of its file names the server; the others are its children
     pid=$(head -1 "$dir/data/postmaster.pid")
-    kill -9 "$pid"
-    while kill -0 "$pid" 2>/dev/null; do :; done
+    all="$pid $(grep -lE "^PPid:[[:space:]]+$pid$" /proc/[0-9]*/status 2>/dev/null | tr -dc '0-9\n' | tr '\n' ' ')"
+    kill -9 $all 2>/dev/null || true
+    for pid in $all; do
+        tries=1000
+        while kill -0 "$pid" 2>/dev/null && [ $tries -gt 0 ]; do
+            tries=$((tries - 1))
+            sleep 0.01
+        done
+    done
     ;;
 stop)
     if [ -f "$dir/data/postmaster.pid" ]; then

@@ -3,6 +3,7 @@
 #include "unit.h"
 #include <pthread.h>
 #include "core/json.h"
+#include "postgres.h"
 #include "store.h"
 
 static const char create_t[] =
@@ -494,6 +495,20 @@ static int sqlite_open(void **state)
     return setup_table(*state);
 }
 
+/* One cluster for all, a database for each. */
+
+static postgres cluster;
+
+static int postgres_open(void **state)
+{
+    store_test *t = calloc(1, sizeof(*t));
+
+    *state = t;
+    store_test_folder(t);
+    postgres_database(&cluster, t->url, sizeof(t->url));
+    return setup_table(t);
+}
+
 static int teardown(void **state)
 {
     store_test *t = *state;
@@ -519,7 +534,11 @@ static int teardown(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {SUITES(sqlite)};
+    const struct CMUnitTest tests[] = {SUITES(sqlite), SUITES(postgres)};
+    const size_t n = sizeof(tests) / sizeof(tests[0]);
+    bool both = postgres_start(&cluster);
+    int failed = _cmocka_run_group_tests("store", tests, both ? n : n / 2, NULL, NULL);
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    postgres_end(&cluster);
+    return failed;
 }
