@@ -184,12 +184,16 @@ ngx_http_aiq_jwt_remote_done(ngx_http_request_t *r, void *data, ngx_int_t rc)
 {
     ngx_http_aiq_jwt_ctx_t *ctx = data;
 
+    if (rc == NGX_HTTP_CLIENT_CLOSED_REQUEST) {
+        ngx_http_aiq_jwt_remote_leave(ctx);
+        return rc;
+    }
+
     /* an error page, perhaps one with keys, is still to come */
 
     if (rc == NGX_HTTP_CREATED || rc == NGX_HTTP_NO_CONTENT
         || (rc >= NGX_HTTP_SPECIAL_RESPONSE
-            && rc != NGX_HTTP_REQUEST_TIME_OUT
-            && rc != NGX_HTTP_CLIENT_CLOSED_REQUEST))
+            && rc != NGX_HTTP_REQUEST_TIME_OUT))
     {
         return rc;
     }
