@@ -527,6 +527,7 @@ ngx_http_aiq_jwt_check_claims(ngx_http_request_t *r,
     }
 
     ngx_str_set(&v->tenant, "default");
+    ngx_str_set(&v->user, "");
     ngx_str_set(&v->role, "user");
 
     tenant = json_object_get(claims, "tenant") ? "tenant" : "tenant_id";
