@@ -19,7 +19,7 @@ my @models = map { "mock-$_" }
     qw(chat stream-20x1ms stream-100000x20ms hang-headers 429 401 500-html reset-mid);
 
 $t->conf("
-    aiq_provider mock  { dialect openai; url @{[ $mock->url ]}; }
+    aiq_provider mock  { dialect openai; url @{[ $mock->url ]}; retry 1; breaker failures=1000; }
     aiq_provider local { dialect local;  model demo %%ROOT%%/demo/demo.gguf; }
     @{[ $mock->models(@models) ]}
     aiq_model demo { target local; }
