@@ -334,10 +334,11 @@ char *ngx_http_aiq_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_int_t ngx_http_aiq_key_init(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf);
 /*
- * NGX_OK: what the client shows is an API key, whatever else it shows;
- * NGX_DECLINED: it shows none
+ * Where "aiq_jwt" and "aiq_key" stand in one location, either suffices: who
+ * shows an API key, whatever else, is for "aiq_key", all others for "aiq_jwt".
  */
-ngx_int_t ngx_http_aiq_key_shown(ngx_http_request_t *r, ngx_str_t *key);
+ngx_uint_t ngx_http_aiq_key_shown(ngx_http_request_t *r);
+ngx_uint_t ngx_http_aiq_jwt_wanted(ngx_http_request_t *r);
 
 /* ngx_http_aiq_check.c */
 

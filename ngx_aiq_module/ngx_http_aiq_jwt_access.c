@@ -168,7 +168,7 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
 
     jlcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_jwt_module);
 
-    if (jlcf->realm == NULL) {
+    if (jlcf->realm == NULL || ngx_http_aiq_key_shown(r)) {
         return NGX_DECLINED;
     }
 
@@ -230,6 +230,17 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
     }
 
     return ngx_http_aiq_jwt_admit(r, ctx, jlcf, &v);
+}
+
+
+ngx_uint_t
+ngx_http_aiq_jwt_wanted(ngx_http_request_t *r)
+{
+    ngx_http_aiq_jwt_loc_conf_t  *jlcf;
+
+    jlcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_jwt_module);
+
+    return jlcf->realm != NULL;
 }
 
 

@@ -11,6 +11,7 @@
 
 
 static ngx_int_t ngx_http_aiq_key_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_aiq_key_find(ngx_http_request_t *r, ngx_str_t *key);
 static ngx_uint_t ngx_http_aiq_key_valid(ngx_str_t *key);
 static ngx_int_t ngx_http_aiq_key_apply(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_str_t *answer);
@@ -49,9 +50,15 @@ ngx_http_aiq_key_handler(ngx_http_request_t *r)
         return ngx_http_aiq_key_apply(r, ctx, &answer);
     }
 
+    rc = ngx_http_aiq_key_find(r, &key);
+
+    if (rc == NGX_DECLINED && ngx_http_aiq_jwt_wanted(r)) {
+        return NGX_DECLINED;
+    }
+
     ngx_memzero(&ctx->identity, sizeof(ngx_http_aiq_identity_t));
 
-    if (ngx_http_aiq_key_shown(r, &key) != NGX_OK) {
+    if (rc == NGX_DECLINED) {
         return ngx_http_aiq_key_deny(r, ctx, NGX_HTTP_AIQ_MISSING_API_KEY);
     }
 
@@ -91,10 +98,22 @@ ngx_http_aiq_key_handler(ngx_http_request_t *r)
 }
 
 
+ngx_uint_t
+ngx_http_aiq_key_shown(ngx_http_request_t *r)
+{
+    ngx_str_t                 key;
+    ngx_http_aiq_loc_conf_t  *alcf;
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
+
+    return alcf->key_realm.len && ngx_http_aiq_key_find(r, &key) == NGX_OK;
+}
+
+
 /* Two keys that differ are an invalid one. */
 
-ngx_int_t
-ngx_http_aiq_key_shown(ngx_http_request_t *r, ngx_str_t *key)
+static ngx_int_t
+ngx_http_aiq_key_find(ngx_http_request_t *r, ngx_str_t *key)
 {
     u_char           *p, *last;
     ngx_uint_t        i;
