@@ -8,6 +8,7 @@ use lib 't/lib';
 use IO::Socket::INET;
 use Test::More;
 use AIQ::Command;
+use AIQ::JWT;
 use AIQ::Run;
 use AIQ::Test;
 
@@ -86,6 +87,24 @@ like(run([ 'sh', '-c', $curl ])->{out}, qr/"content":"gpt-4o".*^data: \[DONE\]$/
 my $reply = $t->post('/v1/chat/completions', $t->chat('small', 'hi', stream => JSON::PP::true()));
 like($reply->{body}, qr/gpt-4o-mini/, 'openai.conf: a model under another name');
 down('openai.conf', $run);
+
+# with an issuer's key of our own
+my $key = AIQ::JWT->new('ES256', kid => 'example');
+$conf = $t->read_file("$ROOT/conf.examples/jwt.conf");
+$conf =~ s{demo\.gguf}{$ROOT/conf.examples/demo.gguf};
+$t->write_file('jwt.conf', $conf);
+$t->write_file('jwt.jwks', AIQ::JWT::set($key));
+$run = up($t->dir . '/jwt.conf');
+like($run->out, qr/^demo answers 401: .*missing_token/m, 'jwt.conf: not without a token');
+my %claims = (iss => 'https://id.example.com/', aud => 'https://api.example.com/', scope => 'chat');
+for my $case ([ 200, 'a good token' ], [ 401, 'for another audience', aud => 'x' ], [ 403, 'for no chat', scope => 'x' ]) {
+    my ($status, $what, %other) = @$case;
+    $reply = $t->post('/v1/chat/completions', $t->chat('demo', 'hi', max_tokens => 1),
+        AIQ::JWT::bearer($key->token(%claims, %other)));
+    is($reply->{status}, $status, "jwt.conf: $what");
+}
+is($t->get('/app/')->{status}, 401, 'jwt.conf: nor to the other server');
+down('jwt.conf', $run);
 
 # its providers are down but for the last of the real ones, which knows one key
 $conf = $t->read_file("$ROOT/conf.examples/failover.conf");
