@@ -7,23 +7,15 @@ use lib 't/lib';
 
 use Test::More;
 use AIQ::Admin;
+use AIQ::Postgres;
 use AIQ::Test;
 
-my $t = AIQ::Test->new;
-$t->conf('
-    server {
-        listen 127.0.0.1:%%PORT_0%%;
-        location /v1/ { aiq_key "models"; aiq_pass gateway; }
-    }');
-$t->start;
-
-my $socket = $t->dir . '/other.sock';
-my $other  = AIQ::Admin->new($t, socket => "$socket.admin");
+my ($t, $pg, $socket, $other, $store);
 
 sub start_other {
     unlink "$socket.admin";
     $t->_spawn('other', $t->dir . '/logs/other.log', $t->binary('aiq-engine'), '--socket', $socket,
-        '--store', 'sqlite:' . $t->dir . '/aiq.db');
+        '--store', $store);
     $t->wait_for(sub { -S $socket && -S "$socket.admin" }, 30, 'the other engine listens');
 }
 
@@ -37,38 +29,62 @@ sub becomes {
     ok(eval { $t->wait_for(sub { status($key) == $status }, 10) }, "$name: $status");
 }
 
-start_other();
+sub two_engines {
+    $t->conf('
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            location /v1/ { aiq_key "models"; aiq_pass gateway; }
+        }');
+    $t->start;
 
-# made here, used there, revoked here
-my $key = $other->json(qw(keys create));
-is(status($key), 200, 'a key of the other engine');
-is(status($key), 200, 'again') for 1 .. 3;
-$other->json('keys', 'revoke', $key->{id});
-becomes($key, 401, 'revoked by the other engine');
-
-# a key that was asked for before it was made: it is not unknown for long
-my $late = { key => 'aiq_' . '0' x 32 };
-is(status($late), 401, 'a key that nobody has');
-
-# the engine dies after its answer
-for (1 .. 3) {
-    my @keys = map { $other->json(qw(keys create)) } 1 .. 3;
-    $other->json('keys', 'revoke', $keys[0]{id});
-    $t->kill_hard('other');
-    becomes($keys[0], 401, 'what was revoked before the crash');
-    is(status($keys[$_]), 200, 'what was made before the crash') for 1, 2;
+    $socket = $t->dir . '/other.sock';
+    $other  = AIQ::Admin->new($t, socket => "$socket.admin");
     start_other();
-    is(scalar(grep { $_->{id} eq $keys[1]{id} } @{ $other->json(qw(keys list)) }), 1, 'and is listed after it');
+
+    # made here, used there, revoked here
+    my $key = $other->json(qw(keys create));
+    is(status($key), 200, 'a key of the other engine');
+    is(status($key), 200, 'again') for 1 .. 3;
+    $other->json('keys', 'revoke', $key->{id});
+    becomes($key, 401, 'revoked by the other engine');
+
+    # the engine dies after its answer
+    for (1 .. 3) {
+        my @keys = map { $other->json(qw(keys create)) } 1 .. 3;
+        $other->json('keys', 'revoke', $keys[0]{id});
+        $t->kill_hard('other');
+        becomes($keys[0], 401, 'what was revoked before the crash');
+        is(status($keys[$_]), 200, 'what was made before the crash') for 1, 2;
+        start_other();
+        is(scalar(grep { $_->{id} eq $keys[1]{id} } @{ $other->json(qw(keys list)) }), 1, 'and is listed after it');
+    }
+
+    # nginx's own engine dies, too
+    $key = $other->json(qw(keys create));
+    is(status($key), 200, 'a key');
+    $t->kill_hard('engine');
+    $other->json('keys', 'revoke', $key->{id});
+    becomes($key, 503, 'without an engine nobody is let in');
+    $t->start_engine;
+    becomes($key, 401, 'revoked while its engine was away');
 }
 
-# nginx's own engine dies, too
-$key = $other->json(qw(keys create));
-is(status($key), 200, 'a key');
-$t->kill_hard('engine');
-$other->json('keys', 'revoke', $key->{id});
-becomes($key, 503, 'without an engine nobody is let in');
-$t->start_engine;
-becomes($key, 401, 'revoked while its engine was away');
+subtest 'SQLite' => sub {
+    $t = AIQ::Test->new;
+    $store = 'sqlite:' . $t->dir . '/aiq.db';
+    two_engines();
+    $t->finish;
+};
 
-$t->finish;
+subtest 'PostgreSQL' => sub {
+    $t  = AIQ::Test->new;
+    $pg = AIQ::Postgres->new($t) or plan skip_all => 'no PostgreSQL here';
+    $store = $pg->url;
+    $t->{engine_args} = [ '--store', $store ];
+    two_engines();
+    $t->stop_all;
+    $pg->stop;
+    $t->finish;
+};
+
 done_testing();

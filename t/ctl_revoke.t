@@ -54,11 +54,14 @@ sub open_stream {
 sub stream_ends {
     my ($c, $name) = @_;
     my $end = time() + 15;
-    my $event;
+    my $last = '';
 
-    while (time() < $end && eval { defined($event = $c->event) }) {
+    while (time() < $end) {
+        my $event = eval { $c->event } // last;
+        $last = $event;
     }
     cmp_ok(time(), '<', $end, $name);
+    like($last, qr/"code":"key_revoked"/, 'and says why');
     ok(eval { $t->wait_for(sub { $mock->stats->{open} == 1 }, 10) }, 'its provider is left alone');
 }
 
