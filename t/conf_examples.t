@@ -7,6 +7,7 @@ use lib 't/lib';
 
 use IO::Socket::INET;
 use Test::More;
+use AIQ::Admin;
 use AIQ::Command;
 use AIQ::JWT;
 use AIQ::Run;
@@ -120,6 +121,26 @@ like($reply->{body}, qr{openai/gpt-4o}, 'failover.conf: then the backup answers'
 down('failover.conf', $run);
 kill('TERM', $pid);
 waitpid($pid, 0);
+$t->finish;
+
+# one that lets nobody in without a key: the operator's first, then all others
+$t = AIQ::Test->new;
+symlink($t->binary(''), $t->dir . '/modules');
+symlink("$ROOT/conf.examples/demo.gguf", $t->dir . '/demo.gguf');
+$conf = $t->read_file("$ROOT/conf.examples/keys.conf");
+$conf =~ s/\b8000\b/%%PORT_0%%/;
+$conf =~ s/\b9090\b/%%PORT_1%%/;
+$conf =~ s/^worker_processes/user nobody nogroup;\n$&/m if $> == 0;
+$t->raw_conf($conf);
+$t->start;
+my $hi = $t->chat('demo', 'hi', max_tokens => 1);
+is($t->post('/v1/chat/completions', $hi)->{status}, 401, 'keys.conf: nobody without a key');
+my $admin = AIQ::Admin->new($t)->json(qw(keys create --admin))->{key};
+$reply = $t->post('/api/v1/keys', '{"models":["demo"]}', headers => AIQ::Admin::bearer($admin));
+is($reply->{status}, 201, 'keys.conf: the first key makes another');
+my $key = $t->json($reply)->{key};
+is($t->post('/v1/chat/completions', $hi, headers => AIQ::Admin::bearer($key))->{status}, 200, 'keys.conf: which is good for the model');
+is($t->get('/api/v1/keys', headers => AIQ::Admin::bearer($key))->{status}, 403, 'keys.conf: and for nothing else');
 
 $t->finish;
 done_testing();
