@@ -2,10 +2,11 @@
  * The store's threads: one writer and a few readers, each with a connection of its
  * own, and two queues in front of them.
  *
- *     write:  BEGIN   SAVEPOINT tx RELEASE   SAVEPOINT tx ROLLBACK TO …   COMMIT   done …
+ *     BEGIN   tx   tx   tx …   COMMIT   done   done   done …
  *
- * Whatever waits when the writer becomes free goes into its next commit, so the more
- * there is to do, the less a commit costs each; nobody waits for company.
+ * Where one of them fails all is undone and they run again, each in a savepoint. Whatever waits
+ * when the writer becomes free goes into its next commit, so the more there is to do, the less
+ * a commit costs each; nobody waits for company.
  *
  * A thread whose connection is lost fails what comes, without trying for each, and
  * tries again by itself after a while, longer each time. What it tries is a real
@@ -247,8 +248,21 @@ static void run_task(store_db *db, task *t)
     }
 }
 
+/* Without savepoints, which cost a round trip each: nearly always all succeed. False: one
+ * did not, and what was done so far is to be undone. */
+static bool run_all(store_db *db, task *batch)
+{
+    for (task *t = batch; t; t = t->next) {
+        run_task(db, t);
+        if (!t->ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Each in its savepoint. False: the whole of it is lost. */
-static bool run_many(store_db *db, task *batch)
+static bool run_each(store_db *db, task *batch)
 {
     const store_backend *b = db->backend;
 
@@ -278,17 +292,20 @@ static bool run_batch(store_db *db, store_kind kind, task *batch, bool *sent)
     if (!b->begin(db, kind)) {
         return false;
     }
-    if (batch->next == NULL) {
-        run_task(db, batch);
+    if (!run_all(db, batch)) {
         if (db->fault > FAULT_STATEMENT) {
             return false;
         }
         store_db_undone(db);
-        if (!batch->ok) {
-            return b->script(db, "ROLLBACK");
+        if (!b->script(db, "ROLLBACK")) {
+            return false;
         }
-    } else if (!run_many(db, batch)) {
-        return false;
+        if (batch->next == NULL) {
+            return true;
+        }
+        if (!b->begin(db, kind) || !run_each(db, batch)) {
+            return false;
+        }
     }
     *sent = kind == STORE_WRITER;
     return b->script(db, "COMMIT");

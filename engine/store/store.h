@@ -5,8 +5,8 @@
  * Work is brought as a function that runs inside a transaction on one of the
  * store's threads; what it found out or did comes back as a message to the loop.
  *
- *     write   one thread. Transactions that wait together share one commit, each
- *             in a savepoint, so that one's failure undoes only its own work.
+ *     write   one thread. Transactions that wait together share one commit; one's
+ *             failure undoes only its own work.
  *             done() comes after that commit is on disk, for every one of them:
  *             there is no faster kind of write that a crash may undo, for sharing
  *             the commit already makes it cheap.
@@ -15,8 +15,9 @@
  *
  * Writes of all engines that share a store come one after the other, on both
  * back ends: a transaction may read, decide and write, and nothing changes in
- * between. It may be run again where the back end undid it, so it sets what it
- * answers anew each time and touches nothing outside but its arg.
+ * between. It may be run again where it was undone, by the back end or because one
+ * failed that shares its commit; so it sets what it answers anew each time and touches
+ * nothing outside but its arg.
  *
  * The queues are bounded (STORE_QUEUE): beyond, 503 store_busy at once. While
  * the back end is away (locked, disk full, no connection) requests fail with 503

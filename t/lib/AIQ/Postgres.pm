@@ -31,6 +31,12 @@ sub _do {
 
 sub url { return "postgres://aiq@/postgres?host=$_[0]{dir}/pg" }
 
+sub sql {
+    my ($self, $sql) = @_;
+
+    system('psql', '-q', '-d', $self->url, '-c', $sql) == 0 or die 'psql';
+}
+
 # kill -9, all of its processes.
 sub kill_hard { return $_[0]->_do('kill') }
 sub start     { return $_[0]->_do('start') }
