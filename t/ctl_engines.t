@@ -82,6 +82,15 @@ subtest 'PostgreSQL' => sub {
     $store = $pg->url;
     $t->{engine_args} = [ '--store', $store ];
     two_engines();
+
+    # the store dies
+    my $key = $other->json(qw(keys create));
+    is(status($key), 200, 'a key');
+    $pg->kill_hard;
+    becomes($key, 503, 'nobody can say whose it is');
+    like($other->run(qw(keys create))->{err}, qr/^aiq keys create: /, 'nor make another');
+    $pg->start;
+    becomes($key, 200, 'the store is back');
     $t->stop_all;
     $pg->stop;
     $t->finish;

@@ -33,6 +33,7 @@ struct keyring {
     keyring_question look; /* the look under way, */
     uint64_t asked_ns;     /* and when it began */
     loop_ring *rings;      /* one a loop */
+    metric *good, *unknown, *disabled, *unavailable;
 };
 
 /* What a look or a change of ours tells a loop. */
@@ -217,8 +218,11 @@ static const keyring_verdict *now_valid(loop_ring *ring, const keyring_verdict *
     return &ring->scratch;
 }
 
-static const keyring_verdict *cannot_say(loop_ring *ring)
+static const keyring_verdict *cannot_say(const aiq_loop *loop)
 {
+    loop_ring *ring = ring_of(loop);
+
+    metric_add(loop->engine->keyring->unavailable, 1);
     ring->scratch = (keyring_verdict){.status = 503, .epoch = ring->epoch, .expires_ms = -1};
     return &ring->scratch;
 }
@@ -260,6 +264,11 @@ static bool outdated(const loop_ring *ring, const keyring_entry *e)
     return ring->known && (int32_t)(ring->epoch - e->verdict.epoch) > 0;
 }
 
+static void count(const keyring *k, unsigned status)
+{
+    metric_add(status == 200 ? k->good : status == 403 ? k->disabled : k->unknown, 1);
+}
+
 void keyring_found(aiq_loop *loop, keyring_question *question)
 {
     lookup *l = (lookup *)question;
@@ -279,10 +288,11 @@ void keyring_found(aiq_loop *loop, keyring_question *question)
         e->kind = question->kind;
         memcpy(e->name, question->name, KEYRING_NAME);
         e->asked_ns = l->asked_ns;
+        count(loop->engine->keyring, e->verdict.status);
         answer(loop, l, now_valid(ring, &e->verdict));
         remember(ring, e);
     } else {
-        answer(loop, l, cannot_say(ring));
+        answer(loop, l, cannot_say(loop));
     }
     free(l);
 }
@@ -338,7 +348,7 @@ const keyring_verdict *keyring_find(aiq_loop *loop, keyring_kind kind, aiq_str n
         l = begin(loop, kind, padded);
     }
     if (l == NULL) {
-        return cannot_say(ring);
+        return cannot_say(loop);
     }
     ask->next = l->asks;
     ask->prev = &l->asks;
@@ -365,9 +375,16 @@ void keyring_forget(keyring_ask *ask)
 keyring *keyring_new(aiq_engine *engine, const keyring_source *source)
 {
     keyring *k = aiq_zalloc(sizeof(*k));
+    metric_family *lookups =
+        metrics_family(engine->metrics, METRIC_COUNTER, "aiq_key_lookups_total",
+                       "API keys that the store was asked about.", "result", NULL);
 
     k->engine = engine;
     k->source = source;
+    k->good = metrics_sample(lookups, (const char *[]){"good"});
+    k->unknown = metrics_sample(lookups, (const char *[]){"unknown"});
+    k->disabled = metrics_sample(lookups, (const char *[]){"disabled"});
+    k->unavailable = metrics_sample(lookups, (const char *[]){"unavailable"});
     k->rings = aiq_zalloc(engine->options.loops * sizeof(*k->rings));
     if (source) {
         loop_timer_start(&engine->loops[0], &k->timer, 0, look, k);

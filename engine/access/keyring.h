@@ -24,7 +24,7 @@
 #define KEYRING_LOOK_MS    (AIQ_EPOCH_MS / 2)
 #define KEYRING_SETS       1024 /* of KEYRING_WAYS each, a loop */
 #define KEYRING_WAYS       4
-#define KEYRING_LOOKUPS    256 /* questions to the store under way, a loop; beyond: 503 */
+#define KEYRING_LOOKUPS    1024 /* questions to the store under way, a loop; beyond: 503 */
 #define KEYRING_UNKNOWN_MS 2000
 
 /* Tries to get an answer of the present epoch; then 503. */
