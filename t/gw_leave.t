@@ -60,6 +60,8 @@ sub level {
     return $level;
 }
 
+# under them what is freed is kept for a while
+my $measured = !$ENV{AIQ_VALGRIND} && ($ENV{AIQ_BUILD_DIR} // '') !~ /sanitize/;
 my (@descriptors, @memory);
 for my $round (1 .. 3) {
     my @c = open_streams();
@@ -68,11 +70,11 @@ for my $round (1 .. 3) {
     settled("round $round");
     $t->wait_for(sub { $t->get('/m')->{body} =~ /^aiq_jobs_open 1$/m }, 10, 'no job but our own');
     push @descriptors, $t->descriptors($engine);
-    push @memory, level();
+    push @memory, level() if $measured;
 }
 is($descriptors[2], $descriptors[0], 'as many descriptors as after the first round');
 SKIP: {
-    skip 'memory is not itself here', 1 if $ENV{AIQ_VALGRIND} || ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/;
+    skip 'memory is not itself here', 1 if !$measured;
     cmp_ok($memory[2] - $memory[0], '<', 1 << 20, 'and at most 1 MB more memory');
 }
 
