@@ -203,11 +203,13 @@ ngx_http_aiq_provider_dialect(ngx_conf_t *cf,
     value = cf->args->elts;
 
     if (ngx_strcmp(value[1].data, "openai") != 0
+        && ngx_strcmp(value[1].data, "anthropic") != 0
         && ngx_strcmp(value[1].data, "local") != 0)
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "unknown dialect \"%V\", "
-                           "it must be \"openai\" or \"local\"", &value[1]);
+                           "it must be \"openai\", \"anthropic\" or \"local\"",
+                           &value[1]);
         return NGX_CONF_ERROR;
     }
 

@@ -55,7 +55,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    const char *dialect;     /* "openai", "local" */
+    const char *dialect;     /* "openai", "anthropic", "local" */
     const char *url;         /* without a trailing slash; NULL for local */
     const char *const *keys; /* each "env:NAME" or "file:NAME", never the secret */
     size_t n_keys;           /* at most POLICY_KEYS_MAX */

@@ -94,7 +94,7 @@ static const char *finish_reason(const json_value *stop)
     return "stop"; /* end_turn, stop_sequence, pause_turn, and what is new */
 }
 
-unsigned anthropic_error_status(const json_value *type)
+static unsigned error_status(const json_value *type)
 {
     static const struct {
         const char *type;
@@ -298,6 +298,10 @@ void anthropic_end(anthropic_stream *s, aiq_str chunks[2], size_t *n)
     *n = 0;
     s->out.len = 0;
     s->done = true;
+    if (s->native) {
+        chunks[(*n)++] = AIQ_STR("{\"type\":\"message_stop\"}");
+        return;
+    }
     if (s->wants_usage) {
         begin_chunk(s);
         aiq_buf_text(&s->out, "]");
@@ -312,13 +316,29 @@ static bool on_error(const json_value *error, aiq_err *err)
 {
     json_value type = json_member(error, "type");
     aiq_str name = rewrite_raw(&type);
-    unsigned status = anthropic_error_status(&type);
 
-    aiq_fail(err, status == 429 || status == 504 || status == 529 ? status : 502,
-             "provider_error", "The provider broke its reply off with an error.");
+    if (json_string_is(&type, "overloaded_error")) {
+        aiq_fail(err, 503, "provider_overloaded", "The provider has too much to do.");
+    } else if (json_string_is(&type, "rate_limit_error")) {
+        aiq_fail(err, 429, "provider_limited", "The provider takes no more requests for now.");
+    } else {
+        aiq_fail(err, 502, "provider_error", "The provider broke its reply off with an error.");
+    }
     aiq_err_detail(err, "an error in the stream: %.*s", name.len < 64 ? (int)name.len : 64,
                    name.data);
     return false;
+}
+
+/* What is told of a stream that passes as it came. */
+static void look_at(anthropic_stream *s, const json_value *type, const json_value *message,
+                    const json_value *delta, const json_value *usage)
+{
+    json_value first = json_member(message, "usage"), stop = json_member(delta, "stop_reason");
+
+    anthropic_add_usage(&s->usage, &first);
+    anthropic_add_usage(&s->usage, usage);
+    s->finished |= stop.type == JSON_STRING;
+    s->done = json_string_is(type, "message_stop");
 }
 
 bool anthropic_event(anthropic_stream *s, aiq_str data, aiq_str chunks[2], size_t *n,
@@ -342,6 +362,11 @@ bool anthropic_event(anthropic_stream *s, aiq_str data, aiq_str chunks[2], size_
     }
     if (json_string_is(&type, "error")) {
         return on_error(&error, err);
+    }
+    if (s->native) {
+        look_at(s, &type, &message, &delta, &usage);
+        chunks[(*n)++] = data;
+        return true;
     }
     if (json_string_is(&type, "ping")) {
         return true;
@@ -497,8 +522,7 @@ bool anthropic_error(aiq_str body, aiq_buf *out)
     }
     aiq_buf_text(out, "{\"error\":{");
     rewrite_member(out, "message", &message);
-    rewrite_member_word(out, "type",
-                        aiq_error_type(AIQ_DIALECT_OPENAI, anthropic_error_status(&type)));
+    rewrite_member_word(out, "type", aiq_error_type(AIQ_DIALECT_OPENAI, error_status(&type)));
     aiq_buf_text(out, ",\"param\":null");
     rewrite_member(out, "code", &type);
     aiq_buf_text(out, "}}");

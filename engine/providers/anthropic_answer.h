@@ -31,6 +31,7 @@ typedef struct {
     int64_t created;                      /* seconds since 1970 */
     uint32_t blocks[ANTHROPIC_TOOLS_MAX]; /* of each tool, the index of its block */
     uint32_t n_tools;
+    bool native; /* events pass as they came; they are only looked at */
     bool wants_usage;
     bool finished; /* a stop reason: the answer is whole even if message_stop is missing */
     bool done;     /* message_stop */
@@ -58,8 +59,5 @@ bool anthropic_completion(aiq_str body, int64_t created, aiq_buf *out, provider_
 
 /* The body of an error. False: it is none. */
 bool anthropic_error(aiq_str body, aiq_buf *out);
-
-/* The status that belongs to a type of error: for those that come inside a stream. */
-unsigned anthropic_error_status(const json_value *type);
 
 #endif

@@ -297,7 +297,7 @@ bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err)
         {"stop", &chat->stop},
     };
 
-    *chat = (chat_request){.body = body};
+    *chat = (chat_request){.body = body, .dialect = AIQ_DIALECT_OPENAI};
     if (!json_scan(body.data, body.len, wants, sizeof(wants) / sizeof(wants[0]), &error)) {
         return aiq_fail(err, 400, "invalid_json",
                         "The request's body is not a valid JSON object: %s at byte %zu.",

@@ -1,7 +1,8 @@
 /*
  * A chat request in OpenAI's shape: what every dialect starts from. It is
  * checked whole once, here; fields that nobody knows stay in the body and go to
- * the provider as they came.
+ * the provider as they came. A client of another dialect fills in what it has of
+ * these fields.
  *
  * All values are slices of the body, which must stay as long as the request.
  */
@@ -9,10 +10,11 @@
 #ifndef AIQ_CHAT_REQUEST_H
 #define AIQ_CHAT_REQUEST_H
 
+#include "aiq_error.h"
 #include "core/err.h"
 #include "core/json.h"
 
-typedef struct {
+typedef struct chat_request {
     aiq_str body;              /* a JSON object */
     json_value model;          /* a string */
     json_value messages;       /* an array, not empty, of objects with a role and content */
@@ -25,6 +27,13 @@ typedef struct {
     json_value seed;                              /* an integer */
     json_value stop;                              /* a string, or up to 4 */
     bool stream;
+
+    /* Of a client that does not speak OpenAI's dialect: a provider of the same dialect
+     * gets the body as it came, the others what translate() makes of it. */
+    aiq_dialect dialect; /* of body and of what the answer shall be */
+    aiq_str lines;       /* of the request's head, for such a provider; maybe empty */
+    const struct chat_request *(*translate)(const struct chat_request *chat, aiq_pool *pool,
+                                            aiq_err *err); /* NULL and a 400: it cannot */
 } chat_request;
 
 /* False and a 400 in *err, which names the field. Pure. */

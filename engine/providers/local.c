@@ -315,6 +315,7 @@ static void resume(void *arg)
 
 const provider_dialect provider_local = {
     .dialect = "local",
+    .speaks = AIQ_DIALECT_OPENAI,
     .start = start,
     .cancel = cancel,
     .pause = pause_call,

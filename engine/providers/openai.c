@@ -12,7 +12,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include "providers/http.h"
 #include "providers/openai_chunk.h"
 #include "providers/provider.h"
@@ -135,27 +134,6 @@ static size_t write_body(call *c, const provider_request *request)
 
 /* The answer's head. */
 
-static bool is_type(aiq_str value, const char *type)
-{
-    size_t n = strlen(type);
-
-    return value.len >= n && strncasecmp(value.data, type, n) == 0 &&
-           (value.len == n || value.data[n] == ';' || value.data[n] == ' ');
-}
-
-static uint32_t seconds(aiq_str value)
-{
-    uint32_t n = 0;
-
-    for (size_t i = 0; i < value.len; i++) {
-        if (value.data[i] < '0' || value.data[i] > '9' || i > 5) {
-            return 0;
-        }
-        n = n * 10 + (uint32_t)(value.data[i] - '0');
-    }
-    return n;
-}
-
 static void on_head(void *arg, const http_head *head)
 {
     call *c = arg;
@@ -163,14 +141,14 @@ static void on_head(void *arg, const http_head *head)
 
     c->status = head->status;
     snprintf(detail, sizeof(detail), "status %u", head->status);
-    c->retry_after = seconds(http_head_get(head, "retry-after"));
+    c->retry_after = provider_retry_after(head);
     if (head->status == 401 || head->status == 403) {
         fail(c, "provider_auth_failed", "The provider did not accept this server's key.",
              detail);
     } else if (head->status >= 500 || (head->status != 200 && head->status < 400)) {
         fail(c, "provider_error", "The provider failed.", detail);
     } else if (head->status == 200 && c->stream) {
-        if (is_type(http_head_get(head, "content-type"), "text/event-stream")) {
+        if (provider_is_type(head, "text/event-stream")) {
             c->reading_events = true;
         } else {
             fail_garbled(c, "no event stream");
@@ -352,7 +330,7 @@ static void *start(const provider_request *request, const provider_events *event
     }
     aiq_pool_cleanup(request->pool, release, c);
     http_call out = provider_call(p, "/chat/completions");
-    out.headers = provider_headers(request, "Authorization: Bearer ", key);
+    out.headers = provider_headers(request, "Authorization: Bearer ", key, AIQ_STR(""));
     out.body = c->pieces;
     out.n_body = write_body(c, request);
     c->http = http_start(request->loop, &out, &http, c);
@@ -389,6 +367,7 @@ static void resume(void *arg)
 
 const provider_dialect provider_openai = {
     .dialect = "openai",
+    .speaks = AIQ_DIALECT_OPENAI,
     .start = start,
     .cancel = cancel,
     .pause = pause_call,

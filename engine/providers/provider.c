@@ -1,8 +1,10 @@
 #include "providers/provider.h"
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
-static const provider_dialect *const providers[] = {&provider_openai, &provider_local};
+static const provider_dialect *const providers[] = {&provider_openai, &provider_anthropic,
+                                                    &provider_local};
 
 const provider_dialect *provider_find(const char *dialect)
 {
@@ -33,11 +35,12 @@ static char *add_field(char *p, const char *name, const char *separator, aiq_str
 }
 
 /* By hand, for printf costs as much as all else that a request's head takes. */
-aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key)
+aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key,
+                         aiq_str lines)
 {
     const policy_provider *provider = request->target->provider;
     const char *name = provider->key_header;
-    size_t size = 128 + strlen(key_line) + (name ? strlen(name) : 0) + key.len;
+    size_t size = 128 + strlen(key_line) + (name ? strlen(name) : 0) + key.len + lines.len;
 
     for (size_t i = 0; i < provider->n_headers; i++) {
         const policy_header *h = &provider->headers[i];
@@ -46,6 +49,7 @@ aiq_str provider_headers(const provider_request *request, const char *key_line, 
     char *out = aiq_pool_alloc(request->pool, size), *p = out;
     p = stpcpy(p, "Content-Type: application/json\r\nAccept: ");
     p = stpcpy(p, request->chat->stream ? "text/event-stream\r\n" : "application/json\r\n");
+    p = mempcpy(p, lines.data, lines.len);
     if (key.len) {
         p = add_field(p, name ? name : key_line, name ? ": " : "", key);
     }
@@ -68,4 +72,27 @@ http_call provider_call(const policy_provider *p, const char *path)
         .first_byte_ms = p->first_byte_ms,
         .idle_ms = p->idle_ms,
     };
+}
+
+bool provider_is_type(const http_head *head, const char *type)
+{
+    aiq_str value = http_head_get(head, "content-type");
+    size_t n = strlen(type);
+
+    return value.len >= n && strncasecmp(value.data, type, n) == 0 &&
+           (value.len == n || value.data[n] == ';' || value.data[n] == ' ');
+}
+
+uint32_t provider_retry_after(const http_head *head)
+{
+    aiq_str value = http_head_get(head, "retry-after");
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < value.len; i++) {
+        if (value.data[i] < '0' || value.data[i] > '9' || i > 5) {
+            return 0;
+        }
+        n = n * 10 + (uint32_t)(value.data[i] - '0');
+    }
+    return n;
 }

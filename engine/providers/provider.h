@@ -11,6 +11,7 @@
 #ifndef AIQ_PROVIDER_H
 #define AIQ_PROVIDER_H
 
+#include "aiq_error.h"
 #include "core/loop.h"
 #include "core/policy.h"
 #include "core/pool.h"
@@ -57,6 +58,8 @@ typedef struct {
 
 typedef struct {
     const char *dialect;
+    aiq_dialect speaks; /* requests of clients of this dialect are not translated, nor are
+                           the answers to them */
     /* The call, or NULL and *err: then there is no event. */
     void *(*start)(const provider_request *request, const provider_events *events, void *arg,
                    aiq_err *err);
@@ -66,18 +69,23 @@ typedef struct {
     void (*resume)(void *call);
 } provider_dialect;
 
-extern const provider_dialect provider_openai, provider_local;
+extern const provider_dialect provider_openai, provider_anthropic, provider_local;
 
 /* For dialects over HTTP. The key's text, valid until the next one is asked for, empty
  * where the request has none; false and *err: it is missing. */
 bool provider_key(const provider_request *request, aiq_str *key, aiq_err *err);
 
-/* The lines of a request's head, in the request's pool: types, the key after the
- * dialect's own words for it, and what the configuration adds. */
-aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key);
+/* The lines of a request's head, in the request's pool: types, the dialect's own lines,
+ * the key after the dialect's own words for it, and what the configuration adds. */
+aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key,
+                         aiq_str lines);
 
 /* A POST to the provider, its headers and body still to come. */
 http_call provider_call(const policy_provider *provider, const char *path);
+
+/* Of an answer's head: is this its content type? Its Retry-After in seconds; 0: none. */
+bool provider_is_type(const http_head *head, const char *type);
+uint32_t provider_retry_after(const http_head *head);
 
 /* NULL: no such dialect. */
 const provider_dialect *provider_find(const char *dialect);

@@ -199,7 +199,7 @@ static void errors_in_the_stream(void **state)
     (void)state;
     assert_string_equal(event("{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\","
                               "\"message\":\"x\"}}"),
-                        "529 an error in the stream: overloaded_error");
+                        "503 an error in the stream: overloaded_error");
     assert_string_equal(event("{\"type\":\"error\",\"error\":{\"type\":\"api_error\"}}"),
                         "502 an error in the stream: api_error");
 }

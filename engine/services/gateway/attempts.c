@@ -426,17 +426,30 @@ static void on_failed(void *arg, const aiq_err *err)
     attempt_failed(a, end, err->retry_after);
 }
 
+/* The request as this provider may have it; NULL and *err: it cannot be put so. */
+static const chat_request *request_for(attempts *a, aiq_err *err)
+{
+    const chat_request *chat = a->chat;
+
+    if (chat->dialect == AIQ_DIALECT_OPENAI || chat->dialect == a->provider->speaks) {
+        return chat;
+    }
+    if (a->translated == NULL) {
+        a->translated = chat->translate(chat, a->job->pool, err);
+    }
+    return a->translated;
+}
+
 static bool start_call(attempts *a, aiq_err *err)
 {
     static const provider_events events = {on_reply, on_event, on_done, on_failed};
     const policy_provider *p = a->target->provider;
     gateway_loop *g = gateway_of(a->job);
-    const provider_request request = {
+    provider_request request = {
         .loop = a->job->loop,
         .pool = a->job->pool,
         .target = a->target,
         .key = a->key >= 0 ? p->keys[a->key] : NULL,
-        .chat = a->chat,
         .secrets = g->secrets,
         .models = g->gateway->models,
     };
@@ -446,7 +459,8 @@ static bool start_call(attempts *a, aiq_err *err)
     }
     a->provider = provider_find(p->dialect);
     if (a->provider) {
-        a->call = a->provider->start(&request, &events, a, err);
+        request.chat = request_for(a, err);
+        a->call = request.chat ? a->provider->start(&request, &events, a, err) : NULL;
     } else {
         aiq_fail(err, 503, "provider_unknown", "This server does not speak to this provider.");
         aiq_err_detail(err, "provider %s: dialect %s", p->name, p->dialect);
@@ -522,6 +536,11 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
         return false;
     }
     return nobody(a, err);
+}
+
+bool attempts_native(const attempts *a)
+{
+    return a->chat->dialect != AIQ_DIALECT_OPENAI && a->chat->dialect == a->provider->speaks;
 }
 
 bool attempts_running(const attempts *a)

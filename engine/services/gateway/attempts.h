@@ -36,6 +36,7 @@ typedef struct {
     const policy_model *asked; /* what the client asked for */
     const policy_model *model; /* asked, or its fallback */
     const chat_request *chat;
+    const chat_request *translated; /* for providers of another dialect; NULL: not yet */
     provider_events events;
     void *arg;
     bool batch; /* the client can do with less: noncritical targets may answer */
@@ -78,6 +79,9 @@ void attempts_resume(attempts *a);
 
 /* Is it on its way, so that events may still come? */
 bool attempts_running(const attempts *a);
+
+/* Is the answer in the client's own dialect, and not in OpenAI's? */
+bool attempts_native(const attempts *a);
 
 /* Nanoseconds since `since_ns` that no provider is to blame for. */
 uint64_t attempts_overhead_ns(const attempts *a, uint64_t since_ns);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include "core/log.h"
 #include "services/gateway/attempts.h"
+#include "services/gateway/client.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/spool.h"
 
@@ -28,6 +29,8 @@ typedef struct {
     chat_state state;
     spool *spool;
     chat_request request;
+    const client_dialect *client;
+    void *stream; /* the client dialect's own */
     attempts attempts;
     aiq_buf out; /* what waits for credit */
     bool paused;
@@ -150,24 +153,6 @@ static void on_keepalive(aiq_loop *loop, void *arg)
     loop_timer_start(loop, &c->keepalive, wait, on_keepalive, c);
 }
 
-/* An event: each line of its data, and the empty line. */
-static void add_event(aiq_buf *out, aiq_str data)
-{
-    const char *pos = data.data, *end = pos + data.len;
-
-    for (;;) {
-        const char *line = memchr(pos, '\n', (size_t)(end - pos));
-        aiq_buf_add(out, "data: ", 6);
-        aiq_buf_add(out, pos, (size_t)((line ? line : end) - pos));
-        aiq_buf_add(out, "\n", 1);
-        if (line == NULL) {
-            break;
-        }
-        pos = line + 1;
-    }
-    aiq_buf_add(out, "\n", 1);
-}
-
 /* The provider's events. */
 
 static void on_event(void *arg, aiq_str data)
@@ -178,7 +163,7 @@ static void on_event(void *arg, aiq_str data)
         c->first_ns = loop_now_ns();
     }
     begin_stream(c);
-    add_event(&c->out, data);
+    c->client->event(c->stream, data, attempts_native(&c->attempts), &c->out);
     flush(c);
 }
 
@@ -187,30 +172,40 @@ static void on_stream_done(void *arg, provider_tokens tokens)
     chat *c = arg;
 
     begin_stream(c);
+    c->client->end(c->stream, attempts_native(&c->attempts), &c->out);
     report_usage(c, tokens);
     c->state = CHAT_ENDING;
     flush(c);
 }
 
+static void on_failed(void *arg, const aiq_err *err);
+
 static void on_reply(void *arg, const provider_reply *reply)
 {
     chat *c = arg;
+    aiq_str body = reply->body;
+    aiq_buf own = {0};
+    aiq_err err;
 
-    c->first_ns = loop_now_ns();
-    if (c->state == CHAT_STREAMING) {
-        /* an error after a keep-alive: the envelope is the same */
-        report_usage(c, reply->tokens);
-        add_event(&c->out, reply->body);
-        c->state = CHAT_ENDING;
-        flush(c);
+    if (!attempts_native(&c->attempts) &&
+        !c->client->reply(c->job, reply->status, &body, &own)) {
+        aiq_buf_free(&own);
+        aiq_fail(&err, 502, "provider_error", "The provider gave no valid reply.");
+        on_failed(c, &err);
         return;
     }
-    c->state = CHAT_ENDING;
-    send_head(c, reply->status, "application/json", (int64_t)reply->body.len,
-              reply->status == 200 ? 0 : reply->retry_after);
+    c->first_ns = loop_now_ns();
+    if (c->state == CHAT_STREAMING) {
+        c->client->error(body, &c->out); /* after a keep-alive */
+    } else {
+        send_head(c, reply->status, "application/json", (int64_t)body.len,
+                  reply->status == 200 ? 0 : reply->retry_after);
+        size_t sent = job_write(c->job, body.data, body.len, true);
+        aiq_buf_add(&c->out, body.data + sent, body.len - sent);
+    }
+    aiq_buf_free(&own);
     report_usage(c, reply->tokens);
-    size_t sent = job_write(c->job, reply->body.data, reply->body.len, true);
-    aiq_buf_add(&c->out, reply->body.data + sent, reply->body.len - sent);
+    c->state = CHAT_ENDING;
     flush(c);
 }
 
@@ -237,6 +232,7 @@ static void on_failed(void *arg, const aiq_err *err)
         .code = {err->code, strlen(err->code)},
         .message = {err->message, strlen(err->message)},
         .param = {err->param, strlen(err->param)},
+        .request_id = {c->job->request_id.data, c->job->request_id.len},
     };
 
     if (c->state == CHAT_CALLING) {
@@ -244,7 +240,7 @@ static void on_failed(void *arg, const aiq_err *err)
         return;
     }
     log_failure(c, err);
-    add_event(&c->out, (aiq_str){body, aiq_error_render(body, AIQ_DIALECT_OPENAI, &info)});
+    c->client->error((aiq_str){body, aiq_error_render(body, c->job->dialect, &info)}, &c->out);
     report_usage(c, (provider_tokens){-1, -1});
     c->state = CHAT_ENDING;
     flush(c);
@@ -289,7 +285,16 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
 
     if (wrong) {
         refuse(c, wrong);
-    } else if (!chat_request_parse(&c->request, body, &err) || !call_model(c, &err)) {
+        return;
+    }
+    if (!c->client->parse(&c->request, job, body, &err)) {
+        refuse(c, &err);
+        return;
+    }
+    if (c->request.stream) {
+        c->stream = aiq_pool_zalloc(job->pool, c->client->stream_size);
+    }
+    if (!call_model(c, &err)) {
         refuse(c, &err);
     } else if (c->request.stream) {
         loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
@@ -306,14 +311,25 @@ static void release(void *arg)
     aiq_buf_free(&c->out);
 }
 
-static void chat_open(aiq_job *job)
+static void open_for(aiq_job *job, const client_dialect *client)
 {
     chat *c = aiq_pool_zalloc(job->pool, sizeof(*c));
 
     c->job = job;
+    c->client = client;
     job->state = c;
     c->spool = spool_new(job, on_body_whole);
     aiq_pool_cleanup(job->pool, release, c);
+}
+
+static void chat_open(aiq_job *job)
+{
+    open_for(job, &client_openai);
+}
+
+static void messages_open(aiq_job *job)
+{
+    open_for(job, &client_anthropic);
 }
 
 static void chat_body(aiq_job *job, const uint8_t *data, size_t n)
@@ -343,6 +359,14 @@ static void chat_cancel(aiq_job *job)
 
 const job_handler gateway_chat = {
     .open = chat_open,
+    .body = chat_body,
+    .end = chat_end,
+    .writable = chat_writable,
+    .cancel = chat_cancel,
+};
+
+const job_handler gateway_messages = {
+    .open = messages_open,
     .body = chat_body,
     .end = chat_end,
     .writable = chat_writable,

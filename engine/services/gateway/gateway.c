@@ -159,6 +159,8 @@ static void release(aiq_engine *engine)
 static const aiq_route routes[] = {
     {AIQ_METHOD_POST, "/v1/chat/completions", PERMIT_EXECUTE, &gateway_chat,
      "An answer to a chat, whole or as a stream"},
+    {AIQ_METHOD_POST, "/v1/messages", PERMIT_EXECUTE, &gateway_messages,
+     "The same in Anthropic's words"},
     {AIQ_METHOD_GET, "/v1/models", PERMIT_READ, &gateway_models, "The models on offer"},
     {AIQ_METHOD_GET, "/v1/models/{id...}", PERMIT_READ, &gateway_model, "One model"},
 };

@@ -1,0 +1,36 @@
+/*
+ * How a client speaks: what chat.c needs to know of its dialect. Requests become
+ * a chat_request, answers come as a provider gives them: in OpenAI's words, or
+ * (native) in the client's own, as they shall pass.
+ */
+
+#ifndef AIQ_GATEWAY_CLIENT_H
+#define AIQ_GATEWAY_CLIENT_H
+
+#include "link/job.h"
+#include "providers/chat_request.h"
+
+typedef struct {
+    /* False and a 400 in *err. What it makes lies in the job's pool. */
+    bool (*parse)(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err);
+
+    /* Of a stream, zeroed at its start; in the job's pool. */
+    size_t stream_size;
+    /* Append to out what an event, or the stream's end, is to the client. */
+    void (*event)(void *stream, aiq_str data, bool native, aiq_buf *out);
+    void (*end)(void *stream, bool native, aiq_buf *out);
+    /* Appends an error, in the client's envelope, that ends the stream. */
+    void (*error)(aiq_str body, aiq_buf *out);
+
+    /* A whole answer, or an error of the provider's about the request: what the client
+     * shall get of it. Where it is not body itself it is appended to out. False: the
+     * provider's answer is none. */
+    bool (*reply)(const aiq_job *job, unsigned status, aiq_str *body, aiq_buf *out);
+} client_dialect;
+
+extern const client_dialect client_openai, client_anthropic;
+
+/* "data:" lines of an event, and the empty line. */
+void client_add_data(aiq_buf *out, aiq_str data);
+
+#endif
