@@ -121,8 +121,8 @@ static void a_role_permits_so_much(void **state)
         find_as("viewer", &service, AIQ_METHOD_POST, "/v1/chat/completions", &job, &err), -403);
     assert_string_equal(err.code, "permission_denied");
     assert_int_equal(find_as("viewer", &service, AIQ_METHOD_GET, "/v1/models", &job, &err), 0);
-    assert_int_equal(find_as("user", &service, AIQ_METHOD_DELETE, "/runs/a/steps/b", &job, &err),
-                     -403);
+    assert_int_equal(
+        find_as("user", &service, AIQ_METHOD_DELETE, "/runs/a/steps/b", &job, &err), -403);
 }
 
 int main(void)
