@@ -14,6 +14,7 @@ $t->conf('
     log_format aiq "$uri $status $aiq_status";
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        listen 127.0.0.1:%%PORT_1%% http2;
         access_log %%DIR%%/logs/access.log aiq;
         aiq_key "models";
         location / { aiq_pass echo; }
@@ -42,6 +43,7 @@ sub asked {
 # together
 my @c = map { ask($t->connect, 'aiq_a', "/a$_") } 1 .. 5;
 my $posted = ask($t->connect, 'aiq_a', '/posted', body => 'x' x 100_000);
+my $c;
 my $piped = $t->connect;
 ask($piped, 'aiq_a', '/first');
 ask($piped, 'aiq_c', '/second');
@@ -66,14 +68,56 @@ is($t->get('/b', headers => [ 'x-api-key' => 'aiq_b' ])->{status}, 200, 'the key
 # asked once, and once more, as the answer came after a change
 is($e->checks('aiq_a'), 2, 'they waited for one answer');
 
-# reload
+# HTTP/2: streams of one connection
+sub frame { my ($type, $flags, $stream, $data) = @_; return substr(pack('N', length $data), 1) . pack('CCN', $type, $flags, $stream) . $data }
+
+sub h2 {
+    my ($c, @paths) = @_;
+    my $stream = -1;
+    my @fields = ([ ':authority', 'a' ], [ 'x-api-key', 'aiq_a' ]);
+
+    # literals, without a table
+    $c->send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" . join('', frame(4, 0, 0, ''), map {
+        frame(1, 5, $stream += 2, "\x82\x86" . join('', map { pack('C C/a C/a', 0, @$_) } [ ':path', $_ ], @fields))
+    } @paths));
+    return $c;
+}
+
+# What comes: how many streams end, and their text.
+sub ends {
+    my ($c, $n) = @_;
+    my $text = '';
+
+    while ($n) {
+        my ($len, $type, $flags) = unpack('N C C', "\0" . $c->bytes(9));
+        my $data = $len ? $c->bytes($len) : '';
+        $text .= $data if $type == 0;
+        $n-- if $type <= 1 && $flags & 1;
+    }
+    return $text;
+}
+
 $e->keys(3, aiq_a => 'hold', aiq_c => $ann);
-my $c = ask($t->connect, 'aiq_a', '/reload');
+$gone = h2($t->connect(port => 1), '/h2/1', '/h2/2');
 asked('aiq_a', 3);
+$gone->close;
+$t->wait_for(sub { 2 == (() = $t->read_file('logs/access.log') =~ m{^/h2/\d 499 client_closed$}mg) }, 10, 'its log lines');
+pass('a connection that goes with its streams');
+$c = h2($t->connect(port => 1), '/h2/3', '/h2/4');
+ask($t->connect, 'aiq_c', '/turn')->response for 1 .. 2;
+$e->keys(4, aiq_a => $ann, aiq_c => $ann);
+is(ends($c, 2), "ok\nok\n", 'streams that wait are served');
+$c->close;
+
+# reload
+$e->keys(6, aiq_a => 'hold', aiq_c => $ann);
+my $asked = $e->checks('aiq_a');
+$c = ask($t->connect, 'aiq_a', '/reload');
+asked('aiq_a', $asked + 1);
 my ($worker) = $t->workers;
 $t->reload(no_wait => 1);
 $t->wait_for(sub { $t->error_log =~ /gracefully shutting down/ }, 10, 'the old worker leaves');
-$e->keys(3, aiq_a => $ann, aiq_c => $ann);
+$e->keys(6, aiq_a => $ann, aiq_c => $ann);
 is($c->response->{status}, 200, 'reload: it is served');
 $t->wait_for(sub { !grep { $_ == $worker } $t->workers }, 10, 'the end of the old worker');
 pass('then the old worker ends');
