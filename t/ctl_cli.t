@@ -114,6 +114,12 @@ SKIP: {
     is(aiq_ok('tenants', 'list') =~ tr/\n//, 1, 'root is not');
 }
 
+# an engine that takes over takes this door, too
+$t->start_engine(name => 'next');
+$t->wait_for(sub { !$t->alive('engine') }, 40, 'the old engine leaves');
+is(aiq_ok('tenants', 'list') =~ tr/\n//, 1, 'a new engine');
+ok(-S $admin, 'the old one left its socket alone');
+
 unlike($t->engine_log, qr/$_/, 'no key in the log') for map { substr($_, 4, 32) } $key, $more->{key};
 like($t->engine_log, qr/"message":"key revoked".*"by_user":"operator"/, 'who did what is logged');
 

@@ -82,8 +82,10 @@ typedef struct {
 void keyring_found(aiq_loop *loop, keyring_question *question);
 void keyring_looked(aiq_loop *loop, keyring_question *question);
 
-/* keys.c: engine->store. */
+/* keys.c: engine->store, and a hash as it stands there. */
 extern const keyring_source keyring_store;
+#define KEYRING_HEX (2 * KEYRING_NAME + 1)
+void keyring_hex(char out[KEYRING_HEX], const uint8_t hash[KEYRING_NAME]);
 
 /* Before the loops run. source NULL: every answer is 503. */
 keyring *keyring_new(aiq_engine *engine, const keyring_source *source);

@@ -15,7 +15,7 @@
 #define JOIN_OWNERS                                                                            \
     " = $1 LEFT JOIN tenants t ON t.name = k.tenant LEFT JOIN users u ON u.id = k.user_id"
 
-static void to_hex(char out[2 * KEYRING_NAME + 1], const uint8_t in[KEYRING_NAME])
+void keyring_hex(char out[KEYRING_HEX], const uint8_t in[KEYRING_NAME])
 {
     static const char digits[] = "0123456789abcdef";
 
@@ -28,10 +28,10 @@ static void to_hex(char out[2 * KEYRING_NAME + 1], const uint8_t in[KEYRING_NAME
 
 static store_rows *ask(store_db *db, const keyring_question *q)
 {
-    char name[2 * KEYRING_NAME + 1];
+    char name[KEYRING_HEX];
 
     if (q->kind == KEYRING_HASH) {
-        to_hex(name, q->name);
+        keyring_hex(name, q->name);
         return store_query(db, SELECT_KEY "k.hash" JOIN_OWNERS, "s", name);
     }
     memcpy(name, q->name, KEYRING_NAME);

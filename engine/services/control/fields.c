@@ -208,6 +208,9 @@ bool control_args(aiq_str args, int64_t max, int64_t *limit, aiq_str *after, aiq
         aiq_str value = {equals ? equals + 1 : stop, 0};
         value.len = (size_t)(stop - value.data);
         pos = stop < end ? stop + 1 : end;
+        if (name.len == 0 && equals == NULL) {
+            continue; /* nothing between two of & */
+        }
         if (aiq_str_is(name, "limit")) {
             if (!take_limit(value, max, limit, err)) {
                 return false;

@@ -5,6 +5,7 @@
 #include <openssl/evp.h>
 #include <string.h>
 #include <sys/random.h>
+#include "access/keyring.h"
 #include "access/role.h"
 #include "core/id.h"
 #include "services/control/control.h"
@@ -12,7 +13,6 @@
 #define KEY_RANDOM 32
 #define KEY_LEN    (4 + KEY_RANDOM)
 #define KEY_SHOWN  8 /* of its characters: 24 bits less to guess */
-#define HASH_LEN   32
 
 #define COLUMNS                                                                                \
     "k.id, k.tenant, u.name, k.role, k.models, k.shown, k.expires_ms, k.created_ms "           \
@@ -21,7 +21,7 @@
 typedef struct {
     control_value tenant, user, role, models, expires;
     char id[AIQ_ID_SIZE];
-    char key[KEY_LEN + 1], shown[KEY_SHOWN + 1], hash[2 * HASH_LEN + 1];
+    char key[KEY_LEN + 1], shown[KEY_SHOWN + 1], hash[KEYRING_HEX];
 } key_input;
 
 /* Rows. */
@@ -109,7 +109,7 @@ static bool random_digits(char *out, size_t n)
 
 static bool make_key(key_input *in, aiq_err *err)
 {
-    uint8_t hash[HASH_LEN];
+    uint8_t hash[KEYRING_NAME];
 
     memcpy(in->key, "aiq_", 4);
     if (!random_digits(in->key + 4, KEY_RANDOM)) {
@@ -117,11 +117,7 @@ static bool make_key(key_input *in, aiq_err *err)
     }
     memcpy(in->shown, in->key, KEY_SHOWN);
     EVP_Digest(in->key, KEY_LEN, hash, NULL, EVP_sha256(), NULL);
-    for (int i = 0; i < HASH_LEN; i++) {
-        static const char digits[] = "0123456789abcdef";
-        in->hash[2 * i] = digits[hash[i] >> 4];
-        in->hash[2 * i + 1] = digits[hash[i] & 15];
-    }
+    keyring_hex(in->hash, hash);
     aiq_id(in->id, "key_");
     return true;
 }
