@@ -528,3 +528,14 @@ bool anthropic_error(aiq_str body, aiq_buf *out)
     aiq_buf_text(out, "}}");
     return true;
 }
+
+bool anthropic_event_is_empty(aiq_str data)
+{
+    json_value type;
+    json_error why;
+    const json_want wants[] = {{"type", &type}};
+
+    return json_scan(data.data, data.len, wants, 1, &why) &&
+           (json_string_is(&type, "message_start") || json_string_is(&type, "ping") ||
+            json_string_is(&type, "content_block_start"));
+}

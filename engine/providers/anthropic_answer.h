@@ -49,6 +49,9 @@ bool anthropic_event(anthropic_stream *s, aiq_str data, aiq_str chunks[2], size_
 /* The end of a stream whose message_stop is missing: as anthropic_event(). */
 void anthropic_end(anthropic_stream *s, aiq_str chunks[2], size_t *n);
 
+/* Does an event come before the first token, whatever follows it? */
+bool anthropic_event_is_empty(aiq_str data);
+
 provider_tokens anthropic_tokens(const anthropic_usage *usage);
 /* Of a `usage` member, whatever it is: what it says replaces what is known. */
 void anthropic_add_usage(anthropic_usage *usage, const json_value *value);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "core/log.h"
 #include "core/retry.h"
+#include "providers/anthropic_answer.h"
 #include "providers/openai_chunk.h"
 #include "services/gateway/gateway.h"
 
@@ -17,15 +18,18 @@
 typedef enum {
     ANSWER,
     FAULT,
+    BROKEN, /* after the first token, where another target may go on */
     LIMITED,
     DENIED,
     REFUSED_CONTEXT,
     REFUSED_CONTENT,
-    OURS
+    OURS /* our own failure: it says nothing about the provider */
 } attempt_end;
 
 /* What a client gets if nothing better comes. */
 struct attempt_failure {
+    const policy_target *target; /* whose it is */
+    const provider_dialect *provider;
     bool is_reply;
     aiq_err err;
     provider_reply reply; /* its body is a copy */
@@ -45,6 +49,7 @@ static void tell_breaker(attempts *a, attempt_end end)
         changed = breaker_success(&a->state->breaker, a->test);
         break;
     case FAULT:
+    case BROKEN:
     case LIMITED:
     case DENIED:
         changed = breaker_failure(&a->state->breaker, a->test, now);
@@ -107,25 +112,29 @@ static struct attempt_failure *failure(attempts *a)
     if (a->last == NULL) {
         a->last = aiq_pool_alloc(a->job->pool, sizeof(*a->last));
     }
+    *a->last = (struct attempt_failure){.target = a->target, .provider = a->provider};
     return a->last;
 }
 
 static void keep_error(attempts *a, const aiq_err *err)
 {
-    *failure(a) = (struct attempt_failure){.err = *err};
+    failure(a)->err = *err;
 }
 
 static void keep_reply(attempts *a, const provider_reply *reply)
 {
     struct attempt_failure *f = failure(a);
 
-    *f = (struct attempt_failure){.is_reply = true, .reply = *reply};
+    f->is_reply = true;
+    f->reply = *reply;
     f->reply.body.data = aiq_pool_copy(a->job->pool, reply->body.data, reply->body.len);
 }
 
 static void tell_client(attempts *a)
 {
     a->answered = true;
+    a->target = a->last->target; /* others may have been in vain after it */
+    a->provider = a->last->provider;
     if (a->last->is_reply) {
         a->events.reply(a->arg, &a->last->reply);
     } else {
@@ -300,6 +309,9 @@ static bool another(attempts *a, attempt_end end, uint32_t retry_after)
     switch (end) {
     case FAULT:
         return after_fault(a, retry_after);
+    case BROKEN:
+        a->limited |= 1u << index_of(a); /* others first, now; here again after a wait */
+        return begin(a, retry_after);
     case LIMITED:
         return after_limit(a, retry_after);
     case DENIED:
@@ -348,23 +360,57 @@ static void attempt_failed(attempts *a, attempt_end end, uint32_t retry_after)
 
 /* The provider's events. */
 
+static void pass_event(attempts *a, aiq_str data)
+{
+    if (a->more.allowed) {
+        continuation_take(&a->more, data);
+    }
+    a->events.event(a->arg, data);
+}
+
+static void pass_held(attempts *a)
+{
+    size_t at = 0, n;
+
+    while (at < a->held.len) {
+        memcpy(&n, a->held.data + at, sizeof(n));
+        pass_event(a, (aiq_str){(char *)a->held.data + at + sizeof(n), n});
+        at += sizeof(n) + n;
+    }
+}
+
 /* The answer has begun: nobody else can give it any more. */
 static void answer(attempts *a)
 {
     uint64_t now = loop_now_ns();
-    size_t at = 0, n;
 
     tell_breaker(a, ANSWER);
     a->answered = true;
     if (a->model->order == POLICY_LATENCY) {
         target_measured(a->state, now - a->called_ns, now);
     }
-    while (at < a->held.len) {
-        memcpy(&n, a->held.data + at, sizeof(n));
-        a->events.event(a->arg, (aiq_str){(char *)a->held.data + at + sizeof(n), n});
-        at += sizeof(n) + n;
+    if (a->continued) { /* the stream has begun already, and its role is told */
+        a->events.event(a->arg,
+                        continuation_mark(a->target, a->asked->name, a->n, a->job->pool));
+    } else {
+        pass_held(a);
     }
     aiq_buf_free(&a->held);
+}
+
+/* Makes ready for another target to go on. */
+static bool go_on_elsewhere(attempts *a)
+{
+    chat_request *chat = aiq_pool_alloc(a->job->pool, sizeof(*chat));
+
+    if (!continuation_request(&a->more, a->asked_chat, a->job->pool, chat)) {
+        return false;
+    }
+    a->chat = chat;
+    a->answered = false;
+    a->continued = true;
+    a->started_ns = loop_now_ns(); /* for retry_timeout: what went well does not count */
+    return true;
 }
 
 static void on_event(void *arg, aiq_str data)
@@ -372,14 +418,15 @@ static void on_event(void *arg, aiq_str data)
     attempts *a = arg;
 
     if (!a->answered) {
-        if (a->held.len + data.len < HELD_MAX && openai_chunk_is_empty(data)) {
+        if (a->held.len + data.len < HELD_MAX &&
+            (attempts_native(a) ? anthropic_event_is_empty : openai_chunk_is_empty)(data)) {
             aiq_buf_add(&a->held, &data.len, sizeof(data.len));
             aiq_buf_add(&a->held, data.data, data.len);
             return;
         }
         answer(a);
     }
-    a->events.event(a->arg, data);
+    pass_event(a, data);
 }
 
 static void on_done(void *arg, provider_tokens tokens)
@@ -419,8 +466,11 @@ static void on_failed(void *arg, const aiq_err *err)
 
     end_attempt(a, err->status, end);
     if (a->answered) {
-        a->events.failed(a->arg, err);
-        return;
+        if (end != FAULT || !go_on_elsewhere(a)) {
+            a->events.failed(a->arg, err);
+            return;
+        }
+        end = BROKEN;
     }
     keep_error(a, err);
     attempt_failed(a, end, err->retry_after);
@@ -431,11 +481,6 @@ static const chat_request *request_for(attempts *a, aiq_err *err)
 {
     const chat_request *chat = a->chat;
 
-    if (chat->path && (!a->provider->has_paths || chat->dialect != a->provider->speaks)) {
-        aiq_fail_param(err, 400, "unsupported_endpoint", "model",
-                       "The provider of this model has no '%s'.", chat->path);
-        return NULL;
-    }
     if (chat->dialect == AIQ_DIALECT_OPENAI || chat->dialect == a->provider->speaks) {
         return chat;
     }
@@ -482,11 +527,11 @@ static bool start_call(attempts *a, aiq_err *err)
 
 /* The interface. */
 
-static bool says_batch(const aiq_job *job)
+static bool says(const aiq_job *job, const char *header, const char *value)
 {
     for (size_t i = 0; i < job->n_headers; i++) {
-        if (aiq_str_is(job->headers[i].name, "x-aiq-priority")) {
-            return aiq_str_is(job->headers[i].value, "batch");
+        if (aiq_str_is(job->headers[i].name, header)) {
+            return aiq_str_is(job->headers[i].value, value);
         }
     }
     return false;
@@ -494,7 +539,10 @@ static bool says_batch(const aiq_job *job)
 
 static void release(void *arg)
 {
-    aiq_buf_free(&((attempts *)arg)->held);
+    attempts *a = arg;
+
+    aiq_buf_free(&a->held);
+    aiq_buf_free(&a->more.text);
 }
 
 /* Why there was no attempt at all. */
@@ -523,14 +571,17 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
         .job = job,
         .asked = model,
         .model = model,
+        .asked_chat = chat,
         .chat = chat,
         .events = *events,
         .arg = arg,
-        .batch = says_batch(job),
+        .batch = says(job, "x-aiq-priority", "batch"),
         .started_ns = loop_now_ns(),
         .again = -1,
     };
     if (chat->stream) {
+        a->more.allowed =
+            chat->dialect == AIQ_DIALECT_OPENAI && says(job, "x-aiq-continue", "allow");
         aiq_pool_cleanup(job->pool, release, a);
     }
     if (begin(a, 0)) {

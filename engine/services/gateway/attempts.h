@@ -17,6 +17,9 @@
  *                                               if it has one; else it is the client's 502
  *     too long, against the rules (REFUSED)     the model's fallback for that, if it has one
  *
+ * After the first token another target goes on only where the client allows it
+ * (continuation.h): at once, and with what has been said so far.
+ *
  * No attempt begins after the model's retry_timeout; when none is left, the last
  * failure is the client's. A request's headers, body and keys are made anew for
  * each attempt, so nothing of one provider's reaches another.
@@ -29,13 +32,15 @@
 
 #include "link/job.h"
 #include "providers/provider.h"
+#include "services/gateway/continuation.h"
 #include "services/gateway/targets.h"
 
 typedef struct {
     aiq_job *job;
     const policy_model *asked; /* what the client asked for */
     const policy_model *model; /* asked, or its fallback */
-    const chat_request *chat;
+    const chat_request *asked_chat;
+    const chat_request *chat;       /* asked_chat, or how to go on with it */
     const chat_request *translated; /* for providers of another dialect; NULL: not yet */
     provider_events events;
     void *arg;
@@ -51,7 +56,9 @@ typedef struct {
     bool answered; /* the first token has passed, or the whole answer */
     bool paused;
     uint64_t called_ns;
-    aiq_buf held; /* events before the first token, each with its length before it */
+    continuation more;
+    bool continued; /* another target's stream has broken off before */
+    aiq_buf held;   /* events before the first token, each with its length before it */
 
     /* all of them */
     unsigned n;
