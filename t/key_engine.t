@@ -5,7 +5,7 @@ use warnings;
 use lib 't/lib';
 
 use Test::More;
-use AIQ::Command;
+use AIQ::Admin;
 use AIQ::Test;
 
 my $t = AIQ::Test->new;
@@ -28,16 +28,7 @@ $t->conf('
 $t->start;
 $t->wait_for(sub { (() = $t->engine_log =~ /worker connected/g) >= 3 }, 20, 'three links');
 
-my $admin = $t->socket . '.admin';
-
-sub operator {
-    my (@args) = @_;
-    my $r = run([ $t->binary('aiq'), @args, '--admin-socket', $admin ]);
-
-    $r->{status} == 0 or die "aiq @args: $r->{err}";
-    chomp $r->{out};
-    return $r->{out};
-}
+my $admin = AIQ::Admin->new($t);
 
 sub get { return $t->get($_[1] // '/behind', headers => [ Authorization => "Bearer $_[0]" ]) }
 
@@ -56,10 +47,9 @@ sub all_workers {
 }
 
 # made and used
-operator('tenants', 'create', 'acme');
-operator('users', 'create', 'alice', '--tenant', 'acme', '--role', 'developer');
-my $key = operator('keys', 'create', '--tenant', 'acme', '--user', 'alice');
-my ($id) = operator('keys', 'list', '--tenant', 'acme') =~ /^(key_\w+)/;
+$admin->json(qw(tenants create acme));
+my $user = $admin->json(qw(users create alice --tenant acme --role developer))->{id};
+my ($key, $id) = @{ $admin->json(qw(keys create --tenant acme --user alice)) }{qw(key id)};
 my $r = get($key, '/echo');
 is($r->{status}, 200, 'a key opens');
 like($r->{headers}{'x-who'}, qr/^\d+ acme alice developer$/, 'and nginx knows whose it is');
@@ -67,23 +57,22 @@ is(all_workers($key), '200', 'in every worker');
 is(all_workers("${key}x"), '401', 'another one opens in none');
 
 # the end of a key is one in every worker, at once: not only where it was asked for
-operator('keys', 'revoke', $id);
+$admin->run(qw(keys revoke), $id);
 $t->wait_for(sub { get($key)->{status} == 401 }, 10, 'the end of the key');
 is(all_workers($key), '401', 'revoked: it opens in none');
 
 # a user
-$key = operator('keys', 'create', '--tenant', 'acme', '--user', 'alice');
+$key = $admin->json(qw(keys create --tenant acme --user alice))->{key};
 is(all_workers($key), '200', 'another key');
-my ($user) = operator('users', 'list', '--tenant', 'acme') =~ /^(usr_\w+)/;
-operator('users', 'change', $user, '--role', 'viewer');
+$admin->json(qw(users change), $user, qw(--role viewer));
 $t->wait_for(sub { get($key, '/echo')->{headers}{'x-who'} =~ /viewer$/ }, 10, 'another role');
 pass('the role follows');
-operator('users', 'disable', $user);
+$admin->json(qw(users disable), $user);
 $t->wait_for(sub { get($key)->{status} == 403 }, 10, 'the end of the user');
 is(all_workers($key), '403', 'disabled: it opens in none');
 
 # the engine goes; it had acknowledged the key
-$key = operator('keys', 'create', '--admin');
+$key = $admin->json(qw(keys create --admin))->{key};
 is(all_workers($key), '200', 'a third key');
 $t->kill_hard('engine');
 my %status;
