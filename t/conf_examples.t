@@ -138,9 +138,9 @@ is($t->post('/v1/chat/completions', $hi)->{status}, 401, 'keys.conf: nobody with
 my $admin = AIQ::Admin->new($t)->json(qw(keys create --admin))->{key};
 $reply = $t->post('/api/v1/keys', '{"models":["demo"]}', headers => AIQ::Admin::bearer($admin));
 is($reply->{status}, 201, 'keys.conf: the first key makes another');
-my $key = $t->json($reply)->{key};
-is($t->post('/v1/chat/completions', $hi, headers => AIQ::Admin::bearer($key))->{status}, 200, 'keys.conf: which is good for the model');
-is($t->get('/api/v1/keys', headers => AIQ::Admin::bearer($key))->{status}, 403, 'keys.conf: and for nothing else');
+my $made = $t->json($reply)->{key};
+is($t->post('/v1/chat/completions', $hi, headers => AIQ::Admin::bearer($made))->{status}, 200, 'keys.conf: which is good for the model');
+is($t->get('/api/v1/keys', headers => AIQ::Admin::bearer($made))->{status}, 403, 'keys.conf: and for nothing else');
 
 $t->finish;
 done_testing();

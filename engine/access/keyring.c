@@ -200,10 +200,9 @@ static const keyring_verdict *recall(aiq_loop *loop, keyring_kind kind,
         if (!same(set[i], kind, name) || set[i]->verdict.epoch != epoch) {
             continue;
         }
-        if (set[i]->verdict.status == 401 && !within(set[i]->asked_ns, KEYRING_UNKNOWN_MS)) {
-            return NULL;
+        if (set[i]->verdict.status != 401 || within(set[i]->asked_ns, KEYRING_UNKNOWN_MS)) {
+            return &set[i]->verdict;
         }
-        return &set[i]->verdict;
     }
     return NULL;
 }
