@@ -25,7 +25,7 @@
 
 #define WRITE_LOCK "6383985" /* "aiq" */
 /* After the server should have given up by itself: statement_timeout below. */
-#define ANSWER_MS 15000
+#define ANSWER_MS 12000
 
 #define OID_INT8 20
 #define OID_TEXT 25

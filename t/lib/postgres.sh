@@ -3,6 +3,8 @@
 # nowhere else:
 #     postgres.sh start DIR     makes it where it is not there, waits until it answers
 #     postgres.sh kill DIR      kill -9, all of its processes
+#     postgres.sh pause DIR     they say nothing, and keep their connections
+#     postgres.sh resume DIR
 #     postgres.sh stop DIR
 # Exit status 77: there is no PostgreSQL. Durable as delivered: fsync stays on. Its
 # server does not run as root, so root becomes nobody.
@@ -37,6 +39,12 @@ shared_buffers = 16MB
 CONF
 }
 
+# The first line of its file names the server; the others are its children.
+processes() {
+    pid=$(head -1 "$dir/data/postmaster.pid")
+    echo "$pid" $(grep -lE "^PPid:[[:space:]]+$pid$" /proc/[0-9]*/status 2>/dev/null | tr -dc '0-9\n')
+}
+
 cd /
 case $command in
 start)
@@ -47,9 +55,7 @@ start)
     }
     ;;
 kill)
-    # the first line of its file names the server; the others are its children
-    pid=$(head -1 "$dir/data/postmaster.pid")
-    all="$pid $(grep -lE "^PPid:[[:space:]]+$pid$" /proc/[0-9]*/status 2>/dev/null | tr -dc '0-9\n' | tr '\n' ' ')"
+    all=$(processes)
     kill -9 $all 2>/dev/null || true
     for pid in $all; do
         tries=1000
@@ -58,6 +64,12 @@ kill)
             sleep 0.01
         done
     done
+    ;;
+pause)
+    kill -STOP $(processes)
+    ;;
+resume)
+    kill -CONT $(processes)
     ;;
 stop)
     if [ -f "$dir/data/postmaster.pid" ]; then

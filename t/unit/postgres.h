@@ -18,7 +18,7 @@ typedef struct {
     unsigned n_databases;
 } postgres;
 
-/* start, kill, stop. */
+/* start, kill, pause, resume, stop. */
 static inline bool postgres_do(const postgres *p, const char *what)
 {
     char command[128];

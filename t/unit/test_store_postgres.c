@@ -92,6 +92,24 @@ static void comes_back_by_itself(void **state)
     assert_int_equal(n, 2);
 }
 
+/* A server that hangs keeps its connections; it is given up all the same. */
+static void gives_up_a_silent_server(void **state)
+{
+    store_test *t = *state;
+    const char *names[] = {"k1", "k2"};
+    char reason[400] = "";
+
+    assert_true(postgres_do(&cluster, "pause"));
+    assert_false(store_test_run(t, true, write_tx, &names[0]));
+    assert_string_equal(t->err.code, "store_unavailable");
+    assert_int_equal(health(t, reason, sizeof(reason)), HEALTH_DOWN);
+    assert_true(postgres_do(&cluster, "resume"));
+    while (health(t, reason, sizeof(reason)) != HEALTH_OK) {
+        usleep(1000);
+    }
+    assert_true(store_test_run(t, true, write_tx, &names[1]));
+}
+
 /* The server undoes it twice; the third time counts. A sequence does not go back. */
 static bool undone_tx(store_db *db, void *arg, aiq_err *err)
 {
@@ -186,6 +204,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_restart_between_is_not_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(comes_back_by_itself, setup, teardown),
+        cmocka_unit_test_setup_teardown(gives_up_a_silent_server, setup, teardown),
         cmocka_unit_test_setup_teardown(runs_again_what_the_server_undid, setup, teardown),
         cmocka_unit_test_setup_teardown(commits_are_on_disk_whatever_the_server_says, setup,
                                         teardown),

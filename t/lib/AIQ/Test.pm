@@ -14,7 +14,7 @@ package AIQ::Test;
 #     is($r->{body}, 'hello');
 #
 # Environment: AIQ_BUILD_DIR (build), AIQ_NGINX (nginx), AIQ_VALGRIND=1 wraps
-# both, AIQ_KEEP=1 keeps the folder.
+# both, AIQ_KEEP=1 keeps the folder, AIQ_STORE=postgres gives engines that store.
 #
 # At the end the logs are read: [alert], [emerg] and reports of sanitizers or
 # valgrind fail the test, unless expect_in_log() allowed them.
@@ -193,6 +193,18 @@ sub _spawn {
     return $pid;
 }
 
+# The URL of this test's store.
+sub store {
+    my ($self) = @_;
+
+    if (($ENV{AIQ_STORE} // '') eq 'postgres') {
+        require AIQ::Postgres;
+        $self->{postgres} //= AIQ::Postgres->new($self) // die "there is no PostgreSQL\n";
+        return $self->{postgres}->url;
+    }
+    return "sqlite:$self->{dir}/aiq.db";
+}
+
 # The engine; ready once workers can connect.
 sub start_engine {
     my ($self, %arg) = @_;
@@ -202,7 +214,7 @@ sub start_engine {
     my $before = inode($self->socket);
 
     $self->_spawn($name, "$self->{dir}/logs/engine.log", $self->binary('aiq-engine'),
-        '--socket', $self->socket, '--store', "sqlite:$self->{dir}/aiq.db", @group, @args);
+        '--socket', $self->socket, '--store', $self->store, @group, @args);
     $self->wait_for(sub {
         $self->alive($name) or die "the engine did not start:\n" . $self->engine_log;
         my $now = inode($self->socket);
@@ -442,6 +454,7 @@ sub _destroy {
     warn $@ if $@;
     my @found = $self->complaints;
     ok(!@found, 'the logs are clean') or diag(join("\n", @found[0 .. ($#found < 20 ? $#found : 20)]));
+    $self->{postgres}->stop if $self->{postgres};
     diag("kept $self->{dir}") if $ENV{AIQ_KEEP};
     remove_tree($self->{dir}) unless $ENV{AIQ_KEEP};
 }
