@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "access/role.h"
 #include "services/service.h"
 
 #define ARGS_MAX 4 /* aiq_job.path_args */
@@ -65,27 +66,14 @@ static void add_method(char *list, size_t size, aiq_method method)
 
 bool service_permits(aiq_str role, aiq_permission permission)
 {
-    static const struct {
-        const char *name;
-        unsigned permits; /* a bit each */
-    } roles[] = {
-        {"admin",
-         1 << PERMIT_READ | 1 << PERMIT_WRITE | 1 << PERMIT_EXECUTE | 1 << PERMIT_ADMIN},
-        {"developer", 1 << PERMIT_READ | 1 << PERMIT_WRITE | 1 << PERMIT_EXECUTE},
-        {"user", 1 << PERMIT_READ | 1 << PERMIT_EXECUTE},
-        {"viewer", 1 << PERMIT_READ},
-    };
+    /* each role may all that the one below it may; -1: also who has none */
+    static const int least[] = {[PERMIT_NONE] = -1,
+                                [PERMIT_READ] = 0,
+                                [PERMIT_EXECUTE] = 1,
+                                [PERMIT_WRITE] = 2,
+                                [PERMIT_ADMIN] = 3};
 
-    if (permission == PERMIT_NONE) {
-        return true;
-    }
-    for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
-        if (role.len == strlen(roles[i].name) &&
-            memcmp(role.data, roles[i].name, role.len) == 0) {
-            return roles[i].permits >> permission & 1;
-        }
-    }
-    return false;
+    return role_rank(role) >= least[permission];
 }
 
 const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err *err)
