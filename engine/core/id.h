@@ -1,7 +1,8 @@
 /*
  * Ids: a prefix that says of what, and a ULID (https://github.com/ulid/spec): 48 bits of
- * Unix time in milliseconds and 80 random ones, so that ids sort by the time they
- * were made and nobody guesses another's.
+ * Unix time in milliseconds, then 80 bits, of which the first 20 are the nanoseconds
+ * since (as RFC 9562, 6.2, method 3 has it for UUIDs) and 60 are random. So ids sort
+ * by the time they were made, those of one millisecond too, and nobody guesses another's.
  */
 
 #ifndef AIQ_ID_H
