@@ -48,6 +48,7 @@ struct aiq_engine {
     struct policy_set *policies; /* core/policy.h */
     struct link_server *links;
     struct store *store;
+    struct ledger *ledger;
     struct keyring *keyring; /* access/keyring.h */
     struct gateway *gateway;
 };

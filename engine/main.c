@@ -17,6 +17,7 @@
 #include "core/policy.h"
 #include "core/pool.h"
 #include "engine.h"
+#include "ledger/ledger.h"
 #include "link/server.h"
 #include "services/service.h"
 #include "store/store.h"
@@ -197,7 +198,7 @@ typedef struct {
     uv_signal_t signals[3];
     pthread_t *threads;
     unsigned n_threads;
-    char *store_url, *policy_folder, *admin_socket;
+    char *store_url, *journal_folder, *policy_folder, *admin_socket;
 } process;
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -282,6 +283,17 @@ static bool open_store(process *p, aiq_err *err)
     return engine->store != NULL;
 }
 
+static bool open_ledger(process *p, aiq_err *err)
+{
+    aiq_engine *engine = p->engine;
+
+    if (asprintf(&p->journal_folder, "%s.journal", engine->options.socket) < 0) {
+        abort();
+    }
+    engine->ledger = ledger_open(engine, p->journal_folder, err);
+    return engine->ledger != NULL;
+}
+
 static void on_left(aiq_loop *loop, void *arg)
 {
     process *p = arg;
@@ -310,7 +322,7 @@ static bool start(process *p, aiq_err *err)
             return false;
         }
     }
-    if (!open_store(p, err)) {
+    if (!open_store(p, err) || !open_ledger(p, err)) {
         return false;
     }
     engine->keyring = keyring_new(engine, &keyring_store);
@@ -343,6 +355,7 @@ static void stop(process *p)
     }
     free(p->threads);
     if (engine->store) {
+        ledger_stop(engine->ledger);
         store_stop(engine->store);
         for (unsigned i = 0; i < engine->options.loops; i++) {
             loop_flush(&engine->loops[i]);
@@ -365,10 +378,12 @@ static void stop(process *p)
         policy_set_free(engine->policies);
     }
     keyring_free(engine->keyring);
+    ledger_close(engine->ledger);
     store_close(engine->store);
     free(engine->loops);
     metrics_free(engine->metrics);
     free(p->policy_folder);
+    free(p->journal_folder);
     free(p->admin_socket);
     free(p->store_url);
 }

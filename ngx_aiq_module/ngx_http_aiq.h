@@ -97,8 +97,23 @@ typedef struct {
 } ngx_http_aiq_main_conf_t;
 
 
+/* "aiq_budget", in the words of the policy document */
+
+typedef struct {
+    char                      *scope;
+    char                      *unit;
+    char                      *period;
+    int64_t                    amount;       /* tokens or nano-dollars */
+    u_char                    *file;
+    ngx_uint_t                 line;
+} ngx_http_aiq_budget_t;
+
+#define NGX_HTTP_AIQ_BUDGETS_LEN  512
+
+
 typedef struct {
     ngx_http_aiq_pass_t       *pass;
+    ngx_array_t               *budgets;      /* ngx_http_aiq_budget_t */
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
     ngx_str_t                  key_realm;    /* empty: "aiq_key off" */
@@ -385,6 +400,11 @@ ngx_int_t ngx_http_aiq_filter_init(ngx_conf_t *cf);
 ngx_http_aiq_ctx_t *ngx_http_aiq_get_ctx(ngx_http_request_t *r);
 /* the same, but made where there is none; NULL: no memory */
 ngx_http_aiq_ctx_t *ngx_http_aiq_need_ctx(ngx_http_request_t *r);
+
+/* ngx_http_aiq_budget.c */
+
+char *ngx_http_aiq_budget(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+u_char *ngx_http_aiq_budget_document(u_char *p, ngx_array_t *budgets);
 
 /* ngx_http_aiq_health.c */
 

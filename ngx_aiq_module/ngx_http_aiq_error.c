@@ -24,8 +24,8 @@ static void ngx_http_aiq_error_info(ngx_http_request_t *r,
 static ngx_int_t ngx_http_aiq_error_render(ngx_http_request_t *r,
     ngx_http_aiq_pass_t *pass, aiq_error_info *info, ngx_str_t *body,
     aiq_dialect *dialect);
-static ngx_int_t ngx_http_aiq_add_retry_after(ngx_http_request_t *r,
-    ngx_uint_t seconds);
+static ngx_int_t ngx_http_aiq_add_retry_headers(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_replace_page(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_pass_t *pass);
@@ -197,8 +197,7 @@ ngx_http_aiq_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     if (ngx_http_aiq_error_render(r, ctx->pass, &info, &body, &dialect)
         != NGX_OK
-        || ngx_http_aiq_add_retry_after(r, ctx->failure.retry_after)
-           != NGX_OK)
+        || ngx_http_aiq_add_retry_headers(r, ctx) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -432,12 +431,21 @@ ngx_http_aiq_add_header(ngx_http_request_t *r, ngx_str_t *name,
 }
 
 
+/* whether and when it is worth asking again, as the SDKs understand it */
+
 static ngx_int_t
-ngx_http_aiq_add_retry_after(ngx_http_request_t *r, ngx_uint_t seconds)
+ngx_http_aiq_add_retry_headers(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 {
     ngx_str_t  name, value;
 
-    if (seconds == 0) {
+    if (ctx->failure.status == 402) {
+        ngx_str_set(&name, "x-should-retry");
+        ngx_str_set(&value, "false");
+
+        return ngx_http_aiq_add_header(r, &name, &value);
+    }
+
+    if (ctx->failure.retry_after == 0) {
         return NGX_OK;
     }
 
@@ -448,7 +456,8 @@ ngx_http_aiq_add_retry_after(ngx_http_request_t *r, ngx_uint_t seconds)
         return NGX_ERROR;
     }
 
-    value.len = ngx_sprintf(value.data, "%ui", seconds) - value.data;
+    value.len = ngx_sprintf(value.data, "%ui", ctx->failure.retry_after)
+                - value.data;
 
     return ngx_http_aiq_add_header(r, &name, &value);
 }
@@ -526,7 +535,7 @@ ngx_http_aiq_replace_page(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     r->headers_out.content_type_lowcase = NULL;
     r->headers_out.content_length_n = ctx->error_body.len;
 
-    return ngx_http_aiq_add_retry_after(r, ctx->failure.retry_after);
+    return ngx_http_aiq_add_retry_headers(r, ctx);
 }
 
 

@@ -29,6 +29,8 @@ static ngx_int_t ngx_http_aiq_number_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_aiq_ttft_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_aiq_cost_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
 
 
 static ngx_command_t  ngx_http_aiq_commands[] = {
@@ -79,6 +81,13 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
       ngx_http_aiq_auth_cache,
       NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_budget"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE2,
+      ngx_http_aiq_budget,
+      NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
 
@@ -183,6 +192,9 @@ static ngx_http_variable_t  ngx_http_aiq_vars[] = {
       NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("aiq_ttft"), NULL, ngx_http_aiq_ttft_variable,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_cost"), NULL, ngx_http_aiq_cost_variable,
       0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
@@ -364,6 +376,41 @@ ngx_http_aiq_ttft_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
 }
 
 
+/* in USD, to the nano-dollar */
+
+static ngx_int_t
+ngx_http_aiq_cost_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uintptr_t data)
+{
+    u_char              *p;
+    int64_t              nano;
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    if (ctx == NULL || ctx->usage.cost_nano_usd < 0) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN + 10);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    nano = ctx->usage.cost_nano_usd;
+
+    v->len = ngx_sprintf(p, "%L.%09L", nano / 1000000000, nano % 1000000000)
+             - p;
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = p;
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_aiq_add_variables(ngx_conf_t *cf)
 {
@@ -436,6 +483,7 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     alcf->pass = NULL;
+     *     alcf->budgets = NULL;
      *     alcf->key_realm = { 0, NULL };
      */
 
@@ -452,6 +500,7 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_aiq_loc_conf_t *prev = parent;
     ngx_http_aiq_loc_conf_t *conf = child;
 
+    ngx_http_aiq_budget_t     *budget;
     ngx_http_core_loc_conf_t  *clcf;
 
     ngx_conf_merge_off_value(conf->max_body_size, prev->max_body_size,
@@ -460,6 +509,21 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_str_value(conf->key_realm, prev->key_realm, "");
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    if (conf->budgets && clcf->handler && clcf->handler != ngx_http_aiq_handler)
+    {
+        budget = conf->budgets->elts;
+
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"aiq_budget\" has nothing to count in a location "
+                      "without \"aiq_pass\" in %s:%ui",
+                      budget->file, budget->line);
+        return NGX_CONF_ERROR;
+    }
+
+    if (conf->budgets == NULL) {
+        conf->budgets = prev->budgets;
+    }
 
     /* "if" and "limit_except" stand inside a location and are part of it */
 

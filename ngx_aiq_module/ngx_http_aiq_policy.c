@@ -120,7 +120,9 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
     for (i = 0; i < amcf->passes.nelts; i++) {
         p = ngx_sprintf(p, i ? ",\n{" : "\n{");
         p = ngx_http_aiq_policy_string(p, "service", &pass[i]->service);
-        p = ngx_sprintf(p, ",\"max_body\":%O}", pass[i]->conf->max_body_size);
+        p = ngx_sprintf(p, ",\"max_body\":%O", pass[i]->conf->max_body_size);
+        p = ngx_http_aiq_budget_document(p, pass[i]->conf->budgets);
+        *p++ = '}';
     }
 
     p = ngx_sprintf(p, "]}\n");
@@ -198,7 +200,8 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 
     /* an escaped character takes at most 6 bytes */
 
-    return n * 512 + size * 6;
+    return n * 512 + size * 6
+           + amcf->passes.nelts * NGX_HTTP_AIQ_BUDGETS_LEN;
 }
 
 

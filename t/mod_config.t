@@ -151,6 +151,17 @@ accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:
     aiq_model big { target o input=1 output=1; policy cost; }',
     'a provider with everything');
 
+# aiq_budget
+refuses(location('aiq_budget everybody 1usd/day; aiq_pass gateway;'), 'invalid scope "everybody"');
+refuses(location("aiq_budget tenant $_; aiq_pass gateway;"), qq{invalid budget "$_", it must be like})
+    for qw(1usd 1usd/year usd/day 0usd/day 0.0000000001usd/day 1.usd/day 1.2.3usd/day -1usd/day 1eur/day
+        1000000001usd/day 1.5tokens/day 0tokens/day tokens/day 1tokens);
+refuses(location('aiq_budget user 1usd/day; aiq_budget user 2usd/day; aiq_pass gateway;'),
+    'duplicate budget of a user in usd a day');
+refuses(location('proxy_pass http://127.0.0.1:1; aiq_budget user 1usd/day;'), '"aiq_budget" has nothing to count in a location');
+accepts('aiq_budget tenant 200usd/month; ' . location('aiq_budget user 0.000000001usd/day;
+    aiq_budget user 1000000tokens/month; aiq_budget key 99.95usd/day; aiq_pass gateway;'), 'budgets');
+
 # -t leaves nothing behind
 ok(!-e $t->socket . '.policy', 'nginx -t writes no policy');
 

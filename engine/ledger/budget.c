@@ -81,6 +81,41 @@ void budget_settle(budget_account *a, int64_t held, int64_t used)
     a->used += used;
 }
 
+void budget_stored(budget_account *a, int64_t used)
+{
+    a->used -= used;
+    a->spent += used;
+    a->stored += used;
+    /* as the store does: a lease never goes below nothing */
+    a->leased = a->leased > used ? a->leased - used : 0;
+}
+
+budget_question budget_ask(budget_account *a, int64_t amount, int64_t now_ms)
+{
+    int64_t left = budget_free(a, now_ms);
+    budget_question q = {a->limit, a->held + a->used, amount, a->active && left > 0 ? left : 0};
+
+    a->asking = true;
+    a->active = false;
+    a->stored = 0;
+    return q;
+}
+
+/* What reached the store before the question was spent there, and kept in the lease
+ * besides: that part of the lease has nothing behind it. */
+void budget_answered(budget_account *a, int64_t leased, int64_t spent, int64_t until_ms)
+{
+    a->asking = false;
+    a->leased = leased - a->stored;
+    a->spent = spent;
+    a->lease_until_ms = until_ms;
+}
+
+void budget_unanswered(budget_account *a)
+{
+    a->asking = false;
+}
+
 int64_t budget_grant(const budget_question *q, int64_t spent, int64_t others)
 {
     int64_t room = q->limit - spent - others - q->keep;

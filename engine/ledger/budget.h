@@ -44,13 +44,19 @@ void budget_account_id(aiq_buf *out, policy_scope scope, aiq_str tenant, aiq_str
 typedef struct budget_account {
     struct budget_account *next; /* of the same hash */
     uint32_t hash;
-    char *id;
-    int64_t ends_ms;        /* of its period, Unix */
+    policy_scope scope;
+    policy_unit unit;
+    policy_period period;
+    budget_span span;
+    aiq_str tenant, subject;
+    char *id;               /* in the store */
     int64_t limit;          /* as the newest request's location has it */
     int64_t spent;          /* by everybody, as the store last said */
     int64_t leased;         /* to us, durably */
     int64_t lease_until_ms; /* loop clock: nothing of it is used after this */
     int64_t held, used;     /* of leased */
+    int64_t stored;         /* of what was used when the lease was asked for, by now */
+    unsigned calls;         /* that know it: it stays until they are stored */
     bool asking;            /* the lease is about to change: nothing is taken from it */
     bool active;            /* something was held since the last look */
     bool warned;            /* 80 % were said */
@@ -71,13 +77,25 @@ void budget_hold(budget_account *a, int64_t amount);
 /* The call is over: it held so much and used so much. */
 void budget_settle(budget_account *a, int64_t held, int64_t used);
 
-/* What the store is asked for; keep and amount are taken when the question is put. */
+/* The store has what a call used. */
+void budget_stored(budget_account *a, int64_t used);
+
+/* What the store is asked for. */
 typedef struct {
     int64_t limit;
     int64_t keep;   /* held + used: stays leased whatever happens */
     int64_t amount; /* of the call that lacks it; 0: only renew or give back */
     int64_t free;   /* may be kept where amount is 0 */
 } budget_question;
+
+/* Puts the question; until the answer nothing is taken from the lease. What is used by
+ * then may reach the store before the question or after it: questions and usages are
+ * told to the store, and answered, in one order. */
+budget_question budget_ask(budget_account *a, int64_t amount, int64_t now_ms);
+/* The answer, what was spent when it was given, and until when it holds. */
+void budget_answered(budget_account *a, int64_t leased, int64_t spent, int64_t until_ms);
+/* There is none. */
+void budget_unanswered(budget_account *a);
 
 /* The lease that the store grants: spent and others are what it knows then. */
 int64_t budget_grant(const budget_question *q, int64_t spent, int64_t others);

@@ -173,8 +173,7 @@ void journal_publish(journal_entry *e, journal_state state)
 
 /* Another engine's. */
 
-/* Takes the lock of a file and looks at it; false: not a dead engine's journal.
- * The name has NAME_MAX_LEN characters. */
+/* Takes the lock of a file and looks at it; false: not a dead engine's journal. */
 static bool adopt(journal *j, const char *name)
 {
     struct stat st;
@@ -194,7 +193,7 @@ static bool adopt(journal *j, const char *name)
     size_t n = ((size_t)st.st_size - sizeof(head)) / sizeof(journal_entry);
     j->n = n < JOURNAL_ENTRIES ? (uint32_t)n : JOURNAL_ENTRIES;
     j->engine = head.engine;
-    memcpy(j->name, name, NAME_MAX_LEN + 1);
+    snprintf(j->name, sizeof(j->name), "%s", name);
     return true;
 }
 
@@ -262,5 +261,10 @@ void journal_each(journal *j, void (*each)(void *arg, const journal_entry *e), v
 void journal_bury(journal *j)
 {
     unlinkat(j->folder, j->name, 0);
+    close_journal(j);
+}
+
+void journal_release(journal *j)
+{
     close_journal(j);
 }

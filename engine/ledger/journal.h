@@ -40,7 +40,7 @@ typedef struct {
 
 /* A budget that a call counts against: whose follows from the entry. */
 typedef struct {
-    uint8_t scope, unit, period; /* budget.h */
+    uint8_t scope, unit, period; /* policy.h */
     int64_t starts_ms;           /* the period's first moment, Unix */
     int64_t held, used;          /* tokens or nano-USD */
 } journal_budget;
@@ -52,11 +52,12 @@ typedef struct {
     char id[AIQ_ID_SIZE];
     char request_id[68];
     char tenant[AIQ_IDENTITY_MAX + 1], user[AIQ_IDENTITY_MAX + 1], key_id[68];
-    char model[132], provider[132], target[132];
+    char model[132];
     int64_t started_ms; /* Unix */
     journal_usage most;
     journal_budget budgets[JOURNAL_BUDGETS];
     /* settled */
+    char provider[132], target[132];
     journal_usage used;
     int64_t duration_us, first_token_us;
     uint32_t status;
@@ -84,5 +85,7 @@ journal *journal_find_dead(const char *folder);
 uint64_t journal_engine(const journal *j);
 void journal_each(journal *j, void (*each)(void *arg, const journal_entry *e), void *arg);
 void journal_bury(journal *j);
+/* Leaves it for another look. */
+void journal_release(journal *j);
 
 #endif

@@ -189,7 +189,7 @@ static void reply_done(call *c)
 {
     aiq_str body = {(char *)c->body.data, c->body.len};
     provider_reply reply = {
-        .status = c->status, .retry_after = c->retry_after, .tokens = {-1, -1}};
+        .status = c->status, .retry_after = c->retry_after, .tokens = PROVIDER_TOKENS_UNKNOWN};
     const char *wrong = "an error that is none";
     aiq_buf out = {0};
     bool ok;

@@ -44,7 +44,7 @@ static int64_t sum(int64_t a, int64_t b)
 
 provider_tokens anthropic_tokens(const anthropic_usage *usage)
 {
-    provider_tokens tokens = {-1, usage->out};
+    provider_tokens tokens = {-1, usage->out, usage->cache_read, usage->thinking};
 
     if (usage->in >= 0) {
         tokens.in =

@@ -489,7 +489,7 @@ static void add_max_tokens(writer *w, const chat_request *chat)
     } else if (!rewrite_absent(&chat->max_tokens)) {
         rewrite_member(w->out, "max_tokens", &chat->max_tokens);
     } else {
-        rewrite_member_int(w->out, "max_tokens", ANTHROPIC_MAX_TOKENS);
+        rewrite_member_int(w->out, "max_tokens", chat->cap ? chat->cap : ANTHROPIC_MAX_TOKENS);
     }
 }
 

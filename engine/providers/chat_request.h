@@ -27,6 +27,7 @@ typedef struct chat_request {
     json_value seed;                              /* an integer */
     json_value stop;                              /* a string, or up to 4 */
     bool stream;
+    uint32_t cap; /* the most tokens of an answer where the request names none; 0: no matter */
 
     /* Of a client that does not speak OpenAI's dialect: a provider of the same dialect
      * gets the body as it came, the others what translate() makes of it. */

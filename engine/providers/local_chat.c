@@ -232,6 +232,7 @@ static void read_numbers(const chat_request *chat, infer_params *params)
         params->seed = (uint64_t)n;
         params->has_seed = true;
     }
+    params->max_tokens = chat->cap;
     if (json_int(&chat->max_tokens, &n)) {
         params->max_tokens = (uint32_t)n;
     }

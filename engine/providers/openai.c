@@ -27,7 +27,7 @@ typedef struct {
     http_request *http;
     bool stream, wants_usage;
     bool reading_events;
-    aiq_str pieces[5]; /* the request's body */
+    aiq_str pieces[7]; /* the request's body */
     unsigned status;
     uint32_t retry_after;
     aiq_buf body; /* of an answer that is no stream */
@@ -106,23 +106,47 @@ static edit model_edit(const chat_request *chat, const policy_target *target, ai
     return (edit){chat->model.text.data, chat->model.text.data + chat->model.text.len, put};
 }
 
+/* Where the request must say how long the answer may be. */
+static edit cap_edit(const chat_request *chat, aiq_pool *pool)
+{
+    const json_value *most = &chat->max_completion_tokens;
+    const char *brace = memchr(chat->body.data, '{', chat->body.len), *start = brace + 1;
+
+    if (most->type == JSON_NULL) {
+        const char *number = aiq_pool_printf(pool, "%u", chat->cap);
+        return (edit){
+            most->text.data, most->text.data + most->text.len, {number, strlen(number)}};
+    }
+    const char *member = aiq_pool_printf(pool, "\"max_completion_tokens\":%u,", chat->cap);
+    return (edit){start, start, {member, strlen(member)}};
+}
+
+/* Puts an edit behind those that come before it in the body. */
+static void add_edit(edit *edits, size_t *n, edit new)
+{
+    size_t at = (*n)++;
+
+    for (; at > 0 && edits[at - 1].at > new.at; at--) {
+        edits[at] = edits[at - 1];
+    }
+    edits[at] = new;
+}
+
 static size_t write_body(call *c, const provider_request *request)
 {
     const chat_request *chat = request->chat;
     const char *pos = chat->body.data, *end = pos + chat->body.len;
-    edit edits[2];
+    edit edits[3] = {0};
     size_t n_edits = 0, n = 0;
 
     if (!json_string_is(&chat->model, request->target->model)) {
-        edits[n_edits++] = model_edit(chat, request->target, request->pool);
+        add_edit(edits, &n_edits, model_edit(chat, request->target, request->pool));
     }
     if (chat->stream && !chat_request_wants_usage(chat)) {
-        edits[n_edits++] = usage_edit(chat);
+        add_edit(edits, &n_edits, usage_edit(chat));
     }
-    if (n_edits == 2 && edits[1].at < edits[0].at) {
-        edit first = edits[1];
-        edits[1] = edits[0];
-        edits[0] = first;
+    if (chat->cap) {
+        add_edit(edits, &n_edits, cap_edit(chat, request->pool));
     }
     for (size_t i = 0; i < n_edits; i++) {
         n = add_piece(c, n, pos, edits[i].at);
@@ -323,7 +347,7 @@ static void *start(const provider_request *request, const provider_events *event
     c->arg = arg;
     c->stream = request->chat->stream;
     c->wants_usage = chat_request_wants_usage(request->chat);
-    c->state.tokens = (provider_tokens){-1, -1};
+    c->state.tokens = PROVIDER_TOKENS_UNKNOWN;
     sse_init(&c->sse);
     if (!provider_key(request, &key, err)) {
         return NULL;

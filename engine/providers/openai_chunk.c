@@ -12,10 +12,16 @@ static int64_t count_of(const json_value *usage, const char *name)
 provider_tokens openai_usage(const json_value *usage)
 {
     if (usage->type != JSON_OBJECT) {
-        return (provider_tokens){-1, -1};
+        return PROVIDER_TOKENS_UNKNOWN;
     }
-    return (provider_tokens){count_of(usage, "prompt_tokens"),
-                             count_of(usage, "completion_tokens")};
+    json_value prompt = json_member(usage, "prompt_tokens_details");
+    json_value answer = json_member(usage, "completion_tokens_details");
+    return (provider_tokens){
+        .in = count_of(usage, "prompt_tokens"),
+        .out = count_of(usage, "completion_tokens"),
+        .cached = prompt.type == JSON_OBJECT ? count_of(&prompt, "cached_tokens") : -1,
+        .reasoning = answer.type == JSON_OBJECT ? count_of(&answer, "reasoning_tokens") : -1,
+    };
 }
 
 static bool any_finished(const json_value *choices)

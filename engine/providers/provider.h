@@ -20,8 +20,11 @@
 #include "providers/secrets.h"
 
 typedef struct {
-    int64_t in, out; /* -1: not known */
+    int64_t in, out;           /* -1: not known */
+    int64_t cached, reasoning; /* of in and of out */
 } provider_tokens;
+
+#define PROVIDER_TOKENS_UNKNOWN ((provider_tokens){-1, -1, -1, -1})
 
 /* Why a provider refuses a request that another model might serve. */
 typedef enum {

@@ -406,6 +406,7 @@ static bool go_on_elsewhere(attempts *a)
     if (!continuation_request(&a->more, a->asked_chat, a->job->pool, chat)) {
         return false;
     }
+    a->broke_off(a->arg);
     a->chat = chat;
     a->answered = false;
     a->continued = true;
@@ -563,9 +564,15 @@ static bool nobody(const attempts *a, aiq_err *err)
     return false;
 }
 
+bool attempts_may_go_on(const aiq_job *job, const chat_request *chat)
+{
+    return chat->stream && chat->dialect == AIQ_DIALECT_OPENAI &&
+           says(job, "x-aiq-continue", "allow");
+}
+
 bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
-                    const chat_request *chat, const provider_events *events, void *arg,
-                    aiq_err *err)
+                    const chat_request *chat, const provider_events *events,
+                    void (*broke_off)(void *arg), void *arg, aiq_err *err)
 {
     *a = (attempts){
         .job = job,
@@ -574,14 +581,14 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
         .asked_chat = chat,
         .chat = chat,
         .events = *events,
+        .broke_off = broke_off,
         .arg = arg,
         .batch = says(job, "x-aiq-priority", "batch"),
         .started_ns = loop_now_ns(),
         .again = -1,
     };
     if (chat->stream) {
-        a->more.allowed =
-            chat->dialect == AIQ_DIALECT_OPENAI && says(job, "x-aiq-continue", "allow");
+        a->more.allowed = attempts_may_go_on(job, chat);
         aiq_pool_cleanup(job->pool, release, a);
     }
     if (begin(a, 0)) {

@@ -43,6 +43,7 @@ typedef struct {
     const chat_request *chat;       /* asked_chat, or how to go on with it */
     const chat_request *translated; /* for providers of another dialect; NULL: not yet */
     provider_events events;
+    void (*broke_off)(void *arg); /* see attempts_start */
     void *arg;
     bool batch; /* the client can do with less: noncritical targets may answer */
 
@@ -72,11 +73,15 @@ typedef struct {
 } attempts;
 
 /* Begins; the events are those of a provider's call, and as there none comes before this
- * has returned. False and *err: nobody could be asked. a, chat and what events' arg points
+ * has returned. broke_off: `target`'s stream is broken, and another one is about to go on
+ * with it. False and *err: nobody could be asked. a, chat and what events' arg points
  * to live as long as the job. */
 bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
-                    const chat_request *chat, const provider_events *events, void *arg,
-                    aiq_err *err);
+                    const chat_request *chat, const provider_events *events,
+                    void (*broke_off)(void *arg), void *arg, aiq_err *err);
+
+/* Would another target go on with a broken stream? */
+bool attempts_may_go_on(const aiq_job *job, const chat_request *chat);
 
 /* The client is gone. Not after the last event. */
 void attempts_cancel(attempts *a);

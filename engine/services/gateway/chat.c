@@ -2,6 +2,7 @@
  * A chat request, from its body to its answer:
  *
  *     receiving   the body goes to the spool
+ *     holding     checked; its budgets may have to wait for others (bill.h)
  *     calling     checked, given to the model's targets (attempts.h); nothing sent yet
  *     streaming   the head is sent; events pass as they come
  *     ending      the provider is done; what waits for credit is sent, then END
@@ -14,6 +15,7 @@
 #include <string.h>
 #include "core/log.h"
 #include "services/gateway/attempts.h"
+#include "services/gateway/bill.h"
 #include "services/gateway/client.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/spool.h"
@@ -22,7 +24,13 @@
  * the client takes the stream for dead. */
 #define KEEPALIVE_MS 15000
 
-typedef enum { CHAT_RECEIVING, CHAT_CALLING, CHAT_STREAMING, CHAT_ENDING } chat_state;
+typedef enum {
+    CHAT_RECEIVING,
+    CHAT_HOLDING,
+    CHAT_CALLING,
+    CHAT_STREAMING,
+    CHAT_ENDING
+} chat_state;
 
 typedef struct {
     aiq_job *job;
@@ -31,6 +39,9 @@ typedef struct {
     chat_request request;
     const client_dialect *client;
     void *stream; /* the client dialect's own */
+    const policy_model *model;
+    bill bill;
+    int64_t cost; /* nano-USD; -1: not known */
     attempts attempts;
     aiq_buf out; /* what waits for credit */
     bool paused;
@@ -48,7 +59,13 @@ static void stop_timer(chat *c)
 static void refuse(chat *c, const aiq_err *err)
 {
     stop_timer(c);
+    bill_drop(&c->bill);
     job_fail(c->job, err);
+}
+
+static void settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
+{
+    c->cost = bill_settle(&c->bill, c->attempts.target, status, tokens, produced, c->first_ns);
 }
 
 static void report_usage(chat *c, provider_tokens tokens)
@@ -58,7 +75,7 @@ static void report_usage(chat *c, provider_tokens tokens)
         .tokens_out = tokens.out,
         .first_token_us =
             c->first_ns ? (int64_t)((c->first_ns - c->job->started_ns) / 1000) : -1,
-        .cost_nano_usd = -1,
+        .cost_nano_usd = c->cost,
     };
 
     job_usage(c->job, &usage);
@@ -104,8 +121,8 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
                       uint32_t retry_after)
 {
     const attempts *a = &c->attempts;
-    char seconds[12], way[48];
-    job_header headers[5];
+    char seconds[12], way[48], cost[32];
+    job_header headers[7];
     job_reply reply = {
         .status = status,
         .content_type = type,
@@ -122,6 +139,14 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     } else if (reply.stream) {
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
+    }
+    if (bill_warns(&c->bill)) {
+        headers[reply.n_headers++] =
+            (job_header){AIQ_STR("x-aiq-budget"), AIQ_STR("more than 80% used")};
+    }
+    if (c->cost >= 0) { /* of a whole answer; a stream's is known at its end */
+        headers[reply.n_headers++] = (job_header){
+            AIQ_STR("x-aiq-cost"), {cost, ledger_write_usd(cost, sizeof(cost), c->cost)}};
     }
     if (a->answered) { /* and not a keep-alive's head, before anybody has answered */
         reply.n_headers += add_way(c, headers + reply.n_headers, way, sizeof(way));
@@ -162,6 +187,7 @@ static void on_event(void *arg, aiq_str data)
     if (c->first_ns == 0) {
         c->first_ns = loop_now_ns();
     }
+    c->bill.produced++;
     begin_stream(c);
     c->client->event(c->stream, data, attempts_native(&c->attempts), &c->out);
     flush(c);
@@ -173,6 +199,7 @@ static void on_stream_done(void *arg, provider_tokens tokens)
 
     begin_stream(c);
     c->client->end(c->stream, attempts_native(&c->attempts), &c->out);
+    settle(c, 200, tokens, true);
     report_usage(c, tokens);
     c->state = CHAT_ENDING;
     flush(c);
@@ -195,6 +222,8 @@ static void on_reply(void *arg, const provider_reply *reply)
         return;
     }
     c->first_ns = loop_now_ns();
+    c->bill.produced = reply->body.len / 4;
+    settle(c, reply->status, reply->tokens, reply->status == 200);
     if (c->state == CHAT_STREAMING) {
         c->client->error(body, &c->out); /* after a keep-alive */
     } else {
@@ -235,13 +264,14 @@ static void on_failed(void *arg, const aiq_err *err)
         .request_id = {c->job->request_id.data, c->job->request_id.len},
     };
 
+    settle(c, err->status, PROVIDER_TOKENS_UNKNOWN, c->bill.produced > 0);
     if (c->state == CHAT_CALLING) {
         refuse(c, err); /* which logs it */
         return;
     }
     log_failure(c, err);
     c->client->error((aiq_str){body, aiq_error_render(body, c->job->dialect, &info)}, &c->out);
-    report_usage(c, (provider_tokens){-1, -1});
+    report_usage(c, PROVIDER_TOKENS_UNKNOWN);
     c->state = CHAT_ENDING;
     flush(c);
 }
@@ -263,19 +293,49 @@ void gateway_no_model(aiq_str name, aiq_err *err)
     }
 }
 
-static bool call_model(chat *c, aiq_err *err)
+static void on_broke_off(void *arg)
+{
+    chat *c = arg;
+
+    bill_broke_off(&c->bill, c->attempts.target);
+}
+
+static void call_model(chat *c)
 {
     static const provider_events events = {on_reply, on_event, on_stream_done, on_failed};
-    aiq_str name = json_string(c->job->pool, &c->request.model);
-    const policy_model *model = policy_find_model(c->job->policy, name.data, name.len);
+    aiq_err err;
 
-    if (model == NULL || !job_may_use(c->job, model->name)) {
+    c->state = CHAT_CALLING;
+    c->sent_ns = loop_now_ns();
+    if (!attempts_start(&c->attempts, c->job, c->model, &c->request, &events, on_broke_off, c,
+                        &err)) {
+        refuse(c, &err);
+    } else if (c->request.stream) {
+        loop_timer_start(c->job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
+    }
+}
+
+static void on_held(bill *b, const aiq_err *refused)
+{
+    chat *c = b->job->state;
+
+    if (refused) {
+        refuse(c, refused);
+    } else {
+        call_model(c);
+    }
+}
+
+static bool find_model(chat *c, aiq_err *err)
+{
+    aiq_str name = json_string(c->job->pool, &c->request.model);
+
+    c->model = policy_find_model(c->job->policy, name.data, name.len);
+    if (c->model == NULL || !job_may_use(c->job, c->model->name)) {
         gateway_no_model(name, err);
         return false;
     }
-    c->state = CHAT_CALLING;
-    c->sent_ns = loop_now_ns();
-    return attempts_start(&c->attempts, c->job, model, &c->request, &events, c, err);
+    return true;
 }
 
 static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
@@ -287,17 +347,24 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
         refuse(c, wrong);
         return;
     }
-    if (!c->client->parse(&c->request, job, body, &err)) {
+    if (!c->client->parse(&c->request, job, body, &err) || !find_model(c, &err)) {
         refuse(c, &err);
         return;
     }
     if (c->request.stream) {
         c->stream = aiq_pool_zalloc(job->pool, c->client->stream_size);
     }
-    if (!call_model(c, &err)) {
+    c->state = CHAT_HOLDING;
+    switch (bill_begin(&c->bill, job, c->model, &c->request,
+                       attempts_may_go_on(job, &c->request), on_held, &err)) {
+    case LEDGER_BEGUN:
+        call_model(c);
+        break;
+    case LEDGER_REFUSED:
         refuse(c, &err);
-    } else if (c->request.stream) {
-        loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
+        break;
+    case LEDGER_WAITS:
+        break;
     }
 }
 
@@ -317,6 +384,7 @@ static void open_for(aiq_job *job, const client_dialect *client)
 
     c->job = job;
     c->client = client;
+    c->cost = -1;
     job->state = c;
     c->spool = spool_new(job, on_body_whole);
     aiq_pool_cleanup(job->pool, release, c);
@@ -352,7 +420,11 @@ static void chat_cancel(aiq_job *job)
     chat *c = job->state;
 
     stop_timer(c);
-    if (attempts_running(&c->attempts)) {
+    if (c->state == CHAT_HOLDING) {
+        bill_drop(&c->bill);
+    } else if (attempts_running(&c->attempts)) {
+        /* the provider bills what it has done by now, and nobody will say what that is */
+        settle(c, 499, PROVIDER_TOKENS_UNKNOWN, c->attempts.call != NULL);
         attempts_cancel(&c->attempts);
     }
 }

@@ -1,0 +1,82 @@
+#include "services/gateway/bound.h"
+
+#include <stdio.h>
+#include "ledger/ledger.h"
+
+static bool check_content(const json_value *content, unsigned message, aiq_err *err);
+
+/* Of OpenAI's parts and of Anthropic's blocks those that are text, whatever for. */
+static bool check_part(const json_value *part, unsigned message, unsigned i, aiq_err *err)
+{
+    static const char *const bounded[] = {"text",        "refusal",  "tool_use",
+                                          "tool_result", "thinking", "redacted_thinking"};
+    json_value type = json_member(part, "type"), content = json_member(part, "content");
+    char param[64];
+
+    for (size_t k = 0; k < sizeof(bounded) / sizeof(bounded[0]); k++) {
+        if (json_string_is(&type, bounded[k])) {
+            return content.type != JSON_ARRAY || check_content(&content, message, err);
+        }
+    }
+    snprintf(param, sizeof(param), "messages[%u].content[%u]", message, i);
+    return aiq_fail_param(err, 400, "unbounded_request", param,
+                          "What this part will cost cannot be known before, and there is a "
+                          "budget here: only text is possible.");
+}
+
+static bool check_content(const json_value *content, unsigned message, aiq_err *err)
+{
+    json_value part;
+    size_t cursor = 0;
+
+    for (unsigned i = 0; json_each(content, &cursor, NULL, &part); i++) {
+        if (part.type == JSON_OBJECT && !check_part(&part, message, i, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_parts(const json_value *messages, aiq_err *err)
+{
+    json_value message;
+    size_t cursor = 0;
+
+    for (unsigned i = 0; json_each(messages, &cursor, NULL, &message); i++) {
+        json_value content = json_member(&message, "content");
+        if (content.type == JSON_ARRAY && !check_content(&content, i, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int64_t at_least(const json_value *value, int64_t least)
+{
+    int64_t n;
+
+    return json_int(value, &n) && n > least ? n : least;
+}
+
+bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *err)
+{
+    int64_t each = at_least(&chat->max_completion_tokens, at_least(&chat->max_tokens, 0));
+
+    bound->cap = each ? 0 : BOUND_OUTPUT;
+    bound->input = (int64_t)chat->body.len;
+    bound->output = (each ? each : BOUND_OUTPUT) * at_least(&chat->n, 1);
+    return check_parts(&chat->messages, err);
+}
+
+journal_usage request_most(const request_bound *bound, const policy_price *price)
+{
+    journal_usage most = {
+        .input = bound->input, .cached = -1, .output = bound->output, .reasoning = -1};
+    policy_price highest = *price;
+
+    if (highest.cached > highest.input) {
+        highest.input = highest.cached;
+    }
+    most.nano_usd = ledger_cost(&highest, &most);
+    return most;
+}

@@ -1,0 +1,119 @@
+/* The most that a request may use, and what it costs in the end. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "ledger/ledger.h"
+#include "services/gateway/bound.h"
+
+static bool bound(const char *body, request_bound *b, aiq_err *err)
+{
+    chat_request chat;
+
+    assert_true(chat_request_parse(&chat, (aiq_str){body, strlen(body)}, err));
+    return request_bound_of(&chat, b, err);
+}
+
+#define CHAT(more)                                                                             \
+    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]" more "}"
+
+static void is_what_the_request_says(void **state)
+{
+    static const struct {
+        const char *body;
+        int64_t output, cap;
+    } cases[] = {
+        {CHAT(""), BOUND_OUTPUT, BOUND_OUTPUT},
+        {CHAT(",\"max_tokens\":7"), 7, 0},
+        {CHAT(",\"max_completion_tokens\":8"), 8, 0},
+        {CHAT(",\"max_completion_tokens\":8,\"max_tokens\":7"), 8, 0},
+        {CHAT(",\"max_completion_tokens\":7,\"max_tokens\":8"), 8, 0},
+        {CHAT(",\"max_tokens\":null"), BOUND_OUTPUT, BOUND_OUTPUT},
+        {CHAT(",\"max_tokens\":7,\"n\":3"), 21, 0},
+        {CHAT(",\"n\":2"), 2 * BOUND_OUTPUT, BOUND_OUTPUT},
+        {CHAT(",\"max_tokens\":2147483647,\"n\":2147483647"), 2147483647LL * 2147483647LL, 0},
+    };
+    request_bound b;
+    aiq_err err;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_true(bound(cases[i].body, &b, &err));
+        assert_int_equal(b.input, strlen(cases[i].body));
+        assert_int_equal(b.output, cases[i].output);
+        assert_int_equal(b.cap, cases[i].cap);
+    }
+}
+
+static void an_image_has_none(void **state)
+{
+    request_bound b;
+    aiq_err err = {0};
+
+    (void)state;
+    assert_false(bound("{\"model\":\"m\",\"messages\":[{\"role\":\"system\",\"content\":\"x\"},"
+                       "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+                       "{\"type\":\"image_url\",\"image_url\":{\"url\":\"https://x/y\"}}]}]}",
+                       &b, &err));
+    assert_int_equal(err.status, 400);
+    assert_string_equal(err.param, "messages[1].content[1]");
+    assert_true(bound("{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":"
+                      "[{\"type\":\"text\",\"text\":\"image_url\"}]}]}",
+                      &b, &err));
+}
+
+/* 2.50, 1.25 and 10 USD for a million tokens. */
+static const policy_price price = {2500000000, 1250000000, 10000000000};
+
+static void costs_to_the_nano_dollar(void **state)
+{
+    static const struct {
+        journal_usage usage;
+        int64_t nano;
+    } cases[] = {
+        {{.input = 1000, .cached = 0, .output = 500}, 2500000 + 5000000},
+        {{.input = 1000, .cached = 400, .output = 0}, 600 * 2500 + 400 * 1250},
+        {{.input = 1000, .cached = -1, .output = -1}, 2500000},
+        {{.input = -1, .cached = -1, .output = -1}, 0},
+        {{.input = 10, .cached = 20, .output = 0}, 20 * 1250}, /* nonsense of a provider's */
+        {{.input = INT64_MAX, .cached = 0, .output = INT64_MAX}, INT64_MAX},
+    };
+    const policy_price tenth = {100000, -1, 500000}; /* of a nano-dollar a token, and half */
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(ledger_cost(&price, &cases[i].usage), cases[i].nano);
+    }
+    /* rounded half up, once for the whole event */
+    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 4, .output = 0}), 0);
+    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 5, .output = 0}), 1);
+    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 5, .output = 2}), 2);
+}
+
+static void nothing_costs_more_than_its_bound(void **state)
+{
+    const policy_price dear = {1000000, 5000000, 2000000}; /* cached ones cost more */
+    request_bound b = {.input = 100, .output = 50};
+    journal_usage most = request_most(&b, &dear);
+
+    (void)state;
+    for (int64_t cached = 0; cached <= 100; cached += 10) {
+        journal_usage used = {.input = 100, .cached = cached, .output = 50};
+        assert_true(ledger_cost(&dear, &used) <= most.nano_usd);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(is_what_the_request_says),
+        cmocka_unit_test(an_image_has_none),
+        cmocka_unit_test(costs_to_the_nano_dollar),
+        cmocka_unit_test(nothing_costs_more_than_its_bound),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
