@@ -33,18 +33,19 @@ static void read_body(aiq_str body)
     aiq_pool_free(pool);
 }
 
-static void read_args(aiq_str args)
+static void read_args(aiq_str text)
 {
-    aiq_str after = {0}, tenant = {0};
-    int64_t limit = 1;
+    control_args args = {.limit = 1, .limit_max = 200, .usage = true};
+    aiq_pool *pool = aiq_pool_new();
     aiq_err err;
 
-    if (control_args(args, 200, &limit, &after, &tenant, &err)) {
-        assert(limit >= 1 && limit <= 200);
-        assert(tenant.len <= 63 && after.len <= 128);
+    if (control_read_args(pool, text, &args, &err)) {
+        assert(args.limit >= 1 && args.limit <= 200);
+        assert(args.tenant.len <= 63 && args.after.len <= 128);
     } else {
         assert(err.status == 400 && err.code[0] && err.message[0]);
     }
+    aiq_pool_free(pool);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -119,7 +119,9 @@ static void reads_times(void **state)
         {"2001-01-00T00:00:00Z", -1},
         {"2001-01-01T24:00:00Z", -1},
         {"2001-01-01T00:00:00", -1},
-        {"2001-01-01", -1},
+        {"2001-01-01", 978307200000},
+        {"2001-01-01T", -1},
+        {"2001-02-29", -1},
         {"2001-01-01T00:00:00Zx", -1},
         {"", -1},
     };
@@ -144,35 +146,57 @@ static void writes_times(void **state)
     aiq_buf_free(&out);
 }
 
-static bool read_args(const char *args, int64_t *limit, aiq_str *after, aiq_str *tenant,
+static bool read_args(aiq_pool *pool, const char *text, bool usage, control_args *args,
                       aiq_err *err)
 {
-    *limit = 50;
-    *after = *tenant = (aiq_str){0};
-    return control_args((aiq_str){args, strlen(args)}, 200, limit, after, tenant, err);
+    *args = (control_args){.limit = 50, .limit_max = 200, .usage = usage};
+    return control_read_args(pool, (aiq_str){text, strlen(text)}, args, err);
+}
+
+static void refuses_args(aiq_pool *pool, const char *const *wrong, size_t n, bool usage)
+{
+    control_args args;
+    aiq_err err;
+
+    for (size_t i = 0; i < n; i++) {
+        assert_false(read_args(pool, wrong[i], usage, &args, &err));
+        assert_int_equal(err.status, 400);
+        assert_true(err.param[0] != '\0');
+    }
 }
 
 static void reads_arguments(void **state)
 {
-    static const char *const wrong[] = {"limit=0",  "limit=201",  "limit=",
-                                        "limit=1x", "limit=-1",   "limit=99999999999999999999",
-                                        "after=",   "tenant=%2e", "page=2",
-                                        "limit",    "after=a%20b"};
-    aiq_str after, tenant;
-    int64_t limit;
+    static const char *const wrong[] = {"limit=0",  "limit=201",   "limit=",
+                                        "limit=1x", "limit=-1",    "limit=99999999999999999999",
+                                        "after=",   "tenant=%2e",  "page=2",
+                                        "limit",    "after=a%20b", "group_by=day"};
+    control_args args;
     aiq_err err;
 
-    (void)state;
-    assert_true(read_args("", &limit, &after, &tenant, &err));
-    assert_int_equal(limit, 50);
-    assert_true(read_args("limit=7&after=key_1&tenant=acme", &limit, &after, &tenant, &err));
-    assert_int_equal(limit, 7);
-    assert_true(aiq_str_is(after, "key_1") && aiq_str_is(tenant, "acme"));
-    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-        assert_false(read_args(wrong[i], &limit, &after, &tenant, &err));
-        assert_int_equal(err.status, 400);
-        assert_true(err.param[0] != '\0');
-    }
+    assert_true(read_args(*state, "", false, &args, &err));
+    assert_int_equal(args.limit, 50);
+    assert_true(read_args(*state, "limit=7&after=key%5F1&tenant=acme", false, &args, &err));
+    assert_int_equal(args.limit, 7);
+    assert_true(aiq_str_is(args.after, "key_1") && aiq_str_is(args.tenant, "acme"));
+    refuses_args(*state, wrong, sizeof(wrong) / sizeof(wrong[0]), false);
+}
+
+static void reads_arguments_of_a_sum(void **state)
+{
+    static const char *const wrong[] = {
+        "group_by=",      "group_by=,day", "group_by=city", "group_by=day;user",
+        "from=yesterday", "to=2026-02-30", "from=",         "to=2026-11-21T"};
+    control_args args;
+    aiq_err err;
+
+    assert_true(read_args(*state,
+                          "group_by=day%2Cmodel&from=1970-01-02&to=1970-01-01T02:00:00%2B01:00",
+                          true, &args, &err));
+    assert_int_equal(args.groups, CONTROL_BY_DAY | CONTROL_BY_MODEL);
+    assert_int_equal(args.from_ms, 86400000);
+    assert_int_equal(args.to_ms, 3600000);
+    refuses_args(*state, wrong, sizeof(wrong) / sizeof(wrong[0]), true);
 }
 
 int main(void)
@@ -183,7 +207,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
         cmocka_unit_test(reads_times),
         cmocka_unit_test(writes_times),
-        cmocka_unit_test(reads_arguments),
+        cmocka_unit_test_setup_teardown(reads_arguments, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_arguments_of_a_sum, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

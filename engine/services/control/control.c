@@ -108,16 +108,12 @@ static void done(aiq_loop *loop, void *arg, const aiq_err *err)
 
 static bool check(control_call *call, const control_route *route, aiq_err *err)
 {
-    const aiq_job *job = call->job;
-
-    call->limit = CONTROL_PAGE;
-    if (!control_args(job->args, CONTROL_PAGE_MAX, &call->limit, &call->after, &call->of_tenant,
-                      err)) {
-        return false;
-    }
-    call->after = keep(call, call->after);
-    call->of_tenant = keep(call, call->of_tenant);
-    return route->check == NULL || route->check(call, err);
+    call->args.after = call->args.tenant = AIQ_STR(""); /* NULL is another thing in SQL */
+    call->args.usage = route->usage;
+    call->args.limit = route->usage ? CONTROL_GROUPS : CONTROL_PAGE;
+    call->args.limit_max = route->usage ? CONTROL_GROUPS_MAX : CONTROL_PAGE_MAX;
+    return control_read_args(call->pool, call->job->args, &call->args, err) &&
+           (route->check == NULL || route->check(call, err));
 }
 
 void control_end(aiq_job *job)
@@ -192,7 +188,7 @@ void control_list_begin(control_call *call)
 
 bool control_item(control_call *call, unsigned n, aiq_str cursor)
 {
-    if (n == call->limit) {
+    if (n == call->args.limit) {
         return false;
     }
     aiq_buf_text(&call->out, n ? "," : "");
@@ -240,6 +236,8 @@ static const aiq_route routes[] = {
      "One API key"},
     {AIQ_METHOD_DELETE, "/api/v1/keys/{id}", PERMIT_ADMIN, &control_keys_delete.handler,
      "Revokes an API key"},
+    {AIQ_METHOD_GET, "/api/v1/usage", PERMIT_ADMIN, &control_usage_get.handler,
+     "What was used, summed up"},
 };
 
 const aiq_service service_control = {

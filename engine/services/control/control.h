@@ -24,6 +24,9 @@
 #define CONTROL_BODY_MAX (64u << 10)
 #define CONTROL_PAGE     50
 #define CONTROL_PAGE_MAX 200
+/* Groups of usage. */
+#define CONTROL_GROUPS     100
+#define CONTROL_GROUPS_MAX 10000
 
 typedef struct control_call control_call;
 
@@ -43,9 +46,8 @@ struct control_call {
     bool all_tenants;
 
     /* what for */
-    aiq_str id;               /* of the path */
-    aiq_str after, of_tenant; /* of a list's arguments; empty: none */
-    int64_t limit;
+    aiq_str id; /* of the path */
+    control_args args;
     void *input; /* the resource's own */
 
     /* the answer */
@@ -64,7 +66,7 @@ typedef struct {
     job_handler handler; /* first */
     bool (*check)(control_call *call, aiq_err *err);
     control_tx tx;
-    bool reads;
+    bool reads, usage; /* usage: its arguments are those of a sum */
 } control_route;
 
 extern const control_route control_tenants_create, control_tenants_list, control_tenants_get,
@@ -73,6 +75,7 @@ extern const control_route control_users_create, control_users_list, control_use
     control_users_change, control_users_delete;
 extern const control_route control_keys_create, control_keys_list, control_keys_get,
     control_keys_delete;
+extern const control_route control_usage_get;
 
 void control_open(aiq_job *job);
 void control_body(aiq_job *job, const uint8_t *data, size_t n);

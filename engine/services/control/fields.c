@@ -195,10 +195,85 @@ static bool take_limit(aiq_str value, int64_t max, int64_t *limit, aiq_err *err)
                           (long long)max);
 }
 
-bool control_args(aiq_str args, int64_t max, int64_t *limit, aiq_str *after, aiq_str *tenant,
-                  aiq_err *err)
+static bool take_groups(aiq_str value, unsigned *groups, aiq_err *err)
 {
-    const char *pos = args.data, *end = args.data + args.len;
+    static const char *const names[] = {"tenant", "user", "key", "model", "provider", "day"};
+    const char *pos = value.data, *end = value.data + value.len;
+
+    while (pos < end) {
+        const char *comma = memchr(pos, ',', (size_t)(end - pos));
+        aiq_str name = {pos, (size_t)((comma ? comma : end) - pos)};
+        unsigned i = 0;
+        while (i < 6 && !aiq_str_is(name, names[i])) {
+            i++;
+        }
+        if (i == 6) {
+            break;
+        }
+        *groups |= 1u << i;
+        pos = comma ? comma + 1 : end;
+    }
+    return (pos == end && value.len > 0) ||
+           invalid(err, "group_by",
+                   "a list, with commas, of tenant, user, key, model, provider and day");
+}
+
+static bool take_time(const char *name, aiq_str value, int64_t *ms, aiq_err *err)
+{
+    return control_parse_time(value, ms) ||
+           invalid(err, name, "a date, or a date and time as RFC 3339 has them");
+}
+
+static bool take_arg(control_args *args, aiq_str name, aiq_str value, aiq_err *err)
+{
+    if (aiq_str_is(name, "limit")) {
+        return take_limit(value, args->limit_max, &args->limit, err);
+    }
+    if (aiq_str_is(name, "after")) {
+        args->after = value;
+        return is_user(value) || invalid(err, "after", "the 'next' of another page");
+    }
+    if (aiq_str_is(name, "tenant")) {
+        args->tenant = value;
+        return is_tenant(value) || invalid(err, "tenant", "the name of a tenant");
+    }
+    if (args->usage && aiq_str_is(name, "group_by")) {
+        return take_groups(value, &args->groups, err);
+    }
+    if (args->usage && aiq_str_is(name, "from")) {
+        return take_time("from", value, &args->from_ms, err);
+    }
+    if (args->usage && aiq_str_is(name, "to")) {
+        return take_time("to", value, &args->to_ms, err);
+    }
+    return unknown(err, "argument", name);
+}
+
+static int hex_digit(char c)
+{
+    c |= 0x20;
+    return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* A value as it was before a client percent-encoded it; what is no escape stays. */
+static aiq_str decode(aiq_pool *pool, aiq_str value)
+{
+    char *out = aiq_pool_alloc(pool, value.len + 1);
+    size_t n = 0;
+
+    for (size_t i = 0; i < value.len; i++) {
+        int high = i + 2 < value.len ? hex_digit(value.data[i + 1]) : -1;
+        int low = high >= 0 ? hex_digit(value.data[i + 2]) : -1;
+        bool escape = value.data[i] == '%' && low >= 0;
+        out[n++] = escape ? (char)(high << 4 | low) : value.data[i];
+        i += escape ? 2 : 0;
+    }
+    return (aiq_str){out, n};
+}
+
+bool control_read_args(aiq_pool *pool, aiq_str text, control_args *args, aiq_err *err)
+{
+    const char *pos = text.data, *end = text.data + text.len;
 
     while (pos < end) {
         const char *stop = memchr(pos, '&', (size_t)(end - pos));
@@ -211,24 +286,8 @@ bool control_args(aiq_str args, int64_t max, int64_t *limit, aiq_str *after, aiq
         if (name.len == 0 && equals == NULL) {
             continue; /* nothing between two of & */
         }
-        if (aiq_str_is(name, "limit")) {
-            if (!take_limit(value, max, limit, err)) {
-                return false;
-            }
-        } else if (aiq_str_is(name, "after")) {
-            if (!is_user(value)) {
-                return aiq_fail_param(err, 400, "invalid_value", "after",
-                                      "'after' must be the 'next' of another page.");
-            }
-            *after = value;
-        } else if (aiq_str_is(name, "tenant")) {
-            if (!is_tenant(value)) {
-                return aiq_fail_param(err, 400, "invalid_value", "tenant",
-                                      "'tenant' must be the name of a tenant.");
-            }
-            *tenant = value;
-        } else {
-            return unknown(err, "argument", name);
+        if (!take_arg(args, name, decode(pool, value), err)) {
+            return false;
         }
     }
     return true;
@@ -245,6 +304,17 @@ void control_add_time(aiq_buf *out, int64_t ms)
     gmtime_r(&seconds, &tm);
     strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
     aiq_buf_printf(out, "\"%s.%03dZ\"", text, (int)(ms % 1000));
+}
+
+void control_add_date(aiq_buf *out, int64_t ms)
+{
+    time_t seconds = (time_t)(ms / 1000);
+    struct tm tm;
+    char text[32];
+
+    gmtime_r(&seconds, &tm);
+    strftime(text, sizeof(text), "%Y-%m-%d", &tm);
+    aiq_buf_printf(out, "\"%s\"", text);
 }
 
 static bool two(const char **p, const char *end, int max, int *out)
@@ -283,6 +353,16 @@ static bool parse_offset(const char **p, const char *end, int64_t *minutes)
     return true;
 }
 
+static bool finish_time(struct tm *tm, int year, int64_t offset, int fraction, int64_t *ms)
+{
+    int day = tm->tm_mday;
+
+    tm->tm_year = year - 1900;
+    tm->tm_mon -= 1;
+    *ms = ((int64_t)timegm(tm) - offset * 60) * 1000 + fraction;
+    return tm->tm_mday == day; /* else there is no such day: timegm() took the next ones */
+}
+
 bool control_parse_time(aiq_str text, int64_t *ms)
 {
     const char *p = text.data, *end = p + text.len;
@@ -292,10 +372,14 @@ bool control_parse_time(aiq_str text, int64_t *ms)
 
     if (!two(&p, end, 99, &century) || !two(&p, end, 99, &year) || !skip(&p, end, '-') ||
         !two(&p, end, 12, &tm.tm_mon) || !skip(&p, end, '-') ||
-        !two(&p, end, 31, &tm.tm_mday) || !skip(&p, end, 'T') ||
-        !two(&p, end, 23, &tm.tm_hour) || !skip(&p, end, ':') ||
-        !two(&p, end, 59, &tm.tm_min) || !skip(&p, end, ':') || !two(&p, end, 59, &tm.tm_sec) ||
-        tm.tm_mon == 0) {
+        !two(&p, end, 31, &tm.tm_mday) || tm.tm_mon == 0) {
+        return false;
+    }
+    if (p == end) {
+        return finish_time(&tm, century * 100 + year, 0, 0, ms);
+    }
+    if (!skip(&p, end, 'T') || !two(&p, end, 23, &tm.tm_hour) || !skip(&p, end, ':') ||
+        !two(&p, end, 59, &tm.tm_min) || !skip(&p, end, ':') || !two(&p, end, 59, &tm.tm_sec)) {
         return false;
     }
     if (p < end && *p == '.') {
@@ -307,10 +391,5 @@ bool control_parse_time(aiq_str text, int64_t *ms)
     if (!parse_offset(&p, end, &offset) || p != end) {
         return false;
     }
-    tm.tm_year = century * 100 + year - 1900;
-    tm.tm_mon -= 1;
-    int day = tm.tm_mday;
-    time_t seconds = timegm(&tm);
-    *ms = ((int64_t)seconds - offset * 60) * 1000 + fraction;
-    return tm.tm_mday == day; /* else there is no such day: timegm() took the next ones */
+    return finish_time(&tm, century * 100 + year, offset, fraction, ms);
 }

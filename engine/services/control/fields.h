@@ -40,13 +40,33 @@ typedef struct {
 bool control_fields(aiq_pool *pool, aiq_str body, const control_field *fields, size_t n,
                     aiq_err *err);
 
-/* limit, after and tenant. 400 for what is none of them. */
-bool control_args(aiq_str args, int64_t max, int64_t *limit, aiq_str *after, aiq_str *tenant,
-                  aiq_err *err);
+/* What usage is summed up by. */
+typedef enum {
+    CONTROL_BY_TENANT = 1,
+    CONTROL_BY_USER = 2,
+    CONTROL_BY_KEY = 4,
+    CONTROL_BY_MODEL = 8,
+    CONTROL_BY_PROVIDER = 16,
+    CONTROL_BY_DAY = 32
+} control_groups;
+
+/* Arguments; texts in the pool, empty where not given. */
+typedef struct {
+    int64_t limit, limit_max; /* set both before */
+    aiq_str after, tenant;
+    bool usage;             /* set before: the following are known, too */
+    unsigned groups;        /* control_groups */
+    int64_t from_ms, to_ms; /* Unix time; the second is not included */
+} control_args;
+
+/* 400 for what is none of them, and names it. */
+bool control_read_args(aiq_pool *pool, aiq_str text, control_args *args, aiq_err *err);
 
 /* Appends "2026-01-31T12:00:00.000Z" in quotes. */
 void control_add_time(aiq_buf *out, int64_t ms);
-/* RFC 3339 with any offset. */
+/* The same without its time of day. */
+void control_add_date(aiq_buf *out, int64_t ms);
+/* RFC 3339 with any offset, or a date alone: its first moment in UTC. */
 bool control_parse_time(aiq_str text, int64_t *ms);
 
 #endif

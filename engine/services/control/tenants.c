@@ -79,11 +79,11 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
 
 static bool list_tx(store_db *db, control_call *call, aiq_err *err)
 {
-    aiq_str only = call->all_tenants ? call->of_tenant : call->tenant;
+    aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
     store_rows *r = store_query(db,
                                 "SELECT " COLUMNS " FROM tenants WHERE name > $1 AND "
                                 "($2 = '' OR name = $2) ORDER BY name LIMIT $3",
-                                "tti", call->after, only, call->limit + 1);
+                                "tti", call->args.after, only, call->args.limit + 1);
     bool more = false;
 
     control_list_begin(call);
@@ -154,8 +154,11 @@ static bool delete_tx(store_db *db, control_call *call, aiq_err *err)
     return control_raise(db, call, err);
 }
 
-const control_route control_tenants_create = {CONTROL_HANDLER, create_check, create_tx, false};
-const control_route control_tenants_list = {CONTROL_HANDLER, NULL, list_tx, true};
-const control_route control_tenants_get = {CONTROL_HANDLER, NULL, get_tx, true};
-const control_route control_tenants_change = {CONTROL_HANDLER, change_check, change_tx, false};
-const control_route control_tenants_delete = {CONTROL_HANDLER, delete_check, delete_tx, false};
+const control_route control_tenants_create = {CONTROL_HANDLER, create_check, create_tx, false,
+                                              false};
+const control_route control_tenants_list = {CONTROL_HANDLER, NULL, list_tx, true, false};
+const control_route control_tenants_get = {CONTROL_HANDLER, NULL, get_tx, true, false};
+const control_route control_tenants_change = {CONTROL_HANDLER, change_check, change_tx, false,
+                                              false};
+const control_route control_tenants_delete = {CONTROL_HANDLER, delete_check, delete_tx, false,
+                                              false};

@@ -87,11 +87,11 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
 
 static bool list_tx(store_db *db, control_call *call, aiq_err *err)
 {
-    aiq_str only = call->all_tenants ? call->of_tenant : call->tenant;
+    aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
     store_rows *r = store_query(db,
                                 "SELECT " COLUMNS " FROM users WHERE id > $1 AND "
                                 "($2 = '' OR tenant = $2) ORDER BY id LIMIT $3",
-                                "tti", call->after, only, call->limit + 1);
+                                "tti", call->args.after, only, call->args.limit + 1);
     bool more = false;
 
     control_list_begin(call);
@@ -158,8 +158,10 @@ static bool delete_tx(store_db *db, control_call *call, aiq_err *err)
            control_raise(db, call, err);
 }
 
-const control_route control_users_create = {CONTROL_HANDLER, create_check, create_tx, false};
-const control_route control_users_list = {CONTROL_HANDLER, NULL, list_tx, true};
-const control_route control_users_get = {CONTROL_HANDLER, NULL, get_tx, true};
-const control_route control_users_change = {CONTROL_HANDLER, change_check, change_tx, false};
-const control_route control_users_delete = {CONTROL_HANDLER, NULL, delete_tx, false};
+const control_route control_users_create = {CONTROL_HANDLER, create_check, create_tx, false,
+                                            false};
+const control_route control_users_list = {CONTROL_HANDLER, NULL, list_tx, true, false};
+const control_route control_users_get = {CONTROL_HANDLER, NULL, get_tx, true, false};
+const control_route control_users_change = {CONTROL_HANDLER, change_check, change_tx, false,
+                                            false};
+const control_route control_users_delete = {CONTROL_HANDLER, NULL, delete_tx, false, false};

@@ -1,0 +1,181 @@
+# Budgets: what a tenant, a user or a key may spend, what a client sees of it, and
+# what the ledger says afterwards.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use JSON::PP ();
+use POSIX ();
+use Test::More;
+use AIQ::Admin;
+use AIQ::Mock;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+my $mock = AIQ::Mock->new($t);
+
+# the mock says that an answer has 9 tokens of the prompt and 12 of the answer
+$t->conf("
+    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; }
+    aiq_model chat { target mock model=mock-chat input=1 output=10; }    # 9000 + 120000 nano-USD
+    aiq_model free { target mock model=mock-chat; }
+    aiq_model hangs { target mock model=mock-hang-mid input=1 output=10; }
+    aiq_model fails { target mock model=mock-500 input=1 output=10; }
+    log_format cost '\$aiq_tenant \$aiq_tokens_in \$aiq_tokens_out \$aiq_cost';
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        access_log %%DIR%%/logs/cost.log cost;
+        location /open/    { aiq_pass gateway /v1/; }
+        location /v1/      { aiq_key all; aiq_budget tenant 0.001usd/day; aiq_pass gateway; }
+        location /user/    { aiq_key all; aiq_budget user 10000tokens/month; aiq_pass gateway /v1/; }
+        location /key/     { aiq_key all; aiq_budget key 150tokens/day; aiq_budget tenant 1000000tokens/month; aiq_pass gateway /v1/; }
+        location /nobody/  { aiq_budget user 1usd/day; aiq_pass gateway /v1/; }
+        location /api/     { aiq_key all; aiq_pass control; }
+        location /metrics  { aiq_metrics; }
+    }");
+$t->start;
+
+my $admin = AIQ::Admin->new($t);
+my $root = $admin->json(qw(keys create --admin));
+$admin->json('tenants', 'create', $_) for qw(acme bolt coil dune);
+my %key = map { $_ => $admin->json('keys', 'create', '--tenant', $_) } qw(acme bolt coil dune);
+
+sub ask {
+    my ($path, $tenant, $model, %more) = @_;
+
+    return $t->post($path . 'chat/completions', $t->chat($model, 'hi', max_tokens => 12, %more),
+        headers => $tenant ? AIQ::Admin::bearer($key{$tenant}{key}) : [ 'Content-Type' => 'application/json' ]);
+}
+
+sub usage {
+    my ($args, $key) = @_;
+    my $r = $t->get("/api/v1/usage?$args", headers => AIQ::Admin::bearer($key // $root->{key}));
+
+    is($r->{status}, 200, "usage $args") or diag($r->{body});
+    return $t->json($r);
+}
+
+# Events reach the store a moment after the answer.
+sub settled {
+    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 10, 'all is stored');
+}
+
+sub refused {
+    my ($r, $status, $code, $name) = @_;
+    my $error = $t->json($r)->{error};
+
+    is("$r->{status} $error->{code}", "$status $code", $name) or diag($r->{body});
+    return $error;
+}
+
+# Without a budget: the request goes out as it came, its cost is known.
+my $r = ask('/open/', undef, 'chat');
+is($r->{status}, 200, 'no budget');
+is($r->{headers}{'x-aiq-cost'}, '0.000129000', 'what it cost');
+is($r->{headers}{'x-aiq-budget'}, undef, 'and nothing of budgets');
+$r = ask('/open/', undef, 'free');
+is($r->{headers}{'x-aiq-cost'}, undef, 'no price, no cost');
+is(ask('/open/', undef, 'chat', stream => JSON::PP::true)->{status}, 200, 'a stream');
+
+# USD: 7 requests of 129000 fit into 1000000, the 8th does not.
+my @budget;
+for my $i (1 .. 7) {
+    $r = ask('/v1/', 'acme', 'chat');
+    is($r->{status}, 200, "request $i") or diag($r->{body});
+    push @budget, $r->{headers}{'x-aiq-budget'} // '-';
+}
+is(join(',', @budget), '-,-,-,-,-,-,more than 80% used', 'warned when 80 % are used');
+$r = ask('/v1/', 'acme', 'chat');
+my $error = refused($r, 402, 'budget_exceeded', 'the 8th');
+is($r->{headers}{'x-should-retry'}, 'false', 'do not ask again');
+is($error->{type}, 'insufficient_quota', 'its type is that of OpenAI');
+like($error->{message}, qr/budget of this tenant for this day/, 'says whose');
+unlike($r->{body}, qr/acme|1000000/, 'and not how much');
+is(ask('/v1/', 'bolt', 'chat')->{status}, 200, 'another tenant has its own');
+is(ask('/v1/', 'bolt', 'chat', stream => JSON::PP::true)->{status}, 200, 'streams count, too');
+$r = $t->post('/v1/messages', '{"model":"chat","max_tokens":12,"messages":[{"role":"user","content":"hi"}]}',
+    headers => AIQ::Admin::bearer($key{acme}{key}));
+is($r->{status}, 402, 'Anthropic: 402');
+is($t->json($r)->{type}, 'error', 'in its envelope');
+is($r->{headers}{'x-should-retry'}, 'false', 'do not ask again');
+
+# Tokens, of a user and of a key.
+refused(ask('/nobody/', undef, 'chat'), 403, 'identity_required', 'nobody has no budget');
+is(ask('/user/', 'coil', 'free')->{status}, 200, 'tokens need no price');
+refused(ask('/v1/', 'coil', 'free'), 503, 'price_missing', 'USD do');
+is(ask('/key/', 'coil', 'chat')->{status}, 200, 'a key');
+$r = ask('/key/', 'coil', 'chat', max_tokens => 1000);
+like(refused($r, 402, 'budget_exceeded', 'more than is left of it')->{message}, qr/of this API key/, 'of this key');
+my $second = $admin->json(qw(keys create --tenant coil));
+is($t->post('/key/chat/completions', $t->chat('chat', 'hi', max_tokens => 12), headers => AIQ::Admin::bearer($second->{key}))->{status},
+    200, 'another key of the tenant has its own');
+
+# What cannot be bounded.
+$error = refused(ask('/user/', 'coil', 'chat', messages => [ { role => 'user', content => [ { type => 'text', text => 'a' },
+    { type => 'image_url', image_url => { url => 'https://images.test/a.png' } } ] } ]), 400, 'unbounded_request', 'an image');
+is($error->{param}, 'messages[0].content[1]', 'is named');
+$t->post('/user/chat/completions', $t->chat('chat', 'no cap'), headers => AIQ::Admin::bearer($key{dune}{key}));
+like(($mock->requests)[-1]{body}, qr/"max_completion_tokens":\d+/, 'a request without a cap gets one');
+ask('/open/', undef, 'chat', max_tokens => 7);
+unlike(($mock->requests)[-1]{body}, qr/max_completion_tokens/, 'one with a cap has its own');
+
+# What fails costs nothing; what is left is billed as what came.
+is(ask('/v1/', 'dune', 'fails')->{status}, 502, 'a failure');
+{
+    my $c = $t->connect;
+    $c->request('POST', '/v1/chat/completions', headers => AIQ::Admin::bearer($key{dune}{key}),
+        body => $t->chat('hangs', 'hi', max_tokens => 12, stream => JSON::PP::true));
+    $c->head;
+    $c->event;
+    $c->close;
+}
+settled();
+$t->wait_for(sub { grep { $_->{model} eq 'hangs' } @{ usage('tenant=dune&group_by=model')->{data} } }, 10, 'who left is billed');
+settled();
+my ($left) = grep { $_->{model} eq 'hangs' } @{ usage('tenant=dune&group_by=model')->{data} };
+is($left->{estimated}, 1, 'by an estimate');
+ok($left->{cost_usd} > 0 && $left->{cost_usd} < 0.001, 'of what came') or diag($left->{cost_usd});
+my ($failed) = grep { $_->{model} eq 'fails' } @{ usage('tenant=dune&group_by=model')->{data} };
+is($failed->{cost_usd} * 1, 0, 'a failure costs nothing');
+
+# The ledger.
+my $day = POSIX::strftime('%Y-%m-%d', gmtime);
+my $all = usage('tenant=acme&group_by=tenant,model,day');
+is(scalar(@{ $all->{data} }), 1, 'one group');
+my $group = $all->{data}[0];
+is($group->{tenant}, 'acme', 'its tenant');
+is($group->{model}, 'chat', 'its model');
+like($group->{day}, qr/^\d{4}-\d\d-\d\d$/, 'its day');
+is($group->{requests}, 7, 'what was refused is no call');
+is($group->{tokens_in} . ' ' . $group->{tokens_out}, '63 84', 'tokens');
+is(sprintf('%.9f', $group->{cost_usd}), '0.000903000', 'cost');
+is($group->{estimated}, 0, 'nothing is estimated');
+
+is(usage('group_by=tenant&limit=1')->{next}, 1, 'pages');
+is(usage('group_by=tenant&limit=1&after=1')->{data}[0]{tenant}, 'bolt', 'the second');
+is_deeply(usage('from=2001-01-01&to=2002-01-01')->{data}, [], 'nothing in 2001');
+is(scalar(@{ usage('group_by=tenant', $admin->json(qw(keys create --admin --tenant bolt))->{key})->{data} }), 1,
+    "another tenant's admin sees its own");
+for my $wrong (qw(group_by=city from=x after=a day=1)) {
+    $r = $t->get("/api/v1/usage?$wrong", headers => AIQ::Admin::bearer($root->{key}));
+    is($r->{status}, 400, "usage?$wrong");
+}
+is($t->get('/api/v1/usage', headers => AIQ::Admin::bearer($key{acme}{key}))->{status}, 403, 'only for admins');
+
+# What operators see.
+my $metrics = $t->get('/metrics')->{body};
+like($metrics, qr/^aiq_budget_refused_total\{reason="exceeded"\} [1-9]/m, 'refusals are counted');
+like($metrics, qr/^aiq_budget_warnings_total 1$/m, 'warnings, once a period');
+is(scalar(grep { $_->{message} eq '80 % of a budget are used' } $t->engine_lines), 1, 'and logged');
+like($t->read_file('logs/cost.log'), qr/^acme 9 12 0\.000129000$/m, '$aiq_cost');
+like($t->read_file('logs/cost.log'), qr/^acme - - -$/m, 'a refusal has none');
+
+# A restart forgets nothing.
+$t->stop('engine');
+$t->start_engine;
+$t->wait_for(sub { ask('/v1/', 'bolt', 'chat')->{status} == 200 }, 20, 'the engine is back');
+refused(ask('/v1/', 'acme', 'chat'), 402, 'budget_exceeded', 'what was spent stays spent');
+
+$t->finish;
+done_testing();
