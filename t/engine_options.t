@@ -69,7 +69,7 @@ refuses('models in a file',    2, qr{--models: /etc/passwd is no folder},     @s
 refuses('secrets nowhere',     2, qr{--secrets: \S+/none is no folder},       @socket, '--secrets', "$dir/none");
 refuses('a stray word',        2, qr/what is "extra"\?/,                      @socket, 'extra');
 
-refuses('a socket nowhere',    1, qr{cannot make the socket .*/none/e\.sock.*No such file},
+refuses('a socket nowhere',    1, qr{/none/e\.sock.*No such file},
     '--socket', "$dir/none/e.sock", '--store', "sqlite:$dir/a.db");
 refuses('a path too long',     1, qr/the path of --socket is too long/,
     '--socket', "$dir/" . 'x' x 120, '--store', "sqlite:$dir/a.db");
@@ -82,7 +82,7 @@ $t->write_file('e.sock', 'precious');
 refuses('a file in the way',   1, qr{e\.sock exists and is no socket}, @socket, '--store', "sqlite:$dir/a.db");
 is($t->read_file('e.sock'), 'precious', 'which stays as it was');
 
-ok(!glob("$dir/e.sock.*"), 'no socket is left beside');
+ok(!(grep { -S } glob("$dir/e.sock.*")), 'no socket is left beside');
 
 $t->finish;
 done_testing();
