@@ -108,6 +108,39 @@ static void refuses_what_is_no_chunk(void **state)
     assert_string_equal(pass("{\"usage\":1,\"usage\":2}", false), "duplicate member");
 }
 
+static bool is_empty(const char *chunk)
+{
+    return openai_chunk_is_empty((aiq_str){chunk, strlen(chunk)});
+}
+
+static void knows_what_says_nothing_yet(void **state)
+{
+    static const char *const empty[] = {
+        "{\"choices\":[]}",
+        "{\"choices\":[{\"delta\":{}}]}",
+        "{\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},"
+        "\"finish_reason\":null}]}",
+    };
+    static const char *const full[] = {
+        "[DONE]",
+        "{\"choices\":[{\"delta\":{\"content\":\" \"}}]}",
+        "{\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}",
+        "{\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}",
+        "{\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}",
+        "{\"choices\":[{\"delta\":{}},{\"delta\":{\"content\":\"x\"}}]}",
+        "{\"choices\":[7]}",
+        "{\"type\":\"message_start\"}",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(empty) / sizeof(empty[0]); i++) {
+        assert_true(is_empty(empty[i]));
+    }
+    for (size_t i = 0; i < sizeof(full) / sizeof(full[0]); i++) {
+        assert_false(is_empty(full[i]));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -117,6 +150,7 @@ int main(void)
         cmocka_unit_test_setup(usage_beside_text_keeps_the_text, reset),
         cmocka_unit_test_setup(knows_the_end, reset),
         cmocka_unit_test_setup(refuses_what_is_no_chunk, reset),
+        cmocka_unit_test(knows_what_says_nothing_yet),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
