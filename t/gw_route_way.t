@@ -22,8 +22,8 @@ openssl("req -x509 $key -subj /CN=$_ -keyout $dir/$_.key -out $dir/$_.pem") for 
 
 # a proxy that knows CONNECT only; what it was asked is in its log
 my $proxy = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 8, ReuseAddr => 1) or die $!;
-my $proxy_pid = fork() // die "fork: $!";
-if ($proxy_pid == 0) {
+$t->{children}{proxy} = fork() // die "fork: $!";    # so that it ends with the test, whatever happens
+if ($t->{children}{proxy} == 0) {
     $SIG{CHLD} = 'IGNORE';
     $SIG{TERM} = 'DEFAULT';
     while (my $c = $proxy->accept) {
@@ -91,7 +91,5 @@ is(ask('gone')->{status}, 502, 'a proxy that is not there');
 my ($line) = grep { ($_->{message} // '') =~ /fail/ && ($_->{detail} // '') =~ /:1\b|port 1\b/ } $t->engine_lines;
 ok($line, 'is what the log says');
 
-kill('TERM', $proxy_pid);
-waitpid($proxy_pid, 0);
 $t->finish;
 done_testing;

@@ -84,28 +84,39 @@ static void fill_event(ledger_event *event, const settled_call *call)
     }
 }
 
-/* At most so many of those that are not on their way yet. */
-static void store_settled(ledger *l, aiq_loop *loop, size_t most)
+/* At most so many of those that are not on their way yet; NULL: there are none. */
+static flush_work *take_settled(ledger *l, size_t most)
 {
-    flush_work *w = aiq_zalloc(sizeof(*w));
-    aiq_err err;
+    flush_work *w = NULL;
 
-    w->ledger = l;
-    w->batch.engine = l->engine->id;
     pthread_mutex_lock(&l->lock);
     size_t left = l->n_settled - l->storing, n = left < most ? left : most;
-    w->calls = aiq_alloc((n + 1) * sizeof(*w->calls));
-    memcpy(w->calls, l->settled + l->storing, n * sizeof(*w->calls));
-    l->storing += n;
+    if (n > 0) {
+        w = aiq_zalloc(sizeof(*w));
+        w->ledger = l;
+        w->batch.engine = l->engine->id;
+        w->batch.n = n;
+        w->calls = aiq_alloc(n * sizeof(*w->calls));
+        memcpy(w->calls, l->settled + l->storing, n * sizeof(*w->calls));
+        l->storing += n;
+    }
     pthread_mutex_unlock(&l->lock);
-    w->batch.events = aiq_alloc((n + 1) * sizeof(*w->batch.events));
-    w->batch.n = n;
-    for (size_t i = 0; i < n; i++) {
+    return w;
+}
+
+static void store_settled(ledger *l, aiq_loop *loop, size_t most)
+{
+    flush_work *w = take_settled(l, most);
+    aiq_err err;
+
+    if (w == NULL) {
+        return;
+    }
+    w->batch.events = aiq_alloc(w->batch.n * sizeof(*w->batch.events));
+    for (size_t i = 0; i < w->batch.n; i++) {
         fill_event(&w->batch.events[i], &w->calls[i]);
     }
-    if (n == 0) {
-        flush_free(w);
-    } else if (!store_write(l->engine->store, loop, flush_transaction, w, flushed, w, &err)) {
+    if (!store_write(l->engine->store, loop, flush_transaction, w, flushed, w, &err)) {
         flushed(loop, w, &err);
     }
 }
