@@ -21,6 +21,14 @@ typedef struct ngx_http_aiq_link_s      ngx_http_aiq_link_t;
 typedef struct ngx_http_aiq_pass_s      ngx_http_aiq_pass_t;
 
 
+/* of targets; worker processes look at it, see ngx_http_aiq_handler.c */
+
+typedef struct {
+    ngx_str_t                  text;
+    ngx_http_complex_value_t   value;
+} ngx_http_aiq_value_t;
+
+
 /* what nginx.conf says, on its way into the policy document */
 
 typedef struct {
@@ -60,6 +68,8 @@ typedef struct {
     int64_t                    input;        /* nano-USD per million tokens */
     int64_t                    cached;
     int64_t                    output;
+    ngx_int_t                  condition;    /* of "conditions", or -1 */
+    off_t                      max_body;     /* 0: any */
     u_char                    *file;
     ngx_uint_t                 line;
     unsigned                   backup:1;
@@ -71,6 +81,7 @@ typedef struct {
     ngx_str_t                  name;
     ngx_array_t                targets;      /* ngx_http_aiq_target_t */
     ngx_str_t                  policy;
+    ngx_int_t                  key;          /* of "hashes", or -1 */
     ngx_str_t                  context;      /* models to fall back to */
     ngx_str_t                  content;
     ngx_msec_t                 retry_timeout;
@@ -84,6 +95,8 @@ typedef struct {
     ngx_array_t                providers;    /* ngx_http_aiq_provider_t */
     ngx_array_t                models;       /* ngx_http_aiq_model_t */
     ngx_array_t                passes;       /* ngx_http_aiq_pass_t * */
+    ngx_array_t                conditions;   /* ngx_http_aiq_value_t */
+    ngx_array_t                hashes;       /* ngx_http_aiq_value_t */
 
     ngx_str_t                  policy;       /* path of the document */
     u_char                     sha256[32];

@@ -7,6 +7,9 @@
 typedef struct {
     u_char        *pos;
     size_t         len;
+    uint64_t       conditions;
+    uint32_t       hashes[AIQ_HASHES_MAX];
+    ngx_uint_t     nhashes;
     unsigned       accept:1;
     unsigned       invalid:1;
 } ngx_http_aiq_open_t;
@@ -18,6 +21,8 @@ static void ngx_http_aiq_body_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_begin(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_watch_client(ngx_http_request_t *r);
+static ngx_int_t ngx_http_aiq_open_values(ngx_http_request_t *r,
+    ngx_http_aiq_open_t *open);
 static void ngx_http_aiq_open_fields(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_str_t *uri, ngx_http_aiq_open_t *open);
 static void ngx_http_aiq_open_identity(ngx_http_aiq_identity_t *identity,
@@ -27,6 +32,8 @@ static void ngx_http_aiq_open_headers(ngx_http_request_t *r,
 static ngx_uint_t ngx_http_aiq_passed_header(ngx_table_elt_t *h);
 static void ngx_http_aiq_open_text(ngx_http_aiq_open_t *open, uint16_t id,
     ngx_str_t *value);
+static void ngx_http_aiq_open_bytes(ngx_http_aiq_open_t *open, uint16_t id,
+    void *data, size_t len);
 static void ngx_http_aiq_open_header(ngx_http_aiq_open_t *open,
     ngx_table_elt_t *h);
 static uint8_t ngx_http_aiq_method(ngx_http_request_t *r);
@@ -200,6 +207,10 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ngx_memzero(&open, sizeof(ngx_http_aiq_open_t));
     open.len = sizeof(aiq_open);
 
+    if (ngx_http_aiq_open_values(r, &open) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     ngx_http_aiq_open_fields(r, ctx, &uri, &open);
 
     if (open.invalid) {
@@ -313,6 +324,48 @@ ngx_http_aiq_uri(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
 }
 
 
+/* What targets are chosen by: "if=" and "policy hash" of "aiq_model". */
+
+static ngx_int_t
+ngx_http_aiq_open_values(ngx_http_request_t *r, ngx_http_aiq_open_t *open)
+{
+    ngx_str_t                  s;
+    ngx_uint_t                 i;
+    ngx_http_aiq_value_t      *value;
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_module);
+
+    value = amcf->conditions.elts;
+
+    for (i = 0; i < amcf->conditions.nelts; i++) {
+
+        if (ngx_http_complex_value(r, &value[i].value, &s) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        if (s.len && (s.len != 1 || s.data[0] != '0')) {
+            open->conditions |= (uint64_t) 1 << i;
+        }
+    }
+
+    value = amcf->hashes.elts;
+
+    for (i = 0; i < amcf->hashes.nelts; i++) {
+
+        if (ngx_http_complex_value(r, &value[i].value, &s) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        open->hashes[i] = ngx_murmur_hash2(s.data, s.len);
+    }
+
+    open->nhashes = amcf->hashes.nelts;
+
+    return NGX_OK;
+}
+
+
 static void
 ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_str_t *uri, ngx_http_aiq_open_t *open)
@@ -343,6 +396,17 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     }
 
     ngx_http_aiq_open_identity(&ctx->identity, open);
+
+    if (open->conditions) {
+        ngx_http_aiq_open_bytes(open, AIQ_FIELD_CONDITIONS, &open->conditions,
+                                sizeof(uint64_t));
+    }
+
+    if (open->nhashes) {
+        ngx_http_aiq_open_bytes(open, AIQ_FIELD_HASHES, open->hashes,
+                                open->nhashes * sizeof(uint32_t));
+    }
+
     ngx_http_aiq_open_headers(r, open);
 }
 
@@ -453,6 +517,19 @@ ngx_http_aiq_open_text(ngx_http_aiq_open_t *open, uint16_t id,
     }
 
     open->len += aiq_field_span(value->len);
+}
+
+
+static void
+ngx_http_aiq_open_bytes(ngx_http_aiq_open_t *open, uint16_t id, void *data,
+    size_t len)
+{
+    if (open->pos) {
+        open->pos = aiq_field_put(open->pos, id, data, (uint16_t) len);
+        return;
+    }
+
+    open->len += aiq_field_span(len);
 }
 
 

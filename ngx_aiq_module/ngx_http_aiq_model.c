@@ -16,6 +16,8 @@ static char *ngx_http_aiq_model_target_option(ngx_conf_t *cf,
     ngx_http_aiq_target_t *target, ngx_str_t *value);
 static char *ngx_http_aiq_model_price(ngx_conf_t *cf, ngx_str_t *value,
     size_t prefix, int64_t *price);
+static char *ngx_http_aiq_model_value(ngx_conf_t *cf, ngx_str_t *text,
+    ngx_array_t *values, ngx_uint_t max, ngx_int_t *number);
 static char *ngx_http_aiq_model_policy(ngx_conf_t *cf,
     ngx_http_aiq_model_t *model);
 static char *ngx_http_aiq_model_fallback(ngx_conf_t *cf,
@@ -62,6 +64,7 @@ ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     model->name = value[1];
     model->file = cf->conf_file->file.name.data;
     model->line = cf->conf_file->line;
+    model->key = -1;
     model->retry_timeout = NGX_CONF_UNSET_MSEC;
 
     if (ngx_array_init(&model->targets, cf->pool, 2,
@@ -173,6 +176,7 @@ ngx_http_aiq_model_target(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
     target->input = NGX_CONF_UNSET;
     target->cached = NGX_CONF_UNSET;
     target->output = NGX_CONF_UNSET;
+    target->condition = -1;
     target->file = cf->conf_file->file.name.data;
     target->line = cf->conf_file->line;
 
@@ -205,7 +209,9 @@ static char *
 ngx_http_aiq_model_target_option(ngx_conf_t *cf, ngx_http_aiq_target_t *target,
     ngx_str_t *value)
 {
-    ngx_int_t  n;
+    ngx_int_t                  n;
+    ngx_str_t                  s;
+    ngx_http_aiq_main_conf_t  *amcf;
 
     if (ngx_strncmp(value->data, "model=", 6) == 0) {
 
@@ -255,6 +261,42 @@ ngx_http_aiq_model_target_option(ngx_conf_t *cf, ngx_http_aiq_target_t *target,
         return ngx_http_aiq_model_price(cf, value, 7, &target->output);
     }
 
+    if (ngx_strncmp(value->data, "if=", 3) == 0) {
+
+        if (target->condition != -1) {
+            return "has a duplicate \"if\"";
+        }
+
+        s.data = value->data + 3;
+        s.len = value->len - 3;
+
+        amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+
+        return ngx_http_aiq_model_value(cf, &s, &amcf->conditions,
+                                        AIQ_CONDITIONS_MAX,
+                                        &target->condition);
+    }
+
+    if (ngx_strncmp(value->data, "max_body=", 9) == 0) {
+
+        if (target->max_body) {
+            return "has a duplicate \"max_body\"";
+        }
+
+        s.data = value->data + 9;
+        s.len = value->len - 9;
+
+        target->max_body = ngx_parse_offset(&s);
+
+        if (target->max_body <= 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid size in \"%V\"", value);
+            return NGX_CONF_ERROR;
+        }
+
+        return NGX_CONF_OK;
+    }
+
     if (ngx_strcmp(value->data, "backup") == 0) {
         target->backup = 1;
         return NGX_CONF_OK;
@@ -299,17 +341,75 @@ ngx_http_aiq_model_price(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
 }
 
 
+/* The same text is looked at once for a request, however often it is used. */
+
+static char *
+ngx_http_aiq_model_value(ngx_conf_t *cf, ngx_str_t *text, ngx_array_t *values,
+    ngx_uint_t max, ngx_int_t *number)
+{
+    ngx_uint_t                         i;
+    ngx_http_aiq_value_t              *value;
+    ngx_http_compile_complex_value_t   ccv;
+
+    if (text->len == 0) {
+        return "has an empty value";
+    }
+
+    value = values->elts;
+
+    for (i = 0; i < values->nelts; i++) {
+        if (value[i].text.len == text->len
+            && ngx_strncmp(value[i].text.data, text->data, text->len) == 0)
+        {
+            *number = i;
+            return NGX_CONF_OK;
+        }
+    }
+
+    if (values->nelts == max) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "too many different values "
+                           "\"%V\", there can be %ui of its kind",
+                           text, max);
+        return NGX_CONF_ERROR;
+    }
+
+    *number = values->nelts;
+
+    value = ngx_array_push(values);
+    if (value == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(value, sizeof(ngx_http_aiq_value_t));
+    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
+
+    value->text = *text;
+
+    ccv.cf = cf;
+    ccv.value = text;
+    ccv.complex_value = &value->value;
+
+    if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
 static char *
 ngx_http_aiq_model_policy(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
 {
-    ngx_str_t   *value;
-    ngx_uint_t   i;
+    ngx_str_t                 *value;
+    ngx_uint_t                 i;
+    ngx_http_aiq_main_conf_t  *amcf;
 
     static ngx_str_t  policies[] = {
         ngx_string("order"),
         ngx_string("weight"),
         ngx_string("latency"),
         ngx_string("cost"),
+        ngx_string("hash"),
         ngx_null_string
     };
 
@@ -324,15 +424,30 @@ ngx_http_aiq_model_policy(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
             && ngx_strncmp(policies[i].data, value[1].data, value[1].len) == 0)
         {
             model->policy = value[1];
-            return NGX_CONF_OK;
+            break;
         }
     }
 
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "unknown policy \"%V\", it must "
-                       "be \"order\", \"weight\", \"latency\" or \"cost\"",
-                       &value[1]);
+    if (model->policy.len == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "unknown policy \"%V\", it "
+                           "must be \"order\", \"weight\", \"latency\", "
+                           "\"cost\" or \"hash\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
 
-    return NGX_CONF_ERROR;
+    if (cf->args->nelts != (value[1].data[0] == 'h' ? 3 : 2)) {
+        return "has an invalid number of arguments, \"hash\" needs a key "
+               "and no other one has any";
+    }
+
+    if (value[1].data[0] != 'h') {
+        return NGX_CONF_OK;
+    }
+
+    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+
+    return ngx_http_aiq_model_value(cf, &value[2], &amcf->hashes,
+                                    AIQ_HASHES_MAX, &model->key);
 }
 
 

@@ -458,6 +458,12 @@ ngx_http_aiq_create_main_conf(ngx_conf_t *cf)
         || ngx_array_init(&amcf->models, cf->pool, 8,
                           sizeof(ngx_http_aiq_model_t))
            != NGX_OK
+        || ngx_array_init(&amcf->conditions, cf->pool, 4,
+                          sizeof(ngx_http_aiq_value_t))
+           != NGX_OK
+        || ngx_array_init(&amcf->hashes, cf->pool, 1,
+                          sizeof(ngx_http_aiq_value_t))
+           != NGX_OK
         || ngx_array_init(&amcf->passes, cf->pool, 8,
                           sizeof(ngx_http_aiq_pass_t *))
            != NGX_OK)

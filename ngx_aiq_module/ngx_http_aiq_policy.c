@@ -299,6 +299,11 @@ ngx_http_aiq_policy_model(u_char *p, ngx_http_aiq_model_t *model)
     p = ngx_http_aiq_policy_string(p, "name", &model->name);
     *p++ = ',';
     p = ngx_http_aiq_policy_string(p, "policy", &model->policy);
+
+    if (model->key >= 0) {
+        p = ngx_sprintf(p, ",\"key\":%i", model->key);
+    }
+
     p = ngx_http_aiq_policy_option(p, "context_fallback", &model->context);
     p = ngx_http_aiq_policy_option(p, "content_fallback", &model->content);
 
@@ -338,6 +343,14 @@ ngx_http_aiq_policy_target(u_char *p, ngx_http_aiq_target_t *target)
 
     if (target->output != NGX_CONF_UNSET) {
         p = ngx_sprintf(p, ",\"output\":%L", target->output);
+    }
+
+    if (target->condition >= 0) {
+        p = ngx_sprintf(p, ",\"condition\":%i", target->condition);
+    }
+
+    if (target->max_body) {
+        p = ngx_sprintf(p, ",\"max_body\":%O", target->max_body);
     }
 
     if (target->backup) {

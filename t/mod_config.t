@@ -134,6 +134,16 @@ refuses("$local aiq_model m { target p model=a input=1 input=1; }", '"target" ha
 refuses("$local aiq_model m { target p model=a cached=1; }", 'but none of "input"');
 refuses("$local aiq_model m { target p model=a; policy best; }", 'unknown policy "best"');
 refuses("$local aiq_model m { target p model=a; policy cost; policy cost; }", '"policy" is duplicate');
+refuses("$local aiq_model m { target p model=a; policy order $_; }", '"policy" has an invalid number of arguments') for 'x', '$host';
+refuses("$local aiq_model m { target p model=a; policy hash; }", '"hash" needs a key');
+refuses("$local aiq_model m { target p model=a if=; }", '"target" has an empty value');
+refuses("$local aiq_model m { target p model=a if=\$host if=1; }", '"target" has a duplicate "if"');
+refuses("$local aiq_model m { target p model=a max_body=$_; }", qq{invalid size in "max_body=$_"}) for 0, 'x';
+refuses("$local aiq_model m { target p model=a max_body=1 max_body=2; }", '"target" has a duplicate "max_body"');
+refuses($local . join(' ', map { "aiq_model m$_ { target p model=a if=\$http_x_$_; }" } 0 .. 64),
+    'too many different values "$http_x_64", there can be 64');
+refuses($local . join(' ', map { "aiq_model m$_ { target p model=a; policy hash \$http_x_$_; }" } 0 .. 8),
+    'too many different values "$http_x_8", there can be 8');
 refuses("$local aiq_model m { target p model=a; retry_timeout x; }", 'invalid time in "x"');
 refuses("$local aiq_model m { target p model=a; fallback on=x; }", 'unknown parameter "on=x"');
 refuses("$local aiq_model m { target p model=a; fallback context=x; }", 'leads to an unknown model "x" in');
@@ -148,8 +158,11 @@ accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:
     retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms; }
     aiq_model "meta/llama-3:free" { target o weight=2 input=0.1 output=0; target o model=x backup noncritical;
     policy latency; retry_timeout 1m; fallback context=big content=big; }
-    aiq_model big { target o input=1 output=1; policy cost; }',
+    aiq_model big { target o input=1 output=1; policy cost; }
+    aiq_model same { target o if=$http_x max_body=1m; target o model=x; policy hash "$aiq_tenant of $host"; }',
     'a provider with everything');
+accepts($local . join(' ', map { "aiq_model m$_ { target p model=a if=\$host; policy hash \$host; }" } 0 .. 64),
+    'one condition in many models');
 
 # aiq_budget
 refuses(location('aiq_budget everybody 1usd/day; aiq_pass gateway;'), 'invalid scope "everybody"');

@@ -19,6 +19,12 @@ my $http = '
         target local model=two noncritical backup;
         policy weight; fallback context=m; retry_timeout 5s;
     }
+    aiq_model chosen {
+        target remote if=$http_x_one max_body=64k;
+        target remote model=b if=$http_x_two;
+        target remote model=c if=$http_x_one;
+        policy hash $aiq_user;
+    }
     aiq_provider local { dialect local; model demo models/demo.gguf; model two /abs/two.gguf; }
     aiq_provider remote { dialect openai; url https://api.example.com/v1/;
                           key env:KEY header=api-key; key file:key2 header=api-key;
@@ -75,6 +81,11 @@ is_deeply($policy, {
               output => 10000000000 },
             { provider => 'local', model => 'two', weight => 1, backup => JSON::PP::true,
               noncritical => JSON::PP::true } ] },
+        { name => 'chosen', policy => 'hash', key => 0, retry_timeout_ms => 60000,
+          targets => [
+            { provider => 'remote', model => 'chosen', weight => 1, condition => 0, max_body => 65536 },
+            { provider => 'remote', model => 'b', weight => 1, condition => 1 },
+            { provider => 'remote', model => 'c', weight => 1, condition => 0 } ] },
     ],
     locations => [
         { service => 'gateway', max_body => 10485760 },
@@ -88,6 +99,11 @@ is_deeply($policy, {
 # a probe does not wait for a link
 $t->wait_for(sub { $t->get('/health')->{status} == 200 });
 is($e->last_open->{location}, 3, 'OPEN names the location by its place in it');
+is($e->last_open->{conditions}, undef, 'no condition holds');
+like(my $hash = $e->last_open->{hashes}, qr/^[0-9a-f]{8}$/, 'one hash');
+$t->get('/echo', headers => [ 'X-Two' => 'yes', 'X-One' => '0' ]);
+is($e->last_open->{conditions}, '0200000000000000', 'the second condition holds');
+is($e->last_open->{hashes}, $hash, 'of the same key');
 
 # reloads
 $t->reload;

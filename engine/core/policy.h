@@ -20,7 +20,8 @@
  *      "models":    [{"name": "gpt", "policy": "order", "retry_timeout_ms": 60000,
  *                     "context_fallback": "demo",
  *                     "targets": [{"provider": "openai", "model": "gpt-4o", "weight": 1,
- *                                  "input": 2500000000, "output": 10000000000},
+ *                                  "input": 2500000000, "output": 10000000000,
+ *                                  "condition": 0, "max_body": 65536},
  *                                 {"provider": "local", "model": "demo", "weight": 1,
  *                                  "backup": true, "noncritical": true}]}, …],
  *      "locations": [{"service": "gateway", "max_body": 10485760,
@@ -28,7 +29,9 @@
  *                                  "amount": 200000000000}]}]}
  *
  * A provider may also have "key_header", "query", "ca", "certificate",
- * "certificate_key" and "proxy".
+ * "certificate_key" and "proxy", and a model whose policy is "hash" has the number of
+ * its "key". Conditions and keys are numbers, for nginx looks at them: OPEN says what
+ * they are for a request (AIQ_FIELD_CONDITIONS, AIQ_FIELD_HASHES).
  * epoch is the master's clock in microseconds when it read the configuration:
  * what the process shares takes its parameters from the highest.
  */
@@ -84,18 +87,27 @@ typedef struct {
     const char *model; /* the provider's name of it */
     uint32_t weight;
     policy_price price;
-    bool backup;      /* only where the others are of no use */
-    bool noncritical; /* only for requests that say that they are not */
+    int condition;     /* its number; it must hold for a request. -1: none */
+    uint64_t max_body; /* only for requests of so many bytes; 0: of any size */
+    bool backup;       /* only where the others are of no use */
+    bool noncritical;  /* only for requests that say that they are not */
     void **shared;
 } policy_target;
 
-typedef enum { POLICY_ORDER, POLICY_WEIGHT, POLICY_LATENCY, POLICY_COST } policy_order;
+typedef enum {
+    POLICY_ORDER,
+    POLICY_WEIGHT,
+    POLICY_LATENCY,
+    POLICY_COST,
+    POLICY_HASH
+} policy_order;
 
 typedef struct policy_model {
     const char *name; /* the client's name of it */
     const policy_target *targets;
     size_t n_targets; /* 1 to POLICY_TARGETS_MAX */
     policy_order order;
+    unsigned key;              /* of POLICY_HASH: its number */
     uint32_t retry_timeout_ms; /* no attempt begins later */
     /* who answers what this one's context is too short for, or what its provider's
      * rules refuse; may be NULL */

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include "aiq_frame.h"
 
 #define VERSION 1
 #define MS_MAX  (24u * 3600 * 1000)
@@ -89,6 +90,28 @@ static bool read_price(reader *r, const json_t *object, const char *key, int64_t
 
     *out = json_is_integer(value) ? json_integer_value(value) : -1;
     return value == NULL || (*out >= 0 && *out <= PRICE_MAX) || invalid(r, "target", key);
+}
+
+/* One of fewer than max; -1: none. */
+static bool read_index(reader *r, const json_t *object, const char *what, const char *key,
+                       int max, int *out)
+{
+    const json_t *value = json_object_get(object, key);
+    json_int_t n = json_is_integer(value) ? json_integer_value(value) : -1;
+
+    *out = n >= 0 && n < max ? (int)n : -1;
+    return value == NULL || *out >= 0 || invalid(r, what, key);
+}
+
+/* 0: none. */
+static bool read_size(reader *r, const json_t *object, const char *what, const char *key,
+                      uint64_t *out)
+{
+    const json_t *value = json_object_get(object, key);
+    json_int_t n = json_is_integer(value) ? json_integer_value(value) : 0;
+
+    *out = n > 0 ? (uint64_t)n : 0;
+    return value == NULL || n > 0 || invalid(r, what, key);
 }
 
 /* The array `key`, and zeroed memory for one record of `size` bytes an element. */
@@ -243,6 +266,8 @@ static bool read_target(reader *r, const json_t *object, policy_target *target)
         !read_price(r, object, "input", &target->price.input) ||
         !read_price(r, object, "cached", &target->price.cached) ||
         !read_price(r, object, "output", &target->price.output) ||
+        !read_index(r, object, "target", "condition", AIQ_CONDITIONS_MAX, &target->condition) ||
+        !read_size(r, object, "target", "max_body", &target->max_body) ||
         !read_flag(r, object, "target", "backup", &target->backup) ||
         !read_flag(r, object, "target", "noncritical", &target->noncritical)) {
         return false;
@@ -262,13 +287,15 @@ static bool read_target(reader *r, const json_t *object, policy_target *target)
 
 static bool read_model(reader *r, const json_t *object, policy_model *model)
 {
-    static const char *const orders[] = {"order", "weight", "latency", "cost", NULL};
+    static const char *const orders[] = {"order", "weight", "latency", "cost", "hash", NULL};
     policy_target *targets;
     const json_t *array;
     unsigned order;
+    int key;
 
     if (!read_text(r, object, "model", "name", true, &model->name) ||
         !read_word(r, object, "model", "policy", orders, &order) ||
+        !read_index(r, object, "model", "key", AIQ_HASHES_MAX, &key) ||
         !read_number(r, object, "model", "retry_timeout_ms", MS_MAX,
                      &model->retry_timeout_ms) ||
         !read_array(r, object, "model", "targets", sizeof(*targets), &array, &model->n_targets,
@@ -278,6 +305,9 @@ static bool read_model(reader *r, const json_t *object, policy_model *model)
     if (model->n_targets == 0 || model->n_targets > POLICY_TARGETS_MAX) {
         return invalid(r, "model", "targets");
     }
+    if ((order == POLICY_HASH) != (key >= 0)) {
+        return invalid(r, "model", "key");
+    }
     for (size_t i = 0; i < model->n_targets; i++) {
         if (!read_target(r, json_array_get(array, i), &targets[i])) {
             return false;
@@ -285,6 +315,7 @@ static bool read_model(reader *r, const json_t *object, policy_model *model)
     }
     model->targets = targets;
     model->order = (policy_order)order;
+    model->key = key >= 0 ? (unsigned)key : 0;
     return true;
 }
 

@@ -149,6 +149,9 @@ typedef enum {
     AIQ_FIELD_USER,
     AIQ_FIELD_ROLE,   /* admin, developer, user, viewer */
     AIQ_FIELD_KEY_ID, /* of the API key, where one was shown */
+    /* OPEN: what the policy's targets are chosen by; bytes, not text */
+    AIQ_FIELD_CONDITIONS, /* u64: which of the policy's conditions hold, the first in bit 0 */
+    AIQ_FIELD_HASHES,     /* u32 each: of what the policy's keys are for this request */
     /* CHECK */
     AIQ_FIELD_KEY_HASH = 24, /* SHA-256 of the API key, 32 bytes */
     /* HEAD, for variables */
@@ -168,6 +171,10 @@ typedef enum {
 /* Of CHECK and VERDICT, and of each name of an identity. */
 #define AIQ_CHECK_MAX    (4u << 10)
 #define AIQ_IDENTITY_MAX 256
+
+/* Of a policy. */
+#define AIQ_CONDITIONS_MAX 64
+#define AIQ_HASHES_MAX     8
 
 typedef struct {
     const uint8_t *pos, *end;

@@ -55,7 +55,10 @@ struct aiq_job {
     aiq_str content_type, accept;
     aiq_str tenant, user, role; /* never NULL: "default", "", "user" where nobody said */
     aiq_str key_id;             /* empty: no API key was used */
-    aiq_str models; /* what the key allows, a JSON array; empty: all. From end() on */
+    aiq_str models;         /* what the key allows, a JSON array; empty: all. From end() on */
+    uint64_t conditions;    /* which of the policy's hold, a bit each */
+    const uint32_t *hashes; /* of the policy's keys */
+    size_t n_hashes;
     const job_header *headers;
     size_t n_headers;
     aiq_str path_args[4]; /* what the route's {…} segments matched */

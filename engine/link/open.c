@@ -91,6 +91,20 @@ static int count_headers(aiq_fields fields)
     return rc < 0 ? -1 : n;
 }
 
+/* What is no text. False: it is of a wrong length. */
+static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t len)
+{
+    if (id == AIQ_FIELD_CONDITIONS) {
+        memcpy(&job->conditions, data, len == sizeof(job->conditions) ? len : 0);
+        return len == sizeof(job->conditions);
+    }
+    uint32_t *hashes = aiq_pool_alloc(job->pool, len); /* for the payload is not aligned */
+    memcpy(hashes, data, len);
+    job->hashes = hashes;
+    job->n_hashes = len / sizeof(uint32_t);
+    return len % sizeof(uint32_t) == 0 && job->n_hashes <= AIQ_HASHES_MAX;
+}
+
 static const char *parse_fields(aiq_job *job, aiq_fields fields)
 {
     int n = count_headers(fields);
@@ -105,7 +119,11 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
     while (aiq_field_next(&fields, &id, &data, &len) == 1) {
         aiq_str text = {(const char *)data, len};
         aiq_str *place = place_of(job, id);
-        if (place) {
+        if (id == AIQ_FIELD_CONDITIONS || id == AIQ_FIELD_HASHES) {
+            if (!parse_numbers(job, id, data, len)) {
+                return "OPEN with numbers of a wrong length";
+            }
+        } else if (place) {
             /* nginx decodes the URI, so any byte may be in it */
             if (id != AIQ_FIELD_URI && !valid_value(text)) {
                 return "OPEN with control characters";

@@ -435,11 +435,27 @@ static const char *name_of(uint16_t id)
         [AIQ_FIELD_USER] = "user",
         [AIQ_FIELD_ROLE] = "role",
         [AIQ_FIELD_KEY_ID] = "key_id",
+        [AIQ_FIELD_CONDITIONS] = "conditions",
+        [AIQ_FIELD_HASHES] = "hashes",
         [AIQ_FIELD_HEADER] = "header",
     };
 
     assert(id < sizeof(names) / sizeof(names[0]) && names[id]);
     return names[id];
+}
+
+/* Conditions and hashes are bytes: they are shown in hexadecimal. */
+static void show_field(uint16_t id, const uint8_t *text, uint16_t n)
+{
+    if (id != AIQ_FIELD_CONDITIONS && id != AIQ_FIELD_HASHES) {
+        printf("  %s=%.*s\n", name_of(id), (int)n, text);
+        return;
+    }
+    printf("  %s=", name_of(id));
+    for (uint16_t i = 0; i < n; i++) {
+        printf("%02x", text[i]);
+    }
+    printf("\n");
 }
 
 static void opened(uint32_t slot, const uint8_t *payload, uint32_t len)
@@ -453,7 +469,7 @@ static void opened(uint32_t slot, const uint8_t *payload, uint32_t len)
     printf("OPEN location=%u method=%u secure=%u body=%lld\n", o.location, o.method, o.secure,
            (long long)o.body_length);
     while (aiq_field_next(&fields, &id, &text, &n) == 1) {
-        printf("  %s=%.*s\n", name_of(id), (int)n, text);
+        show_field(id, text, n);
         if (id == AIQ_FIELD_URI) {
             snprintf(l.path[slot], sizeof(l.path[slot]), "%.*s", (int)n, text);
         }

@@ -186,6 +186,8 @@ static void push_open(ends *e, uint32_t slot, uint32_t generation, const aiq_ope
     end = aiq_field_put(end, AIQ_FIELD_TENANT, "acme", 4);
     end = aiq_field_put(end, 999, "unknown", 7);
     end = aiq_field_put(end, AIQ_FIELD_HEADER, "x-aiq-a: 1 2", 12);
+    end = aiq_field_put(end, AIQ_FIELD_CONDITIONS, &(uint64_t){5}, sizeof(uint64_t));
+    end = aiq_field_put(end, AIQ_FIELD_HASHES, (uint32_t[]){8, 9}, 2 * sizeof(uint32_t));
     push(e, AIQ_FRAME_OPEN, slot, generation, payload, (size_t)(end - payload));
 }
 
@@ -285,6 +287,9 @@ static void look_at_fields(aiq_job *job)
     assert_int_equal(job->n_headers, 1);
     assert_true(aiq_str_is(job->headers[0].name, "x-aiq-a"));
     assert_true(aiq_str_is(job->headers[0].value, "1 2"));
+    assert_int_equal(job->conditions, 5);
+    assert_int_equal(job->n_hashes, 2);
+    assert_int_equal(job->hashes[1], 9);
     assert_string_equal(job->location->service, "probe");
     assert_int_equal(job->dialect, AIQ_DIALECT_OWN);
     answer(job);
@@ -743,6 +748,33 @@ static void bad_header(ends *e)
     push(e, AIQ_FRAME_OPEN, 2, 1, payload, (size_t)(end - payload));
 }
 
+static void push_numbers(ends *e, uint16_t id, uint16_t len)
+{
+    static const uint8_t numbers[64];
+    aiq_open open = {.method = AIQ_METHOD_GET};
+    uint8_t payload[128], *end = payload + sizeof(open);
+
+    memcpy(payload, &open, sizeof(open));
+    end = aiq_field_put(end, AIQ_FIELD_URI, "/", 1);
+    end = aiq_field_put(end, id, numbers, len);
+    push(e, AIQ_FRAME_OPEN, 2, 1, payload, (size_t)(end - payload));
+}
+
+static void short_conditions(ends *e)
+{
+    push_numbers(e, AIQ_FIELD_CONDITIONS, 7);
+}
+
+static void half_a_hash(ends *e)
+{
+    push_numbers(e, AIQ_FIELD_HASHES, 6);
+}
+
+static void too_many_hashes(ends *e)
+{
+    push_numbers(e, AIQ_FIELD_HASHES, (AIQ_HASHES_MAX + 1) * sizeof(uint32_t));
+}
+
 static void over_credit(ends *e)
 {
     static uint8_t text[AIQ_WINDOW + 1];
@@ -843,6 +875,9 @@ static void test_crimes(void **state)
         {"a field that leads outside", field_outside},
         {"no URI", no_uri},
         {"a line end in a header", bad_header},
+        {"conditions too short", short_conditions},
+        {"half a hash", half_a_hash},
+        {"too many hashes", too_many_hashes},
         {"BODY beyond credit", over_credit},
         {"BODY beyond length", over_length},
         {"END too early", early_end},

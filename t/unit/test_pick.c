@@ -40,9 +40,9 @@ static const aiq_policy *parse(const char *order, const char *const more[3], uin
                      i ? "," : "", 'a' + i, open_ms, i == 2 ? "" : "\"env:PATH\",\"env:HOME\"");
     }
     n += snprintf(text + n, sizeof(text) - (size_t)n,
-                  "],\"models\":[{\"name\":\"m\",\"policy\":\"%s\",\"retry_timeout_ms\":1,"
+                  "],\"models\":[{\"name\":\"m\",\"policy\":\"%s\",\"retry_timeout_ms\":1,%s"
                   "\"targets\":[",
-                  order);
+                  order, strcmp(order, "hash") == 0 ? "\"key\":0," : "");
     for (int i = 0; i < 3; i++) {
         n += snprintf(text + n, sizeof(text) - (size_t)n,
                       "%s{\"provider\":\"%c\",\"model\":\"x\",\"weight\":%d%s}", i ? "," : "",
@@ -123,20 +123,15 @@ static void says_when_to_come_back(void **unused)
     end(&f);
 }
 
-static void a_backup_last_and_noncritical_for_batches(void **unused)
+static void a_backup_last(void **unused)
 {
     fixture f;
 
     (void)unused;
-    begin(&f, "order", ",\"backup\":true", ",\"noncritical\":true", "");
-    assert_int_equal(target_pick(&f.q), 2);
-    f.q.batch = true;
+    begin(&f, "order", ",\"backup\":true", "", "");
     assert_int_equal(target_pick(&f.q), 1);
-    f.q.excluded = 4;
-    f.q.batch = false;
+    f.q.excluded = 6;
     assert_int_equal(target_pick(&f.q), 0);
-    f.q.excluded = 5;
-    assert_int_equal(target_pick(&f.q), -1);
     end(&f);
 }
 
@@ -192,6 +187,42 @@ static void by_cost(void **unused)
     assert_int_equal(target_pick(&f.q), 1); /* 9 each: the first of them */
     f.q.excluded = 6;
     assert_int_equal(target_pick(&f.q), 0);
+    end(&f);
+}
+
+static void by_hash_as_weighted(void **unused)
+{
+    fixture f;
+    int by[3] = {0};
+
+    (void)unused;
+    begin(&f, "hash", "", "", "");
+    for (f.q.hash = 0; f.q.hash < 6000; f.q.hash++) {
+        by[target_pick(&f.q)]++;
+        f.q.random++; /* has no say */
+    }
+    assert_in_range(by[0], 900, 1100);
+    assert_in_range(by[1], 1850, 2150);
+    assert_in_range(by[2], 2850, 3150);
+    end(&f);
+}
+
+static void only_what_was_on_a_target_moves_with_it(void **unused)
+{
+    fixture f;
+    int moved[3] = {0};
+
+    (void)unused;
+    begin(&f, "hash", "", "", "");
+    for (f.q.hash = 0; f.q.hash < 600; f.q.hash++) {
+        f.q.excluded = 0;
+        int before = target_pick(&f.q);
+        f.q.excluded = 4;
+        int after = target_pick(&f.q);
+        assert_true(after != 2 && (before == 2 || before == after));
+        moved[after] += before == 2;
+    }
+    assert_true(moved[0] > 0 && moved[1] > 0); /* to all others */
     end(&f);
 }
 
@@ -268,10 +299,12 @@ int main(void)
         cmocka_unit_test(in_the_written_order),
         cmocka_unit_test(not_where_the_breaker_is_open),
         cmocka_unit_test(says_when_to_come_back),
-        cmocka_unit_test(a_backup_last_and_noncritical_for_batches),
+        cmocka_unit_test(a_backup_last),
         cmocka_unit_test(resting_keys_after_all_others),
         cmocka_unit_test(by_weight),
         cmocka_unit_test(by_cost),
+        cmocka_unit_test(by_hash_as_weighted),
+        cmocka_unit_test(only_what_was_on_a_target_moves_with_it),
         cmocka_unit_test(by_latency_the_better_of_two),
         cmocka_unit_test(old_latencies_fade),
         cmocka_unit_test(a_new_policy_finds_the_old_state),

@@ -25,9 +25,9 @@ static const char good[] =
     "\"models\":[{\"name\":\"demo\",\"path\":\"/d\"}]}],"
     "\"models\":[{\"name\":\"gpt\"," MODEL "\"context_fallback\":\"demo\",\"targets\":["
     "{\"provider\":\"openai\",\"model\":\"gpt-4o\",\"weight\":3,\"input\":2500000000,"
-    "\"output\":10000000000},"
+    "\"output\":10000000000,\"condition\":63,\"max_body\":11},"
     "{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1,\"noncritical\":true}]},"
-    "{\"name\":\"demo\"," MODEL
+    "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"retry_timeout_ms\":9,"
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}]}]}";
@@ -72,6 +72,12 @@ static void reads_a_document(void **state)
     assert_int_equal(m->targets[0].weight, 3);
     assert_int_equal(m->targets[0].price.output, 10000000000);
     assert_int_equal(m->targets[0].price.cached, 2500000000); /* as input */
+    assert_int_equal(m->targets[0].condition, 63);
+    assert_int_equal(m->targets[0].max_body, 11);
+    assert_int_equal(m->targets[1].condition, -1);
+    assert_int_equal(m->targets[1].max_body, 0);
+    assert_int_equal(m->context_fallback->order, POLICY_HASH);
+    assert_int_equal(m->context_fallback->key, 7);
     assert_false(m->targets[0].noncritical);
     assert_true(m->targets[1].noncritical);
     assert_int_equal(m->targets[1].price.input, -1); /* not known */
@@ -115,6 +121,13 @@ static void refuses_broken_documents(void **state)
         {"\"output\":10000000000", "\"output\":1.5"},
         {"\"noncritical\":true", "\"noncritical\":1"},
         {"\"policy\":\"order\"", "\"policy\":\"best\""},
+        {"\"policy\":\"order\"", "\"policy\":\"hash\""},
+        {"\"policy\":\"hash\"", "\"policy\":\"cost\""},
+        {"\"key\":7", "\"key\":8"},
+        {"\"condition\":63", "\"condition\":64"},
+        {"\"condition\":63", "\"condition\":-1"},
+        {"\"max_body\":11", "\"max_body\":0"},
+        {"\"max_body\":11", "\"max_body\":\"1k\""},
         {"\"context_fallback\":\"demo\"", "\"context_fallback\":\"none\""},
         {"\"attempts\":5", "\"attempts\":0"},
         {"\"breaker_open_ms\":8", "\"breaker_open_ms\":-8"},

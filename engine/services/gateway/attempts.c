@@ -142,6 +142,44 @@ static void tell_client(attempts *a)
     }
 }
 
+/* Who serves it. */
+
+/* A better reason is a greater one. */
+typedef enum { SERVE_NO_CONDITION, SERVE_TOO_LONG, SERVE_NONCRITICAL, SERVES } serves;
+
+static serves does_serve(const attempts *a, const policy_target *target)
+{
+    if (target->condition >= 0 && !(a->job->conditions >> target->condition & 1)) {
+        return SERVE_NO_CONDITION;
+    }
+    if (target->max_body && a->chat->body.len > target->max_body) {
+        return SERVE_TOO_LONG;
+    }
+    return target->noncritical && !a->batch ? SERVE_NONCRITICAL : SERVES;
+}
+
+/* What the nearest of its targets says. */
+static serves does_any_serve(const attempts *a)
+{
+    serves best = SERVE_NO_CONDITION;
+
+    for (size_t i = 0; i < a->model->n_targets; i++) {
+        serves one = does_serve(a, &a->model->targets[i]);
+        best = one > best ? one : best;
+    }
+    return best;
+}
+
+static void set_model(attempts *a, const policy_model *model)
+{
+    a->model = model;
+    a->through = a->limited = 0;
+    for (size_t i = 0; i < model->n_targets; i++) {
+        a->through |= does_serve(a, &model->targets[i]) == SERVES ? 0 : 1u << i;
+    }
+    memset(a->made, 0, sizeof(a->made));
+}
+
 /* The next attempt. */
 
 static size_t index_of(const attempts *a)
@@ -188,7 +226,7 @@ static target_question question(const attempts *a)
     return (target_question){
         .model = a->model,
         .excluded = a->through | a->limited,
-        .batch = a->batch,
+        .hash = a->model->key < a->job->n_hashes ? a->job->hashes[a->model->key] : 0,
         .now_ns = loop_now_ns(),
         .random = gateway_random(gateway_of(a->job)),
     };
@@ -295,9 +333,7 @@ static bool fall_back(attempts *a, const policy_model *model)
     if (model == NULL || a->model != a->asked) {
         return false;
     }
-    a->model = model;
-    a->through = a->limited = 0;
-    memset(a->made, 0, sizeof(a->made));
+    set_model(a, model);
     return begin(a, 0);
 }
 
@@ -549,19 +585,23 @@ static void release(void *arg)
 /* Why there was no attempt at all. */
 static bool nobody(const attempts *a, aiq_err *err)
 {
-    bool all_noncritical = !a->batch;
-
-    for (size_t i = 0; i < a->model->n_targets; i++) {
-        all_noncritical &= a->model->targets[i].noncritical;
-    }
-    if (all_noncritical) {
+    switch (does_any_serve(a)) {
+    case SERVE_NO_CONDITION: /* for this client it does not exist */
+        gateway_no_model((aiq_str){a->asked->name, strlen(a->asked->name)}, err);
+        aiq_err_detail(err, "no condition of its targets holds");
+        return false;
+    case SERVE_TOO_LONG:
+        return aiq_fail_param(err, 400, "context_length_exceeded", "messages",
+                              "The request is too long for this model.");
+    case SERVE_NONCRITICAL:
         return aiq_fail_param(err, 400, "priority_required", "x-aiq-priority",
                               "This model serves only requests with 'X-AIQ-Priority: batch'.");
+    default:
+        aiq_fail(err, 503, "providers_unavailable",
+                 "No provider of this model can be called at present. Try again later.");
+        err->retry_after = target_wait(a->model, loop_now_ns());
+        return false;
     }
-    aiq_fail(err, 503, "providers_unavailable",
-             "No provider of this model can be called at present. Try again later.");
-    err->retry_after = target_wait(a->model, loop_now_ns());
-    return false;
 }
 
 bool attempts_may_go_on(const aiq_job *job, const chat_request *chat)
@@ -577,7 +617,6 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
     *a = (attempts){
         .job = job,
         .asked = model,
-        .model = model,
         .asked_chat = chat,
         .chat = chat,
         .events = *events,
@@ -591,7 +630,9 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
         a->more.allowed = attempts_may_go_on(job, chat);
         aiq_pool_cleanup(job->pool, release, a);
     }
-    if (begin(a, 0)) {
+    set_model(a, model);
+    if (begin(a, 0) ||
+        (does_any_serve(a) == SERVE_TOO_LONG && fall_back(a, model->context_fallback))) {
         return true;
     }
     if (a->last) {

@@ -20,6 +20,9 @@
  * After the first token another target goes on only where the client allows it
  * (continuation.h): at once, and with what has been said so far.
  *
+ * Targets that do not serve the request (their condition does not hold, it is too long
+ * for them, or they are noncritical and it is not) are of no use from the start.
+ *
  * No attempt begins after the model's retry_timeout; when none is left, the last
  * failure is the client's. A request's headers, body and keys are made anew for
  * each attempt, so nothing of one provider's reaches another.
@@ -64,7 +67,7 @@ typedef struct {
     /* all of them */
     unsigned n;
     uint8_t made[POLICY_TARGETS_MAX]; /* at each target */
-    uint32_t through, limited;        /* targets, a bit each: done with; said 429 */
+    uint32_t through, limited;        /* targets, a bit each: of no use; said 429 */
     uint64_t keys_tried;              /* of the present target's provider */
     uint64_t started_ns, calling_ns;  /* when the first began; time spent in calls */
     struct attempt_failure *last;     /* NULL: none has failed */

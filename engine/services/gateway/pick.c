@@ -1,5 +1,6 @@
 /* Which of a model's targets comes next: one function a policy. */
 
+#include <math.h>
 #include "services/gateway/targets.h"
 
 typedef struct {
@@ -17,7 +18,7 @@ static bool is_able(const target_question *q, size_t i, tier now)
     const policy_target *t = &q->model->targets[i];
 
     return !(q->excluded >> i & 1) && t->backup == now.backup &&
-           (!t->noncritical || q->batch) && breaker_admits(&target_of(t)->breaker, q->now_ns) &&
+           breaker_admits(&target_of(t)->breaker, q->now_ns) &&
            (now.resting || target_rested(t->provider, q->now_ns));
 }
 
@@ -96,13 +97,50 @@ static int pick_by_cost(const choice *c)
     return best;
 }
 
+/* The same bits for the same target, whatever stands before it in the configuration. */
+static uint64_t hash_target(uint64_t hash, const policy_target *t)
+{
+    for (const char *p = t->provider->name; *p; p++) {
+        hash = (hash ^ (uint8_t)*p) * 0x100000001b3u; /* FNV-1a */
+    }
+    hash = (hash ^ '/') * 0x100000001b3u;
+    for (const char *p = t->model; *p; p++) {
+        hash = (hash ^ (uint8_t)*p) * 0x100000001b3u;
+    }
+    hash = (hash ^ hash >> 30) * 0xbf58476d1ce4e5b9u; /* splitmix64's last steps */
+    hash = (hash ^ hash >> 27) * 0x94d049bb133111ebu;
+    return hash ^ hash >> 31;
+}
+
+/* Weighted rendezvous hashing (Thaler and Ravishankar 1998): every target draws for the
+ * key, and the lowest wins. When one goes its keys are spread over all others, and no
+ * other key moves. */
+static int pick_by_hash(const choice *c)
+{
+    const policy_model *m = c->q->model;
+    int best = -1;
+    double least = INFINITY;
+
+    for (size_t i = 0; i < m->n_targets; i++) {
+        if (!can(c, i)) {
+            continue;
+        }
+        uint64_t bits = hash_target(0xcbf29ce484222325u ^ c->q->hash, &m->targets[i]);
+        double drawn = -log(((double)(bits >> 11) + 1) / 0x1p53) / m->targets[i].weight;
+        if (drawn < least) {
+            least = drawn;
+            best = (int)i;
+        }
+    }
+    return best;
+}
+
 int target_pick(const target_question *q)
 {
     static int (*const policies[])(const choice *) = {
-        [POLICY_ORDER] = pick_first,
-        [POLICY_WEIGHT] = pick_by_weight,
-        [POLICY_LATENCY] = pick_by_latency,
-        [POLICY_COST] = pick_by_cost,
+        [POLICY_ORDER] = pick_first,        [POLICY_WEIGHT] = pick_by_weight,
+        [POLICY_LATENCY] = pick_by_latency, [POLICY_COST] = pick_by_cost,
+        [POLICY_HASH] = pick_by_hash,
     };
     static const tier tiers[] = {{false, false}, {true, false}, {false, true}, {true, true}};
 

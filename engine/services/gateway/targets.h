@@ -59,12 +59,11 @@ uint64_t target_latency(const target_state *s, uint64_t now_ns);
 void target_changed(targets *t, target_state *s, aiq_str request_id);
 
 /* Which target comes next; -1: none. Of the model's targets those are looked at
- * that are not in `excluded` (a bit each), whose breaker admits and that serve
- * the request (batch: it says that it can wait). random: any number, evenly drawn. */
+ * that are not in `excluded` (a bit each) and whose breaker admits. hash: of the key of
+ * POLICY_HASH; random: any number, evenly drawn. */
 typedef struct {
     const policy_model *model;
-    uint32_t excluded;
-    bool batch;
+    uint32_t excluded, hash;
     uint64_t now_ns, random;
 } target_question;
 int target_pick(const target_question *q);
