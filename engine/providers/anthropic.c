@@ -30,6 +30,7 @@ typedef struct {
     void *arg;
     http_request *http;
     bool stream, native;
+    bool other; /* no message is asked for, but another endpoint */
     bool reading_events;
     aiq_buf request;
     aiq_str pieces[3]; /* the request's body: of request, or around a new name */
@@ -195,7 +196,11 @@ static void reply_done(call *c)
     bool ok;
 
     c->http = NULL;
-    if (c->status == 200) {
+    if (c->status == 200 && c->other) {
+        json_error error;
+        ok = json_scan(body.data, body.len, NULL, 0, &error);
+        wrong = "no JSON";
+    } else if (c->status == 200) {
         ok = anthropic_completion(body, (int64_t)time(NULL), &out, &reply.tokens, &wrong);
     } else {
         ok = anthropic_error(body, &out);
@@ -290,13 +295,15 @@ static void *start(const provider_request *request, const provider_events *event
     static const http_events http = {on_head, on_body, on_done, on_failed};
     const chat_request *chat = request->chat;
     call *c = aiq_pool_zalloc(request->pool, sizeof(*c));
-    http_call out = provider_call(request->target->provider, "/messages");
+    http_call out =
+        provider_call(request->target->provider, chat->path ? chat->path : "/messages");
     aiq_str key;
 
     c->provider = request->target->provider;
     c->events = *events;
     c->arg = arg;
     c->stream = chat->stream;
+    c->other = chat->path != NULL;
     c->native = chat->dialect == AIQ_DIALECT_ANTHROPIC;
     sse_init(&c->sse);
     anthropic_stream_init(&c->state, (int64_t)time(NULL), chat_request_wants_usage(chat));
@@ -341,6 +348,7 @@ static void resume(void *arg)
 const provider_dialect provider_anthropic = {
     .dialect = "anthropic",
     .speaks = AIQ_DIALECT_ANTHROPIC,
+    .has_paths = true,
     .start = start,
     .cancel = cancel,
     .pause = pause_call,

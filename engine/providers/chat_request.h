@@ -29,6 +29,10 @@ typedef struct chat_request {
     bool stream;
     uint32_t cap; /* the most tokens of an answer where the request names none; 0: no matter */
 
+    /* Another endpoint than that of chats: what is appended to a provider's url. The body
+     * is not looked into then, but for the fields above that are there. NULL: a chat. */
+    const char *path;
+
     /* Of a client that does not speak OpenAI's dialect: a provider of the same dialect
      * gets the body as it came, the others what translate() makes of it. */
     aiq_dialect dialect; /* of body and of what the answer shall be */
@@ -39,6 +43,9 @@ typedef struct chat_request {
 
 /* False and a 400 in *err, which names the field. Pure. */
 bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err);
+
+/* The same for another endpoint of OpenAI's, where the body need only say a model. */
+bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body, aiq_err *err);
 
 /* Does the client want the usage of a stream? */
 bool chat_request_wants_usage(const chat_request *chat);

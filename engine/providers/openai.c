@@ -17,7 +17,7 @@
 #include "providers/provider.h"
 #include "providers/sse.h"
 
-#define REPLY_MAX (16u << 20)
+#define REPLY_MAX (64u << 20) /* embeddings of 2,048 texts are 32 MB */
 #define ERROR_MAX (64u << 10)
 
 typedef struct {
@@ -353,7 +353,8 @@ static void *start(const provider_request *request, const provider_events *event
         return NULL;
     }
     aiq_pool_cleanup(request->pool, release, c);
-    http_call out = provider_call(p, "/chat/completions");
+    const char *path = request->chat->path;
+    http_call out = provider_call(p, path ? path : "/chat/completions");
     out.headers = provider_headers(request, "Authorization: Bearer ", key, AIQ_STR(""));
     out.body = c->pieces;
     out.n_body = write_body(c, request);
@@ -392,6 +393,7 @@ static void resume(void *arg)
 const provider_dialect provider_openai = {
     .dialect = "openai",
     .speaks = AIQ_DIALECT_OPENAI,
+    .has_paths = true,
     .start = start,
     .cancel = cancel,
     .pause = pause_call,

@@ -63,6 +63,7 @@ typedef struct {
     const char *dialect;
     aiq_dialect speaks; /* requests of clients of this dialect are not translated, nor are
                            the answers to them */
+    bool has_paths;     /* takes requests with a chat_request.path */
     /* The call, or NULL and *err: then there is no event. */
     void *(*start)(const provider_request *request, const provider_events *events, void *arg,
                    aiq_err *err);

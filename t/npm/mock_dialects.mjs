@@ -134,6 +134,24 @@ const anthropic = {
   },
 };
 
+// Endpoints that only answer: what the body says.
+const answers = {
+  '/v1/embeddings': body => ({ object: 'list', model: body.model, usage: { prompt_tokens: 3, total_tokens: 3 },
+    data: [{ object: 'embedding', index: 0, embedding: body.encoding_format === 'base64' ? Buffer.from(new Float32Array([1, 0.5]).buffer).toString('base64') : [1, 0.5] }] }),
+  '/v1/moderations': body => ({ id: 'modr-1', model: body.model, results: [{ flagged: body.input === 'bad' }] }),
+  '/v1/messages/count_tokens': body => ({ input_tokens: 7 * body.messages.length }),
+  '/v1/completions': body => ({ id: 'cmpl-1', object: 'text_completion', created: 1, model: body.model,
+    choices: [{ index: 0, text: pieces.join(''), finish_reason: 'stop', logprobs: null }], usage: { prompt_tokens: 2, completion_tokens: 3, total_tokens: 5 } }),
+};
+
+function* completion(body) {
+  const chunk = (choices, usage) => ({ data: JSON.stringify({ id: 'cmpl-1', object: 'text_completion', created: 1, model: body.model, choices, usage }) });
+  for (const text of pieces) yield chunk([{ index: 0, text, finish_reason: null, logprobs: null }], null);
+  yield chunk([{ index: 0, text: '', finish_reason: 'stop', logprobs: null }], null);
+  if (body.stream_options?.include_usage) yield chunk([], answers['/v1/completions'](body).usage);
+  yield { data: '[DONE]' };
+}
+
 const paths = { '/v1/chat/completions': openai, '/v1/messages': anthropic };
 
 http.createServer(async (request, response) => {
@@ -143,6 +161,12 @@ http.createServer(async (request, response) => {
   const fail = (status, message) => response.writeHead(status, json).end(JSON.stringify(dialect.error(status, message)));
   const body = JSON.parse(text);
   fs.appendFileSync(record, JSON.stringify({ path: request.url, headers: request.headers, body }) + '\n');
+  if (answers[request.url] && !body.stream) return response.writeHead(200, json).end(JSON.stringify(answers[request.url](body)));
+  if (answers[request.url]) {
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    for (const e of completion(body)) response.write(`data: ${e.data}\n\n`);
+    return response.end();
+  }
   try {
     dialect.check(body, request.headers);
   } catch (e) {

@@ -90,7 +90,27 @@ for (const provider of ['openai', 'anthropic']) {
   }
 }
 
-let e = await error(anthropic.messages.create({ model: 'none', max_tokens: 5, messages: [{ role: 'user', content: 'Hi' }] }));
+// endpoints that pass
+const v = await openai.embeddings.create({ model: 'openai', input: 'x' });
+same([...v.data[0].embedding], [1, 0.5], 'openai SDK: an embedding, which it asks for in base64');
+const t = await openai.completions.create({ model: 'openai', prompt: 'x' });
+same([t.choices[0].text, t.usage.total_tokens], [text, 5], 'openai SDK: a completion');
+let said = '', counted = 0;
+for await (const chunk of await openai.completions.create({ model: 'openai', prompt: 'x', stream: true })) {
+  said += chunk.choices[0]?.text ?? '';
+  if ('usage' in chunk) counted++;
+}
+same([said, counted], [text, 0], 'openai SDK: a completion as a stream, without usage that nobody asked for');
+same((await openai.moderations.create({ model: 'openai', input: 'bad' })).results[0].flagged, true, 'openai SDK: a moderation');
+same((await anthropic.messages.countTokens({ model: 'anthropic', messages: [{ role: 'user', content: 'Hi' }] })).input_tokens, 7, 'anthropic SDK: counted tokens');
+
+let e = await error(openai.embeddings.create({ model: 'anthropic', input: 'x' }));
+same([e instanceof OpenAI.BadRequestError, e.code, e.param], [true, 'unsupported_endpoint', 'model'], 'openai SDK: a provider without embeddings');
+e = await error(anthropic.messages.countTokens({ model: 'openai', messages: [{ role: 'user', content: 'Hi' }] }));
+same(e instanceof Anthropic.BadRequestError, true, 'anthropic SDK: a provider that does not count');
+e = await error(openai.embeddings.create({ input: 'x' }));
+same([e instanceof OpenAI.BadRequestError, e.param], [true, 'model'], 'openai SDK: an embedding by no model');
+e = await error(anthropic.messages.create({ model: 'none', max_tokens: 5, messages: [{ role: 'user', content: 'Hi' }] }));
 same([e instanceof Anthropic.NotFoundError, e.error?.error?.type], [true, 'not_found_error'], 'anthropic SDK: no such model');
 e = await error(anthropic.messages.create({ model: 'openai', messages: [{ role: 'user', content: 'Hi' }] }));
 same([e instanceof Anthropic.BadRequestError, /max_tokens/.test(e.message)], [true, true], 'anthropic SDK: no max_tokens');

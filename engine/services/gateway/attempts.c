@@ -518,6 +518,11 @@ static const chat_request *request_for(attempts *a, aiq_err *err)
 {
     const chat_request *chat = a->chat;
 
+    if (chat->path && (!a->provider->has_paths || chat->dialect != a->provider->speaks)) {
+        aiq_fail_param(err, 400, "unsupported_endpoint", "model",
+                       "The provider of this model has no '%s'.", chat->path);
+        return NULL;
+    }
     if (chat->dialect == AIQ_DIALECT_OPENAI || chat->dialect == a->provider->speaks) {
         return chat;
     }

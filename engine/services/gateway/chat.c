@@ -400,6 +400,16 @@ static void messages_open(aiq_job *job)
     open_for(job, &client_anthropic);
 }
 
+static void passing_open(aiq_job *job)
+{
+    open_for(job, &client_passing);
+}
+
+static void counting_open(aiq_job *job)
+{
+    open_for(job, &client_counting);
+}
+
 static void chat_body(aiq_job *job, const uint8_t *data, size_t n)
 {
     spool_add(((chat *)job->state)->spool, data, n);
@@ -429,18 +439,13 @@ static void chat_cancel(aiq_job *job)
     }
 }
 
-const job_handler gateway_chat = {
-    .open = chat_open,
-    .body = chat_body,
-    .end = chat_end,
-    .writable = chat_writable,
-    .cancel = chat_cancel,
-};
+#define HANDLER(open_fn)                                                                       \
+    {                                                                                          \
+        .open = (open_fn), .body = chat_body, .end = chat_end, .writable = chat_writable,      \
+        .cancel = chat_cancel                                                                  \
+    }
 
-const job_handler gateway_messages = {
-    .open = messages_open,
-    .body = chat_body,
-    .end = chat_end,
-    .writable = chat_writable,
-    .cancel = chat_cancel,
-};
+const job_handler gateway_chat = HANDLER(chat_open);
+const job_handler gateway_messages = HANDLER(messages_open);
+const job_handler gateway_passing = HANDLER(passing_open);
+const job_handler gateway_counting = HANDLER(counting_open);

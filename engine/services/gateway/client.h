@@ -28,6 +28,9 @@ typedef struct {
     bool (*reply)(const aiq_job *job, unsigned status, aiq_str *body, aiq_buf *out);
 } client_dialect;
 
+/* Of the endpoints of OpenAI's that pass as they come, and of count_tokens. */
+extern const client_dialect client_passing, client_counting;
+
 extern const client_dialect client_openai, client_anthropic;
 
 /* "data:" lines of an event, and the empty line. */

@@ -40,6 +40,24 @@ static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err 
     return true;
 }
 
+/* Only a provider of the same dialect can count, and it checks what it counts. */
+static bool parse_count(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
+{
+    json_error error;
+    const json_want wants[] = {{"model", &chat->model}};
+
+    *chat = (chat_request){.body = body,
+                           .path = "/messages/count_tokens",
+                           .dialect = AIQ_DIALECT_ANTHROPIC,
+                           .lines = head_lines(job)};
+    if (!json_scan(body.data, body.len, wants, 1, &error)) {
+        return aiq_fail(err, 400, "invalid_json",
+                        "The request's body is not a valid JSON object: %s at byte %zu.",
+                        error.reason, error.offset);
+    }
+    return chat->model.type == JSON_STRING || rewrite_invalid(err, "a string", "model");
+}
+
 static void add_named(aiq_str type, aiq_str data, aiq_buf *out)
 {
     aiq_buf_text(out, "event: ");
@@ -109,6 +127,12 @@ const client_dialect client_anthropic = {
     .stream_size = sizeof(messages_stream),
     .event = add_event,
     .end = add_end,
+    .error = add_error,
+    .reply = reply,
+};
+
+const client_dialect client_counting = {
+    .parse = parse_count,
     .error = add_error,
     .reply = reply,
 };

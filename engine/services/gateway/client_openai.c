@@ -1,7 +1,8 @@
-/* A client of OpenAI's chat API: everything is in its words already. */
+/* A client of OpenAI's API: everything is in its words already. */
 
 #include <string.h>
 #include "services/gateway/client.h"
+#include "services/service.h"
 
 void client_add_data(aiq_buf *out, aiq_str data)
 {
@@ -24,6 +25,12 @@ static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err 
 {
     (void)job;
     return chat_request_parse(chat, body, err);
+}
+
+/* /v1/embeddings and the like: a path behind the provider's url, which ends with /v1. */
+static bool parse_other(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
+{
+    return chat_request_parse_other(chat, job->route->path + strlen("/v1"), body, err);
 }
 
 static void add_event(void *stream, aiq_str data, bool native, aiq_buf *out)
@@ -56,6 +63,14 @@ static bool reply(const aiq_job *job, unsigned status, aiq_str *body, aiq_buf *o
 
 const client_dialect client_openai = {
     .parse = parse,
+    .event = add_event,
+    .end = add_end,
+    .error = add_error,
+    .reply = reply,
+};
+
+const client_dialect client_passing = {
+    .parse = parse_other,
     .event = add_event,
     .end = add_end,
     .error = add_error,
