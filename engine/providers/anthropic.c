@@ -200,6 +200,7 @@ static void reply_done(call *c)
         json_error error;
         ok = json_scan(body.data, body.len, NULL, 0, &error);
         wrong = "no JSON";
+        reply.tokens = (provider_tokens){0}; /* to count costs nothing */
     } else if (c->status == 200) {
         ok = anthropic_completion(body, (int64_t)time(NULL), &out, &reply.tokens, &wrong);
     } else {

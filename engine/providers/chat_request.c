@@ -321,6 +321,9 @@ bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body
         {"stream", &stream},
         {"stream_options", &chat->stream_options},
         {"max_tokens", &chat->max_tokens},
+        {"n", &chat->n},
+        {"best_of", &chat->best_of},
+        {"prompt", &chat->prompt},
     };
 
     *chat = (chat_request){.body = body, .path = path, .dialect = AIQ_DIALECT_OPENAI};
@@ -328,7 +331,8 @@ bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body
         return not_json(err, &error);
     }
     return check_model(&chat->model, err) && check_stream(chat, &stream, err) &&
-           check_positive(&chat->max_tokens, "max_tokens", err);
+           check_positive(&chat->max_tokens, "max_tokens", err) &&
+           check_positive(&chat->n, "n", err) && check_positive(&chat->best_of, "best_of", err);
 }
 
 bool chat_request_wants_usage(const chat_request *chat)

@@ -111,13 +111,18 @@ static edit cap_edit(const chat_request *chat, aiq_pool *pool)
 {
     const json_value *most = &chat->max_completion_tokens;
     const char *brace = memchr(chat->body.data, '{', chat->body.len), *start = brace + 1;
+    const char *name = "max_completion_tokens";
 
+    if (chat->path) {
+        most = &chat->max_tokens; /* the older completions know no other name */
+        name = "max_tokens";
+    }
     if (most->type == JSON_NULL) {
         const char *number = aiq_pool_printf(pool, "%u", chat->cap);
         return (edit){
             most->text.data, most->text.data + most->text.len, {number, strlen(number)}};
     }
-    const char *member = aiq_pool_printf(pool, "\"max_completion_tokens\":%u,", chat->cap);
+    const char *member = aiq_pool_printf(pool, "\"%s\":%u,", name, chat->cap);
     return (edit){start, start, {member, strlen(member)}};
 }
 

@@ -48,6 +48,42 @@ static void is_what_the_request_says(void **state)
     }
 }
 
+static void of_endpoints_that_are_no_chats(void **state)
+{
+    static const struct {
+        const char *path, *more;
+        int64_t output, cap;
+    } cases[] = {
+        {"/embeddings", "", 0, 0},
+        {"/embeddings", ",\"input\":[\"a\",\"b\"]", 0, 0},
+        {"/moderations", "", 0, 0},
+        {"/completions", ",\"prompt\":\"a\"", BOUND_OUTPUT, BOUND_OUTPUT},
+        {"/completions", ",\"max_tokens\":7", 7, 0},
+        {"/completions", ",\"max_tokens\":7,\"n\":2,\"best_of\":3", 21, 0},
+        {"/completions", ",\"max_tokens\":7,\"prompt\":[\"a\",\"b\"]", 14, 0},
+        {"/completions", ",\"max_tokens\":7,\"prompt\":[[1,2],[3],[4]],\"n\":2", 42, 0},
+        {"/completions", ",\"max_tokens\":7,\"prompt\":[1,2,3]", 7, 0}, /* tokens of one */
+        {"/completions", ",\"max_tokens\":7,\"prompt\":[]", 7, 0},
+        {"/completions", ",\"max_tokens\":1,\"best_of\":2147483647,\"prompt\":[\"\",\"\"]",
+         INT32_MAX, 0},
+    };
+    chat_request chat;
+    request_bound b;
+    aiq_err err;
+    char body[128];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        snprintf(body, sizeof(body), "{\"model\":\"m\"%s}", cases[i].more);
+        assert_true(chat_request_parse_other(&chat, cases[i].path,
+                                             (aiq_str){body, strlen(body)}, &err));
+        assert_true(request_bound_of(&chat, &b, &err));
+        assert_int_equal(b.input, strlen(body));
+        assert_int_equal(b.output, cases[i].output);
+        assert_int_equal(b.cap, cases[i].cap);
+    }
+}
+
 static void an_image_has_none(void **state)
 {
     request_bound b;
@@ -110,6 +146,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(is_what_the_request_says),
+        cmocka_unit_test(of_endpoints_that_are_no_chats),
         cmocka_unit_test(an_image_has_none),
         cmocka_unit_test(costs_to_the_nano_dollar),
         cmocka_unit_test(nothing_costs_more_than_its_bound),

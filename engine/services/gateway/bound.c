@@ -1,6 +1,7 @@
 #include "services/gateway/bound.h"
 
 #include <stdio.h>
+#include <string.h>
 #include "ledger/ledger.h"
 
 static bool check_content(const json_value *content, unsigned message, aiq_err *err);
@@ -58,13 +59,35 @@ static int64_t at_least(const json_value *value, int64_t least)
     return json_int(value, &n) && n > least ? n : least;
 }
 
+/* How many texts answer a request. Of the endpoints that are no chats only the older
+ * completions answer with tokens: so many times for each prompt. */
+static int64_t answers_of(const chat_request *chat)
+{
+    int64_t n = at_least(&chat->best_of, at_least(&chat->n, 1));
+    json_value first = {0};
+    size_t cursor = 0;
+
+    if (chat->path == NULL) {
+        return n;
+    }
+    if (strcmp(chat->path, "/completions") != 0) {
+        return 0;
+    }
+    json_each(&chat->prompt, &cursor, NULL, &first);
+    if (first.type == JSON_STRING || first.type == JSON_ARRAY) { /* no number: a token's */
+        n *= chat->prompt.count;
+    }
+    return n < INT32_MAX ? n : INT32_MAX;
+}
+
 bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *err)
 {
     int64_t each = at_least(&chat->max_completion_tokens, at_least(&chat->max_tokens, 0));
+    int64_t answers = answers_of(chat);
 
-    bound->cap = each ? 0 : BOUND_OUTPUT;
+    bound->cap = each || answers == 0 ? 0 : BOUND_OUTPUT;
     bound->input = (int64_t)chat->body.len;
-    bound->output = (each ? each : BOUND_OUTPUT) * at_least(&chat->n, 1);
+    bound->output = (each ? each : BOUND_OUTPUT) * answers;
     return check_parts(&chat->messages, err);
 }
 
