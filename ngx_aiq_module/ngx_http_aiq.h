@@ -53,6 +53,7 @@ typedef struct {
     ngx_msec_t                 connect;
     ngx_msec_t                 first_byte;
     ngx_msec_t                 idle;
+    ngx_msec_t                 total;
     ngx_uint_t                 attempts;
     ngx_msec_t                 backoff;
     ngx_uint_t                 failures;     /* of the breaker */

@@ -284,9 +284,9 @@ ngx_http_aiq_policy_remote(u_char *p, ngx_http_aiq_provider_t *provider)
     p = ngx_http_aiq_policy_option(p, "proxy", &provider->proxy);
 
     return ngx_sprintf(p, ",\"connect_ms\":%M,\"first_byte_ms\":%M,"
-                       "\"idle_ms\":%M",
+                       "\"idle_ms\":%M,\"total_ms\":%M",
                        provider->connect, provider->first_byte,
-                       provider->idle);
+                       provider->idle, provider->total);
 }
 
 

@@ -107,6 +107,7 @@ ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     provider->connect = NGX_CONF_UNSET_MSEC;
     provider->first_byte = NGX_CONF_UNSET_MSEC;
     provider->idle = NGX_CONF_UNSET_MSEC;
+    provider->total = NGX_CONF_UNSET_MSEC;
     provider->attempts = NGX_CONF_UNSET_UINT;
     provider->backoff = NGX_CONF_UNSET_MSEC;
     provider->failures = NGX_CONF_UNSET_UINT;
@@ -507,6 +508,9 @@ ngx_http_aiq_provider_timeout(ngx_conf_t *cf,
         } else if (ngx_strncmp(value[i].data, "idle=", 5) == 0) {
             rv = ngx_http_aiq_set_time(cf, &value[i], 5, &provider->idle);
 
+        } else if (ngx_strncmp(value[i].data, "total=", 6) == 0) {
+            rv = ngx_http_aiq_set_time(cf, &value[i], 6, &provider->total);
+
         } else {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "unknown parameter \"%V\"", &value[i]);
@@ -658,6 +662,7 @@ ngx_http_aiq_provider_check(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     ngx_conf_init_msec_value(provider->connect, 10000);
     ngx_conf_init_msec_value(provider->first_byte, 30000);
     ngx_conf_init_msec_value(provider->idle, 30000);
+    ngx_conf_init_msec_value(provider->total, 600000);
     ngx_conf_init_uint_value(provider->attempts, 5);
     ngx_conf_init_msec_value(provider->backoff, 2000);
     ngx_conf_init_uint_value(provider->failures, 5);

@@ -27,6 +27,7 @@ my %kinds = (
     '503'             => [ 502, 'provider_error',       502 ],
     'hang-headers'    => [ 504, 'provider_timeout',     504 ],
     'hang-mid'        => [ 504, 'provider_timeout',     'provider_timeout' ],
+    'trickle-headers' => [ 504, 'provider_timeout',     504 ],
     'reset-mid'       => [ 502, 'provider_error',       'provider_error' ],
     'half-line'       => [ 502, 'provider_error',       'provider_error' ],
     'no-done'         => [ 502, 'provider_error',       'provider_error' ],
@@ -39,11 +40,11 @@ my $mock = AIQ::Mock->new($t);
 my $closed = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp');    # bound, not listening
 
 $t->conf("
-    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=1s idle=1s;
+    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=1s idle=1s total=2s;
                         retry 1; breaker failures=1000; }
     aiq_provider down { dialect openai; url http://127.0.0.1:@{[ $closed->sockport ]}/v1; retry 1; }
     aiq_provider lost { dialect openai; url http://provider.invalid/v1; retry 1; }
-    @{[ $mock->models('mock-chat', 'mock-429', 'mock-400', map { qq(mock-$_) } keys %kinds) ]}
+    @{[ $mock->models('mock-chat', 'mock-429', 'mock-400', 'mock-trickle-body', 'mock-stream-1000x20ms', map { qq(mock-$_) } keys %kinds) ]}
     aiq_model down { target down; }
     aiq_model lost { target lost; }
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }");
@@ -87,6 +88,14 @@ for my $kind (sort keys %kinds) {
     }
     works($kind);
 }
+
+# never silent for long, and never done
+is_error(ask('mock-trickle-body'), 504, 'provider_timeout', 'trickle-body');
+my $endless = ask('mock-stream-1000x20ms', 1);
+is($endless->{status}, 200, 'an endless stream: begins');
+like($endless->{body}, qr/"code":"provider_timeout".*\n\n\z/, 'an endless stream: is ended');
+cmp_ok(scalar(() = $endless->{body} =~ /"content":" token/g), '>', 1, 'an endless stream: passes until then');
+works('what trickles');
 
 is_error(ask('down'), 502, 'provider_unreachable', 'refused connection');
 is_error(ask('lost'), 502, 'provider_unreachable', 'unknown host');

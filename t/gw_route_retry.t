@@ -21,6 +21,7 @@ $t->conf("
     aiq_model slow { target slow model=mock-500; }
     aiq_model once { target once model=mock-500; }
     aiq_model patient   { target five model=mock-429; retry_timeout 6s; }
+    aiq_model dated     { target five model=mock-429-date; retry_timeout 1s; }
     aiq_model impatient { target slow model=mock-first-1-500; retry_timeout 1d; }
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } location /metrics { aiq_metrics; } }");
 $t->start;
@@ -55,6 +56,8 @@ $r = ask('patient');
 is($r->{status}, 429, 'but not when it asks for more time than there is');
 is($r->{headers}{'retry-after'}, 7, 'which the client is told');
 is($r->{headers}{'x-aiq-attempts'}, 1, 'at once');
+
+like(ask('dated')->{headers}{'retry-after'}, qr/^[1-7]$/, 'nor when it says until when');
 
 is(ask('slow')->{status}, 502, 'nor is a failure, when the wait would take longer than retry_timeout');
 

@@ -70,7 +70,7 @@ is_deeply($policy, {
           headers => [ { name => 'X-Project', value => 'a "b"' }, { name => 'X-Team', value => 'c' } ],
           query => 'api-version=1&x=2', ca => $t->dir . '/ca.pem', certificate => $t->dir . '/c.pem',
           certificate_key => '/abs/c.key', proxy => 'http://proxy:3128',
-          connect_ms => 200, first_byte_ms => 30000, idle_ms => 5000 },
+          connect_ms => 200, first_byte_ms => 30000, idle_ms => 5000, total_ms => 600000 },
     ],
     models => [
         { name => 'm', policy => 'order', retry_timeout_ms => 60000,

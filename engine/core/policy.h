@@ -12,7 +12,8 @@
  *                     "breaker_failures": 5, "breaker_open_ms": 30000,
  *                     "url": "https://api.openai.com/v1", "keys": ["env:OPENAI_API_KEY"],
  *                     "headers": [{"name": "OpenAI-Project", "value": "p"}],
- *                     "connect_ms": 10000, "first_byte_ms": 30000, "idle_ms": 30000},
+ *                     "connect_ms": 10000, "first_byte_ms": 30000, "idle_ms": 30000,
+ *                     "total_ms": 600000},
  *                    {"name": "local", "dialect": "local",
  *                     "attempts": 5, "backoff_ms": 2000,
  *                     "breaker_failures": 5, "breaker_open_ms": 30000,
@@ -68,7 +69,7 @@ typedef struct {
     const char *query; /* of every request, without "?"; this and the next may be NULL */
     const char *ca, *certificate, *certificate_key; /* PEM files */
     const char *proxy;                              /* URL */
-    uint32_t connect_ms, first_byte_ms, idle_ms;
+    uint32_t connect_ms, first_byte_ms, idle_ms, total_ms;
     uint32_t attempts, backoff_ms;              /* core/retry.h */
     uint32_t breaker_failures, breaker_open_ms; /* core/breaker.h */
     const policy_local_model *models;

@@ -218,7 +218,8 @@ static bool read_remote(reader *r, const json_t *object, policy_provider *provid
            read_number(r, object, "provider", "connect_ms", MS_MAX, &provider->connect_ms) &&
            read_number(r, object, "provider", "first_byte_ms", MS_MAX,
                        &provider->first_byte_ms) &&
-           read_number(r, object, "provider", "idle_ms", MS_MAX, &provider->idle_ms);
+           read_number(r, object, "provider", "idle_ms", MS_MAX, &provider->idle_ms) &&
+           read_number(r, object, "provider", "total_ms", MS_MAX, &provider->total_ms);
 }
 
 static bool read_provider(reader *r, const json_t *object, policy_provider *provider)

@@ -27,6 +27,8 @@ struct http_request {
     loop_timer timer;
     loop_timer again;  /* reads on what TLS holds, which makes no socket readable */
     uint64_t since_ns; /* the last sign of life, for the state's time-out */
+    uint64_t ends_ns;  /* when it must be over */
+    uint64_t paused_ns;
     uint32_t connect_ms, first_byte_ms, idle_ms;
     http_parser parser;
     aiq_buf head; /* the request's */
@@ -184,13 +186,27 @@ static uint64_t limit_ns(const http_request *r)
     return ms * 1000000ull;
 }
 
+static uint64_t due_ns(const http_request *r)
+{
+    uint64_t due = r->since_ns + limit_ns(r);
+
+    return r->paused || due < r->ends_ns ? due : r->ends_ns;
+}
+
+static void start_timer(http_request *r, uint64_t now)
+{
+    uint64_t due = due_ns(r);
+
+    loop_timer_start(r->client->loop, &r->timer, due > now ? (due - now) / 1000000 + 1 : 0,
+                     on_timer, r);
+}
+
 static void set_state(http_request *r, request_state state)
 {
     r->state = state;
     r->since_ns = loop_now_ns();
-    uint64_t due = r->since_ns + limit_ns(r);
-    if (r->timer.heap_index == 0 || r->timer.due_ns > due) {
-        loop_timer_start(r->client->loop, &r->timer, limit_ns(r) / 1000000, on_timer, r);
+    if (r->timer.heap_index == 0 || r->timer.due_ns > due_ns(r)) {
+        start_timer(r, r->since_ns);
     }
 }
 
@@ -205,6 +221,7 @@ static void on_timer(aiq_loop *loop, void *arg)
     http_request *r = arg;
     uint64_t now = loop_now_ns();
 
+    (void)loop;
     if (r->early.status) {
         aiq_err err = r->early;
         fail_with(r, &err);
@@ -213,12 +230,12 @@ static void on_timer(aiq_loop *loop, void *arg)
     if (r->paused) {
         r->since_ns = now; /* its silence is our doing */
     }
-    uint64_t due = r->since_ns + limit_ns(r);
-    if (now < due) {
-        loop_timer_start(loop, &r->timer, (due - now) / 1000000 + 1, on_timer, r);
+    if (now < due_ns(r)) {
+        start_timer(r, now);
         return;
     }
-    fail(r, 504, "provider_timeout", "The provider did not answer in time.", what[r->state]);
+    fail(r, 504, "provider_timeout", "The provider did not answer in time.",
+         now < r->ends_ns ? what[r->state] : "the whole reply did not come in time");
 }
 
 /* Sending. */
@@ -506,6 +523,7 @@ void http_pause(http_request *r)
 {
     if (!r->paused) {
         r->paused = true;
+        r->paused_ns = loop_now_ns();
         if (r->conn && !r->conn->connecting) {
             conn_watch(r->conn, r->conn->events & ~UV_READABLE);
         }
@@ -517,6 +535,7 @@ void http_resume(http_request *r)
     if (r->paused) {
         r->paused = false;
         r->since_ns = loop_now_ns();
+        r->ends_ns += r->since_ns - r->paused_ns;
         if (r->conn && !r->conn->connecting) {
             conn_watch(r->conn, r->conn->events | UV_READABLE);
             if (reads_unasked(r->conn)) {
@@ -580,6 +599,7 @@ static http_request *request_new(http_client *client, const http_call *call,
     r->connect_ms = call->connect_ms;
     r->first_byte_ms = call->first_byte_ms;
     r->idle_ms = call->idle_ms;
+    r->ends_ns = loop_now_ns() + call->total_ms * 1000000ull;
     r->body = call->body;
     r->n_body = call->n_body;
     r->next = client->requests;

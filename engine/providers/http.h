@@ -62,6 +62,7 @@ typedef struct {
     uint32_t connect_ms;
     uint32_t first_byte_ms; /* from the whole request sent to the whole head received */
     uint32_t idle_ms;       /* between pieces of the request, and of the body */
+    uint32_t total_ms;      /* from http_start() to the end, however steadily it drips */
 } http_call;
 
 /* Any of them may cancel the request. Failures: 504 provider_timeout, 502
@@ -77,7 +78,8 @@ typedef struct {
 http_request *http_start(aiq_loop *loop, const http_call *call, const http_events *events,
                          void *arg);
 
-/* Back-pressure: at most HTTP_READ_MAX bytes still come. A paused request does not time out. */
+/* Back-pressure: at most HTTP_READ_MAX bytes still come. For a paused request no time passes.
+ */
 void http_pause(http_request *r);
 void http_resume(http_request *r);
 

@@ -1,7 +1,13 @@
 #include "providers/provider.h"
+#include <curl/curl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
+
+/* Seconds; whoever asks for more is not asked again before that. */
+#define RETRY_AFTER_MAX 86400
 
 static const provider_dialect *const providers[] = {&provider_openai, &provider_anthropic,
                                                     &provider_local};
@@ -71,6 +77,7 @@ http_call provider_call(const policy_provider *p, const char *path)
         .connect_ms = p->connect_ms,
         .first_byte_ms = p->first_byte_ms,
         .idle_ms = p->idle_ms,
+        .total_ms = p->total_ms,
     };
 }
 
@@ -83,16 +90,23 @@ bool provider_is_type(const http_head *head, const char *type)
            (value.len == n || value.data[n] == ';' || value.data[n] == ' ');
 }
 
+/* RFC 9110 10.2.3: seconds, or a date. */
 uint32_t provider_retry_after(const http_head *head)
 {
     aiq_str value = http_head_get(head, "retry-after");
-    uint32_t n = 0;
+    char text[64], *end;
 
-    for (size_t i = 0; i < value.len; i++) {
-        if (value.data[i] < '0' || value.data[i] > '9' || i > 5) {
-            return 0;
-        }
-        n = n * 10 + (uint32_t)(value.data[i] - '0');
+    if (value.len == 0 || value.len >= sizeof(text)) {
+        return 0;
     }
-    return n;
+    memcpy(text, value.data, value.len);
+    text[value.len] = '\0';
+    long long n = strtoll(text, &end, 10);
+    if (*end) {
+        n = (long long)curl_getdate(text, NULL) - (long long)time(NULL);
+    }
+    if (n <= 0) {
+        return 0;
+    }
+    return n < RETRY_AFTER_MAX ? (uint32_t)n : RETRY_AFTER_MAX;
 }

@@ -31,6 +31,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 #include "measure.h"
 
@@ -52,7 +53,7 @@ typedef struct conn {
 
     /* the stream under way: its text is made piece by piece */
     char model[96];
-    bool streaming, usage;
+    bool streaming, usage, trickle;
     uint32_t frames, sent;
     uint64_t pace_ns, due_ns;
     uint32_t heap; /* place in the heap of timers; 0: none */
@@ -350,6 +351,10 @@ static void stream_step(conn *c)
 {
     char delta[64];
 
+    if (c->trickle) {
+        add_text(&c->out, " ");
+        return;
+    }
     if (c->sent == 0) {
         add_event(c, "{\"role\":\"assistant\",\"content\":\"\"}", "null");
     } else if (c->sent <= c->frames) {
@@ -541,6 +546,27 @@ static void against_rules(mock *m, conn *c)
     reply_error(c, "400 Bad Request", "", "content_filter");
 }
 
+/* A byte every 20 ms, without end. */
+static void trickle(mock *m, conn *c, const char *begin)
+{
+    add_text(&c->out, begin);
+    c->trickle = c->streaming = true;
+    c->pace_ns = 20000000;
+    timer_start(m, c, now_ns(CLOCK_MONOTONIC) + c->pace_ns);
+}
+
+static void trickle_headers(mock *m, conn *c)
+{
+    trickle(m, c, "HTTP/1.1 200 OK\r\nX-Slow: ");
+}
+
+static void trickle_body(mock *m, conn *c)
+{
+    trickle(m, c,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            "Content-Length: 100000\r\n\r\n");
+}
+
 /* Without a Retry-After. */
 static void limited(mock *m, conn *c)
 {
@@ -552,6 +578,17 @@ static void status_429(mock *m, conn *c)
 {
     (void)m;
     reply_error(c, "429 Too Many Requests", "Retry-After: 7\r\n", "rate_limit_exceeded");
+}
+
+/* The same as a date. */
+static void status_429_date(mock *m, conn *c)
+{
+    time_t at = time(NULL) + 7;
+    char header[64];
+
+    (void)m;
+    strftime(header, sizeof(header), "Retry-After: %a, %d %b %Y %H:%M:%S GMT\r\n", gmtime(&at));
+    reply_error(c, "429 Too Many Requests", header, "rate_limit_exceeded");
 }
 
 static void status_503(mock *m, conn *c)
@@ -598,6 +635,9 @@ static const struct {
     {"too-long", too_long},
     {"rules", against_rules},
     {"limited", limited},
+    {"trickle-headers", trickle_headers},
+    {"trickle-body", trickle_body},
+    {"429-date", status_429_date},
     {"429", status_429},
     {"503", status_503},
     {"500", status_500}, /* behind 500-html, for the first that fits counts */

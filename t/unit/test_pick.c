@@ -36,7 +36,7 @@ static const aiq_policy *parse(const char *order, const char *const more[3], uin
                      "%s{\"name\":\"%c\",\"dialect\":\"openai\",\"attempts\":1,"
                      "\"backoff_ms\":1,\"breaker_failures\":1,\"breaker_open_ms\":%u,"
                      "\"url\":\"http://h\",\"keys\":[%s],\"headers\":[],\"connect_ms\":1,"
-                     "\"first_byte_ms\":1,\"idle_ms\":1}",
+                     "\"first_byte_ms\":1,\"idle_ms\":1,\"total_ms\":1}",
                      i ? "," : "", 'a' + i, open_ms, i == 2 ? "" : "\"env:PATH\",\"env:HOME\"");
     }
     n += snprintf(text + n, sizeof(text) - (size_t)n,
