@@ -17,6 +17,7 @@
 typedef struct ngx_http_aiq_ctx_s       ngx_http_aiq_ctx_t;
 typedef struct ngx_http_aiq_jwt_ctx_s   ngx_http_aiq_jwt_ctx_t;
 typedef struct ngx_http_aiq_key_wait_s  ngx_http_aiq_key_wait_t;
+typedef struct ngx_http_aiq_limit_ctx_s ngx_http_aiq_limit_ctx_t;
 typedef struct ngx_http_aiq_link_s      ngx_http_aiq_link_t;
 typedef struct ngx_http_aiq_pass_s      ngx_http_aiq_pass_t;
 
@@ -252,6 +253,7 @@ struct ngx_http_aiq_ctx_s {
     ngx_http_aiq_identity_t    identity;
     ngx_http_aiq_key_wait_t   *key_wait;
     ngx_http_aiq_jwt_ctx_t    *jwt;          /* NULL: no token yet */
+    ngx_http_aiq_limit_ctx_t  *limit;        /* NULL: no "aiq_limit" yet */
     ngx_http_aiq_pass_t       *pass;
     ngx_http_aiq_job_t         job;
     ngx_http_aiq_failure_t     failure;
@@ -394,6 +396,12 @@ void ngx_http_aiq_set_failure(ngx_http_aiq_ctx_t *ctx,
     ngx_http_aiq_reason_e reason);
 ngx_int_t ngx_http_aiq_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
 /*
+ * What a handler before the CONTENT phase returns to refuse, in any location:
+ * where nothing is passed, the reply is an envelope too, not nginx's page.
+ */
+ngx_int_t ngx_http_aiq_fail_anywhere(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+/*
  * What an access handler that refuses returns, and what its caller reads; with
  * "satisfy any" it counts only if no other one lets the request pass.
  */
@@ -433,6 +441,11 @@ void ngx_http_aiq_metrics_init_process(ngx_http_aiq_main_conf_t *amcf);
 void ngx_http_aiq_count_refused(ngx_http_aiq_reason_e reason);
 void ngx_http_aiq_count_reconnect(void);
 void ngx_http_aiq_count_jobs(ngx_int_t n);
+
+/* ngx_http_aiq_limit_module.c */
+
+/* a family of metrics */
+ngx_int_t ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text);
 
 
 extern ngx_module_t  ngx_http_aiq_module;

@@ -24,6 +24,8 @@ static void ngx_http_aiq_error_info(ngx_http_request_t *r,
 static ngx_int_t ngx_http_aiq_error_render(ngx_http_request_t *r,
     ngx_http_aiq_pass_t *pass, aiq_error_info *info, ngx_str_t *body,
     aiq_dialect *dialect);
+static ngx_uint_t ngx_http_aiq_has_error_page(ngx_http_request_t *r,
+    ngx_uint_t status);
 static ngx_int_t ngx_http_aiq_add_retry_headers(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_header_filter(ngx_http_request_t *r);
@@ -208,6 +210,66 @@ ngx_http_aiq_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
 
 ngx_int_t
+ngx_http_aiq_fail_anywhere(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_int_t                 rc;
+    ngx_str_t                 body;
+    aiq_dialect               dialect;
+    aiq_error_info            info;
+    ngx_http_aiq_loc_conf_t  *alcf;
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
+
+    if (alcf->pass || ngx_http_aiq_has_error_page(r, ctx->failure.status)) {
+        return ctx->failure.status;
+    }
+
+    rc = ngx_http_discard_request_body(r);
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    ngx_http_aiq_error_info(r, ctx, ctx->failure.status, &info);
+
+    if (ngx_http_aiq_error_render(r, NULL, &info, &body, &dialect) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_http_finalize_request(r, ngx_http_aiq_send(r, ctx, ctx->failure.status,
+                                                   "application/json", &body));
+
+    return NGX_DONE;
+}
+
+
+/* as nginx looks for it */
+
+static ngx_uint_t
+ngx_http_aiq_has_error_page(ngx_http_request_t *r, ngx_uint_t status)
+{
+    ngx_uint_t                 i;
+    ngx_http_err_page_t       *page;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (r->error_page || clcf->error_pages == NULL || r->uri_changes == 0) {
+        return 0;
+    }
+
+    page = clcf->error_pages->elts;
+
+    for (i = 0; i < clcf->error_pages->nelts; i++) {
+        if (page[i].status == (ngx_int_t) status) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+ngx_int_t
 ngx_http_aiq_error_event(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_str_t *event)
 {
@@ -332,16 +394,20 @@ ngx_http_aiq_error_render(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
     aiq_text   service, path;
     ngx_str_t  uri;
 
-    if (ngx_http_aiq_uri(r, pass, &uri) != NGX_OK) {
-        return NGX_ERROR;
+    *dialect = AIQ_DIALECT_OWN;
+
+    if (pass) {
+        if (ngx_http_aiq_uri(r, pass, &uri) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        service.data = (char *) pass->service.data;
+        service.len = pass->service.len;
+        path.data = (char *) uri.data;
+        path.len = uri.len;
+
+        *dialect = aiq_dialect_of(service, path);
     }
-
-    service.data = (char *) pass->service.data;
-    service.len = pass->service.len;
-    path.data = (char *) uri.data;
-    path.len = uri.len;
-
-    *dialect = aiq_dialect_of(service, path);
 
     body->len = aiq_error_render(text, *dialect, info);
 

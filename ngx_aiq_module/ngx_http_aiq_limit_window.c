@@ -118,7 +118,7 @@ ngx_http_aiq_limit_reset(ngx_http_aiq_limit_window_t *window,
     }
 
     end = window->marks[window->first + window->n - 1].end;
-    ms = ngx_http_aiq_limit_until(end + rule->length, now);
+    ms = ngx_http_aiq_limit_until(end - rule->grain + rule->length, now);
 
     return ms > 0 ? (uint64_t) ms : 0;
 }

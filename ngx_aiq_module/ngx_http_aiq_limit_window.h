@@ -71,7 +71,7 @@ uint64_t ngx_http_aiq_limit_turn(ngx_http_aiq_limit_window_t *window,
 uint32_t ngx_http_aiq_limit_waiting(ngx_http_aiq_limit_window_t *window,
     ngx_http_aiq_limit_rule_t *rule, uint64_t now, uint32_t max);
 
-/* ms until the window is empty */
+/* ms until the window is empty, to a grain: for people */
 uint64_t ngx_http_aiq_limit_reset(ngx_http_aiq_limit_window_t *window,
     ngx_http_aiq_limit_rule_t *rule, uint64_t now);
 

@@ -84,6 +84,7 @@ ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
 {
     u_char      *p;
     size_t       len;
+    ngx_str_t    limits;
     ngx_uint_t   i;
 
     static char  gauges[] =
@@ -108,6 +109,12 @@ ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
     len = sizeof(gauges) + 3 * NGX_ATOMIC_T_LEN
           + NGX_HTTP_AIQ_REASONS * (sizeof(refused) + 64 + NGX_ATOMIC_T_LEN);
 
+    if (ngx_http_aiq_limit_metrics(r, &limits) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    len += limits.len;
+
     p = ngx_pnalloc(r->pool, len);
     if (p == NULL) {
         return NGX_ERROR;
@@ -122,6 +129,8 @@ ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
         p = ngx_sprintf(p, refused, ngx_http_aiq_reason_code(i),
                         ngx_http_aiq_counters->refused[i]);
     }
+
+    p = ngx_cpymem(p, limits.data, limits.len);
 
     tail->len = p - tail->data;
 

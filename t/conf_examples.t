@@ -123,24 +123,39 @@ kill('TERM', $pid);
 waitpid($pid, 0);
 $t->finish;
 
-# one that lets nobody in without a key: the operator's first, then all others
-$t = AIQ::Test->new;
-symlink($t->binary(''), $t->dir . '/modules');
-symlink("$ROOT/conf.examples/demo.gguf", $t->dir . '/demo.gguf');
-$conf = $t->read_file("$ROOT/conf.examples/keys.conf");
-$conf =~ s/\b8000\b/%%PORT_0%%/;
-$conf =~ s/\b9090\b/%%PORT_1%%/;
-$conf =~ s/^worker_processes/user nobody nogroup;\n$&/m if $> == 0;
-$t->raw_conf($conf);
-$t->start;
+# Those that let nobody in without a key: the operator's first, then all others.
+sub with_keys {
+    my ($name) = @_;
+
+    $t = AIQ::Test->new;
+    symlink($t->binary(''), $t->dir . '/modules');
+    symlink("$ROOT/conf.examples/demo.gguf", $t->dir . '/demo.gguf');
+    $conf = $t->read_file("$ROOT/conf.examples/$name");
+    $conf =~ s/\b8000\b/%%PORT_0%%/;
+    $conf =~ s/\b9090\b/%%PORT_1%%/;
+    $conf =~ s/^worker_processes/user nobody nogroup;\n$&/m if $> == 0;
+    $t->raw_conf($conf);
+    $t->start;
+    return AIQ::Admin->new($t)->json(qw(keys create --admin))->{key};
+}
+
+my $admin = with_keys('keys.conf');
 my $hi = $t->chat('demo', 'hi', max_tokens => 1);
 is($t->post('/v1/chat/completions', $hi)->{status}, 401, 'keys.conf: nobody without a key');
-my $admin = AIQ::Admin->new($t)->json(qw(keys create --admin))->{key};
 $reply = $t->post('/api/v1/keys', '{"models":["demo"]}', headers => AIQ::Admin::bearer($admin));
 is($reply->{status}, 201, 'keys.conf: the first key makes another');
 my $made = $t->json($reply)->{key};
 is($t->post('/v1/chat/completions', $hi, headers => AIQ::Admin::bearer($made))->{status}, 200, 'keys.conf: which is good for the model');
 is($t->get('/api/v1/keys', headers => AIQ::Admin::bearer($made))->{status}, 403, 'keys.conf: and for nothing else');
 
+$t->finish;
+
+$admin = with_keys('limits.conf');
+my @passed = grep { $t->get('/v1/models', headers => AIQ::Admin::bearer($admin))->{status} == 200 } 1 .. 25;
+is(scalar @passed, 20, 'limits.conf: twenty of a user');
+$reply = $t->get('/v1/models', headers => AIQ::Admin::bearer($admin));
+is("$reply->{status} $reply->{headers}{'x-ratelimit-limit-requests'}", '429 20', 'limits.conf: then no more');
+is($t->get('/v1/models')->{status}, 401, 'limits.conf: nobody without a key');
+is($t->get('/health')->{status}, 200, 'limits.conf: healthy');
 $t->finish;
 done_testing();

@@ -1,0 +1,179 @@
+
+/*
+ * Limits of requests, in front of any location.  A zone counts by a key, over
+ * all workers: how many requests were let through in a sliding window
+ * ("rate=") and how many are being served now ("conn=").
+ *
+ *   - Keys that need no identity are checked in PREACCESS, all others in
+ *     PRECONTENT, when it is known who asks and "satisfy any" is through.
+ *   - Those of one phase are checked together, with all their zones locked,
+ *     before one of them is charged; if PRECONTENT refuses, what PREACCESS
+ *     has charged is given back.  A refused request is charged nowhere.
+ *   - A zone counts a request once, whatever internal redirects it takes, and
+ *     no subrequests.  Who is refused goes to its error page uncounted.
+ */
+
+#ifndef _NGX_HTTP_AIQ_LIMIT_H_INCLUDED_
+#define _NGX_HTTP_AIQ_LIMIT_H_INCLUDED_
+
+
+#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_limit_window.h"
+
+
+#define NGX_HTTP_AIQ_LIMIT_RATE_MAX   1000000000
+#define NGX_HTTP_AIQ_LIMIT_BURST_MAX  1024
+#define NGX_HTTP_AIQ_LIMIT_WAIT_MAX   86400000      /* ms */
+#define NGX_HTTP_AIQ_LIMITS_MAX       16            /* in a location */
+
+
+/* what becomes of a request, in the order of its weight */
+
+typedef enum {
+    NGX_HTTP_AIQ_LIMIT_PASSED = 0,
+    NGX_HTTP_AIQ_LIMIT_DELAYED_DRY_RUN,
+    NGX_HTTP_AIQ_LIMIT_DELAYED,
+    NGX_HTTP_AIQ_LIMIT_REJECTED_DRY_RUN,
+    NGX_HTTP_AIQ_LIMIT_REJECTED,
+    NGX_HTTP_AIQ_LIMIT_STATUSES
+} ngx_http_aiq_limit_status_e;
+
+
+/* why it is refused */
+
+typedef enum {
+    NGX_HTTP_AIQ_LIMIT_RATE = 0,
+    NGX_HTTP_AIQ_LIMIT_CONN,
+    NGX_HTTP_AIQ_LIMIT_FULL,
+    NGX_HTTP_AIQ_LIMIT_NO_IDENTITY
+} ngx_http_aiq_limit_reason_e;
+
+
+typedef struct ngx_http_aiq_limit_node_s  ngx_http_aiq_limit_node_t;
+
+
+typedef struct {
+    ngx_rbtree_t                   rbtree;
+    ngx_rbtree_node_t              sentinel;
+    ngx_queue_t                    idle;     /* the last charged first */
+    ngx_queue_t                    busy;     /* have requests now */
+    ngx_atomic_uint_t              counts[NGX_HTTP_AIQ_LIMIT_STATUSES];
+    ngx_atomic_uint_t              full;
+} ngx_http_aiq_limit_shctx_t;
+
+
+typedef struct {
+    ngx_http_aiq_limit_shctx_t    *sh;
+    ngx_slab_pool_t               *shpool;
+    ngx_str_t                      name;
+    ngx_http_complex_value_t       key;
+    ngx_array_t                    identity; /* ngx_int_t, variables in key */
+    ngx_http_aiq_limit_rule_t      rule;     /* limit is 0: no "rate=" */
+    ngx_uint_t                     conn;     /* 0: no "conn=" */
+    unsigned                       late:1;   /* PRECONTENT */
+} ngx_http_aiq_limit_zone_t;
+
+
+/* an "aiq_limit" */
+
+typedef struct {
+    ngx_shm_zone_t                *shm_zone;
+    ngx_uint_t                     burst;
+    ngx_uint_t                     dry_run;  /* unsigned  dry_run:1 */
+    u_char                        *file;
+    ngx_uint_t                     line;
+} ngx_http_aiq_limit_t;
+
+
+typedef struct {
+    ngx_array_t                    zones;    /* ngx_http_aiq_limit_zone_t * */
+    ngx_array_t                    limits;   /* ngx_http_aiq_limit_t *, all */
+    ngx_shm_zone_t                *workers;  /* NULL: no "conn=" */
+} ngx_http_aiq_limit_main_conf_t;
+
+
+typedef struct {
+    ngx_array_t                   *limits;   /* ngx_http_aiq_limit_t *, by name */
+    ngx_uint_t                     log_level;
+} ngx_http_aiq_limit_loc_conf_t;
+
+
+/* a request and a zone */
+
+typedef struct {
+    ngx_http_aiq_limit_t          *limit;
+    ngx_http_aiq_limit_zone_t     *zone;
+    ngx_str_t                      key;
+    uint32_t                       hash;
+
+    /* what the check says; node is valid as long as the zone is locked */
+    ngx_http_aiq_limit_node_t     *node;
+    ngx_http_aiq_limit_status_e    status;
+    ngx_http_aiq_limit_reason_e    reason;
+    uint64_t                       turn;
+
+    uint64_t                       time;     /* charged with it */
+    unsigned                       rate:1;   /* is charged */
+    unsigned                       conn:1;   /* is charged */
+} ngx_http_aiq_limit_use_t;
+
+
+/* what headers tell of the tightest zone */
+
+typedef struct {
+    ngx_uint_t                     limit;    /* 0: nothing */
+    ngx_uint_t                     remaining;
+    uint64_t                       reset;    /* ms */
+    uint64_t                       retry;    /* ms; 0: it is not refused */
+} ngx_http_aiq_limit_info_t;
+
+
+struct ngx_http_aiq_limit_ctx_s {
+    ngx_http_request_t            *request;
+    ngx_array_t                    uses;     /* ngx_http_aiq_limit_use_t */
+    ngx_http_aiq_limit_info_t      info;
+    ngx_http_aiq_limit_status_e    status;
+    uint64_t                       turn;     /* of a waiting request */
+    unsigned                       counted:1;
+    unsigned                       waiting:1;
+    unsigned                       refused:1;
+};
+
+
+/* ngx_http_aiq_limit_handler.c */
+
+ngx_int_t ngx_http_aiq_limit_preaccess_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_aiq_limit_precontent_handler(ngx_http_request_t *r);
+
+/* ngx_http_aiq_limit_headers.c */
+
+void ngx_http_aiq_limit_filter_init(void);
+
+/* ngx_http_aiq_limit_zone.c */
+
+ngx_int_t ngx_http_aiq_limit_init_zone(ngx_shm_zone_t *shm_zone, void *data);
+ngx_int_t ngx_http_aiq_limit_init_workers(ngx_shm_zone_t *shm_zone,
+    void *data);
+void ngx_http_aiq_limit_init_process(ngx_shm_zone_t *workers);
+
+/* ms of a clock that all workers share; under a zone's lock it only grows */
+uint64_t ngx_http_aiq_limit_now(void);
+
+/*
+ * Both with the zone locked.  The check finds memory for the charge, so that
+ * this cannot fail.
+ */
+void ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now);
+void ngx_http_aiq_limit_charge(ngx_http_aiq_limit_use_t *use, uint64_t time);
+void ngx_http_aiq_limit_state(ngx_http_aiq_limit_use_t *use, uint64_t now,
+    ngx_http_aiq_limit_info_t *info);
+
+/* gives back what was charged; the zone must not be locked */
+void ngx_http_aiq_limit_return_rate(ngx_http_aiq_limit_use_t *use);
+void ngx_http_aiq_limit_return_conn(ngx_http_aiq_limit_use_t *use);
+
+
+extern ngx_module_t  ngx_http_aiq_limit_module;
+
+
+#endif /* _NGX_HTTP_AIQ_LIMIT_H_INCLUDED_ */

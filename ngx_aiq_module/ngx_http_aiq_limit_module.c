@@ -1,0 +1,872 @@
+
+#include "ngx_http_aiq_limit.h"
+
+
+static char *ngx_http_aiq_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_aiq_limit_zone_shm(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_str_t *name, ssize_t *size);
+static char *ngx_http_aiq_limit_zone_rate(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_http_aiq_limit_rule_t *rule);
+static ngx_int_t ngx_http_aiq_limit_zone_key(ngx_conf_t *cf,
+    ngx_http_aiq_limit_zone_t *zone, ngx_str_t *value);
+static ngx_uint_t ngx_http_aiq_limit_early(ngx_str_t *name);
+static char *ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_aiq_limit_add_limit(ngx_conf_t *cf,
+    ngx_http_aiq_limit_loc_conf_t *llcf, ngx_http_aiq_limit_t *limit);
+
+static ngx_int_t ngx_http_aiq_limit_status_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+
+static ngx_int_t ngx_http_aiq_limit_add_variables(ngx_conf_t *cf);
+static void *ngx_http_aiq_limit_create_main_conf(ngx_conf_t *cf);
+static void *ngx_http_aiq_limit_create_loc_conf(ngx_conf_t *cf);
+static char *ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+static ngx_int_t ngx_http_aiq_limit_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_aiq_limit_check_limits(ngx_conf_t *cf,
+    ngx_http_aiq_limit_main_conf_t *lmcf);
+static ngx_int_t ngx_http_aiq_limit_worker_init(ngx_cycle_t *cycle);
+
+
+static ngx_conf_enum_t  ngx_http_aiq_limit_log_levels[] = {
+    { ngx_string("info"), NGX_LOG_INFO },
+    { ngx_string("notice"), NGX_LOG_NOTICE },
+    { ngx_string("warn"), NGX_LOG_WARN },
+    { ngx_string("error"), NGX_LOG_ERR },
+    { ngx_null_string, 0 }
+};
+
+
+static ngx_command_t  ngx_http_aiq_limit_commands[] = {
+
+    { ngx_string("aiq_limit_zone"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE3|NGX_CONF_TAKE4,
+      ngx_http_aiq_limit_zone,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_limit"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE123,
+      ngx_http_aiq_limit,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_limit_log_level"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_limit_loc_conf_t, log_level),
+      &ngx_http_aiq_limit_log_levels },
+
+      ngx_null_command
+};
+
+
+static ngx_http_module_t  ngx_http_aiq_limit_module_ctx = {
+    ngx_http_aiq_limit_add_variables,      /* preconfiguration */
+    ngx_http_aiq_limit_init,               /* postconfiguration */
+
+    ngx_http_aiq_limit_create_main_conf,   /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    ngx_http_aiq_limit_create_loc_conf,    /* create location configuration */
+    ngx_http_aiq_limit_merge_loc_conf      /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_http_aiq_limit_module = {
+    NGX_MODULE_V1,
+    &ngx_http_aiq_limit_module_ctx,        /* module context */
+    ngx_http_aiq_limit_commands,           /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    ngx_http_aiq_limit_worker_init,        /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_http_variable_t  ngx_http_aiq_limit_vars[] = {
+
+    { ngx_string("aiq_limit_status"), NULL, ngx_http_aiq_limit_status_variable,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+      ngx_http_null_variable
+};
+
+
+/* in the order of ngx_http_aiq_limit_status_e */
+
+static ngx_str_t  ngx_http_aiq_limit_statuses[] = {
+    ngx_string("PASSED"),
+    ngx_string("DELAYED_DRY_RUN"),
+    ngx_string("DELAYED"),
+    ngx_string("REJECTED_DRY_RUN"),
+    ngx_string("REJECTED")
+};
+
+
+/*
+ * Variables that are what they are from the request's beginning, whoever asks;
+ * those that end with "_" stand for all that begin so.  Any other variable may
+ * depend on an identity: as one of this module's, or through "map" or "set".
+ */
+
+static ngx_str_t  ngx_http_aiq_limit_early_vars[] = {
+    ngx_string("binary_remote_addr"),
+    ngx_string("remote_addr"),
+    ngx_string("realip_remote_addr"),
+    ngx_string("proxy_protocol_addr"),
+    ngx_string("server_addr"),
+    ngx_string("server_name"),
+    ngx_string("server_port"),
+    ngx_string("host"),
+    ngx_string("scheme"),
+    ngx_string("request_method"),
+    ngx_string("request_uri"),
+    ngx_string("uri"),
+    ngx_string("args"),
+    ngx_string("arg_"),
+    ngx_string("http_"),
+    ngx_string("cookie_"),
+    ngx_string("ssl_"),
+    ngx_null_string
+};
+
+
+static ngx_int_t
+ngx_http_aiq_limit_status_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_str_t           *status;
+    ngx_http_aiq_ctx_t  *ctx;
+
+    ctx = ngx_http_aiq_get_ctx(r);
+
+    if (ctx == NULL || ctx->limit == NULL || !ctx->limit->counted) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    status = &ngx_http_aiq_limit_statuses[ctx->limit->status];
+
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+    v->data = status->data;
+    v->len = status->len;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
+{
+    u_char                           *p;
+    size_t                            len;
+    ngx_uint_t                        i, n;
+    ngx_http_aiq_limit_zone_t       **zone;
+    ngx_http_aiq_limit_main_conf_t   *lmcf;
+
+    static char  head[] =
+        "# HELP aiq_limit_total Requests that a zone counted, by what became "
+        "of them.\n"
+        "# TYPE aiq_limit_total counter\n";
+
+    static char  full[] =
+        "# HELP aiq_limit_full_total Requests that a zone had no memory to "
+        "count, and refused.\n"
+        "# TYPE aiq_limit_full_total counter\n";
+
+    static char  count[] =
+        "aiq_limit_total{zone=\"%V\",status=\"%V\"} %uA\n";
+
+    static char  full_count[] = "aiq_limit_full_total{zone=\"%V\"} %uA\n";
+
+    ngx_str_null(text);
+
+    lmcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_limit_module);
+    zone = lmcf->zones.elts;
+
+    if (lmcf->zones.nelts == 0) {
+        return NGX_OK;
+    }
+
+    len = sizeof(head) + sizeof(full);
+
+    for (i = 0; i < lmcf->zones.nelts; i++) {
+        len += NGX_HTTP_AIQ_LIMIT_STATUSES
+               * (sizeof(count) + sizeof("REJECTED_DRY_RUN")
+                  + zone[i]->name.len + NGX_ATOMIC_T_LEN)
+               + sizeof(full_count) + zone[i]->name.len + NGX_ATOMIC_T_LEN;
+    }
+
+    p = ngx_pnalloc(r->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    text->data = p;
+
+    p = ngx_cpymem(p, head, sizeof(head) - 1);
+
+    for (i = 0; i < lmcf->zones.nelts; i++) {
+        for (n = 0; n < NGX_HTTP_AIQ_LIMIT_STATUSES; n++) {
+            p = ngx_sprintf(p, count, &zone[i]->name,
+                            &ngx_http_aiq_limit_statuses[n],
+                            zone[i]->sh->counts[n]);
+        }
+    }
+
+    p = ngx_cpymem(p, full, sizeof(full) - 1);
+
+    for (i = 0; i < lmcf->zones.nelts; i++) {
+        p = ngx_sprintf(p, full_count, &zone[i]->name, zone[i]->sh->full);
+    }
+
+    text->len = p - text->data;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_limit_add_variables(ngx_conf_t *cf)
+{
+    ngx_http_variable_t  *var, *v;
+
+    for (v = ngx_http_aiq_limit_vars; v->name.len; v++) {
+        var = ngx_http_add_variable(cf, &v->name, v->flags);
+        if (var == NULL) {
+            return NGX_ERROR;
+        }
+
+        var->get_handler = v->get_handler;
+        var->data = v->data;
+    }
+
+    return NGX_OK;
+}
+
+
+static void *
+ngx_http_aiq_limit_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_http_aiq_limit_main_conf_t  *lmcf;
+
+    lmcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_limit_main_conf_t));
+    if (lmcf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     lmcf->workers = NULL;
+     */
+
+    if (ngx_array_init(&lmcf->zones, cf->pool, 4,
+                       sizeof(ngx_http_aiq_limit_zone_t *))
+        != NGX_OK
+        || ngx_array_init(&lmcf->limits, cf->pool, 8,
+                          sizeof(ngx_http_aiq_limit_t *))
+           != NGX_OK)
+    {
+        return NULL;
+    }
+
+    return lmcf;
+}
+
+
+static void *
+ngx_http_aiq_limit_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_http_aiq_limit_loc_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_limit_loc_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     conf->limits = NULL;
+     */
+
+    conf->log_level = NGX_CONF_UNSET_UINT;
+
+    return conf;
+}
+
+
+static char *
+ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_http_aiq_limit_loc_conf_t *prev = parent;
+    ngx_http_aiq_limit_loc_conf_t *conf = child;
+
+    if (conf->limits == NULL) {
+        conf->limits = prev->limits;
+    }
+
+    ngx_conf_merge_uint_value(conf->log_level, prev->log_level, NGX_LOG_WARN);
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_aiq_limit_main_conf_t *lmcf = conf;
+
+    char                        *rv;
+    ssize_t                      size;
+    ngx_int_t                    n;
+    ngx_str_t                   *value, name;
+    ngx_uint_t                   i;
+    ngx_shm_zone_t              *shm_zone;
+    ngx_http_aiq_limit_zone_t   *zone, **p;
+
+    value = cf->args->elts;
+
+    zone = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_limit_zone_t));
+    if (zone == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    size = 0;
+    ngx_str_null(&name);
+    ngx_http_aiq_limit_rule(&zone->rule, 0, 0);
+
+    for (i = 2; i < cf->args->nelts; i++) {
+
+        if (ngx_strncmp(value[i].data, "zone=", 5) == 0) {
+
+            rv = ngx_http_aiq_limit_zone_shm(cf, &value[i], &name, &size);
+            if (rv != NGX_CONF_OK) {
+                return rv;
+            }
+
+            continue;
+        }
+
+        if (ngx_strncmp(value[i].data, "rate=", 5) == 0) {
+
+            rv = ngx_http_aiq_limit_zone_rate(cf, &value[i], &zone->rule);
+            if (rv != NGX_CONF_OK) {
+                return rv;
+            }
+
+            continue;
+        }
+
+        if (ngx_strncmp(value[i].data, "conn=", 5) == 0) {
+
+            n = ngx_atoi(value[i].data + 5, value[i].len - 5);
+
+            if (n <= 0 || n > NGX_HTTP_AIQ_LIMIT_RATE_MAX) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "invalid number of requests \"%V\"",
+                                   &value[i]);
+                return NGX_CONF_ERROR;
+            }
+
+            zone->conn = n;
+
+            continue;
+        }
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid parameter \"%V\"", &value[i]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (name.len == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" must have \"zone\" parameter",
+                           &cmd->name);
+        return NGX_CONF_ERROR;
+    }
+
+    if (zone->rule.limit == 0 && zone->conn == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" must have \"rate\" or \"conn\" parameter",
+                           &cmd->name);
+        return NGX_CONF_ERROR;
+    }
+
+    if (ngx_http_aiq_limit_zone_key(cf, zone, &value[1]) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    shm_zone = ngx_shared_memory_add(cf, &name, size,
+                                     &ngx_http_aiq_limit_module);
+    if (shm_zone == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (shm_zone->data) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "zone \"%V\" is duplicate",
+                           &name);
+        return NGX_CONF_ERROR;
+    }
+
+    p = ngx_array_push(&lmcf->zones);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *p = zone;
+
+    zone->name = name;
+    shm_zone->init = ngx_http_aiq_limit_init_zone;
+    shm_zone->data = zone;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_limit_zone_shm(ngx_conf_t *cf, ngx_str_t *value, ngx_str_t *name,
+    ssize_t *size)
+{
+    u_char     *p;
+    ngx_str_t   s;
+
+    name->data = value->data + 5;
+    name->len = 0;
+
+    p = (u_char *) ngx_strchr(name->data, ':');
+
+    if (p) {
+        name->len = p - name->data;
+
+        s.data = p + 1;
+        s.len = value->data + value->len - s.data;
+
+        *size = ngx_parse_size(&s);
+    }
+
+    /* the name is a label in metrics, too */
+
+    if (name->len == 0 || *size == NGX_ERROR
+        || ngx_http_aiq_check_word(name, "_-") != NGX_OK)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid zone \"%V\", it must be "
+                           "\"zone=name:size\"", value);
+        return NGX_CONF_ERROR;
+    }
+
+    if (*size < (ssize_t) (8 * ngx_pagesize)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "zone \"%V\" is too small", value);
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_limit_zone_rate(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_http_aiq_limit_rule_t *rule)
+{
+    u_char      *p;
+    size_t       len;
+    ngx_int_t    n;
+    ngx_uint_t   length;
+
+    length = 0;
+    n = NGX_ERROR;
+
+    if (value->len > 8) {
+        p = value->data + value->len - 3;
+        len = value->len - 8;
+
+        if (ngx_strncmp(p, "r/s", 3) == 0) {
+            length = 1000;
+
+        } else if (ngx_strncmp(p, "r/m", 3) == 0) {
+            length = 60 * 1000;
+
+        } else if (ngx_strncmp(p, "r/h", 3) == 0) {
+            length = 60 * 60 * 1000;
+
+        } else if (ngx_strncmp(p, "r/d", 3) == 0) {
+            length = 24 * 60 * 60 * 1000;
+        }
+
+        n = ngx_atoi(value->data + 5, len);
+    }
+
+    if (length == 0 || n <= 0 || n > NGX_HTTP_AIQ_LIMIT_RATE_MAX) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid rate \"%V\", it must be a number and "
+                           "\"r/s\", \"r/m\", \"r/h\" or \"r/d\"", value);
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_http_aiq_limit_rule(rule, (uint32_t) n, (uint32_t) length);
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_limit_zone_key(ngx_conf_t *cf, ngx_http_aiq_limit_zone_t *zone,
+    ngx_str_t *value)
+{
+    ngx_int_t                         *index;
+    ngx_uint_t                        *flush;
+    ngx_http_variable_t               *var;
+    ngx_http_core_main_conf_t         *cmcf;
+    ngx_http_compile_complex_value_t   ccv;
+
+    if (ngx_array_init(&zone->identity, cf->pool, 1, sizeof(ngx_int_t))
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
+
+    ccv.cf = cf;
+    ccv.value = value;
+    ccv.complex_value = &zone->key;
+
+    if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+    var = cmcf->variables.elts;
+
+    flush = zone->key.flushes;
+
+    if (flush == NULL) {
+        /* the same for all */
+        return NGX_OK;
+    }
+
+    for ( /* void */ ; *flush != (ngx_uint_t) -1; flush++) {
+
+        if (!ngx_http_aiq_limit_early(&var[*flush].name)) {
+            zone->late = 1;
+        }
+
+        if (var[*flush].name.len < 4
+            || ngx_strncmp(var[*flush].name.data, "aiq_", 4) != 0)
+        {
+            continue;
+        }
+
+        index = ngx_array_push(&zone->identity);
+        if (index == NULL) {
+            return NGX_ERROR;
+        }
+
+        *index = *flush;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_aiq_limit_early(ngx_str_t *name)
+{
+    ngx_str_t  *var;
+
+    for (var = ngx_http_aiq_limit_early_vars; var->len; var++) {
+
+        if (name->len < var->len
+            || ngx_strncmp(name->data, var->data, var->len) != 0)
+        {
+            continue;
+        }
+
+        if (name->len == var->len || var->data[var->len - 1] == '_') {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static char *
+ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_aiq_limit_loc_conf_t *llcf = conf;
+
+    ngx_int_t              burst;
+    ngx_str_t             *value, name;
+    ngx_uint_t             i;
+    ngx_http_aiq_limit_t  *limit;
+
+    value = cf->args->elts;
+
+    limit = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_limit_t));
+    if (limit == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    limit->file = cf->conf_file->file.name.data;
+    limit->line = cf->conf_file->line;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (ngx_strncmp(value[i].data, "zone=", 5) == 0 && value[i].len > 5) {
+
+            name.data = value[i].data + 5;
+            name.len = value[i].len - 5;
+
+            limit->shm_zone = ngx_shared_memory_add(cf, &name, 0,
+                                                  &ngx_http_aiq_limit_module);
+            if (limit->shm_zone == NULL) {
+                return NGX_CONF_ERROR;
+            }
+
+            continue;
+        }
+
+        if (ngx_strncmp(value[i].data, "burst=", 6) == 0) {
+
+            burst = ngx_atoi(value[i].data + 6, value[i].len - 6);
+
+            if (burst <= 0 || burst > NGX_HTTP_AIQ_LIMIT_BURST_MAX) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "invalid burst value \"%V\", it must be "
+                                   "between 1 and %i",
+                                   &value[i], NGX_HTTP_AIQ_LIMIT_BURST_MAX);
+                return NGX_CONF_ERROR;
+            }
+
+            limit->burst = burst;
+
+            continue;
+        }
+
+        if (ngx_strcmp(value[i].data, "dry_run") == 0) {
+            limit->dry_run = 1;
+            continue;
+        }
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid parameter \"%V\"", &value[i]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (limit->shm_zone == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" must have \"zone\" parameter", &cmd->name);
+        return NGX_CONF_ERROR;
+    }
+
+    return ngx_http_aiq_limit_add_limit(cf, llcf, limit);
+}
+
+
+/* sorted by name, which is the order of locks */
+
+static char *
+ngx_http_aiq_limit_add_limit(ngx_conf_t *cf,
+    ngx_http_aiq_limit_loc_conf_t *llcf, ngx_http_aiq_limit_t *limit)
+{
+    ngx_int_t                         rc;
+    ngx_str_t                        *a, *b;
+    ngx_uint_t                        i;
+    ngx_http_aiq_limit_t            **p;
+    ngx_http_aiq_limit_main_conf_t   *lmcf;
+
+    if (llcf->limits == NULL) {
+        llcf->limits = ngx_array_create(cf->pool, 4,
+                                        sizeof(ngx_http_aiq_limit_t *));
+        if (llcf->limits == NULL) {
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    if (llcf->limits->nelts == NGX_HTTP_AIQ_LIMITS_MAX) {
+        return "is one too many";
+    }
+
+    p = ngx_array_push(llcf->limits);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    p = llcf->limits->elts;
+    a = &limit->shm_zone->shm.name;
+
+    for (i = llcf->limits->nelts - 1; i > 0; i--) {
+        b = &p[i - 1]->shm_zone->shm.name;
+
+        rc = ngx_memn2cmp(a->data, b->data, a->len, b->len);
+
+        if (rc == 0) {
+            return "is duplicate";
+        }
+
+        if (rc > 0) {
+            break;
+        }
+
+        p[i] = p[i - 1];
+    }
+
+    p[i] = limit;
+
+    lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_limit_module);
+
+    p = ngx_array_push(&lmcf->limits);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *p = limit;
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_limit_init(ngx_conf_t *cf)
+{
+    ngx_http_handler_pt             *h;
+    ngx_http_core_main_conf_t       *cmcf;
+    ngx_http_aiq_limit_main_conf_t  *lmcf;
+
+    static ngx_str_t  name = ngx_string("aiq_limit_workers");
+
+    lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_limit_module);
+
+    if (ngx_http_aiq_limit_check_limits(cf, lmcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (lmcf->zones.nelts == 0) {
+        return NGX_OK;
+    }
+
+    lmcf->workers = ngx_shared_memory_add(cf, &name,
+                                          NGX_MAX_PROCESSES * 16
+                                          + 8 * ngx_pagesize,
+                                          &ngx_http_aiq_limit_module);
+    if (lmcf->workers == NULL) {
+        return NGX_ERROR;
+    }
+
+    lmcf->workers->init = ngx_http_aiq_limit_init_workers;
+
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PREACCESS_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_http_aiq_limit_preaccess_handler;
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_http_aiq_limit_precontent_handler;
+
+    ngx_http_aiq_limit_filter_init();
+
+    return NGX_OK;
+}
+
+
+/* when all zones were seen */
+
+static ngx_int_t
+ngx_http_aiq_limit_check_limits(ngx_conf_t *cf,
+    ngx_http_aiq_limit_main_conf_t *lmcf)
+{
+    uint64_t                     wait;
+    ngx_uint_t                   i;
+    ngx_http_aiq_limit_t       **limit;
+    ngx_http_aiq_limit_rule_t   *rule;
+    ngx_http_aiq_limit_zone_t   *zone;
+
+    limit = lmcf->limits.elts;
+
+    for (i = 0; i < lmcf->limits.nelts; i++) {
+        zone = limit[i]->shm_zone->data;
+
+        if (zone == NULL) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "no \"aiq_limit_zone\" is defined for the zone "
+                          "\"%V\" in %s:%ui", &limit[i]->shm_zone->shm.name,
+                          limit[i]->file, limit[i]->line);
+            return NGX_ERROR;
+        }
+
+        if (limit[i]->burst == 0) {
+            continue;
+        }
+
+        rule = &zone->rule;
+
+        if (rule->limit == 0) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"burst\" needs a zone with \"rate\" in %s:%ui",
+                          limit[i]->file, limit[i]->line);
+            return NGX_ERROR;
+        }
+
+        wait = ((uint64_t) limit[i]->burst + rule->limit - 1) / rule->limit
+               * rule->length;
+
+        if (wait > NGX_HTTP_AIQ_LIMIT_WAIT_MAX) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "with so large a \"burst\" requests would wait "
+                          "longer than a day in %s:%ui",
+                          limit[i]->file, limit[i]->line);
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_limit_worker_init(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_limit_main_conf_t  *lmcf;
+
+    if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
+    {
+        return NGX_OK;
+    }
+
+    lmcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                               ngx_http_aiq_limit_module);
+
+    if (lmcf && lmcf->workers) {
+        ngx_http_aiq_limit_init_process(lmcf->workers);
+    }
+
+    return NGX_OK;
+}

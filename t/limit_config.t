@@ -1,0 +1,57 @@
+# Mistakes with limits are found by nginx -t, with file and line.
+
+use strict;
+use warnings;
+use lib 't/lib';
+
+use Test::More;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+
+sub config {
+    my ($http, $pattern, $what) = @_;
+
+    $t->conf("# aiq_engine none\n$http");
+    my ($status, $text) = $t->test_conf;
+    is($status ? 'fails' : 'passes', ref $pattern ? 'fails' : 'passes', $what);
+    like($text, $pattern, "$what: why") if ref $pattern;
+}
+
+sub location { return "server { listen 127.0.0.1:%%PORT_0%%; location / { $_[0] proxy_pass http://127.0.0.1:1; } }" }
+sub zone { return "aiq_limit_zone \$remote_addr $_[0];" . location('') }
+sub limit { return 'aiq_limit_zone $remote_addr zone=a:1m rate=2r/m; aiq_limit_zone $host zone=c:1m conn=2;' . location($_[0]) }
+
+my $here = qr/ in .*nginx.conf:\d+/;
+
+config(zone('zone=a:1m rate=100r/m'), 'ok', 'a rate, without an engine');
+config(zone("zone=a:1m rate=1r/$_"), 'ok', "per $_") for qw(s m h d);
+config(zone('zone=a:1m conn=10'), 'ok', 'concurrency');
+config(zone('conn=10 rate=1000000000r/d zone=a-b_c:32k'), 'ok', 'both');
+config(zone('zone=a:1m'), qr/must have "rate" or "conn" parameter$here|invalid number of arguments/, 'nothing to limit');
+config(zone('rate=1r/s conn=1'), qr/must have "zone" parameter$here/, 'no zone');
+config(zone("zone=$_ rate=1r/s"), qr/invalid zone "zone=$_", it must be "zone=name:size"$here/, "zone=$_") for 'a', 'a:', ':1m', 'a:x';
+config(zone('zone="a b:1m" rate=1r/s'), qr/invalid zone/, 'a name with a space');
+config(zone('zone=a:16k rate=1r/s'), qr/zone "zone=a:16k" is too small$here/, 'a small zone');
+config(zone("zone=a:1m rate=$_"), qr/invalid rate "rate=\Q$_\E"/, "rate=$_")
+    for '0r/s', '-1r/s', '1', 'r/s', '1r/w', '1.5r/s', '1000000001r/d', '50000t/m', '1r/ms';
+config(zone("zone=a:1m conn=$_"), qr/invalid number of requests "conn=$_"$here/, "conn=$_") for 0, 'x', '-1', 1000000001;
+config(zone('zone=a:1m rate=1r/s shared'), qr/invalid parameter "shared"$here/, 'what it does not know');
+config(zone('zone=a:1m rate=1r/s') . 'aiq_limit_zone $uri zone=a:1m rate=1r/s;', qr/zone "a" is duplicate$here/, 'a zone twice');
+config('aiq_limit_zone $nothing zone=a:1m rate=1r/s;' . location(''), qr/unknown "nothing" variable/, 'an unknown variable');
+
+config(limit('aiq_limit zone=a burst=5 dry_run; aiq_limit zone=c;'), 'ok', 'two limits');
+config(limit('aiq_limit burst=5;'), qr/must have "zone" parameter$here/, 'a limit without a zone');
+config(limit('aiq_limit zone=a; aiq_limit zone=a;'), qr/"aiq_limit" directive is duplicate$here/, 'a limit twice');
+config(limit('aiq_limit zone=other;'), qr/no "aiq_limit_zone" is defined for the zone "other"$here/, 'a zone that is not');
+config(limit("aiq_limit zone=a burst=$_;"), qr/invalid burst value "burst=$_"/, "burst=$_") for 0, -1, 'x', 1025;
+config(limit('aiq_limit zone=c burst=1;'), qr/"burst" needs a zone with "rate"$here/, 'a burst without a rate');
+config('aiq_limit_zone $host zone=d:1m rate=1r/d;' . location('aiq_limit zone=d burst=2;'),
+    qr/longer than a day$here/, 'who would wait for days');
+config(limit('aiq_limit zone=a nodelay;'), qr/invalid parameter "nodelay"$here/, 'nodelay');
+config(join('', map { "aiq_limit_zone \$host zone=z$_:32k rate=1r/s;" } 1 .. 17)
+    . location(join('', map { "aiq_limit zone=z$_;" } 1 .. 17)), qr/"aiq_limit" directive is one too many$here/, 'seventeen');
+config(limit('aiq_limit_log_level info;'), 'ok', 'a level');
+config(limit('aiq_limit_log_level loud;'), qr/invalid value "loud"$here/, 'no level');
+
+done_testing;
