@@ -173,7 +173,8 @@ void journal_publish(journal_entry *e, journal_state state)
 
 /* Another engine's. */
 
-/* Takes the lock of a file and looks at it; false: not a dead engine's journal. */
+/* Takes the lock of a file, whose name is NAME_MAX_LEN long, and looks at it; false: not a
+ * dead engine's journal. */
 static bool adopt(journal *j, const char *name)
 {
     struct stat st;
@@ -193,7 +194,7 @@ static bool adopt(journal *j, const char *name)
     size_t n = ((size_t)st.st_size - sizeof(head)) / sizeof(journal_entry);
     j->n = n < JOURNAL_ENTRIES ? (uint32_t)n : JOURNAL_ENTRIES;
     j->engine = head.engine;
-    snprintf(j->name, sizeof(j->name), "%s", name);
+    memcpy(j->name, name, NAME_MAX_LEN + 1);
     return true;
 }
 

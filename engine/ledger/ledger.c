@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "core/log.h"
 #include "ledger/impl.h"
 
@@ -279,6 +280,7 @@ void ledger_close(ledger *l)
     }
     accounts_free(l);
     journal_free(l->journal);
+    rmdir(l->folder); /* unless somebody's journal is there */
     pthread_mutex_destroy(&l->lock);
     free(l->settled);
     free(l->ready);

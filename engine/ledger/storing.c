@@ -4,9 +4,9 @@
 #include "ledger/impl.h"
 #include "ledger/transactions.h"
 
-#define BATCH  512 /* events of one transaction */
-#define GATHER 10  /* ms that settled calls wait for others */
-#define RETRY  500 /* ms after the store has failed */
+#define BATCH  2048 /* events of one transaction: about 10 ms of the store's writer */
+#define GATHER 10   /* ms that settled calls wait for others */
+#define RETRY  500  /* ms after the store has failed */
 
 typedef struct {
     ledger *ledger;
@@ -56,12 +56,13 @@ static void flushed(aiq_loop *loop, void *arg, const aiq_err *err)
         }
         remove_stored(l, w);
     }
-    bool more = l->n_settled > 0;
-    l->flush_posted = more;
+    size_t left = l->n_settled - l->storing;
+    l->flush_posted = left > 0;
     pthread_mutex_unlock(&l->lock);
-    if (more) {
+    if (left > 0) {
         /* the store says in /health what is wrong; what is settled stays where it is */
-        loop_timer_start(loop, &l->flush_timer, err ? RETRY : GATHER, flush, l);
+        uint64_t gather = left < BATCH ? GATHER : 0;
+        loop_timer_start(loop, &l->flush_timer, err ? RETRY : gather, flush, l);
     }
     flush_free(w);
 }

@@ -118,8 +118,8 @@ static void knows_what_says_nothing_yet(void **state)
     static const char *const empty[] = {
         "{\"choices\":[]}",
         "{\"choices\":[{\"delta\":{}}]}",
-        "{\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},"
-        "\"finish_reason\":null}]}",
+        ("{\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},"
+         "\"finish_reason\":null}]}"),
     };
     static const char *const full[] = {
         "[DONE]",
