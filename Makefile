@@ -124,8 +124,8 @@ test:
 
 # Node, SDKs and llama.cpp for the tests, as the lockfile says. Not npm ci: it wants every
 # optional package of llama.cpp to be in the registry.
-t/npm/node_modules/.package-lock.json: t/npm/package-lock.json
-	cd t/npm && npm install --no-save --loglevel=error
+%/node_modules/.package-lock.json: %/package-lock.json
+	cd $* && npm install --no-save --loglevel=error
 	@touch $@
 
 unit: $(UNIT)
@@ -152,7 +152,7 @@ valgrind: all test-programs
 	CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '$(VALGRIND)' $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
 	AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B prove $(filter t/%,$(VALGRIND_LIST))
 
-bench: all $(BENCH)
+bench: all $(BENCH) t/npm/node_modules/.package-lock.json t/bench/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
 
 PREFIX ?= /usr/local

@@ -4,6 +4,7 @@
  *     load -p PORT -b BODY -e EXPECTED -c CONNECTIONS -n REQUESTS [options]
  *
  *       -u PATH      what to POST to (/v1/chat/completions)
+ *       -H LINE      a header; several with CRLF between them
  *       -w REQUESTS  warm up with that many first, uncounted
  *       -i N         one request in N has its last brace cut off and must get its 400
  *       -s MS        streams: one a connection, REQUESTS in all; a gap above MS counts
@@ -69,7 +70,7 @@ typedef struct {
     int port, connections;
     uint64_t requests, warm_up, invalid_every, gap_limit_ns, ramp_ns, deadline_ns;
     bool streams;
-    const char *path;
+    const char *path, *header;
     text valid, invalid, expect;
     uint32_t expect_events;
     int pid_count;
@@ -551,8 +552,9 @@ static text render(const options *o, text body)
     text t;
     int len = asprintf(&t.data,
                        "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-                       "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%.*s",
-                       o->path, body.len, (int)body.len, body.data);
+                       "Content-Type: application/json\r\nContent-Length: %zu\r\n%s%s\r\n%.*s",
+                       o->path, body.len, o->header, *o->header ? "\r\n" : "", (int)body.len,
+                       body.data);
 
     if (len < 0) {
         die("load: out of memory");
@@ -578,8 +580,9 @@ static void read_options(options *o, int argc, char **argv)
     int c;
 
     o->path = "/v1/chat/completions";
+    o->header = "";
     o->deadline_ns = 60ull * 1000000000u;
-    while ((c = getopt(argc, argv, "p:b:e:c:n:u:w:i:s:r:d:P:")) != -1) {
+    while ((c = getopt(argc, argv, "p:b:e:c:n:u:H:w:i:s:r:d:P:")) != -1) {
         switch (c) {
         case 'p':
             o->port = (int)number(optarg, 65535);
@@ -598,6 +601,9 @@ static void read_options(options *o, int argc, char **argv)
             break;
         case 'u':
             o->path = optarg;
+            break;
+        case 'H':
+            o->header = optarg;
             break;
         case 'w':
             o->warm_up = number(optarg, 100000000);
