@@ -60,6 +60,8 @@ typedef struct {
     ngx_uint_t                 failures;     /* of the breaker */
     ngx_msec_t                 open;
     ngx_str_t                 *remote;       /* an option not for local ones */
+    unsigned                   no_stream_options:1;
+    unsigned                   no_max_completion_tokens:1;
 } ngx_http_aiq_provider_t;
 
 

@@ -277,6 +277,15 @@ ngx_http_aiq_policy_remote(u_char *p, ngx_http_aiq_provider_t *provider)
 
     p = ngx_http_aiq_policy_option(p, "key_header", &provider->key_header);
     p = ngx_http_aiq_policy_option(p, "query", &provider->query);
+
+    if (provider->no_stream_options) {
+        p = ngx_sprintf(p, ",\"no_stream_options\":true");
+    }
+
+    if (provider->no_max_completion_tokens) {
+        p = ngx_sprintf(p, ",\"no_max_completion_tokens\":true");
+    }
+
     p = ngx_http_aiq_policy_option(p, "ca", &provider->ca);
     p = ngx_http_aiq_policy_option(p, "certificate", &provider->certificate);
     p = ngx_http_aiq_policy_option(p, "certificate_key",

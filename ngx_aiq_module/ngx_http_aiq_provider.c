@@ -29,6 +29,8 @@ static char *ngx_http_aiq_provider_header(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_query(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_lacks(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_ca(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_certificate(ngx_conf_t *cf,
@@ -56,6 +58,7 @@ static ngx_http_aiq_provider_option_t  ngx_http_aiq_provider_options[] = {
     { ngx_string("model"), 3, 0, ngx_http_aiq_provider_model },
     { ngx_string("header"), 3, 1, ngx_http_aiq_provider_header },
     { ngx_string("query"), 2, 1, ngx_http_aiq_provider_query },
+    { ngx_string("lacks"), 0, 1, ngx_http_aiq_provider_lacks },
     { ngx_string("ca"), 2, 1, ngx_http_aiq_provider_ca },
     { ngx_string("certificate"), 3, 1, ngx_http_aiq_provider_certificate },
     { ngx_string("proxy"), 2, 1, ngx_http_aiq_provider_proxy },
@@ -442,6 +445,34 @@ ngx_http_aiq_provider_query(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
 
 static char *
+ngx_http_aiq_provider_lacks(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
+{
+    ngx_str_t   *value;
+    ngx_uint_t   i;
+
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (ngx_strcmp(value[i].data, "stream_options") == 0) {
+            provider->no_stream_options = 1;
+
+        } else if (ngx_strcmp(value[i].data, "max_completion_tokens") == 0) {
+            provider->no_max_completion_tokens = 1;
+
+        } else {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "unknown parameter "
+                               "\"%V\", it must be \"stream_options\" or "
+                               "\"max_completion_tokens\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
 ngx_http_aiq_provider_ca(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 {
     ngx_str_t  *value;
@@ -647,6 +678,12 @@ ngx_http_aiq_provider_check(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
     } else if (provider->url.len == 0) {
         why = "has no \"url\"";
+
+    } else if ((provider->no_stream_options
+                || provider->no_max_completion_tokens)
+               && provider->dialect.data[0] != 'o')
+    {
+        why = "does not speak \"openai\" and cannot have a \"lacks\"";
 
     } else if (provider->models.nelts) {
         why = "is not local and cannot have a \"model\", "

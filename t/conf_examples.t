@@ -10,6 +10,7 @@ use Test::More;
 use AIQ::Admin;
 use AIQ::Command;
 use AIQ::JWT;
+use AIQ::Mock;
 use AIQ::Run;
 use AIQ::Test;
 
@@ -121,6 +122,31 @@ like($reply->{body}, qr{openai/gpt-4o}, 'failover.conf: then the backup answers'
 down('failover.conf', $run);
 kill('TERM', $pid);
 waitpid($pid, 0);
+
+# each service is asked in its own way; what they say is the mock's
+my $mock = AIQ::Mock->new($t);
+$conf = $t->read_file("$ROOT/conf.examples/services.conf");
+is($conf =~ s{https://[^/]+(?=/)}{'http://127.0.0.1:' . $mock->port}ge, 4, 'services.conf: four services');
+is($conf =~ s{^ +(?:ca|certificate) .*\n}{}mg, 2, 'services.conf: certificates');
+$t->write_file('services.conf', $conf);
+$run = up($t->dir . '/services.conf',
+    map { ($_ . '_API_KEY' => "sk-$_", $_ . '_API_KEY_2' => "sk-$_") } qw(AZURE_OPENAI GROQ MISTRAL VLLM));
+for my $model (qw(gpt-4o mistral-large llama-3.3-70b)) {
+    $reply = $t->post('/v1/chat/completions',
+        $t->chat($model, 'hi', stream => JSON::PP::true(), max_completion_tokens => 7));
+    like($reply->{body}, qr/\[DONE\]/, "services.conf: $model answers");
+}
+my %asked = map { $t->json($_->{body})->{model} => $_ } grep { $_->{body} } $mock->requests;
+like($asked{'my-deployment'}{head}, qr{^POST /openai/v1/chat/completions\?api-version=preview .*^api-key: sk-AZURE_OPENAI\r$}ms,
+    'services.conf: Azure');
+like($asked{'mistral-large-latest'}{head}, qr{^POST /v1/chat/completions .*^Authorization: Bearer sk-MISTRAL\r$}ms,
+    'services.conf: Mistral');
+my $sent = $t->json($asked{'mistral-large-latest'}{body});
+is(join(' ', sort keys %$sent), 'max_tokens messages model stream', 'services.conf: Mistral gets nothing it refuses');
+is($sent->{max_tokens}, 7, 'services.conf: but the limit');
+like($asked{'meta-llama/Llama-3.3-70B-Instruct'}{head}, qr{^POST /v1/chat/completions .*^Authorization: Bearer sk-VLLM\r$}ms,
+    'services.conf: vLLM');
+down('services.conf', $run);
 $t->finish;
 
 # Those that let nobody in without a key: the operator's first, then all others.

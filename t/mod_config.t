@@ -104,6 +104,9 @@ refuses(provider('dialect openai; url https://x; breaker open=1s open=1s;'), '"b
 refuses(provider('dialect openai; url https://x; breaker half=1;'), 'unknown parameter "half=1"');
 refuses(provider('dialect local;'), 'is local and has no "model"');
 refuses(provider('dialect local; model a b; url https://x;'), 'is local and cannot have a "url"');
+refuses(provider('dialect openai; url https://x; lacks temperature;'), 'unknown parameter "temperature"');
+refuses(provider('dialect openai; url https://x; lacks;'), 'invalid number of arguments in "lacks"');
+refuses(provider('dialect anthropic; url https://x; lacks stream_options;'), 'cannot have a "lacks"');
 refuses(provider('dialect local; model a b; key env:A;'), 'is local and cannot have a "key"');
 refuses(provider('dialect local; model a b; timeout idle=1s;'), 'is local and cannot have a "timeout"');
 refuses(provider('dialect local; model a b; model a c;'), 'duplicate model "a"');
@@ -155,7 +158,7 @@ refuses("$local aiq_model a { target p; } aiq_model a { target p; }", 'duplicate
 accepts('aiq_model m { target p model=a; }' . $local, 'a target before its provider');
 accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:a.key;
     key env:B; header X-Title "a b"; query v=1; ca ca.pem; certificate c.pem c.key; proxy http://x:3128;
-    retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms; }
+    retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms total=1h; lacks stream_options max_completion_tokens; }
     aiq_model "meta/llama-3:free" { target o weight=2 input=0.1 output=0; target o model=x backup noncritical;
     policy latency; retry_timeout 1m; fallback context=big content=big; }
     aiq_model big { target o input=1 output=1; policy cost; }

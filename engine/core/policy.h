@@ -29,12 +29,12 @@
  *                     "budgets": [{"scope": "tenant", "unit": "usd", "period": "month",
  *                                  "amount": 200000000000}]}]}
  *
- * A provider may also have "key_header", "query", "ca", "certificate",
- * "certificate_key" and "proxy", and a model whose policy is "hash" has the number of
- * its "key". Conditions and keys are numbers, for nginx looks at them: OPEN says what
- * they are for a request (AIQ_FIELD_CONDITIONS, AIQ_FIELD_HASHES).
- * epoch is the master's clock in microseconds when it read the configuration:
- * what the process shares takes its parameters from the highest.
+ * A provider may also have "key_header", "query", "no_stream_options",
+ * "no_max_completion_tokens", "ca", "certificate", "certificate_key" and "proxy", and a model
+ * whose policy is "hash" has the number of its "key". Conditions and keys are numbers, for
+ * nginx looks at them: OPEN says what they are for a request (AIQ_FIELD_CONDITIONS,
+ * AIQ_FIELD_HASHES). epoch is the master's clock in microseconds when it read the
+ * configuration: what the process shares takes its parameters from the highest.
  */
 
 #ifndef AIQ_POLICY_H
@@ -67,8 +67,9 @@ typedef struct {
     const policy_header *headers;
     size_t n_headers;
     const char *query; /* of every request, without "?"; this and the next may be NULL */
-    const char *ca, *certificate, *certificate_key; /* PEM files */
-    const char *proxy;                              /* URL */
+    bool no_stream_options, no_max_completion_tokens; /* its API does not know them */
+    const char *ca, *certificate, *certificate_key;   /* PEM files */
+    const char *proxy;                                /* URL */
     uint32_t connect_ms, first_byte_ms, idle_ms, total_ms;
     uint32_t attempts, backoff_ms;              /* core/retry.h */
     uint32_t breaker_failures, breaker_open_ms; /* core/breaker.h */

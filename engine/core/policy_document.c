@@ -210,6 +210,10 @@ static bool read_remote(reader *r, const json_t *object, policy_provider *provid
            read_keys(r, object, provider) && read_headers(r, object, provider) &&
            read_text(r, object, "provider", "key_header", false, &provider->key_header) &&
            read_text(r, object, "provider", "query", false, &provider->query) &&
+           read_flag(r, object, "provider", "no_stream_options",
+                     &provider->no_stream_options) &&
+           read_flag(r, object, "provider", "no_max_completion_tokens",
+                     &provider->no_max_completion_tokens) &&
            read_text(r, object, "provider", "ca", false, &provider->ca) &&
            read_text(r, object, "provider", "certificate", false, &provider->certificate) &&
            read_text(r, object, "provider", "certificate_key", false,

@@ -14,6 +14,7 @@
 #include <string.h>
 #include "providers/http.h"
 #include "providers/openai_chunk.h"
+#include "providers/openai_lacking.h"
 #include "providers/provider.h"
 #include "providers/sse.h"
 
@@ -106,15 +107,16 @@ static edit model_edit(const chat_request *chat, const policy_target *target, ai
     return (edit){chat->model.text.data, chat->model.text.data + chat->model.text.len, put};
 }
 
-/* Where the request must say how long the answer may be. */
-static edit cap_edit(const chat_request *chat, aiq_pool *pool)
+/* Where the request must say how long the answer may be. older: under its older name, for
+ * the older completions and some providers know no other. */
+static edit cap_edit(const chat_request *chat, bool older, aiq_pool *pool)
 {
     const json_value *most = &chat->max_completion_tokens;
     const char *brace = memchr(chat->body.data, '{', chat->body.len), *start = brace + 1;
     const char *name = "max_completion_tokens";
 
-    if (chat->path) {
-        most = &chat->max_tokens; /* the older completions know no other name */
+    if (older) {
+        most = &chat->max_tokens;
         name = "max_tokens";
     }
     if (most->type == JSON_NULL) {
@@ -139,7 +141,7 @@ static void add_edit(edit *edits, size_t *n, edit new)
 
 static size_t write_body(call *c, const provider_request *request)
 {
-    const chat_request *chat = request->chat;
+    const chat_request *chat = openai_without(request->chat, c->provider, request->pool);
     const char *pos = chat->body.data, *end = pos + chat->body.len;
     edit edits[3] = {0};
     size_t n_edits = 0, n = 0;
@@ -147,11 +149,13 @@ static size_t write_body(call *c, const provider_request *request)
     if (!json_string_is(&chat->model, request->target->model)) {
         add_edit(edits, &n_edits, model_edit(chat, request->target, request->pool));
     }
-    if (chat->stream && !chat_request_wants_usage(chat)) {
+    if (chat->stream && !c->provider->no_stream_options && !chat_request_wants_usage(chat)) {
         add_edit(edits, &n_edits, usage_edit(chat));
     }
     if (chat->cap) {
-        add_edit(edits, &n_edits, cap_edit(chat, request->pool));
+        add_edit(
+            edits, &n_edits,
+            cap_edit(chat, chat->path || c->provider->no_max_completion_tokens, request->pool));
     }
     for (size_t i = 0; i < n_edits; i++) {
         n = add_piece(c, n, pos, edits[i].at);
