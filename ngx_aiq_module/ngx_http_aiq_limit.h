@@ -93,7 +93,7 @@ typedef struct {
 
 
 typedef struct {
-    ngx_array_t                   *limits;   /* ngx_http_aiq_limit_t *, by name */
+    ngx_array_t                   *limits;   /* ngx_http_aiq_limit_t * */
     ngx_uint_t                     log_level;
 } ngx_http_aiq_limit_loc_conf_t;
 
