@@ -27,6 +27,12 @@ $t->conf('
     server { listen 127.0.0.1:%%PORT_1%%; location / { return 200 ok; } }');
 $t->start;
 
+# a line is written when the client has its reply already
+sub logged {
+    my ($line, $what) = @_;
+    ok($t->wait_for(sub { $t->read_file('logs/limit.log') =~ $line }, 10, $what), $what);
+}
+
 for my $path ('/second/?k=a', '/proxied/?k=b') {
     my $start = time();
     my @c = map { my $c = $t->connect; $c->request('POST', $path, body => 'ok'); $c } 1 .. 6;
@@ -38,7 +44,7 @@ for my $path ('/second/?k=a', '/proxied/?k=b') {
     ok((grep { $_->{status} == 429 } @replies) == 6 - @good, "$path: no more than that");
     cmp_ok($good[$_]{at}, '>=', int($_ / 2), "$path: reply $_ not before its time") for 0 .. $#good;
 }
-like($t->read_file('logs/limit.log'), qr{^/second/ 200 DELAYED$}m, '$aiq_limit_status');
+logged(qr{^/second/ 200 DELAYED$}m, '$aiq_limit_status');
 like($t->error_log, qr/\[info\].* waits, zone "second"/, 'logged a level below refusals');
 like($t->error_log, qr/\[notice\].* refused: rate_limit_exceeded, zone "second"/, 'which have this one');
 
@@ -49,7 +55,7 @@ $c->request('POST', '/day/?k=a', body => 'x');
 $t->wait_for(sub { waiting() == 1 }, 10, 'the next one waits');
 is($t->post('/day/?k=a', 'x')->{status}, 429, 'and is the only one that may');
 $c->close;
-$t->wait_for(sub { $t->read_file('logs/limit.log') =~ m{^/day/ 499 DELAYED}m }, 10, 'he leaves');
+logged(qr{^/day/ 499 DELAYED}m, 'he leaves');
 my $next = $t->connect;
 $next->request('POST', '/day/?k=a', body => 'x');
 $t->wait_for(sub { waiting() == 2 }, 10, 'and leaves his turn to another');
@@ -57,7 +63,7 @@ ok(1, 'who leaves while he waits leaves his turn');
 $next->close;
 
 is($t->post('/trial/?k=a', 'x')->{status}, 200, 'nobody waits in a dry run') for 1 .. 3;
-like($t->read_file('logs/limit.log'), qr{^/trial/ 200 DELAYED_DRY_RUN$}m, 'but it is told');
+logged(qr{^/trial/ 200 DELAYED_DRY_RUN$}m, 'but it is told');
 
 $t->finish;
 done_testing;

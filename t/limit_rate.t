@@ -83,7 +83,9 @@ is("$r->{status} $r->{body}", "429 <p>slowly\n", 'refused with the page, which i
 like($r->{headers}{'retry-after-ms'}, qr/^\d+$/, 'with the headers');
 is($t->get('/slow.html', who('ann'))->{status}, 429, 'the page asked for itself is limited');
 
-my @log = split /\n/, $t->read_file('logs/limit.log');
+# written when the client has its reply already
+my @log;
+$t->wait_for(sub { (@log = $t->read_file('logs/limit.log') =~ /^(.*)\n/mg) == 18 }, 10, 'lines');
 is($log[0], '/echo 200 PASSED ok', '$aiq_limit_status of a request that passed');
 is($log[3], '/echo 429 REJECTED rate_limit_exceeded', 'and of one that did not');
 is($log[6], '/app/ 429 REJECTED rate_limit_exceeded', 'and of one that is proxied');

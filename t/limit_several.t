@@ -62,7 +62,9 @@ is(asked('/both/', 'other', 'cid')->{status}, 200, 'and cid was not charged for 
 
 is(repeat(2, '/inherited/?k=i'), '200 429', 'inherited from http{}');
 is(repeat(4, '/trial/?k=t'), '200 200 200 429', 'dry_run does not refuse');
-my @log = $t->read_file('logs/limit.log') =~ m{^(/trial/ .*)}mg;
+my @log;
+# written when the client has its reply already
+$t->wait_for(sub { (@log = $t->read_file('logs/limit.log') =~ m{^(/trial/ .*)\n}mg) == 4 }, 10, 'four lines');
 is($log[0], '/trial/ 200 PASSED', 'nor tell anything before it would');
 is($log[1], '/trial/ 200 REJECTED_DRY_RUN', 'but tells it then');
 is($log[3], '/trial/ 429 REJECTED', 'what refuses counts more');
