@@ -105,6 +105,8 @@ static store_db *sqlite_connect(const char *url, store_kind kind, aiq_err *err)
 
     db->base.backend = &store_sqlite;
     db->kind = kind;
+    /* of the process; without it no allocation takes a lock. Refused once SQLite is in use */
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
     if (sqlite3_open_v2(url + strlen(URL_PREFIX), &db->handle, flags | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK ||
         sqlite3_busy_timeout(db->handle, BUSY_MS) != SQLITE_OK ||
@@ -191,10 +193,11 @@ static int bind_value(const sqlite_rows *rows, unsigned i, const store_value *va
     if (value->text.data == NULL) {
         return sqlite3_bind_null(rows->statement, rows->index[i]);
     }
-    /* the statement has its first step, which reads it, before run() returns; a later one
-     * may come when the caller's memory is gone */
-    return sqlite3_bind_text64(rows->statement, rows->index[i], value->text.data,
-                               value->text.len, SQLITE_TRANSIENT, SQLITE_UTF8);
+    /* a statement that answers nothing is done with its first step, before run() returns;
+     * another's later ones may come when the caller's memory is gone */
+    return sqlite3_bind_text64(
+        rows->statement, rows->index[i], value->text.data, value->text.len,
+        sqlite3_column_count(rows->statement) ? SQLITE_TRANSIENT : SQLITE_STATIC, SQLITE_UTF8);
 }
 
 static bool step(sqlite_rows *rows)

@@ -19,7 +19,7 @@ CREATE TABLE usage_events (
     duration_us      BIGINT NOT NULL,
     first_token_us   BIGINT NOT NULL
 );
-CREATE INDEX usage_events_by_tenant ON usage_events (tenant, time_ms);
+CREATE INDEX usage_events_by_time ON usage_events (time_ms);
 
 -- What was spent of a budget in one period; the id names both.
 CREATE TABLE budget_accounts (
