@@ -274,7 +274,7 @@ ngx_http_aiq_error_event(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_str_t *event)
 {
     u_char          *p;
-    ngx_str_t        body;
+    ngx_str_t        body, type;
     aiq_dialect      dialect;
     aiq_error_info   info;
 
@@ -286,7 +286,17 @@ ngx_http_aiq_error_event(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
         return NGX_ERROR;
     }
 
-    p = ngx_pnalloc(r->pool, sizeof("\n\nevent: error\ndata: \n\n") + body.len);
+    ngx_str_null(&type);
+
+    if (dialect == AIQ_DIALECT_RESPONSES) {
+        /* there the data, too, say what they are */
+        ngx_str_set(&type, "{\"type\":\"error\",");
+        body.data++;
+        body.len--;
+    }
+
+    p = ngx_pnalloc(r->pool, sizeof("\n\nevent: error\ndata: \n\n") + type.len
+                             + body.len);
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -298,9 +308,9 @@ ngx_http_aiq_error_event(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
         p = ngx_cpymem(p, "\n\n", 2);
     }
 
-    p = ngx_sprintf(p, "%sdata: %V\n\n",
+    p = ngx_sprintf(p, "%sdata: %V%V\n\n",
                     dialect == AIQ_DIALECT_OPENAI ? "" : "event: error\n",
-                    &body);
+                    &type, &body);
 
     event->len = p - event->data;
 

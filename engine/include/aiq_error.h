@@ -15,7 +15,12 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef enum { AIQ_DIALECT_OWN, AIQ_DIALECT_OPENAI, AIQ_DIALECT_ANTHROPIC } aiq_dialect;
+typedef enum {
+    AIQ_DIALECT_OWN,
+    AIQ_DIALECT_OPENAI,
+    AIQ_DIALECT_ANTHROPIC,
+    AIQ_DIALECT_RESPONSES /* OpenAI's, but for the errors inside streams */
+} aiq_dialect;
 
 typedef struct {
     const char *data;
@@ -34,12 +39,12 @@ typedef struct {
 #define AIQ_ERROR_BODY_MAX 8192
 
 /* The dialect a request speaks: the gateway's callers use OpenAI's SDK, except
- * on Anthropic's paths; every other service is ours. uri is the one that the
- * service sees. */
+ * on Anthropic's paths and those of the Responses API; every other service is ours. uri is the
+ * one that the service sees. */
 static inline aiq_dialect aiq_dialect_of(aiq_text service, aiq_text uri)
 {
-    static const char messages[] = "/v1/messages";
-    const size_t n = sizeof(messages) - 1;
+    static const char messages[] = "/v1/messages", responses[] = "/v1/responses";
+    const size_t n = sizeof(messages) - 1, m = sizeof(responses) - 1;
 
     if (service.len != 7 || memcmp(service.data, "gateway", 7) != 0) {
         return AIQ_DIALECT_OWN;
@@ -47,6 +52,9 @@ static inline aiq_dialect aiq_dialect_of(aiq_text service, aiq_text uri)
     if (uri.len >= n && memcmp(uri.data, messages, n) == 0 &&
         (uri.len == n || uri.data[n] == '/')) {
         return AIQ_DIALECT_ANTHROPIC;
+    }
+    if (uri.len == m && memcmp(uri.data, responses, m) == 0) {
+        return AIQ_DIALECT_RESPONSES;
     }
     return AIQ_DIALECT_OPENAI;
 }
@@ -154,6 +162,7 @@ static inline size_t aiq_error_render(char body[AIQ_ERROR_BODY_MAX], aiq_dialect
 
     switch (dialect) {
     case AIQ_DIALECT_OPENAI:
+    case AIQ_DIALECT_RESPONSES:
         aiq_error_raw(&o, "{\"error\":{\"message\":");
         aiq_error_string(&o, e->message, 1024);
         aiq_error_raw(&o, ",\"type\":\"");

@@ -1,7 +1,8 @@
 /*
  * Any bytes as requests, answers and events of both dialects, put into the other's
- * words. What comes out is JSON; a request that was put into Anthropic's words can
- * be read by the reader of those, and what a refusal says names a status and a field.
+ * words, and those of the Responses API. What comes out is JSON; a request that was put into
+ * Anthropic's words can be read by the reader of those, and what a refusal says names a status
+ * and a field.
  */
 
 #include <assert.h>
@@ -11,6 +12,8 @@
 #include "providers/anthropic_request.h"
 #include "services/gateway/messages_answer.h"
 #include "services/gateway/messages_request.h"
+#include "services/gateway/responses_answer.h"
+#include "services/gateway/responses_request.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -19,6 +22,41 @@ static void check_json(const aiq_buf *out)
     json_error error;
 
     assert(json_valid((char *)out->data, out->len, &error));
+}
+
+/* Each is two lines, the second one JSON behind "data: ". */
+static void check_events(const aiq_buf *out)
+{
+    const char *pos = (const char *)out->data, *end = pos + out->len;
+
+    while (pos < end) {
+        const char *data = memchr(pos, '\n', (size_t)(end - pos));
+        assert(data && memcmp(data, "\ndata: ", 7) == 0);
+        data += 7;
+        const char *last = memchr(data, '\n', (size_t)(end - data));
+        json_error error;
+        assert(last && last[1] == '\n' && json_valid(data, (size_t)(last - data), &error));
+        pos = last + 2;
+    }
+}
+
+/* A request as an answer to itself, whole and as a chunk: what it says is told again. */
+static void check_response(aiq_str body, const chat_request *chat)
+{
+    responses_stream *stream = aiq_zalloc(sizeof(*stream));
+    aiq_buf out = {0};
+
+    if (responses_completion(body, chat, 1, &out)) {
+        check_json(&out);
+    }
+    out.len = 0;
+    responses_begin(stream, chat, 1);
+    responses_chunk(stream, body, &out);
+    responses_end(stream, &out);
+    check_events(&out);
+    responses_free(stream);
+    free(stream);
+    aiq_buf_free(&out);
 }
 
 static void check_requests(aiq_str body, aiq_pool *pool)
@@ -43,6 +81,13 @@ static void check_requests(aiq_str body, aiq_pool *pool)
             assert(err.status == 400 && err.message[0] &&
                    strcmp(err.code, "invalid_json") != 0);
         }
+    }
+    if (responses_request_parse(&chat, body, &err)) {
+        if (chat.translate(&chat, pool, &err) == NULL) {
+            assert(err.status == 400 && err.message[0] &&
+                   strcmp(err.code, "invalid_json") != 0);
+        }
+        check_response(body, &chat);
     }
     aiq_buf_free(&out);
 }

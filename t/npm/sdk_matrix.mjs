@@ -47,6 +47,44 @@ for (const provider of ['openai', 'anthropic']) {
     same(c.choices[0].message.content, text, `${name}: results of tools`);
   }
 
+  // its Responses API
+  const ask = { model: provider, instructions: 'Be short.', input: 'Hi', store: false };
+  const rtools = [{ type: 'function', name: 'weather', parameters: schema, strict: false }];
+  for (const stream of [false, true]) {
+    const respond = async more => {
+      if (!stream) return openai.responses.create({ ...ask, ...more });
+      const running = openai.responses.stream({ ...ask, ...more });
+      let next = 0, told = '', done = '';
+      for await (const e of running) {
+        if (e.sequence_number !== next++) throw new Error(`event ${e.sequence_number} is not ${next - 1}`);
+        if (e.type === 'response.output_text.delta') told += e.delta;
+        if (e.type === 'response.output_text.done') done += e.text;
+      }
+      const r = await running.finalResponse();
+      if (told !== done || told !== r.output_text) throw new Error(`${told}, ${done}, ${r.output_text}`);
+      return r;
+    };
+    const name = `openai SDK, responses, ${provider}, ${stream ? 'stream' : 'whole'}`;
+
+    let r = await respond({});
+    same(r.output_text, text, `${name}: text`);
+    same([r.status, r.model, r.instructions, r.store], ['completed', 'plain', 'Be short.', false], `${name}: the response`);
+    same([r.usage.input_tokens, r.usage.output_tokens, r.usage.input_tokens_details.cached_tokens], [20, 7, 5], `${name}: usage`);
+    r = await respond({ reasoning: { effort: 'high' } });
+    same(r.output.map(i => i.type), ['reasoning', 'message'], `${name}: thoughts`);
+    same(r.output[0].summary, [{ type: 'summary_text', text: 'Hm.' }], `${name}: what it thought`);
+    r = await respond({ tools: rtools });
+    same(r.output.map(i => [i.type, i.name, JSON.parse(i.arguments)]), cities.map(c => ['function_call', 'weather', c]), `${name}: parallel calls`);
+    const turn = r.output.map(({ parsed_arguments, ...call }) => call);
+    r = await respond({ tools: rtools, input: [{ role: 'user', content: 'Hi' }, ...turn,
+      ...turn.map(c => ({ type: 'function_call_output', call_id: c.call_id, output: 'sunny' })), { role: 'user', content: [{ type: 'input_text', text: 'So?' }] }] });
+    same(r.output_text, text, `${name}: results of tools`);
+    if (provider === 'openai') {
+      r = await respond({ model: 'openai-mixed', tools: rtools });
+      same(r.output.map(i => JSON.parse(i.arguments)), cities, `${name}: calls in turn`);
+    }
+  }
+
   // Anthropic's client
   const messages = { model: provider, max_tokens: 50, system: 'Be short.', messages: [{ role: 'user', content: 'Hi' }] };
   const atools = [{ name: 'weather', input_schema: schema }];
@@ -85,10 +123,15 @@ for (const provider of ['openai', 'anthropic']) {
   for (const kind of ['broken', 'cut']) {
     e = await error(openai.chat.completions.stream({ ...chat, model: `${provider}-${kind}` }).finalChatCompletion());
     same(e instanceof OpenAI.OpenAIError, true, `openai SDK, ${provider}: a ${kind} stream`);
+    e = await error(openai.responses.stream({ ...ask, model: `${provider}-${kind}` }).finalResponse());
+    same(e instanceof OpenAI.OpenAIError, true, `openai SDK, responses, ${provider}: a ${kind} stream`);
     e = await error(anthropic.messages.stream({ ...messages, model: `${provider}-${kind}` }).finalMessage());
     same(e instanceof Anthropic.AnthropicError, true, `anthropic SDK, ${provider}: a ${kind} stream`);
   }
 }
+
+const kept = await error(openai.responses.create({ model: 'openai', input: 'Hi', previous_response_id: 'resp_1' }));
+same([kept instanceof OpenAI.BadRequestError, kept.param], [true, 'previous_response_id'], 'openai SDK, responses: what was never kept');
 
 // endpoints that pass
 const v = await openai.embeddings.create({ model: 'openai', input: 'x' });

@@ -6,11 +6,12 @@
 
 static bool check_content(const json_value *content, unsigned message, aiq_err *err);
 
-/* Of OpenAI's parts and of Anthropic's blocks those that are text, whatever for. */
+/* Of OpenAI's parts and items and of Anthropic's blocks those that are text, whatever for. */
 static bool check_part(const json_value *part, unsigned message, unsigned i, aiq_err *err)
 {
-    static const char *const bounded[] = {"text",        "refusal",  "tool_use",
-                                          "tool_result", "thinking", "redacted_thinking"};
+    static const char *const bounded[] = {"text",        "refusal",    "tool_use",
+                                          "tool_result", "thinking",   "redacted_thinking",
+                                          "input_text",  "output_text"};
     json_value type = json_member(part, "type"), content = json_member(part, "content");
     char param[64];
 

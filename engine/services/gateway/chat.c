@@ -215,7 +215,7 @@ static void on_reply(void *arg, const provider_reply *reply)
     aiq_err err;
 
     if (!attempts_native(&c->attempts) &&
-        !c->client->reply(c->job, reply->status, &body, &own)) {
+        !c->client->reply(c->job, &c->request, reply->status, &body, &own)) {
         aiq_buf_free(&own);
         aiq_fail(&err, 502, "provider_error", "The provider gave no valid reply.");
         on_failed(c, &err);
@@ -225,7 +225,7 @@ static void on_reply(void *arg, const provider_reply *reply)
     c->bill.produced = reply->body.len / 4;
     settle(c, reply->status, reply->tokens, reply->status == 200);
     if (c->state == CHAT_STREAMING) {
-        c->client->error(body, &c->out); /* after a keep-alive */
+        c->client->error(c->stream, body, &c->out); /* after a keep-alive */
     } else {
         send_head(c, reply->status, "application/json", (int64_t)body.len,
                   reply->status == 200 ? 0 : reply->retry_after);
@@ -270,7 +270,8 @@ static void on_failed(void *arg, const aiq_err *err)
         return;
     }
     log_failure(c, err);
-    c->client->error((aiq_str){body, aiq_error_render(body, c->job->dialect, &info)}, &c->out);
+    c->client->error(c->stream, (aiq_str){body, aiq_error_render(body, c->job->dialect, &info)},
+                     &c->out);
     report_usage(c, PROVIDER_TOKENS_UNKNOWN);
     c->state = CHAT_ENDING;
     flush(c);
@@ -353,6 +354,9 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
     }
     if (c->request.stream) {
         c->stream = aiq_pool_zalloc(job->pool, c->client->stream_size);
+        if (c->client->begin) {
+            c->client->begin(c->stream, &c->request);
+        }
     }
     c->state = CHAT_HOLDING;
     switch (bill_begin(&c->bill, job, c->model, &c->request,
@@ -374,6 +378,9 @@ static void release(void *arg)
 {
     chat *c = arg;
 
+    if (c->stream && c->client->release) {
+        c->client->release(c->stream);
+    }
     spool_free(c->spool);
     aiq_buf_free(&c->out);
 }
@@ -398,6 +405,11 @@ static void chat_open(aiq_job *job)
 static void messages_open(aiq_job *job)
 {
     open_for(job, &client_anthropic);
+}
+
+static void responses_open(aiq_job *job)
+{
+    open_for(job, &client_responses);
 }
 
 static void passing_open(aiq_job *job)
@@ -447,5 +459,6 @@ static void chat_cancel(aiq_job *job)
 
 const job_handler gateway_chat = HANDLER(chat_open);
 const job_handler gateway_messages = HANDLER(messages_open);
+const job_handler gateway_responses = HANDLER(responses_open);
 const job_handler gateway_passing = HANDLER(passing_open);
 const job_handler gateway_counting = HANDLER(counting_open);

@@ -16,22 +16,25 @@ typedef struct {
 
     /* Of a stream, zeroed at its start; in the job's pool. */
     size_t stream_size;
+    void (*begin)(void *stream, const chat_request *chat); /* NULL: zero is all; so … */
+    void (*release)(void *stream);                         /* … here */
     /* Append to out what an event, or the stream's end, is to the client. */
     void (*event)(void *stream, aiq_str data, bool native, aiq_buf *out);
     void (*end)(void *stream, bool native, aiq_buf *out);
     /* Appends an error, in the client's envelope, that ends the stream. */
-    void (*error)(aiq_str body, aiq_buf *out);
+    void (*error)(void *stream, aiq_str body, aiq_buf *out);
 
     /* A whole answer, or an error of the provider's about the request: what the client
      * shall get of it. Where it is not body itself it is appended to out. False: the
      * provider's answer is none. */
-    bool (*reply)(const aiq_job *job, unsigned status, aiq_str *body, aiq_buf *out);
+    bool (*reply)(const aiq_job *job, const chat_request *chat, unsigned status, aiq_str *body,
+                  aiq_buf *out);
 } client_dialect;
+
+extern const client_dialect client_openai, client_anthropic, client_responses;
 
 /* Of the endpoints of OpenAI's that pass as they come, and of count_tokens. */
 extern const client_dialect client_passing, client_counting;
-
-extern const client_dialect client_openai, client_anthropic;
 
 /* "data:" lines of an event, and the empty line. */
 void client_add_data(aiq_buf *out, aiq_str data);

@@ -86,8 +86,9 @@ static void add_end(void *stream, bool native, aiq_buf *out)
     }
 }
 
-static void add_error(aiq_str body, aiq_buf *out)
+static void add_error(void *stream, aiq_str body, aiq_buf *out)
 {
+    (void)stream;
     add_named(AIQ_STR("error"), body, out);
 }
 
@@ -113,8 +114,10 @@ static bool add_refusal(const aiq_job *job, unsigned status, aiq_str body, aiq_b
     return true;
 }
 
-static bool reply(const aiq_job *job, unsigned status, aiq_str *body, aiq_buf *out)
+static bool reply(const aiq_job *job, const chat_request *chat, unsigned status, aiq_str *body,
+                  aiq_buf *out)
 {
+    (void)chat;
     bool ok = status == 200 ? messages_completion(*body, job->pool, out)
                             : add_refusal(job, status, *body, out);
 

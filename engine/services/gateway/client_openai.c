@@ -47,13 +47,16 @@ static void add_end(void *stream, bool native, aiq_buf *out)
     (void)out;
 }
 
-static void add_error(aiq_str body, aiq_buf *out)
+static void add_error(void *stream, aiq_str body, aiq_buf *out)
 {
+    (void)stream;
     client_add_data(out, body);
 }
 
-static bool reply(const aiq_job *job, unsigned status, aiq_str *body, aiq_buf *out)
+static bool reply(const aiq_job *job, const chat_request *chat, unsigned status, aiq_str *body,
+                  aiq_buf *out)
 {
+    (void)chat;
     (void)job;
     (void)status;
     (void)body;

@@ -163,6 +163,8 @@ static const aiq_route routes[] = {
      "The same in Anthropic's words"},
     {AIQ_METHOD_POST, "/v1/messages/count_tokens", PERMIT_EXECUTE, &gateway_counting,
      "How many tokens a message would have"},
+    {AIQ_METHOD_POST, "/v1/responses", PERMIT_EXECUTE, &gateway_responses,
+     "The same in the words of OpenAI's Responses API"},
     {AIQ_METHOD_POST, "/v1/completions", PERMIT_EXECUTE, &gateway_passing,
      "A text continued, from an openai provider"},
     {AIQ_METHOD_POST, "/v1/embeddings", PERMIT_EXECUTE, &gateway_passing,

@@ -35,8 +35,8 @@ struct gateway {
 };
 
 /* chat.c, models.c */
-extern const job_handler gateway_chat, gateway_messages, gateway_passing, gateway_counting,
-    gateway_models, gateway_model;
+extern const job_handler gateway_chat, gateway_messages, gateway_responses, gateway_passing,
+    gateway_counting, gateway_models, gateway_model;
 
 /* Counts a call of a model that has ended. On the job's loop. */
 void gateway_count(gateway_loop *g, const policy_target *target, const char *model,
