@@ -749,6 +749,7 @@ ngx_http_aiq_limit_add_limit(ngx_conf_t *cf,
 static ngx_int_t
 ngx_http_aiq_limit_init(ngx_conf_t *cf)
 {
+    ngx_array_t                     *handlers;
     ngx_http_handler_pt             *h;
     ngx_http_core_main_conf_t       *cmcf;
     ngx_http_aiq_limit_main_conf_t  *lmcf;
@@ -777,10 +778,17 @@ ngx_http_aiq_limit_init(ngx_conf_t *cf)
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
-    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PREACCESS_PHASE].handlers);
-    if (h == NULL) {
+    handlers = &cmcf->phases[NGX_HTTP_PREACCESS_PHASE].handlers;
+
+    if (ngx_array_push(handlers) == NULL) {
         return NGX_ERROR;
     }
+
+    /* the first one runs last: when realip has found the client's address */
+
+    h = handlers->elts;
+    ngx_memmove(h + 1, h,
+                (handlers->nelts - 1) * sizeof(ngx_http_handler_pt));
 
     *h = ngx_http_aiq_limit_preaccess_handler;
 
