@@ -89,6 +89,7 @@ typedef struct {
     ngx_str_t                  context;      /* models to fall back to */
     ngx_str_t                  content;
     ngx_msec_t                 retry_timeout;
+    ngx_msec_t                 hedge;        /* 0: none */
     u_char                    *file;
     ngx_uint_t                 line;
 } ngx_http_aiq_model_t;

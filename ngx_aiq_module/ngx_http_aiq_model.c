@@ -66,6 +66,7 @@ ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     model->line = cf->conf_file->line;
     model->key = -1;
     model->retry_timeout = NGX_CONF_UNSET_MSEC;
+    model->hedge = NGX_CONF_UNSET_MSEC;
 
     if (ngx_array_init(&model->targets, cf->pool, 2,
                        sizeof(ngx_http_aiq_target_t))
@@ -96,7 +97,14 @@ ngx_http_aiq_model(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         ngx_str_set(&model->policy, "order");
     }
 
+    if (model->hedge != NGX_CONF_UNSET_MSEC && model->targets.nelts == 1) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"hedge\" of model \"%V\" "
+                           "needs another \"target\"", &model->name);
+        return NGX_CONF_ERROR;
+    }
+
     ngx_conf_init_msec_value(model->retry_timeout, 60000);
+    ngx_conf_init_msec_value(model->hedge, 0);
 
     return NGX_CONF_OK;
 }
@@ -129,6 +137,9 @@ ngx_http_aiq_model_option(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
 
     } else if (ngx_strcmp(value[0].data, "retry_timeout") == 0) {
         rv = ngx_http_aiq_set_time(cf, &value[1], 0, &model->retry_timeout);
+
+    } else if (ngx_strcmp(value[0].data, "hedge") == 0) {
+        rv = ngx_http_aiq_set_time(cf, &value[1], 0, &model->hedge);
 
     } else {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,

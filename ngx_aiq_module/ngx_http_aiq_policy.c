@@ -316,6 +316,10 @@ ngx_http_aiq_policy_model(u_char *p, ngx_http_aiq_model_t *model)
     p = ngx_http_aiq_policy_option(p, "context_fallback", &model->context);
     p = ngx_http_aiq_policy_option(p, "content_fallback", &model->content);
 
+    if (model->hedge) {
+        p = ngx_sprintf(p, ",\"hedge_ms\":%M", model->hedge);
+    }
+
     p = ngx_sprintf(p, ",\"retry_timeout_ms\":%M,\"targets\":[",
                     model->retry_timeout);
 

@@ -147,6 +147,8 @@ refuses($local . join(' ', map { "aiq_model m$_ { target p model=a if=\$http_x_$
     'too many different values "$http_x_64", there can be 64');
 refuses($local . join(' ', map { "aiq_model m$_ { target p model=a; policy hash \$http_x_$_; }" } 0 .. 8),
     'too many different values "$http_x_8", there can be 8');
+refuses("$local aiq_model m { target p model=a; hedge 1s; }", '"hedge" of model "m" needs another "target"');
+refuses("$local aiq_model m { target p model=a; hedge 0; }", 'invalid time in "0"');
 refuses("$local aiq_model m { target p model=a; retry_timeout x; }", 'invalid time in "x"');
 refuses("$local aiq_model m { target p model=a; fallback on=x; }", 'unknown parameter "on=x"');
 refuses("$local aiq_model m { target p model=a; fallback context=x; }", 'leads to an unknown model "x" in');
@@ -160,7 +162,7 @@ accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:
     key env:B; header X-Title "a b"; query v=1; ca ca.pem; certificate c.pem c.key; proxy http://x:3128;
     retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms total=1h; lacks stream_options max_completion_tokens; }
     aiq_model "meta/llama-3:free" { target o weight=2 input=0.1 output=0; target o model=x backup noncritical;
-    policy latency; retry_timeout 1m; fallback context=big content=big; }
+    policy latency; retry_timeout 1m; hedge 500ms; fallback context=big content=big; }
     aiq_model big { target o input=1 output=1; policy cost; }
     aiq_model same { target o if=$http_x max_body=1m; target o model=x; policy hash "$aiq_tenant of $host"; }',
     'a provider with everything');

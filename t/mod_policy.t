@@ -23,7 +23,7 @@ my $http = '
         target remote if=$http_x_one max_body=64k;
         target remote model=b if=$http_x_two;
         target remote model=c if=$http_x_one;
-        policy hash $aiq_user;
+        policy hash $aiq_user; hedge 500ms;
     }
     aiq_provider local { dialect local; model demo models/demo.gguf; model two /abs/two.gguf; }
     aiq_provider remote { dialect openai; url https://api.example.com/v1/;
@@ -82,7 +82,7 @@ is_deeply($policy, {
               output => 10000000000 },
             { provider => 'local', model => 'two', weight => 1, backup => JSON::PP::true,
               noncritical => JSON::PP::true } ] },
-        { name => 'chosen', policy => 'hash', key => 0, retry_timeout_ms => 60000,
+        { name => 'chosen', policy => 'hash', key => 0, hedge_ms => 500, retry_timeout_ms => 60000,
           targets => [
             { provider => 'remote', model => 'chosen', weight => 1, condition => 0, max_body => 65536 },
             { provider => 'remote', model => 'b', weight => 1, condition => 1 },

@@ -19,7 +19,7 @@
  *                     "breaker_failures": 5, "breaker_open_ms": 30000,
  *                     "models": [{"name": "demo", "path": "/usr/share/aiq/demo.gguf"}]}],
  *      "models":    [{"name": "gpt", "policy": "order", "retry_timeout_ms": 60000,
- *                     "context_fallback": "demo",
+ *                     "hedge_ms": 500, "context_fallback": "demo",
  *                     "targets": [{"provider": "openai", "model": "gpt-4o", "weight": 1,
  *                                  "input": 2500000000, "output": 10000000000,
  *                                  "condition": 0, "max_body": 65536},
@@ -111,6 +111,7 @@ typedef struct policy_model {
     policy_order order;
     unsigned key;              /* of POLICY_HASH: its number */
     uint32_t retry_timeout_ms; /* no attempt begins later */
+    uint32_t hedge_ms;         /* then another one is asked as well; 0: never */
     /* who answers what this one's context is too short for, or what its provider's
      * rules refuse; may be NULL */
     const struct policy_model *context_fallback, *content_fallback;

@@ -303,6 +303,8 @@ static bool read_model(reader *r, const json_t *object, policy_model *model)
         !read_index(r, object, "model", "key", AIQ_HASHES_MAX, &key) ||
         !read_number(r, object, "model", "retry_timeout_ms", MS_MAX,
                      &model->retry_timeout_ms) ||
+        (json_object_get(object, "hedge_ms") &&
+         !read_number(r, object, "model", "hedge_ms", MS_MAX, &model->hedge_ms)) ||
         !read_array(r, object, "model", "targets", sizeof(*targets), &array, &model->n_targets,
                     &targets)) {
         return false;

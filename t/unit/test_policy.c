@@ -27,7 +27,7 @@ static const char good[] =
     "{\"provider\":\"openai\",\"model\":\"gpt-4o\",\"weight\":3,\"input\":2500000000,"
     "\"output\":10000000000,\"condition\":63,\"max_body\":11},"
     "{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1,\"noncritical\":true}]},"
-    "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"retry_timeout_ms\":9,"
+    "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"hedge_ms\":12,\"retry_timeout_ms\":9,"
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}]}]}";
@@ -79,6 +79,8 @@ static void reads_a_document(void **state)
     assert_int_equal(m->targets[1].max_body, 0);
     assert_int_equal(m->context_fallback->order, POLICY_HASH);
     assert_int_equal(m->context_fallback->key, 7);
+    assert_int_equal(m->context_fallback->hedge_ms, 12);
+    assert_int_equal(m->hedge_ms, 0);
     assert_false(m->targets[0].noncritical);
     assert_true(m->targets[1].noncritical);
     assert_int_equal(m->targets[1].price.input, -1); /* not known */
@@ -126,6 +128,7 @@ static void refuses_broken_documents(void **state)
         {"\"policy\":\"order\"", "\"policy\":\"hash\""},
         {"\"policy\":\"hash\"", "\"policy\":\"cost\""},
         {"\"key\":7", "\"key\":8"},
+        {"\"hedge_ms\":12", "\"hedge_ms\":0"},
         {"\"condition\":63", "\"condition\":64"},
         {"\"condition\":63", "\"condition\":-1"},
         {"\"max_body\":11", "\"max_body\":0"},

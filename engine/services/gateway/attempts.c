@@ -35,6 +35,14 @@ struct attempt_failure {
     provider_reply reply; /* its body is a copy */
 };
 
+/* NUL-terminated. */
+static const char *printable_id(const attempts *a, char id[65])
+{
+    snprintf(id, 65, "%.*s", (int)(a->job->request_id.len < 64 ? a->job->request_id.len : 64),
+             a->job->request_id.data);
+    return id;
+}
+
 /* Ends of attempts. */
 
 static void tell_breaker(attempts *a, attempt_end end)
@@ -46,36 +54,37 @@ static void tell_breaker(attempts *a, attempt_end end)
     case ANSWER:
     case REFUSED_CONTEXT:
     case REFUSED_CONTENT:
-        changed = breaker_success(&a->state->breaker, a->test);
+        changed = breaker_success(&a->one->state->breaker, a->one->test);
         break;
     case FAULT:
     case BROKEN:
     case LIMITED:
     case DENIED:
-        changed = breaker_failure(&a->state->breaker, a->test, now);
+        changed = breaker_failure(&a->one->state->breaker, a->one->test, now);
         break;
     case OURS:
-        breaker_abandon(&a->state->breaker, a->test, now);
+        breaker_abandon(&a->one->state->breaker, a->one->test, now);
         break;
     }
-    a->test = false;
+    a->one->test = false;
     if (changed) {
-        target_changed(gateway_of(a->job)->gateway->targets, a->state, a->job->request_id);
+        target_changed(gateway_of(a->job)->gateway->targets, a->one->state, a->job->request_id);
     }
 }
 
 /* Counts, and closes the attempt. */
 static void end_attempt(attempts *a, unsigned status, attempt_end end)
 {
-    uint64_t took = loop_now_ns() - a->called_ns;
+    uint64_t now = loop_now_ns(), took = now - a->one->called_ns;
 
-    a->call = NULL;
-    a->calling_ns += took;
-    aiq_buf_free(&a->held);
+    a->one->call = NULL;
+    a->calling_ns += a->rival->call ? 0 : now - a->busy_ns;
+    aiq_buf_free(&a->one->held);
     if (a->model->order == POLICY_LATENCY) {
-        __atomic_sub_fetch(&a->state->in_flight, 1, __ATOMIC_RELAXED);
+        __atomic_sub_fetch(&a->one->state->in_flight, 1, __ATOMIC_RELAXED);
     }
-    gateway_count(gateway_of(a->job), a->target, a->asked->name, status, (double)took / 1e9);
+    gateway_count(gateway_of(a->job), a->one->target, a->asked->name, status,
+                  (double)took / 1e9);
     if (!a->answered || end != ANSWER) {
         tell_breaker(a, end);
     }
@@ -112,7 +121,7 @@ static struct attempt_failure *failure(attempts *a)
     if (a->last == NULL) {
         a->last = aiq_pool_alloc(a->job->pool, sizeof(*a->last));
     }
-    *a->last = (struct attempt_failure){.target = a->target, .provider = a->provider};
+    *a->last = (struct attempt_failure){.target = a->one->target, .provider = a->one->provider};
     return a->last;
 }
 
@@ -133,8 +142,8 @@ static void keep_reply(attempts *a, const provider_reply *reply)
 static void tell_client(attempts *a)
 {
     a->answered = true;
-    a->target = a->last->target; /* others may have been in vain after it */
-    a->provider = a->last->provider;
+    a->one->target = a->last->target; /* others may have been in vain after it */
+    a->one->provider = a->last->provider;
     if (a->last->is_reply) {
         a->events.reply(a->arg, &a->last->reply);
     } else {
@@ -180,14 +189,44 @@ static void set_model(attempts *a, const policy_model *model)
     memset(a->made, 0, sizeof(a->made));
 }
 
+/* Two at once. */
+
+static void swap(attempts *a)
+{
+    attempt *one = a->one;
+
+    a->one = a->rival;
+    a->rival = one;
+}
+
+/* The other one was quicker, or the client is gone. */
+static void cancel_rival(attempts *a)
+{
+    void *call = a->rival->call;
+
+    loop_timer_stop(a->job->loop, &a->hedge);
+    if (call == NULL) {
+        return;
+    }
+    swap(a);
+    if (a->model->order == POLICY_LATENCY) {
+        target_measured(a->one->state, loop_now_ns() - a->one->called_ns, loop_now_ns());
+    }
+    end_attempt(a, 499, OURS);
+    a->lost(a->arg, a->one->target);
+    a->one->provider->cancel(call);
+    swap(a);
+}
+
 /* The next attempt. */
 
 static size_t index_of(const attempts *a)
 {
-    return (size_t)(a->target - a->model->targets);
+    return (size_t)(a->one->target - a->model->targets);
 }
 
 static bool start_call(attempts *a, aiq_err *err);
+static void start_hedge(attempts *a);
 
 /* False: this target cannot take it; *err says why where it is not the breaker. */
 static bool call_target(attempts *a, size_t i, aiq_err *err)
@@ -200,24 +239,25 @@ static bool call_target(attempts *a, size_t i, aiq_err *err)
         a->through |= 1u << i; /* another request is its test */
         return false;
     }
-    if (target != a->target) {
-        a->keys_tried = 0;
+    if (target != a->one->target) {
+        a->one->keys_tried = 0;
     }
-    a->target = target;
-    a->state = target_of(target);
-    a->test = verdict == BREAKER_TEST;
-    if (a->test) {
-        target_changed(gateway_of(a->job)->gateway->targets, a->state, a->job->request_id);
+    a->one->target = target;
+    a->one->state = target_of(target);
+    a->one->test = verdict == BREAKER_TEST;
+    if (a->one->test) {
+        target_changed(gateway_of(a->job)->gateway->targets, a->one->state, a->job->request_id);
     }
-    a->key = target_key(target->provider, a->keys_tried, true, now);
-    a->keys_tried |= a->key >= 0 ? 1ull << a->key : 0;
-    a->called_ns = now;
-    a->n++;
+    a->one->key = target_key(target->provider, a->one->keys_tried, true, now);
+    a->one->keys_tried |= a->one->key >= 0 ? 1ull << a->one->key : 0;
+    a->one->called_ns = now;
+    a->one->number = ++a->n;
     a->made[i]++;
     if (!start_call(a, err)) {
         *(err->status == 429 ? &a->limited : &a->through) |= 1u << i;
         return false;
     }
+    start_hedge(a);
     return true;
 }
 
@@ -230,6 +270,48 @@ static target_question question(const attempts *a)
         .now_ns = loop_now_ns(),
         .random = gateway_random(gateway_of(a->job)),
     };
+}
+
+/* Asks one more, so that `one` and `rival` run; false: there is nobody to ask. */
+static bool ask_another(attempts *a)
+{
+    target_question q = question(a);
+    aiq_err err;
+    int i;
+
+    q.excluded |= 1u << index_of(a);
+    swap(a);
+    while ((i = target_pick(&q)) >= 0 && !call_target(a, (size_t)i, &err)) {
+        q.excluded |= 1u << i;
+    }
+    if (i < 0) {
+        swap(a);
+    }
+    return i >= 0;
+}
+
+static void on_hedge(aiq_loop *loop, void *arg)
+{
+    attempts *a = arg;
+    const policy_target *slow = a->one->target;
+    char id[65];
+
+    (void)loop;
+    if (ask_another(a)) {
+        aiq_log(AIQ_LOG_INFO, "gateway", "another target is asked as well",
+                AIQ_S("request_id", printable_id(a, id)),
+                AIQ_S("provider", slow->provider->name), AIQ_S("model", a->asked->name),
+                AIQ_S("next", a->one->target->provider->name));
+    }
+}
+
+/* After a call has begun. Only for the model that was asked for: it is for its targets that
+ * the bill holds enough for two (attempts_may_pay_more). */
+static void start_hedge(attempts *a)
+{
+    if (a->asked->hedge_ms && a->model == a->asked && a->rival->call == NULL && !a->continued) {
+        loop_timer_start(a->job->loop, &a->hedge, a->asked->hedge_ms, on_hedge, a);
+    }
 }
 
 static void on_wait_over(aiq_loop *loop, void *arg);
@@ -282,7 +364,7 @@ static void on_wait_over(aiq_loop *loop, void *arg)
 
     (void)loop;
     a->limited = 0;
-    a->keys_tried = 0;
+    a->one->keys_tried = 0;
     if ((a->again < 0 || !call_target(a, (size_t)a->again, &err)) && !begin(a, 0)) {
         tell_client(a);
     }
@@ -294,7 +376,7 @@ static bool after_fault(attempts *a, uint32_t retry_after)
 {
     size_t here = index_of(a);
 
-    if (breaker_admits(&a->state->breaker, loop_now_ns()) &&
+    if (breaker_admits(&a->one->state->breaker, loop_now_ns()) &&
         wait_for(a, here, retry_after, false)) {
         return true;
     }
@@ -304,8 +386,8 @@ static bool after_fault(attempts *a, uint32_t retry_after)
 
 static void rest_key(attempts *a, uint64_t ns)
 {
-    if (a->key >= 0) {
-        target_rest_key(a->target->provider, a->key, loop_now_ns() + ns);
+    if (a->one->key >= 0) {
+        target_rest_key(a->one->target->provider, a->one->key, loop_now_ns() + ns);
     }
 }
 
@@ -314,7 +396,8 @@ static bool with_another_key(attempts *a)
     uint64_t now = loop_now_ns();
     aiq_err err;
 
-    return a->key >= 0 && target_key(a->target->provider, a->keys_tried, false, now) >= 0 &&
+    return a->one->key >= 0 &&
+           target_key(a->one->target->provider, a->one->keys_tried, false, now) >= 0 &&
            call_target(a, index_of(a), &err);
 }
 
@@ -362,39 +445,61 @@ static bool another(attempts *a, attempt_end end, uint32_t retry_after)
     }
 }
 
-static void log_failure(const attempts *a, const policy_target *target, unsigned attempt)
+static void log_failure(const attempts *a, const policy_target *target, unsigned number)
 {
     const struct attempt_failure *f = a->last;
     char id[65];
 
-    snprintf(id, sizeof(id), "%.*s",
-             (int)(a->job->request_id.len < 64 ? a->job->request_id.len : 64),
-             a->job->request_id.data);
-    aiq_log(AIQ_LOG_WARN, "gateway", "attempt failed", AIQ_S("request_id", id),
+    aiq_log(AIQ_LOG_WARN, "gateway", "attempt failed", AIQ_S("request_id", printable_id(a, id)),
             AIQ_S("provider", target->provider->name), AIQ_S("model", a->asked->name),
-            AIQ_I("attempt", attempt),
+            AIQ_I("attempt", number),
             AIQ_I("status", f->is_reply ? f->reply.status : f->err.status),
             AIQ_S("code", f->is_reply ? NULL : f->err.code),
             AIQ_S("detail", f->is_reply        ? NULL
                             : f->err.detail[0] ? f->err.detail
                                                : f->err.message),
-            AIQ_S("next", a->call ? a->target->provider->name : "a wait"));
+            AIQ_S("next", a->one->call ? a->one->target->provider->name : "a wait"));
+}
+
+/* The other one has it alone now, and this target is not asked again while that lasts. */
+static void leave_to_rival(attempts *a, attempt_end end, uint32_t retry_after)
+{
+    if (end == LIMITED || end == DENIED) {
+        rest_key(a, end == DENIED ? KEY_REST_NS
+                    : retry_after ? retry_after * 1000000000ull
+                                  : LIMIT_REST_NS);
+    }
+    *(end == LIMITED ? &a->limited : &a->through) |= 1u << index_of(a);
+    swap(a);
 }
 
 /* After keep_error() or keep_reply(). */
 static void attempt_failed(attempts *a, attempt_end end, uint32_t retry_after)
 {
-    const policy_target *target = a->target;
-    unsigned attempt = a->n;
+    const policy_target *target = a->one->target;
+    unsigned number = a->one->number;
 
-    if (another(a, end, retry_after)) {
-        log_failure(a, target, attempt);
+    loop_timer_stop(a->job->loop, &a->hedge);
+    if (a->rival->call) {
+        leave_to_rival(a, end, retry_after);
+        log_failure(a, target, number);
+    } else if (another(a, end, retry_after)) {
+        log_failure(a, target, number);
     } else {
         tell_client(a);
     }
 }
 
 /* The provider's events. */
+
+/* Makes `one` the attempt that it is an event of. */
+static attempts *event_of(attempt *of)
+{
+    if (of->all->one != of) {
+        swap(of->all);
+    }
+    return of->all;
+}
 
 static void pass_event(attempts *a, aiq_str data)
 {
@@ -408,9 +513,9 @@ static void pass_held(attempts *a)
 {
     size_t at = 0, n;
 
-    while (at < a->held.len) {
-        memcpy(&n, a->held.data + at, sizeof(n));
-        pass_event(a, (aiq_str){(char *)a->held.data + at + sizeof(n), n});
+    while (at < a->one->held.len) {
+        memcpy(&n, a->one->held.data + at, sizeof(n));
+        pass_event(a, (aiq_str){(char *)a->one->held.data + at + sizeof(n), n});
         at += sizeof(n) + n;
     }
 }
@@ -422,16 +527,17 @@ static void answer(attempts *a)
 
     tell_breaker(a, ANSWER);
     a->answered = true;
+    cancel_rival(a);
     if (a->model->order == POLICY_LATENCY) {
-        target_measured(a->state, now - a->called_ns, now);
+        target_measured(a->one->state, now - a->one->called_ns, now);
     }
     if (a->continued) { /* the stream has begun already, and its role is told */
         a->events.event(a->arg,
-                        continuation_mark(a->target, a->asked->name, a->n, a->job->pool));
+                        continuation_mark(a->one->target, a->asked->name, a->n, a->job->pool));
     } else {
         pass_held(a);
     }
-    aiq_buf_free(&a->held);
+    aiq_buf_free(&a->one->held);
 }
 
 /* Makes ready for another target to go on. */
@@ -442,7 +548,7 @@ static bool go_on_elsewhere(attempts *a)
     if (!continuation_request(&a->more, a->asked_chat, a->job->pool, chat)) {
         return false;
     }
-    a->broke_off(a->arg);
+    a->lost(a->arg, a->one->target);
     a->chat = chat;
     a->answered = false;
     a->continued = true;
@@ -452,13 +558,13 @@ static bool go_on_elsewhere(attempts *a)
 
 static void on_event(void *arg, aiq_str data)
 {
-    attempts *a = arg;
+    attempts *a = event_of(arg);
 
     if (!a->answered) {
-        if (a->held.len + data.len < HELD_MAX &&
+        if (a->one->held.len + data.len < HELD_MAX &&
             (attempts_native(a) ? anthropic_event_is_empty : openai_chunk_is_empty)(data)) {
-            aiq_buf_add(&a->held, &data.len, sizeof(data.len));
-            aiq_buf_add(&a->held, data.data, data.len);
+            aiq_buf_add(&a->one->held, &data.len, sizeof(data.len));
+            aiq_buf_add(&a->one->held, data.data, data.len);
             return;
         }
         answer(a);
@@ -468,7 +574,7 @@ static void on_event(void *arg, aiq_str data)
 
 static void on_done(void *arg, provider_tokens tokens)
 {
-    attempts *a = arg;
+    attempts *a = event_of(arg);
 
     if (!a->answered) {
         answer(a);
@@ -479,13 +585,14 @@ static void on_done(void *arg, provider_tokens tokens)
 
 static void on_reply(void *arg, const provider_reply *reply)
 {
-    attempts *a = arg;
+    attempts *a = event_of(arg);
     attempt_end end = end_of_reply(reply);
 
     if (end == ANSWER) {
         if (reply->status == 200) {
             answer(a);
         }
+        cancel_rival(a);
         end_attempt(a, reply->status, ANSWER);
         a->answered = true;
         a->events.reply(a->arg, reply);
@@ -498,7 +605,7 @@ static void on_reply(void *arg, const provider_reply *reply)
 
 static void on_failed(void *arg, const aiq_err *err)
 {
-    attempts *a = arg;
+    attempts *a = event_of(arg);
     attempt_end end = end_of_error(err);
 
     end_attempt(a, err->status, end);
@@ -518,12 +625,13 @@ static const chat_request *request_for(attempts *a, aiq_err *err)
 {
     const chat_request *chat = a->chat;
 
-    if (chat->path && (!a->provider->has_paths || chat->dialect != a->provider->speaks)) {
+    if (chat->path &&
+        (!a->one->provider->has_paths || chat->dialect != a->one->provider->speaks)) {
         aiq_fail_param(err, 400, "unsupported_endpoint", "model",
                        "The provider of this model has no '%s'.", chat->path);
         return NULL;
     }
-    if (chat->dialect == AIQ_DIALECT_OPENAI || chat->dialect == a->provider->speaks) {
+    if (chat->dialect == AIQ_DIALECT_OPENAI || chat->dialect == a->one->provider->speaks) {
         return chat;
     }
     if (a->translated == NULL) {
@@ -535,34 +643,36 @@ static const chat_request *request_for(attempts *a, aiq_err *err)
 static bool start_call(attempts *a, aiq_err *err)
 {
     static const provider_events events = {on_reply, on_event, on_done, on_failed};
-    const policy_provider *p = a->target->provider;
+    const policy_provider *p = a->one->target->provider;
     gateway_loop *g = gateway_of(a->job);
     provider_request request = {
         .loop = a->job->loop,
         .pool = a->job->pool,
-        .target = a->target,
-        .key = a->key >= 0 ? p->keys[a->key] : NULL,
+        .target = a->one->target,
+        .key = a->one->key >= 0 ? p->keys[a->one->key] : NULL,
         .secrets = g->secrets,
         .models = g->gateway->models,
     };
 
+    a->busy_ns = a->rival->call ? a->busy_ns : a->one->called_ns;
     if (a->model->order == POLICY_LATENCY) {
-        __atomic_add_fetch(&a->state->in_flight, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&a->one->state->in_flight, 1, __ATOMIC_RELAXED);
     }
-    a->provider = provider_find(p->dialect);
-    if (a->provider) {
+    a->one->provider = provider_find(p->dialect);
+    if (a->one->provider) {
         request.chat = request_for(a, err);
-        a->call = request.chat ? a->provider->start(&request, &events, a, err) : NULL;
+        a->one->call =
+            request.chat ? a->one->provider->start(&request, &events, a->one, err) : NULL;
     } else {
         aiq_fail(err, 503, "provider_unknown", "This server does not speak to this provider.");
         aiq_err_detail(err, "provider %s: dialect %s", p->name, p->dialect);
     }
-    if (a->call == NULL) {
+    if (a->one->call == NULL) {
         end_attempt(a, err->status, OURS); /* nobody was called */
         return false;
     }
     if (a->paused) {
-        a->provider->pause(a->call);
+        a->one->provider->pause(a->one->call);
     }
     return true;
 }
@@ -583,7 +693,8 @@ static void release(void *arg)
 {
     attempts *a = arg;
 
-    aiq_buf_free(&a->held);
+    aiq_buf_free(&a->one->held);
+    aiq_buf_free(&a->rival->held);
     aiq_buf_free(&a->more.text);
 }
 
@@ -609,15 +720,22 @@ static bool nobody(const attempts *a, aiq_err *err)
     }
 }
 
-bool attempts_may_go_on(const aiq_job *job, const chat_request *chat)
+static bool may_go_on(const aiq_job *job, const chat_request *chat)
 {
     return chat->stream && chat->dialect == AIQ_DIALECT_OPENAI &&
            says(job, "x-aiq-continue", "allow");
 }
 
+bool attempts_may_pay_more(const aiq_job *job, const policy_model *model,
+                           const chat_request *chat)
+{
+    return model->hedge_ms || may_go_on(job, chat);
+}
+
 bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
                     const chat_request *chat, const provider_events *events,
-                    void (*broke_off)(void *arg), void *arg, aiq_err *err)
+                    void (*lost)(void *arg, const policy_target *target), void *arg,
+                    aiq_err *err)
 {
     *a = (attempts){
         .job = job,
@@ -625,14 +743,17 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
         .asked_chat = chat,
         .chat = chat,
         .events = *events,
-        .broke_off = broke_off,
+        .lost = lost,
         .arg = arg,
         .batch = says(job, "x-aiq-priority", "batch"),
         .started_ns = loop_now_ns(),
         .again = -1,
     };
+    a->one = &a->pair[0];
+    a->rival = &a->pair[1];
+    a->one->all = a->rival->all = a;
     if (chat->stream) {
-        a->more.allowed = attempts_may_go_on(job, chat);
+        a->more.allowed = may_go_on(job, chat);
         aiq_pool_cleanup(job->pool, release, a);
     }
     set_model(a, model);
@@ -649,19 +770,21 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
 
 bool attempts_native(const attempts *a)
 {
-    return a->chat->dialect != AIQ_DIALECT_OPENAI && a->chat->dialect == a->provider->speaks;
+    return a->chat->dialect != AIQ_DIALECT_OPENAI &&
+           a->chat->dialect == a->one->provider->speaks;
 }
 
 bool attempts_running(const attempts *a)
 {
-    return a->call != NULL || a->wait.heap_index != 0;
+    return a->one && (a->one->call || a->wait.heap_index != 0);
 }
 
 void attempts_cancel(attempts *a)
 {
-    const provider_dialect *provider = a->provider;
-    void *call = a->call;
+    const provider_dialect *provider = a->one->provider;
+    void *call = a->one->call;
 
+    cancel_rival(a);
     loop_timer_stop(a->job->loop, &a->wait);
     if (call) {
         end_attempt(a, 499, a->answered ? ANSWER : OURS);
@@ -672,16 +795,20 @@ void attempts_cancel(attempts *a)
 void attempts_pause(attempts *a)
 {
     a->paused = true;
-    if (a->call) {
-        a->provider->pause(a->call);
+    for (size_t i = 0; i < 2; i++) {
+        if (a->pair[i].call) {
+            a->pair[i].provider->pause(a->pair[i].call);
+        }
     }
 }
 
 void attempts_resume(attempts *a)
 {
     a->paused = false;
-    if (a->call) {
-        a->provider->resume(a->call);
+    for (size_t i = 0; i < 2; i++) {
+        if (a->pair[i].call) {
+            a->pair[i].provider->resume(a->pair[i].call);
+        }
     }
 }
 
@@ -689,6 +816,6 @@ uint64_t attempts_overhead_ns(const attempts *a, uint64_t since_ns)
 {
     uint64_t now = loop_now_ns(), calling = a->calling_ns;
 
-    calling += a->call ? now - a->called_ns : 0;
+    calling += a->one->call ? now - a->busy_ns : 0;
     return now - since_ns - calling;
 }

@@ -20,6 +20,10 @@
  * After the first token another target goes on only where the client allows it
  * (continuation.h): at once, and with what has been said so far.
  *
+ * Where the model has a `hedge` and no token has come for so long, the next target is
+ * asked as well. Whoever answers first wins, the other is cancelled; one that fails leaves
+ * the other alone.
+ *
  * Targets that do not serve the request (their condition does not hold, it is too long
  * for them, or they are noncritical and it is not) are of no use from the start.
  *
@@ -38,7 +42,24 @@
 #include "services/gateway/continuation.h"
 #include "services/gateway/targets.h"
 
+typedef struct attempts attempts;
+
+/* A call of a provider. */
 typedef struct {
+    attempts *all;
+    const policy_target *target;
+    target_state *state;
+    const provider_dialect *provider;
+    void *call;          /* the provider's; NULL: it is over */
+    unsigned number;     /* of all, from 1 */
+    int key;             /* of the provider's; -1: none */
+    uint64_t keys_tried; /* at this target, a bit each */
+    bool test;           /* it is the one that decides about an open breaker */
+    uint64_t called_ns;
+    aiq_buf held; /* events before the first token, each with its length before it */
+} attempt;
+
+struct attempts {
     aiq_job *job;
     const policy_model *asked; /* what the client asked for */
     const policy_model *model; /* asked, or its fallback */
@@ -46,45 +67,42 @@ typedef struct {
     const chat_request *chat;       /* asked_chat, or how to go on with it */
     const chat_request *translated; /* for providers of another dialect; NULL: not yet */
     provider_events events;
-    void (*broke_off)(void *arg); /* see attempts_start */
+    void (*lost)(void *arg, const policy_target *target); /* see attempts_start */
     void *arg;
     bool batch; /* the client can do with less: noncritical targets may answer */
 
-    /* the present attempt, or the last one */
-    const policy_target *target;
-    target_state *state;
-    const provider_dialect *provider;
-    void *call;    /* the provider's; NULL: waiting, or over */
-    int key;       /* of the provider's; -1: none */
-    bool test;     /* it is the one that decides about an open breaker */
-    bool answered; /* the first token has passed, or the whole answer */
+    attempt pair[2];
+    attempt *one;   /* who answers, whose event this is, or who was asked last */
+    attempt *rival; /* is asked as well; has a call only while `one` has */
+    bool answered;  /* the first token has passed, or the whole answer */
     bool paused;
-    uint64_t called_ns;
     continuation more;
     bool continued; /* another target's stream has broken off before */
-    aiq_buf held;   /* events before the first token, each with its length before it */
 
     /* all of them */
     unsigned n;
     uint8_t made[POLICY_TARGETS_MAX]; /* at each target */
     uint32_t through, limited;        /* targets, a bit each: of no use; said 429 */
-    uint64_t keys_tried;              /* of the present target's provider */
     uint64_t started_ns, calling_ns;  /* when the first began; time spent in calls */
+    uint64_t busy_ns;                 /* since when there is a call */
     struct attempt_failure *last;     /* NULL: none has failed */
     int again;                        /* the target that is waited for; -1: any */
-    loop_timer wait;
-} attempts;
+    loop_timer wait, hedge;
+};
 
 /* Begins; the events are those of a provider's call, and as there none comes before this
- * has returned. broke_off: `target`'s stream is broken, and another one is about to go on
- * with it. False and *err: nobody could be asked. a, chat and what events' arg points
- * to live as long as the job. */
+ * has returned. lost: what `target` has done so far is not the answer, or not its end,
+ * although it will be paid for: its stream is broken and another one is about to go on
+ * with it, or another one was quicker. False and *err: nobody could be asked. a, chat and
+ * what events' arg points to live as long as the job. */
 bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
                     const chat_request *chat, const provider_events *events,
-                    void (*broke_off)(void *arg), void *arg, aiq_err *err);
+                    void (*lost)(void *arg, const policy_target *target), void *arg,
+                    aiq_err *err);
 
-/* Would another target go on with a broken stream? */
-bool attempts_may_go_on(const aiq_job *job, const chat_request *chat);
+/* May more than one target have to be paid? Each at most once. */
+bool attempts_may_pay_more(const aiq_job *job, const policy_model *model,
+                           const chat_request *chat);
 
 /* The client is gone. Not after the last event. */
 void attempts_cancel(attempts *a);

@@ -65,7 +65,8 @@ static void refuse(chat *c, const aiq_err *err)
 
 static void settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
 {
-    c->cost = bill_settle(&c->bill, c->attempts.target, status, tokens, produced, c->first_ns);
+    c->cost =
+        bill_settle(&c->bill, c->attempts.one->target, status, tokens, produced, c->first_ns);
 }
 
 static void report_usage(chat *c, provider_tokens tokens)
@@ -108,10 +109,11 @@ static size_t add_way(const chat *c, job_header *headers, char *text, size_t siz
     int m = snprintf(text + n, size - (size_t)n, "%llu.%03u", (unsigned long long)(us / 1000),
                      (unsigned)(us % 1000));
 
-    headers[0] = (job_header){AIQ_STR("x-aiq-provider"),
-                              {a->target->provider->name, strlen(a->target->provider->name)}};
-    headers[1] =
-        (job_header){AIQ_STR("x-aiq-model"), {a->target->model, strlen(a->target->model)}};
+    headers[0] =
+        (job_header){AIQ_STR("x-aiq-provider"),
+                     {a->one->target->provider->name, strlen(a->one->target->provider->name)}};
+    headers[1] = (job_header){AIQ_STR("x-aiq-model"),
+                              {a->one->target->model, strlen(a->one->target->model)}};
     headers[2] = (job_header){AIQ_STR("x-aiq-attempts"), {text, (size_t)n}};
     headers[3] = (job_header){AIQ_STR("x-aiq-overhead-ms"), {text + n, (size_t)m}};
     return 4;
@@ -130,7 +132,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         .stream = length < 0,
         .headers = headers,
         .model = a->asked->name,
-        .provider = a->target->provider->name,
+        .provider = a->one->target->provider->name,
     };
 
     if (retry_after) {
@@ -246,7 +248,7 @@ static void log_failure(const chat *c, const aiq_err *err)
     memcpy(id, c->job->request_id.data, n);
     id[n] = '\0';
     aiq_log(AIQ_LOG_WARN, "gateway", "call of a model failed", AIQ_S("request_id", id),
-            AIQ_S("provider", c->attempts.target->provider->name),
+            AIQ_S("provider", c->attempts.one->target->provider->name),
             AIQ_S("model", c->attempts.asked->name), AIQ_I("attempt", c->attempts.n),
             AIQ_I("status", err->status), AIQ_S("code", err->code),
             AIQ_S("detail", err->detail[0] ? err->detail : err->message));
@@ -294,11 +296,11 @@ void gateway_no_model(aiq_str name, aiq_err *err)
     }
 }
 
-static void on_broke_off(void *arg)
+static void on_lost(void *arg, const policy_target *target)
 {
     chat *c = arg;
 
-    bill_broke_off(&c->bill, c->attempts.target);
+    bill_broke_off(&c->bill, target);
 }
 
 static void call_model(chat *c)
@@ -308,7 +310,7 @@ static void call_model(chat *c)
 
     c->state = CHAT_CALLING;
     c->sent_ns = loop_now_ns();
-    if (!attempts_start(&c->attempts, c->job, c->model, &c->request, &events, on_broke_off, c,
+    if (!attempts_start(&c->attempts, c->job, c->model, &c->request, &events, on_lost, c,
                         &err)) {
         refuse(c, &err);
     } else if (c->request.stream) {
@@ -360,7 +362,7 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
     }
     c->state = CHAT_HOLDING;
     switch (bill_begin(&c->bill, job, c->model, &c->request,
-                       attempts_may_go_on(job, &c->request), on_held, &err)) {
+                       attempts_may_pay_more(job, c->model, &c->request), on_held, &err)) {
     case LEDGER_BEGUN:
         call_model(c);
         break;
@@ -446,8 +448,9 @@ static void chat_cancel(aiq_job *job)
         bill_drop(&c->bill);
     } else if (attempts_running(&c->attempts)) {
         /* the provider bills what it has done by now, and nobody will say what that is */
-        settle(c, 499, PROVIDER_TOKENS_UNKNOWN, c->attempts.call != NULL);
+        bool at_work = c->attempts.one->call != NULL;
         attempts_cancel(&c->attempts);
+        settle(c, 499, PROVIDER_TOKENS_UNKNOWN, at_work);
     }
 }
 
