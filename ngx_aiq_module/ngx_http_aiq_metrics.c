@@ -130,7 +130,9 @@ ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
                         ngx_http_aiq_counters->refused[i]);
     }
 
-    p = ngx_cpymem(p, limits.data, limits.len);
+    if (limits.len) {
+        p = ngx_cpymem(p, limits.data, limits.len);
+    }
 
     tail->len = p - tail->data;
 
