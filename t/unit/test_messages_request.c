@@ -184,6 +184,9 @@ static void tools(void **state)
 {
     (void)state;
     fields_become(TOOL, FTOOL, "");
+    fields_become("\"tools\":[{\"name\":\"f\",\"input_schema\":{\"type\":\"object\"},"
+                  "\"cache_control\":{},\"eager_input_streaming\":true}]",
+                  FTOOL, "");
     fields_become(TOOL ",\"tool_choice\":{\"type\":\"auto\"}",
                   FTOOL ",\"tool_choice\":\"auto\"", "");
     fields_become(TOOL ",\"tool_choice\":{\"type\":\"any\",\"disable_parallel_tool_use\":true}",

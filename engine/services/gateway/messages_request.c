@@ -385,7 +385,8 @@ static bool add_messages(writer *w, const json_value *body)
 static bool add_tool(writer *w, const json_value *tool, uint32_t k)
 {
     static const char *const known[] = {
-        "type", "name", "description", "input_schema", "strict", "cache_control", NULL};
+        "type",   "name",          "description",           "input_schema",
+        "strict", "cache_control", "eager_input_streaming", NULL};
     json_value type = json_member(tool, "type"), name = json_member(tool, "name");
     json_value description = json_member(tool, "description");
     json_value schema = json_member(tool, "input_schema"), strict = json_member(tool, "strict");

@@ -11,8 +11,9 @@
  *     metadata.user_id            user
  *
  * Thinking of earlier answers is not repeated: it is signed for the model that had
- * it. cache_control is left out, for others cache unasked. What else OpenAI's
- * dialect cannot say is a 400 that names the field.
+ * it. cache_control and eager_input_streaming are left out, for others cache, and
+ * stream a tool's input, unasked. What else OpenAI's dialect cannot say is a 400 that
+ * names the field.
  */
 
 #ifndef AIQ_MESSAGES_REQUEST_H

