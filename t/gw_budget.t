@@ -163,6 +163,40 @@ for my $wrong (qw(group_by=city from=x after=a day=1)) {
 }
 is($t->get('/api/v1/usage', headers => AIQ::Admin::bearer($key{acme}{key}))->{status}, 403, 'only for admins');
 
+# Budgets in the store: the stricter one applies.
+sub api {
+    my ($method, $path, $body, $key) = @_;
+
+    return $t->http($method, "/api/v1/budgets$path", headers => AIQ::Admin::bearer($key // $root->{key}),
+        $body ? (body => JSON::PP::encode_json($body)) : ());
+}
+
+$admin->json(qw(tenants create elm));
+$key{elm} = $admin->json(qw(keys create --tenant elm));
+$r = api(POST => '', { scope => 'tenant', tenant => 'elm', amount => '0.0003usd/day' });
+is($r->{status}, 201, 'a budget of a tenant') or diag($r->{body});
+my $own = $t->json($r);
+is_deeply([ @$own{qw(scope subject amount spent)} ], [ 'tenant', undef, '0.0003usd/day', '0usd' ], 'as it was given');
+is(ask('/v1/', 'elm', 'chat')->{status}, 200, 'one request fits');
+refused(ask('/v1/', 'elm', 'chat', max_tokens => 20), 402, 'budget_exceeded', 'two do not');
+settled();
+is($t->json(api(GET => "/$own->{id}"))->{spent}, '0.000129usd', 'what is spent of it');
+is($t->json(api(PATCH => "/$own->{id}", { amount => '0.0006usd/day' }))->{amount}, '0.0006usd/day', 'it can be changed');
+ok(eval { $t->wait_for(sub { ask('/v1/', 'elm', 'chat', max_tokens => 20)->{status} == 200 }, 10) }, 'which is seen at once');
+is(api(PATCH => "/$own->{id}", { amount => '1usd/month' })->{status}, 400, 'but not its period');
+is(api(DELETE => "/$own->{id}")->{status}, 200, 'it can be deleted');
+ok(eval { $t->wait_for(sub { ask('/v1/', 'elm', 'chat', max_tokens => 40)->{status} == 200 }, 10) }, 'then the location alone decides');
+my $own_admin = $admin->json(qw(keys create --admin --tenant elm))->{key};
+is(api(POST => '', { scope => 'tenant', amount => '1usd/day' }, $own_admin)->{status}, 403, 'nobody gives itself a budget');
+is(api(POST => '', { scope => 'key', subject => $key{elm}{id}, amount => '1tokens/day' }, $own_admin)->{status}, 201,
+    'but its keys');
+refused(ask('/key/', 'elm', 'chat'), 402, 'budget_exceeded', 'which then have that');
+is(api(POST => '', $_)->{status}, 400, JSON::PP->new->canonical->encode($_)) for { scope => 'tenant' },
+    { scope => 'tenant', amount => '1usd' }, { scope => 'team', amount => '1usd/day' }, { scope => 'user', amount => '1usd/day' },
+    { scope => 'tenant', subject => 'x', amount => '1usd/day' };
+is(api(POST => '', { scope => 'tenant', tenant => 'nosuch', amount => '1usd/day' })->{status}, 404, 'of a tenant that is not there');
+is(scalar(@{ $t->json(api(GET => ''))->{data} }), 1, 'the list');
+
 # What operators see.
 my $metrics = $t->get('/metrics')->{body};
 like($metrics, qr/^aiq_budget_refused_total\{reason="exceeded"\} [1-9]/m, 'refusals are counted');

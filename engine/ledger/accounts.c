@@ -38,6 +38,7 @@ static budget_account *account_new(const policy_budget *budget, aiq_str tenant, 
     a->span = budget_span_at(budget->period, now_ms);
     a->tenant = ledger_copy(tenant);
     a->subject = ledger_copy(subject);
+    a->own_limit = INT64_MAX;
     a->last_waiting = &a->waiting;
     budget_account_id(&id, a->scope, tenant, subject, a->unit, a->period, a->span.starts_ms);
     a->id = (char *)ledger_copy((aiq_str){(char *)id.data, id.len}).data;
@@ -160,7 +161,7 @@ static void refuse_spent(ledger *l, const budget_account *a, aiq_err *err)
     metric_add(l->refused_spent, 1);
     aiq_fail(err, 402, "budget_exceeded", "The budget of this %s for this %s is used up.",
              scopes[a->scope], a->period == POLICY_DAY ? "day" : "month");
-    aiq_err_detail(err, "%.200s: limit %" PRId64 ", spent %" PRId64, a->id, a->limit,
+    aiq_err_detail(err, "%.200s: limit %" PRId64 ", spent %" PRId64, a->id, budget_limit(a),
                    a->spent + a->used);
     err->retryable = false;
 }
@@ -283,6 +284,7 @@ static void lease_answered(aiq_loop *loop, void *arg, const aiq_err *err)
         budget_unanswered(a);
         refuse_waiting(l, a, err);
     } else {
+        a->own_limit = q->lease.own_limit;
         budget_answered(a, q->lease.leased, q->lease.spent,
                         q->asked_ms + BUDGET_LEASE_MS - BUDGET_MARGIN_MS);
         bool more = budget_free(a, now) > 0;
@@ -495,7 +497,7 @@ void accounts_renew(ledger *l)
                 account_free(a);
                 continue;
             }
-            if (a->leased > 0 || a->active) {
+            if (a->leased > 0 || a->active || a->own_limit < INT64_MAX) {
                 ask(l, a, 0, now);
             }
             p = &a->next;

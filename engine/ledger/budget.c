@@ -34,22 +34,35 @@ static void add_escaped(aiq_buf *out, aiq_str name)
     aiq_buf_add(out, "/", 1);
 }
 
-void budget_account_id(aiq_buf *out, policy_scope scope, aiq_str tenant, aiq_str subject,
-                       policy_unit unit, policy_period period, int64_t starts_ms)
+void budget_name(aiq_buf *out, policy_scope scope, aiq_str tenant, aiq_str subject,
+                 policy_unit unit, policy_period period)
 {
     static const char *const scopes[] = {"tenant/", "user/", "key/"};
-    time_t seconds = (time_t)(starts_ms / 1000);
-    struct tm tm;
 
-    gmtime_r(&seconds, &tm);
     aiq_buf_text(out, scopes[scope]);
     add_escaped(out, tenant);
     if (scope != POLICY_TENANT) {
         add_escaped(out, subject);
     }
     aiq_buf_text(out, unit == POLICY_USD ? "usd/" : "tokens/");
-    aiq_buf_printf(out, period == POLICY_DAY ? "day/%04d-%02d-%02d" : "month/%04d-%02d",
+    aiq_buf_text(out, period == POLICY_DAY ? "day" : "month");
+}
+
+void budget_account_id(aiq_buf *out, policy_scope scope, aiq_str tenant, aiq_str subject,
+                       policy_unit unit, policy_period period, int64_t starts_ms)
+{
+    time_t seconds = (time_t)(starts_ms / 1000);
+    struct tm tm;
+
+    gmtime_r(&seconds, &tm);
+    budget_name(out, scope, tenant, subject, unit, period);
+    aiq_buf_printf(out, period == POLICY_DAY ? "/%04d-%02d-%02d" : "/%04d-%02d",
                    tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday);
+}
+
+int64_t budget_limit(const budget_account *a)
+{
+    return a->own_limit < a->limit ? a->own_limit : a->limit;
 }
 
 int64_t budget_free(const budget_account *a, int64_t now_ms)
@@ -65,8 +78,8 @@ budget_answer budget_look(const budget_account *a, int64_t amount, int64_t now_m
     if (budget_free(a, now_ms) >= amount) {
         return BUDGET_FITS;
     }
-    /* what was spent only grows, so this holds however old our knowledge is */
-    return amount > a->limit - a->spent - a->used ? BUDGET_SPENT : BUDGET_LACKS;
+    /* what was spent only grows, so this holds until the limit does, too */
+    return amount > budget_limit(a) - a->spent - a->used ? BUDGET_SPENT : BUDGET_LACKS;
 }
 
 void budget_hold(budget_account *a, int64_t amount)
@@ -93,7 +106,8 @@ void budget_stored(budget_account *a, int64_t used)
 budget_question budget_ask(budget_account *a, int64_t amount, int64_t now_ms)
 {
     int64_t left = budget_free(a, now_ms);
-    budget_question q = {a->limit, a->held + a->used, amount, a->active && left > 0 ? left : 0};
+    budget_question q = {budget_limit(a), a->held + a->used, amount,
+                         a->active && left > 0 ? left : 0};
 
     a->asking = true;
     a->active = false;
@@ -137,5 +151,7 @@ int64_t budget_grant(const budget_question *q, int64_t spent, int64_t others)
 
 bool budget_warns(const budget_account *a)
 {
-    return a->spent + a->used >= a->limit - a->limit / 5;
+    int64_t limit = budget_limit(a);
+
+    return a->spent + a->used >= limit - limit / 5;
 }

@@ -35,9 +35,13 @@ typedef struct {
 } budget_span;
 budget_span budget_span_at(policy_period period, int64_t now_ms);
 
-/* The account's name in the store: "tenant/acme/usd/month/2026-11". Names are escaped,
- * so no user can be named like another tenant's. subject: the user's name or the
- * key's id; the tenant's own account has none. */
+/* A budget's name in the store: "tenant/acme/usd/month". Names are escaped, so no user
+ * can be named like another tenant's. subject: the user's name or the key's id; the
+ * tenant's own budget has none. */
+void budget_name(aiq_buf *out, policy_scope scope, aiq_str tenant, aiq_str subject,
+                 policy_unit unit, policy_period period);
+
+/* Its account in one period: "tenant/acme/usd/month/2026-11". */
 void budget_account_id(aiq_buf *out, policy_scope scope, aiq_str tenant, aiq_str subject,
                        policy_unit unit, policy_period period, int64_t starts_ms);
 
@@ -51,6 +55,7 @@ typedef struct budget_account {
     aiq_str tenant, subject;
     char *id;               /* in the store */
     int64_t limit;          /* as the newest request's location has it */
+    int64_t own_limit;      /* as the store has it; INT64_MAX: it has none */
     int64_t spent;          /* by everybody, as the store last said */
     int64_t leased;         /* to us, durably */
     int64_t lease_until_ms; /* loop clock: nothing of it is used after this */
@@ -62,6 +67,9 @@ typedef struct budget_account {
     bool warned;            /* 80 % were said */
     struct ledger_call *waiting, **last_waiting;
 } budget_account;
+
+/* The stricter one. */
+int64_t budget_limit(const budget_account *a);
 
 /* What is left of the lease for another call. */
 int64_t budget_free(const budget_account *a, int64_t now_ms);

@@ -134,7 +134,7 @@ static void note_warning(ledger *l, budget_account *a)
         a->warned = true;
         metric_add(l->warnings, 1);
         aiq_log(AIQ_LOG_WARN, "ledger", "80 % of a budget are used", AIQ_S("account", a->id),
-                AIQ_I("limit", a->limit), AIQ_I("spent", a->spent + a->used));
+                AIQ_I("limit", budget_limit(a)), AIQ_I("spent", a->spent + a->used));
     }
 }
 
@@ -206,13 +206,18 @@ bool ledger_warns(ledger *l, const ledger_call *call)
     return warns;
 }
 
+void ledger_budgets_changed(ledger *l)
+{
+    pthread_mutex_lock(&l->lock);
+    accounts_renew(l);
+    pthread_mutex_unlock(&l->lock);
+}
+
 static void beat(aiq_loop *loop, void *arg)
 {
     ledger *l = arg;
 
-    pthread_mutex_lock(&l->lock);
-    accounts_renew(l);
-    pthread_mutex_unlock(&l->lock);
+    ledger_budgets_changed(l);
     storing_recover(l, loop);
     loop_timer_start(loop, &l->heartbeat, HEARTBEAT, beat, l);
 }

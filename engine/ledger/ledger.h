@@ -92,6 +92,10 @@ bool ledger_settle(ledger *l, ledger_call *call, const ledger_result *result);
  * not come. */
 void ledger_drop(ledger *l, ledger_call *call);
 
+/* Budgets in the store have changed: looks at once, where other engines do within 15 s.
+ * Any thread. */
+void ledger_budgets_changed(ledger *l);
+
 /* Has one of the call's budgets used 80 %? While the call is begun. */
 bool ledger_warns(ledger *l, const ledger_call *call);
 

@@ -100,6 +100,16 @@ static bool read_number(store_rows *rows, int64_t *number, aiq_err *err)
     return store_rows_end(rows, err);
 }
 
+/* The account's name without its period is that of its budget. */
+static bool read_own_limit(store_db *db, ledger_lease *l, aiq_err *err)
+{
+    aiq_str name = {l->account, (size_t)(strrchr(l->account, '/') - l->account)};
+    store_rows *rows = store_query(db, "SELECT amount FROM budgets WHERE name = $1", "t", name);
+
+    l->own_limit = store_next(rows) ? store_int(rows, 0) : INT64_MAX;
+    return store_rows_end(rows, err);
+}
+
 bool ledger_store_lease(store_db *db, ledger_lease *l, aiq_err *err)
 {
     static const char spent_sql[] = "SELECT spent FROM budget_accounts WHERE id = $1";
@@ -120,6 +130,12 @@ bool ledger_store_lease(store_db *db, ledger_lease *l, aiq_err *err)
         !read_number(store_query(db, spent_sql, "s", l->account), &l->spent, err) ||
         !read_number(store_query(db, others_sql, "ss", l->account, engine), &others, err)) {
         return false;
+    }
+    if (!read_own_limit(db, l, err)) {
+        return false;
+    }
+    if (l->own_limit < l->question.limit) {
+        l->question.limit = l->own_limit;
     }
     l->leased = budget_grant(&l->question, l->spent, others);
     if (l->leased == 0) {

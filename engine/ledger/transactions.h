@@ -40,6 +40,7 @@ typedef struct {
     int64_t now_ms; /* Unix */
     /* the answer */
     int64_t leased, spent;
+    int64_t own_limit; /* of the account in the store; INT64_MAX: it has none */
 } ledger_lease;
 bool ledger_store_lease(store_db *db, ledger_lease *lease, aiq_err *err);
 

@@ -60,7 +60,11 @@ static void names_cannot_be_confused(void **state)
 
 static void an_account_knows_what_fits(void **state)
 {
-    budget_account a = {.limit = 100, .spent = 50, .leased = 20, .lease_until_ms = 1000};
+    budget_account a = {.limit = 100,
+                        .own_limit = INT64_MAX,
+                        .spent = 50,
+                        .leased = 20,
+                        .lease_until_ms = 1000};
 
     (void)state;
     assert_int_equal(budget_look(&a, 20, 0), BUDGET_FITS);
@@ -80,7 +84,11 @@ static void an_account_knows_what_fits(void **state)
 
 static void a_provider_that_bills_more_makes_an_overdraft(void **state)
 {
-    budget_account a = {.limit = 100, .spent = 90, .leased = 10, .lease_until_ms = 1000};
+    budget_account a = {.limit = 100,
+                        .own_limit = INT64_MAX,
+                        .spent = 90,
+                        .leased = 10,
+                        .lease_until_ms = 1000};
 
     (void)state;
     budget_hold(&a, 10);
@@ -91,12 +99,15 @@ static void a_provider_that_bills_more_makes_an_overdraft(void **state)
 
 static void warns_at_four_fifths(void **state)
 {
-    budget_account a = {.limit = 100, .spent = 79};
+    budget_account a = {.limit = 100, .own_limit = INT64_MAX, .spent = 79};
 
     (void)state;
     assert_false(budget_warns(&a));
     a.used = 1;
     assert_true(budget_warns(&a));
+    a = (budget_account){.limit = 100, .own_limit = 50, .spent = 40};
+    assert_true(budget_warns(&a)); /* the stricter limit is the limit */
+    assert_int_equal(budget_look(&a, 11, 0), BUDGET_SPENT);
 }
 
 static void grants_what_there_is(void **state)
@@ -214,6 +225,7 @@ static void no_order_of_things_overspends(void **state)
         for (unsigned step = 0; step < 20000; step++) {
             engine_model *e = &engines[random() % ENGINES];
             e->a.limit = LIMIT;
+            e->a.own_limit = INT64_MAX;
             switch (random() % 4) {
             case 0:
                 engine_acts(e, &billed, &served);

@@ -1,5 +1,6 @@
 /* What a request to the control service may say, and how it is told what is wrong. */
 
+#include <stdio.h>
 #include "unit.h"
 #include "services/control/fields.h"
 
@@ -146,6 +147,50 @@ static void writes_times(void **state)
     aiq_buf_free(&out);
 }
 
+static void reads_amounts(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t amount; /* -1: wrong */
+        policy_unit unit;
+        policy_period period;
+    } cases[] = {
+        {"200usd/month", 200000000000, POLICY_USD, POLICY_MONTH},
+        {"0.000000001usd/day", 1, POLICY_USD, POLICY_DAY},
+        {"1.50usd/day", 1500000000, POLICY_USD, POLICY_DAY},
+        {"999999999.999999999usd/day", 999999999999999999, POLICY_USD, POLICY_DAY},
+        {"1000000tokens/month", 1000000, POLICY_TOKENS, POLICY_MONTH},
+        {"999999999999999tokens/day", 999999999999999, POLICY_TOKENS, POLICY_DAY},
+        {"", -1, 0, 0},
+        {"usd/day", -1, 0, 0},
+        {"0usd/day", -1, 0, 0},
+        {"1.usd/day", -1, 0, 0},
+        {".5usd/day", -1, 0, 0},
+        {"0.0000000001usd/day", -1, 0, 0},
+        {"1000000000usd/day", -1, 0, 0},
+        {"9999999999999999tokens/day", -1, 0, 0},
+        {"1.5tokens/day", -1, 0, 0},
+        {"1usd/year", -1, 0, 0},
+        {"1usd", -1, 0, 0},
+        {"1eur/day", -1, 0, 0},
+        {"-1usd/day", -1, 0, 0},
+        {"1usd/day ", -1, 0, 0},
+    };
+    char body[128];
+    aiq_err err;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        control_value v = {0};
+        const control_field field = {"amount", FIELD_AMOUNT, true, &v};
+        int n = snprintf(body, sizeof(body), "{\"amount\":\"%s\"}", cases[i].text);
+        bool ok = control_fields(*state, (aiq_str){body, (size_t)n}, &field, 1, &err);
+        assert_int_equal(ok, cases[i].amount >= 0);
+        assert_true(!ok ||
+                    (v.budget.amount == cases[i].amount && v.budget.unit == cases[i].unit &&
+                     v.budget.period == cases[i].period));
+    }
+}
+
 static bool read_args(aiq_pool *pool, const char *text, bool usage, control_args *args,
                       aiq_err *err)
 {
@@ -205,6 +250,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(reads_every_kind, setup, teardown),
         cmocka_unit_test_setup_teardown(null_is_not_given, setup, teardown),
         cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_amounts, setup, teardown),
         cmocka_unit_test(reads_times),
         cmocka_unit_test(writes_times),
         cmocka_unit_test_setup_teardown(reads_arguments, setup, teardown),

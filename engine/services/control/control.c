@@ -4,6 +4,7 @@
 #include "access/keyring.h"
 #include "core/log.h"
 #include "engine.h"
+#include "ledger/ledger.h"
 
 /* A request's way. */
 
@@ -80,7 +81,7 @@ static bool run_tx(store_db *db, void *arg, aiq_err *err)
 
     aiq_buf_consume(&call->out, call->out.len);
     call->status = 200;
-    call->raised = false;
+    call->raised = call->budgets = false;
     call->event = NULL;
     return call->tx(db, call, err);
 }
@@ -92,6 +93,9 @@ static void done(aiq_loop *loop, void *arg, const aiq_err *err)
 
     if (err == NULL && call->raised) {
         keyring_raised(loop->engine, call->epoch);
+    }
+    if (err == NULL && call->budgets) {
+        ledger_budgets_changed(loop->engine->ledger);
     }
     if (err == NULL && call->event) {
         aiq_log(AIQ_LOG_INFO, "control", call->event, AIQ_S("id", call->event_id.data),
@@ -236,6 +240,16 @@ static const aiq_route routes[] = {
      "One API key"},
     {AIQ_METHOD_DELETE, "/api/v1/keys/{id}", PERMIT_ADMIN, &control_keys_delete.handler,
      "Revokes an API key"},
+    {AIQ_METHOD_POST, "/api/v1/budgets", PERMIT_ADMIN, &control_budgets_create.handler,
+     "Gives a tenant, user or key a stricter budget"},
+    {AIQ_METHOD_GET, "/api/v1/budgets", PERMIT_ADMIN, &control_budgets_list.handler,
+     "The budgets, and what is spent of them"},
+    {AIQ_METHOD_GET, "/api/v1/budgets/{id}", PERMIT_ADMIN, &control_budgets_get.handler,
+     "One budget"},
+    {AIQ_METHOD_PATCH, "/api/v1/budgets/{id}", PERMIT_ADMIN, &control_budgets_change.handler,
+     "Changes a budget's amount"},
+    {AIQ_METHOD_DELETE, "/api/v1/budgets/{id}", PERMIT_ADMIN, &control_budgets_delete.handler,
+     "Deletes a budget: that of the configuration is left"},
     {AIQ_METHOD_GET, "/api/v1/usage", PERMIT_ADMIN, &control_usage_get.handler,
      "What was used, summed up"},
 };

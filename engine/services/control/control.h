@@ -54,6 +54,7 @@ struct control_call {
     unsigned status;
     aiq_buf out;
     aiq_str last; /* of a list: the cursor of its last item */
+    bool budgets; /* some have changed */
     bool raised;  /* the epoch of keys, to: */
     uint32_t epoch;
     const char *event; /* for the log; NULL: none */
@@ -75,6 +76,8 @@ extern const control_route control_users_create, control_users_list, control_use
     control_users_change, control_users_delete;
 extern const control_route control_keys_create, control_keys_list, control_keys_get,
     control_keys_delete;
+extern const control_route control_budgets_create, control_budgets_list, control_budgets_get,
+    control_budgets_change, control_budgets_delete;
 extern const control_route control_usage_get;
 
 void control_open(aiq_job *job);

@@ -51,6 +51,55 @@ static bool wrong_type(aiq_err *err, const char *name, const char *what)
     return aiq_fail_param(err, 400, "invalid_type", name, "'%s' must be %s.", name, what);
 }
 
+static bool take_scope(aiq_str text, policy_scope *scope)
+{
+    *scope = aiq_str_is(text, "user")  ? POLICY_USER
+             : aiq_str_is(text, "key") ? POLICY_KEY
+                                       : POLICY_TENANT;
+    return *scope != POLICY_TENANT || aiq_str_is(text, "tenant");
+}
+
+/* Digits, at most `most` of them, as a number with so many decimals. */
+static size_t take_digits(aiq_str text, size_t from, size_t most, int64_t *number)
+{
+    size_t i = from;
+
+    while (i < text.len && i - from < most && is_digit(text.data[i])) {
+        *number = *number * 10 + (text.data[i++] - '0');
+    }
+    return i - from;
+}
+
+/* As the directive aiq_budget has it, and as exact. */
+static bool take_amount(aiq_str text, policy_budget *b)
+{
+    aiq_str rest = text;
+    int64_t whole = 0;
+    size_t decimals = 0, n = take_digits(text, 0, 15, &whole), end = n;
+
+    if (n > 0 && end < text.len && text.data[end] == '.') {
+        decimals = take_digits(text, end + 1, 9, &whole);
+        end += 1 + decimals;
+        if (n > 9 || decimals == 0) {
+            return false;
+        }
+    }
+    rest.data += end;
+    rest.len -= end;
+    b->unit = rest.len > 4 && memcmp(rest.data, "usd/", 4) == 0 ? POLICY_USD : POLICY_TOKENS;
+    b->period = rest.len > 6 && memcmp(rest.data + rest.len - 6, "/month", 6) == 0
+                    ? POLICY_MONTH
+                    : POLICY_DAY;
+    b->amount = whole;
+    for (size_t i = decimals; b->unit == POLICY_USD && i < 9; i++) {
+        b->amount *= 10;
+    }
+    return n > 0 && whole > 0 && n <= (b->unit == POLICY_USD ? 9 : 15) &&
+           (b->unit == POLICY_USD || decimals == 0) &&
+           (aiq_str_is(rest, "usd/day") || aiq_str_is(rest, "usd/month") ||
+            aiq_str_is(rest, "tokens/day") || aiq_str_is(rest, "tokens/month"));
+}
+
 static bool take_text(aiq_pool *pool, const control_field *f, const json_value *value,
                       aiq_err *err)
 {
@@ -67,6 +116,12 @@ static bool take_text(aiq_pool *pool, const control_field *f, const json_value *
     case FIELD_ROLE:
         return role_rank(text) >= 0 ||
                invalid(err, f->name, "one of admin, developer, user and viewer");
+    case FIELD_SCOPE:
+        return take_scope(text, &f->value->budget.scope) ||
+               invalid(err, f->name, "one of tenant, user and key");
+    case FIELD_AMOUNT:
+        return take_amount(text, &f->value->budget) ||
+               invalid(err, f->name, "like 200usd/month or 50000tokens/day");
     default:
         if (!control_parse_time(text, &f->value->ms)) {
             return invalid(err, f->name, "a time as in RFC 3339, 2030-01-31T12:00:00Z");

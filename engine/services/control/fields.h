@@ -9,6 +9,7 @@
 
 #include "core/err.h"
 #include "core/json.h"
+#include "core/policy.h"
 
 #define CONTROL_MODELS_MAX 64
 
@@ -18,15 +19,18 @@ typedef enum {
     FIELD_ROLE,   /* admin, developer, user, viewer */
     FIELD_BOOL,
     FIELD_MODELS, /* an array of names, not empty */
-    FIELD_TIME    /* RFC 3339, later than now */
+    FIELD_TIME,   /* RFC 3339, later than now */
+    FIELD_SCOPE,  /* tenant, user, key */
+    FIELD_AMOUNT  /* 200usd/month, 1000tokens/day */
 } control_kind;
 
 /* A member that was found. */
 typedef struct {
-    bool given;   /* null counts as not given */
-    aiq_str text; /* of TENANT, USER, ROLE; of MODELS: JSON anew; in the pool */
-    bool truth;   /* of BOOL */
-    int64_t ms;   /* of TIME, Unix time */
+    bool given;           /* null counts as not given */
+    aiq_str text;         /* of TENANT, USER, ROLE, SCOPE; of MODELS: JSON anew; in the pool */
+    bool truth;           /* of BOOL */
+    int64_t ms;           /* of TIME, Unix time */
+    policy_budget budget; /* of SCOPE and of AMOUNT what they say of it */
 } control_value;
 
 typedef struct {

@@ -151,7 +151,8 @@ static bool delete_tx(store_db *db, control_call *call, aiq_err *err)
         return absent(err);
     }
     control_deleted(call, "tenant deleted");
-    return control_raise(db, call, err);
+    return store_exec(db, err, "DELETE FROM budgets WHERE tenant = $1", "t", call->id) &&
+           control_raise(db, call, err);
 }
 
 const control_route control_tenants_create = {CONTROL_HANDLER, create_check, create_tx, false,
