@@ -20,6 +20,7 @@ $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; }
     aiq_model chat { target mock model=mock-chat input=1 output=10; }    # 9000 + 120000 nano-USD
     aiq_model free { target mock model=mock-chat; }
+    aiq_model lies { target mock model=mock-chat input=0 output=10; }
     aiq_model hangs { target mock model=mock-hang-mid input=1 output=10; }
     aiq_model fails { target mock model=mock-500 input=1 output=10; }
     log_format cost '\$aiq_tenant \$aiq_tokens_in \$aiq_tokens_out \$aiq_cost';
@@ -197,11 +198,24 @@ is(api(POST => '', $_)->{status}, 400, JSON::PP->new->canonical->encode($_)) for
 is(api(POST => '', { scope => 'tenant', tenant => 'nosuch', amount => '1usd/day' })->{status}, 404, 'of a tenant that is not there');
 is(scalar(@{ $t->json(api(GET => ''))->{data} }), 1, 'the list');
 
+# What is billed beyond the bound is spent all the same, and blocks.
+$admin->json(qw(tenants create fir));
+$key{fir} = $admin->json(qw(keys create --tenant fir));
+api(POST => '', { scope => 'tenant', tenant => 'fir', amount => '0.0001usd/day' });
+is(ask('/v1/', 'fir', 'lies', max_tokens => 1)->{status}, 200, 'a provider bills 12 tokens where 1 was allowed');
+refused(ask('/v1/', 'fir', 'lies', max_tokens => 1), 402, 'budget_exceeded', 'what that cost is spent');
+settled();
+is($t->json(api(GET => ''))->{data}[-1]{spent}, '0.00012usd', 'more than there was');
+
 # What operators see.
+like($t->get('/metrics')->{body}, qr/^aiq_budget_overdrafts_total 1$/m, 'an overdraft is counted');
 my $metrics = $t->get('/metrics')->{body};
+like($metrics, qr/^gen_ai_client_token_usage_sum\{gen_ai_operation_name="chat",gen_ai_provider_name="mock",gen_ai_request_model="free",gen_ai_token_type="output"\} [1-9]/m,
+    "tokens, by OpenTelemetry's names");
+like($metrics, qr/^gen_ai_server_time_to_first_token_seconds_count\{[^}]*gen_ai_request_model="free"\} [1-9]/m, 'time to the first token');
 like($metrics, qr/^aiq_budget_refused_total\{reason="exceeded"\} [1-9]/m, 'refusals are counted');
-like($metrics, qr/^aiq_budget_warnings_total 1$/m, 'warnings, once a period');
-is(scalar(grep { $_->{message} eq '80 % of a budget are used' } $t->engine_lines), 1, 'and logged');
+like($metrics, qr/^aiq_budget_warnings_total 2$/m, 'warnings, once a period');
+is(scalar(grep { $_->{message} eq '80 % of a budget are used' && $_->{account} =~ m{/acme/} } $t->engine_lines), 1, 'and logged');
 like($t->read_file('logs/cost.log'), qr/^acme 9 12 0\.000129000$/m, '$aiq_cost');
 like($t->read_file('logs/cost.log'), qr/^acme - - -$/m, 'a refusal has none');
 

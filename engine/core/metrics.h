@@ -36,9 +36,9 @@ metric_family *metrics_family(metrics *m, metric_type type, const char *name, co
 metric *metrics_sample(metric_family *family, const char *const *values);
 
 /* Any thread, no lock. */
-void metric_add(metric *m, int64_t n);          /* counter or gauge */
-void metric_set(metric *m, int64_t n);          /* gauge */
-void metric_observe(metric *m, double seconds); /* histogram */
+void metric_add(metric *m, int64_t n);        /* counter or gauge */
+void metric_set(metric *m, int64_t n);        /* gauge */
+void metric_observe(metric *m, double value); /* histogram; to a millionth */
 
 /* The whole text, HELP and TYPE once a family. Any thread. */
 void metrics_render(metrics *m, aiq_buf *out);

@@ -83,8 +83,8 @@ static void end_attempt(attempts *a, unsigned status, attempt_end end)
     if (a->model->order == POLICY_LATENCY) {
         __atomic_sub_fetch(&a->one->state->in_flight, 1, __ATOMIC_RELAXED);
     }
-    gateway_count(gateway_of(a->job), a->one->target, a->asked->name, status,
-                  (double)took / 1e9);
+    counts_attempt(gateway_of(a->job)->counts, a->one->target, a->asked->name, status,
+                   (double)took / 1e9);
     if (!a->answered || end != ANSWER) {
         tell_breaker(a, end);
     }

@@ -63,10 +63,30 @@ static void refuse(chat *c, const aiq_err *err)
     job_fail(c->job, err);
 }
 
+static double seconds_between(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
+}
+
+static void count_answer(const chat *c, provider_tokens tokens)
+{
+    const counts_answer answer = {
+        .tokens = tokens,
+        .seconds = seconds_between(c->job->started_ns, loop_now_ns()),
+        .first = seconds_between(c->job->started_ns, c->first_ns),
+    };
+
+    counts_answered(gateway_of(c->job)->counts, c->attempts.one->target,
+                    c->attempts.asked->name, &answer);
+}
+
 static void settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
 {
     c->cost =
         bill_settle(&c->bill, c->attempts.one->target, status, tokens, produced, c->first_ns);
+    if (status == 200) {
+        count_answer(c, tokens);
+    }
 }
 
 static void report_usage(chat *c, provider_tokens tokens)

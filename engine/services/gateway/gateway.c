@@ -6,62 +6,6 @@
 #include "providers/local_models.h"
 #include "services/gateway/targets.h"
 
-/* Counters, found by name without a lock. Names come from policies alone, so
- * their number is bounded; across reloads they stay the same texts, not the
- * same pointers. */
-struct sample {
-    struct sample *next;
-    uint32_t hash;
-    unsigned status;
-    char *provider, *model;
-    metric *requests, *latency;
-};
-
-static uint32_t hash_text(uint32_t hash, const char *text)
-{
-    for (; *text; text++) {
-        hash = (hash ^ (uint8_t)*text) * 16777619u; /* FNV-1a */
-    }
-    return hash;
-}
-
-static struct sample *sample_new(gateway_loop *g, const char *provider, const char *model,
-                                 unsigned status)
-{
-    struct sample *s = aiq_zalloc(sizeof(*s));
-    char code[12];
-
-    snprintf(code, sizeof(code), "%u", status);
-    s->status = status;
-    s->provider = strcpy(aiq_alloc(strlen(provider) + 1), provider);
-    s->model = strcpy(aiq_alloc(strlen(model) + 1), model);
-    s->requests = metrics_sample(g->gateway->requests, (const char *[]){provider, model, code});
-    s->latency = metrics_sample(g->gateway->latency, (const char *[]){provider, model});
-    return s;
-}
-
-void gateway_count(gateway_loop *g, const policy_target *target, const char *model,
-                   unsigned status, double seconds)
-{
-    const char *provider = target->provider->name;
-    uint32_t hash = hash_text(hash_text(2166136261u ^ status, provider), model);
-    struct sample **first = &g->samples[hash % (sizeof(g->samples) / sizeof(g->samples[0]))];
-    struct sample *s = *first;
-
-    while (s && (s->hash != hash || s->status != status || strcmp(s->provider, provider) != 0 ||
-                 strcmp(s->model, model) != 0)) {
-        s = s->next;
-    }
-    if (s == NULL) {
-        s = sample_new(g, provider, model, status);
-        s->hash = hash;
-        s->next = *first;
-        *first = s;
-    }
-    metric_add(s->requests, 1);
-    metric_observe(s->latency, seconds);
-}
-
 uint64_t gateway_random(gateway_loop *g)
 {
     g->random ^= g->random << 13; /* xorshift64 */
@@ -100,14 +44,11 @@ static bool init(aiq_engine *engine, aiq_err *err)
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
         return aiq_fail(err, 500, "curl", "libcurl cannot be set up");
     }
-    g->requests = metrics_family(engine->metrics, METRIC_COUNTER, "llm_requests_total",
-                                 "Calls of models.", "provider,model,status", NULL);
-    g->latency = metrics_family(engine->metrics, METRIC_HISTOGRAM, "llm_latency_seconds",
-                                "From the call of a model to its end.", "provider,model",
-                                METRICS_SECONDS);
+    g->families = counts_families(engine->metrics);
     g->loops = aiq_zalloc(engine->options.loops * sizeof(*g->loops));
     for (unsigned i = 0; i < engine->options.loops; i++) {
         g->loops[i].gateway = g;
+        g->loops[i].counts = counts_new(g->families);
         g->loops[i].secrets = secrets_new(engine->options.secrets);
         g->loops[i].random = (engine->id ^ i * 0x9e3779b97f4a7c15u) | 1;
     }
@@ -122,15 +63,7 @@ static bool init(aiq_engine *engine, aiq_err *err)
 
 static void loop_release(gateway_loop *g)
 {
-    for (size_t i = 0; i < sizeof(g->samples) / sizeof(g->samples[0]); i++) {
-        while (g->samples[i]) {
-            struct sample *s = g->samples[i];
-            g->samples[i] = s->next;
-            free(s->provider);
-            free(s->model);
-            free(s);
-        }
-    }
+    counts_free(g->counts);
     secrets_free(g->secrets);
 }
 
@@ -151,6 +84,7 @@ static void release(aiq_engine *engine)
         targets_free(g->targets);
     }
     curl_global_cleanup();
+    free(g->families);
     free(g->loops);
     free(g);
     engine->gateway = NULL;

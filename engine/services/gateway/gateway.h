@@ -2,7 +2,8 @@
  * The gateway: OpenAI's API in front of whoever answers. gateway.c has the
  * routes and what is shared, chat.c a chat request's way from its body to its
  * answer, attempts.c from target to target until one answers, targets.c what is known of
- * them, pick.c which comes first, models.c the list of models, spool.c large bodies.
+ * them, pick.c which comes first, counts.c what is counted of them, models.c the list of
+ * models, spool.c large bodies.
  *
  * What requests count and keep (metrics, keys) belongs to their loop; what all
  * loops share (local models, targets) has locks of its own.
@@ -13,6 +14,7 @@
 
 #include "engine.h"
 #include "providers/provider.h"
+#include "services/gateway/counts.h"
 #include "services/service.h"
 
 typedef struct gateway gateway;
@@ -22,25 +24,21 @@ typedef struct gateway_loop gateway_loop;
 struct gateway_loop {
     gateway *gateway;
     secrets *secrets;
-    struct sample *samples[64]; /* metrics by provider, model and status; chained */
-    uint64_t random;            /* see gateway_random() */
+    counts *counts;
+    uint64_t random; /* see gateway_random() */
 };
 
 struct gateway {
     aiq_engine *engine;
     struct local_models *models;
     struct targets *targets;
-    metric_family *requests, *latency;
+    counts_family *families;
     gateway_loop *loops;
 };
 
 /* chat.c, models.c */
 extern const job_handler gateway_chat, gateway_messages, gateway_responses, gateway_passing,
     gateway_counting, gateway_models, gateway_model;
-
-/* Counts a call of a model that has ended. On the job's loop. */
-void gateway_count(gateway_loop *g, const policy_target *target, const char *model,
-                   unsigned status, double seconds);
 
 gateway_loop *gateway_of(const aiq_job *job);
 
