@@ -22,9 +22,17 @@ sub new {
     local $ENV{AIQ_VALGRIND};    # the mock is not what is looked at
     $t->_spawn($name, $t->dir . "/logs/$name.log", $t->binary('bench/mock_provider'),
         '-d', "$AIQ::Test::ROOT/../shared/data/openai-sse", '-r', $self->{record},
-        $arg{seed} ? ('-s', $arg{seed}) : ());
+        $arg{seed} ? ('-s', $arg{seed}) : (), $arg{port} ? ('-p', $arg{port}) : ());
     $t->wait_for(sub { ($self->{port}) = $self->log =~ /^(\d+)$/m }, 10, 'the mock listens');
     return $self;
+}
+
+# The same again, after a stop: at the same port.
+sub restart {
+    my ($self) = @_;
+
+    unlink $self->{t}->dir . "/logs/$self->{name}.log";
+    return __PACKAGE__->new($self->{t}, name => $self->{name}, port => $self->{port});
 }
 
 sub log  { return $_[0]{t}->read_file("logs/$_[0]{name}.log") }
