@@ -33,6 +33,12 @@ typedef struct chat_request {
     /* Another endpoint than that of chats: what is appended to a provider's url. The body
      * is not looked into then, but for the fields above that are there. NULL: a chat. */
     const char *path;
+    /* Of such a request: its body may be a form, and its answer anything. Both pass as they
+     * come, but for the model's name. */
+    bool raw;
+    aiq_str content_type; /* of the body; empty: JSON */
+    aiq_str form_model;   /* in a form, where the model's name stands */
+    aiq_str args;         /* the query string; maybe empty */
 
     /* Of a client that does not speak OpenAI's dialect: a provider of the same dialect
      * gets the body as it came, the others what translate() makes of it. */

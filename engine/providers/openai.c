@@ -28,6 +28,7 @@ typedef struct {
     http_request *http;
     bool stream, wants_usage;
     bool reading_events;
+    bool raw, passing; /* may pass what is no JSON; does so */
     aiq_str pieces[7]; /* the request's body */
     unsigned status;
     uint32_t retry_after;
@@ -101,6 +102,10 @@ static edit model_edit(const chat_request *chat, const policy_target *target, ai
 {
     aiq_buf name = {0};
 
+    if (chat->form_model.data) {
+        const char *at = chat->form_model.data;
+        return (edit){at, at + chat->form_model.len, {target->model, strlen(target->model)}};
+    }
     json_quote(&name, target->model, strlen(target->model));
     aiq_str put = {aiq_pool_copy(pool, name.data, name.len), name.len};
     aiq_buf_free(&name);
@@ -141,7 +146,8 @@ static void add_edit(edit *edits, size_t *n, edit new)
 
 static size_t write_body(call *c, const provider_request *request)
 {
-    const chat_request *chat = openai_without(request->chat, c->provider, request->pool);
+    const chat_request *chat =
+        c->raw ? request->chat : openai_without(request->chat, c->provider, request->pool);
     const char *pos = chat->body.data, *end = pos + chat->body.len;
     edit edits[3] = {0};
     size_t n_edits = 0, n = 0;
@@ -186,6 +192,9 @@ static void on_head(void *arg, const http_head *head)
         } else {
             fail_garbled(c, "no event stream");
         }
+    } else if (head->status == 200 && c->raw && !provider_is_type(head, "application/json")) {
+        c->passing = true;
+        c->events.type(c->arg, http_head_get(head, "content-type"));
     } else {
         size_t expected = head->length > 0 && head->length < 65536 ? (size_t)head->length : 0;
         aiq_buf_reserve(&c->body, expected);
@@ -263,6 +272,10 @@ static void on_body(void *arg, aiq_str piece)
         on_stream(c, piece);
         return;
     }
+    if (c->passing) {
+        c->events.event(c->arg, piece);
+        return;
+    }
     if (c->body.len + piece.len > (c->status == 200 ? REPLY_MAX : ERROR_MAX)) {
         fail_garbled(c, "too long a reply");
         return;
@@ -315,6 +328,9 @@ static void on_done(void *arg)
 
     if (c->reading_events) {
         stream_done(c);
+    } else if (c->passing) {
+        c->http = NULL;
+        c->events.done(c->arg, (provider_tokens){0}); /* it is not paid for by tokens */
     } else {
         reply_done(c);
     }
@@ -355,6 +371,7 @@ static void *start(const provider_request *request, const provider_events *event
     c->events = *events;
     c->arg = arg;
     c->stream = request->chat->stream;
+    c->raw = request->chat->raw;
     c->wants_usage = chat_request_wants_usage(request->chat);
     c->state.tokens = PROVIDER_TOKENS_UNKNOWN;
     sse_init(&c->sse);
@@ -364,6 +381,7 @@ static void *start(const provider_request *request, const provider_events *event
     aiq_pool_cleanup(request->pool, release, c);
     const char *path = request->chat->path;
     http_call out = provider_call(p, path ? path : "/chat/completions");
+    out.query = provider_query(request);
     out.headers = provider_headers(request, "Authorization: Bearer ", key, AIQ_STR(""));
     out.body = c->pieces;
     out.n_body = write_body(c, request);

@@ -16,6 +16,10 @@ provider_tokens openai_usage(const json_value *usage)
     }
     json_value prompt = json_member(usage, "prompt_tokens_details");
     json_value answer = json_member(usage, "completion_tokens_details");
+    if (json_member(usage, "input_tokens").type == JSON_NUMBER) { /* of images and sounds */
+        return (provider_tokens){count_of(usage, "input_tokens"),
+                                 count_of(usage, "output_tokens"), -1, -1};
+    }
     return (provider_tokens){
         .in = count_of(usage, "prompt_tokens"),
         .out = count_of(usage, "completion_tokens"),

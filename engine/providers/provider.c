@@ -46,15 +46,19 @@ aiq_str provider_headers(const provider_request *request, const char *key_line, 
 {
     const policy_provider *provider = request->target->provider;
     const char *name = provider->key_header;
-    size_t size = 128 + strlen(key_line) + (name ? strlen(name) : 0) + key.len + lines.len;
+    aiq_str type = request->chat->content_type;
+    size_t size =
+        128 + strlen(key_line) + (name ? strlen(name) : 0) + key.len + lines.len + type.len;
 
     for (size_t i = 0; i < provider->n_headers; i++) {
         const policy_header *h = &provider->headers[i];
         size += strlen(h->name) + strlen(h->value) + 4;
     }
     char *out = aiq_pool_alloc(request->pool, size), *p = out;
-    p = stpcpy(p, "Content-Type: application/json\r\nAccept: ");
-    p = stpcpy(p, request->chat->stream ? "text/event-stream\r\n" : "application/json\r\n");
+    p = add_field(p, "Content-Type", ": ", type.len ? type : AIQ_STR("application/json"));
+    p = stpcpy(p, request->chat->raw      ? "Accept: */*\r\n"
+                  : request->chat->stream ? "Accept: text/event-stream\r\n"
+                                          : "Accept: application/json\r\n");
     p = mempcpy(p, lines.data, lines.len);
     if (key.len) {
         p = add_field(p, name ? name : key_line, name ? ": " : "", key);
@@ -79,6 +83,18 @@ http_call provider_call(const policy_provider *p, const char *path)
         .idle_ms = p->idle_ms,
         .total_ms = p->total_ms,
     };
+}
+
+const char *provider_query(const provider_request *request)
+{
+    const char *own = request->target->provider->query;
+    aiq_str args = request->chat->args;
+
+    if (args.len == 0) {
+        return own;
+    }
+    return aiq_pool_printf(request->pool, "%.*s%s%s", (int)args.len, args.data, own ? "&" : "",
+                           own ? own : "");
 }
 
 bool provider_is_type(const http_head *head, const char *type)

@@ -47,6 +47,9 @@ typedef struct {
     void (*event)(void *arg, aiq_str data);                /* of a stream, "[DONE]" included */
     void (*done)(void *arg, provider_tokens tokens);       /* the stream is whole; last */
     void (*failed)(void *arg, const aiq_err *err);         /* last */
+    /* Of a raw request: its answer is no JSON, but of this type. What is called events are
+     * its pieces then. Valid during the call. */
+    void (*type)(void *arg, aiq_str content_type);
 } provider_events;
 
 typedef struct {
@@ -86,6 +89,10 @@ aiq_str provider_headers(const provider_request *request, const char *key_line, 
 
 /* A POST to the provider, its headers and body still to come. */
 http_call provider_call(const policy_provider *provider, const char *path);
+
+/* What follows "?": what the client has there, where it may, and what the configuration adds.
+ * In the request's pool; NULL: nothing. */
+const char *provider_query(const provider_request *request);
 
 /* Of an answer's head: is this its content type? Its Retry-After in seconds; 0: none. */
 bool provider_is_type(const http_head *head, const char *type);

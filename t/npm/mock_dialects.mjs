@@ -152,9 +152,39 @@ function* completion(body) {
   yield { data: '[DONE]' };
 }
 
+// Sounds and images: forms in, files out. The prompt may ask for 'cut' (the connection ends early).
+const media = {
+  '/v1/audio/speech': (body, response) => {
+    response.writeHead(200, { 'content-type': 'audio/mpeg' });
+    for (const piece of [Buffer.from([0, 255, 13, 10]), Buffer.alloc(100000, 7)]) response.write(piece);
+    return body.input === 'cut' ? setTimeout(() => response.destroy(), 50) : response.end();
+  },
+  '/v1/audio/transcriptions': (body, response) => body.response_format === 'text' ? response.writeHead(200, { 'content-type': 'text/plain; charset=utf-8' }).end('Hello\n')
+    : response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ text: 'Hello', usage: { type: 'tokens', input_tokens: 14, output_tokens: 4, total_tokens: 18 } })),
+  '/v1/images/generations': (body, response) => {
+    if (!body.stream) return response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ created: 1, data: [{ b64_json: 'aGk=' }] }));
+    const type = 'image_generation.completed';
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`event: ${type}\ndata: ${JSON.stringify({ type, b64_json: 'aGk=' })}\n\n`);
+  },
+};
+media['/v1/images/edits'] = media['/v1/images/generations'];
+
+async function answerMedia(request, response) {
+  const pieces = [], type = request.headers['content-type'];
+  for await (const piece of request) pieces.push(piece);
+  const whole = new Response(Buffer.concat(pieces), { headers: { 'content-type': type } }), body = {};
+  if (type === 'application/json') Object.assign(body, await whole.json());
+  else for (const [name, value] of await whole.formData())
+    body[name] = typeof value === 'string' ? value : { name: value.name, type: value.type, size: value.size };
+  fs.appendFileSync(record, JSON.stringify({ path: request.url, headers: request.headers, body }) + '\n');
+  if (body.model === 'bad') return response.writeHead(400, { 'content-type': 'application/json' }).end(JSON.stringify(openai.error(400, 'You asked for it.')));
+  return media[request.url.split('?')[0]](body, response);
+}
+
 const paths = { '/v1/chat/completions': openai, '/v1/messages': anthropic };
 
 http.createServer(async (request, response) => {
+  if (media[request.url.split('?')[0]]) return answerMedia(request, response);
   let text = '';
   for await (const piece of request.setEncoding('utf8')) text += piece;
   const dialect = paths[request.url], json = { 'content-type': 'application/json' };

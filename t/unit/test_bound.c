@@ -84,6 +84,18 @@ static void of_endpoints_that_are_no_chats(void **state)
     }
 }
 
+static void not_of_sounds_and_images(void **state)
+{
+    chat_request chat = {.raw = true, .path = "/audio/speech", .body = AIQ_STR("{}")};
+    request_bound b;
+    aiq_err err = {0};
+
+    (void)state;
+    assert_false(request_bound_of(&chat, &b, &err));
+    assert_int_equal(err.status, 400);
+    assert_string_equal(err.code, "unbounded_request");
+}
+
 static void an_image_has_none(void **state)
 {
     request_bound b;
@@ -147,6 +159,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(is_what_the_request_says),
         cmocka_unit_test(of_endpoints_that_are_no_chats),
+        cmocka_unit_test(not_of_sounds_and_images),
         cmocka_unit_test(an_image_has_none),
         cmocka_unit_test(costs_to_the_nano_dollar),
         cmocka_unit_test(nothing_costs_more_than_its_bound),

@@ -31,6 +31,18 @@ static int reset(void **state)
     return 0;
 }
 
+static void usage_in_other_words(void **state)
+{
+    static const char said[] = "{\"input_tokens\":14,\"output_tokens\":4,\"total_tokens\":18}";
+    const json_value usage = {JSON_OBJECT, {said, sizeof(said) - 1}, 3};
+    provider_tokens tokens = openai_usage(&usage); /* of an image or a transcription */
+
+    (void)state;
+    assert_int_equal(tokens.in, 14);
+    assert_int_equal(tokens.out, 4);
+    assert_int_equal(tokens.cached, -1);
+}
+
 static void takes_unasked_usage_out(void **state)
 {
     (void)state;
@@ -144,6 +156,7 @@ static void knows_what_says_nothing_yet(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(usage_in_other_words),
         cmocka_unit_test_setup(takes_unasked_usage_out, reset),
         cmocka_unit_test_setup(keeps_what_was_asked_for, reset),
         cmocka_unit_test_setup(counts_what_it_drops, reset),

@@ -12,6 +12,9 @@
 #define KEY_REST_NS   60000000000ull
 #define LIMIT_REST_NS 5000000000ull
 
+/* A provider's content type; a longer one is not repeated. */
+#define TYPE_MAX 127
+
 /* Events before the first token; beyond that they are let go. */
 #define HELD_MAX 16384
 
@@ -556,12 +559,23 @@ static bool go_on_elsewhere(attempts *a)
     return true;
 }
 
+static void on_type(void *arg, aiq_str content_type)
+{
+    attempt *of = arg;
+
+    if (content_type.len == 0 || content_type.len > TYPE_MAX) {
+        content_type = AIQ_STR("application/octet-stream");
+    }
+    of->type =
+        aiq_pool_printf(of->all->job->pool, "%.*s", (int)content_type.len, content_type.data);
+}
+
 static void on_event(void *arg, aiq_str data)
 {
     attempts *a = event_of(arg);
 
     if (!a->answered) {
-        if (a->one->held.len + data.len < HELD_MAX &&
+        if (a->one->type == NULL && a->one->held.len + data.len < HELD_MAX &&
             (attempts_native(a) ? anthropic_event_is_empty : openai_chunk_is_empty)(data)) {
             aiq_buf_add(&a->one->held, &data.len, sizeof(data.len));
             aiq_buf_add(&a->one->held, data.data, data.len);
@@ -642,7 +656,7 @@ static const chat_request *request_for(attempts *a, aiq_err *err)
 
 static bool start_call(attempts *a, aiq_err *err)
 {
-    static const provider_events events = {on_reply, on_event, on_done, on_failed};
+    static const provider_events events = {on_reply, on_event, on_done, on_failed, on_type};
     const policy_provider *p = a->one->target->provider;
     gateway_loop *g = gateway_of(a->job);
     provider_request request = {

@@ -56,7 +56,8 @@ typedef struct {
     uint64_t keys_tried; /* at this target, a bit each */
     bool test;           /* it is the one that decides about an open breaker */
     uint64_t called_ns;
-    aiq_buf held; /* events before the first token, each with its length before it */
+    aiq_buf held;     /* events before the first token, each with its length before it */
+    const char *type; /* of a raw answer; NULL: it is none */
 } attempt;
 
 struct attempts {

@@ -86,6 +86,11 @@ bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *e
     int64_t each = at_least(&chat->max_completion_tokens, at_least(&chat->max_tokens, 0));
     int64_t answers = answers_of(chat);
 
+    if (chat->raw) {
+        return aiq_fail(err, 400, "unbounded_request",
+                        "What a request of this endpoint will cost cannot be known before, and "
+                        "there is a budget here.");
+    }
     bound->cap = each || answers == 0 ? 0 : BOUND_OUTPUT;
     bound->input = (int64_t)chat->body.len;
     bound->output = (each ? each : BOUND_OUTPUT) * answers;

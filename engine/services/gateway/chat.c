@@ -82,6 +82,9 @@ static void count_answer(const chat *c, provider_tokens tokens)
 
 static void settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
 {
+    if (c->request.raw && tokens.in < 0) {
+        tokens = (provider_tokens){0}; /* nothing of it can be estimated */
+    }
     c->cost =
         bill_settle(&c->bill, c->attempts.one->target, status, tokens, produced, c->first_ns);
     if (status == 200) {
@@ -149,7 +152,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         .status = status,
         .content_type = type,
         .content_length = length,
-        .stream = length < 0,
+        .stream = strncmp(type, "text/event-stream", 17) == 0,
         .headers = headers,
         .model = a->asked->name,
         .provider = a->one->target->provider->name,
@@ -179,8 +182,9 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
 static void begin_stream(chat *c)
 {
     if (c->state == CHAT_CALLING) {
+        const char *type = c->attempts.one->type;
         c->state = CHAT_STREAMING;
-        send_head(c, 200, "text/event-stream", -1, 0);
+        send_head(c, 200, type ? type : "text/event-stream", -1, 0);
     }
 }
 
@@ -292,6 +296,10 @@ static void on_failed(void *arg, const aiq_err *err)
         return;
     }
     log_failure(c, err);
+    if (c->client->error == NULL) { /* nothing can be said in the middle of such an answer */
+        job_fail(c->job, err);
+        return;
+    }
     c->client->error(c->stream, (aiq_str){body, aiq_error_render(body, c->job->dialect, &info)},
                      &c->out);
     report_usage(c, PROVIDER_TOKENS_UNKNOWN);
@@ -434,6 +442,11 @@ static void responses_open(aiq_job *job)
     open_for(job, &client_responses);
 }
 
+static void raw_open(aiq_job *job)
+{
+    open_for(job, &client_raw);
+}
+
 static void passing_open(aiq_job *job)
 {
     open_for(job, &client_passing);
@@ -483,5 +496,6 @@ static void chat_cancel(aiq_job *job)
 const job_handler gateway_chat = HANDLER(chat_open);
 const job_handler gateway_messages = HANDLER(messages_open);
 const job_handler gateway_responses = HANDLER(responses_open);
+const job_handler gateway_raw = HANDLER(raw_open);
 const job_handler gateway_passing = HANDLER(passing_open);
 const job_handler gateway_counting = HANDLER(counting_open);

@@ -21,7 +21,8 @@ typedef struct {
     /* Append to out what an event, or the stream's end, is to the client. */
     void (*event)(void *stream, aiq_str data, bool native, aiq_buf *out);
     void (*end)(void *stream, bool native, aiq_buf *out);
-    /* Appends an error, in the client's envelope, that ends the stream. */
+    /* Appends an error, in the client's envelope, that ends the stream. NULL: the
+     * connection is closed instead. */
     void (*error)(void *stream, aiq_str body, aiq_buf *out);
 
     /* A whole answer, or an error of the provider's about the request: what the client
@@ -33,8 +34,9 @@ typedef struct {
 
 extern const client_dialect client_openai, client_anthropic, client_responses;
 
-/* Of the endpoints of OpenAI's that pass as they come, and of count_tokens. */
-extern const client_dialect client_passing, client_counting;
+/* Of the endpoints of OpenAI's that pass as they come, those of them whose bodies may be forms
+ * and whose answers may be anything, and of count_tokens. */
+extern const client_dialect client_passing, client_raw, client_counting;
 
 /* "data:" lines of an event, and the empty line. */
 void client_add_data(aiq_buf *out, aiq_str data);

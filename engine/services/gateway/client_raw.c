@@ -1,0 +1,87 @@
+/* A client of the endpoints of OpenAI's for sounds and images: what they send may be a form,
+ * what they get a file or a stream of any type. */
+
+#include <string.h>
+#include "providers/rewrite.h"
+#include "services/gateway/client.h"
+#include "services/gateway/form.h"
+#include "services/service.h"
+
+#define MODEL_MAX 256
+
+static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
+{
+    const char *wrong = NULL;
+    aiq_str name;
+    aiq_buf quoted = {0};
+
+    if (!form_field(chat->body, chat->content_type, "model", &name, &wrong)) {
+        return aiq_fail(err, 400, "invalid_form", "The request's body is not a valid form: %s.",
+                        wrong);
+    }
+    if (name.len == 0) {
+        return aiq_fail_param(err, 400, "missing_required_parameter", "model",
+                              "The parameter 'model' is missing.");
+    }
+    if (name.len > MODEL_MAX) {
+        return rewrite_invalid(err, "the name of a model", "model");
+    }
+    chat->form_model = name;
+    json_quote(&quoted, name.data, name.len);
+    chat->model = (json_value){
+        JSON_STRING, {aiq_pool_copy(pool, quoted.data, quoted.len), quoted.len}, 0};
+    aiq_buf_free(&quoted);
+    return true;
+}
+
+static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
+{
+    const char *path = job->route->path + strlen("/v1"); /* a provider's url ends with that */
+
+    if (!form_is(job->content_type)) {
+        bool ok = chat_request_parse_other(chat, path, body, err);
+        chat->stream = false; /* it is not looked into, if the answer is one */
+        chat->raw = true;
+        chat->args = job->args;
+        return ok;
+    }
+    *chat = (chat_request){.body = body,
+                           .path = path,
+                           .raw = true,
+                           .content_type = job->content_type,
+                           .args = job->args,
+                           .dialect = AIQ_DIALECT_OPENAI};
+    return parse_form(chat, job->pool, err);
+}
+
+static void add_event(void *stream, aiq_str data, bool native, aiq_buf *out)
+{
+    (void)stream;
+    (void)native;
+    aiq_buf_add(out, data.data, data.len);
+}
+
+static void add_end(void *stream, bool native, aiq_buf *out)
+{
+    (void)stream;
+    (void)native;
+    (void)out;
+}
+
+static bool reply(const aiq_job *job, const chat_request *chat, unsigned status, aiq_str *body,
+                  aiq_buf *out)
+{
+    (void)job;
+    (void)chat;
+    (void)status;
+    (void)body;
+    (void)out;
+    return true;
+}
+
+const client_dialect client_raw = {
+    .parse = parse,
+    .event = add_event,
+    .end = add_end,
+    .reply = reply,
+};
