@@ -49,6 +49,7 @@ sub client {
         my $code = $r->{body} =~ /"code":"([a-z_]+)"/ ? " $1" : '';
         my $whole = $model ne 'stream' || $r->{body} =~ /\[DONE\]/ ? '' : ' broken';
         $n{"$r->{status}$code$whole"}++;
+        undef $c if ($r->{headers}{connection} // '') eq 'close';    # after 1,000 requests
     }
     return \%n;
 }
