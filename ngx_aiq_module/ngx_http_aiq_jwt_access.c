@@ -54,6 +54,7 @@ typedef struct {
 } ngx_http_aiq_jwt_packed_t;
 
 
+static ngx_uint_t ngx_http_aiq_jwt_waits(ngx_http_request_t *r);
 static ngx_http_aiq_jwt_ctx_t *ngx_http_aiq_jwt_need_ctx(
     ngx_http_request_t *r);
 static void ngx_http_aiq_jwt_cleanup(void *data);
@@ -172,6 +173,10 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
+    if (ngx_http_aiq_jwt_waits(r)) {
+        return NGX_AGAIN;
+    }
+
     rc = ngx_http_aiq_jwt_find(r, jlcf, &token);
 
     if (rc == NGX_ERROR) {
@@ -241,6 +246,19 @@ ngx_http_aiq_jwt_wanted(ngx_http_request_t *r)
     jlcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_jwt_module);
 
     return jlcf->realm != NULL;
+}
+
+
+/* Events of the connection may run the phases before there are keys. */
+
+static ngx_uint_t
+ngx_http_aiq_jwt_waits(ngx_http_request_t *r)
+{
+    ngx_http_aiq_ctx_t  *actx;
+
+    actx = ngx_http_aiq_get_ctx(r);
+
+    return actx && actx->jwt && (actx->jwt->waiting || actx->jwt->owner);
 }
 
 
@@ -701,9 +719,10 @@ static ngx_int_t
 ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_http_aiq_jwt_verified_t *v)
 {
-    ngx_int_t            rc;
-    ngx_uint_t           i;
-    ngx_http_aiq_ctx_t  *actx;
+    ngx_int_t                  rc;
+    ngx_uint_t                 i;
+    ngx_http_aiq_ctx_t        *actx;
+    ngx_http_core_loc_conf_t  *clcf;
 
     static ngx_str_t  roles[] = {
         ngx_string("admin"),
@@ -746,6 +765,16 @@ ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
     }
 
     if (rc != NGX_OK) {
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+        if (clcf->satisfy == NGX_HTTP_SATISFY_ANY) {
+
+            /* whatever else lets it pass does not vouch for the token */
+
+            ngx_memzero(&actx->identity, sizeof(ngx_http_aiq_identity_t));
+            ctx->payload.len = 0;
+        }
+
         return ngx_http_aiq_jwt_deny(r, jlcf,
                                      rc == NGX_HTTP_UNAUTHORIZED
                                      ? NGX_HTTP_AIQ_JWT_REQUIRED_401

@@ -142,14 +142,6 @@ ngx_http_aiq_jwt_remote_ask(ngx_http_aiq_jwt_ctx_t *ctx,
         return NGX_ERROR;
     }
 
-#if (nginx_version < 1023000)
-    if (ngx_array_init(&in->cookies, r->pool, 1, sizeof(ngx_table_elt_t *))
-        != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-#endif
-
     in->server = r->headers_in.server;
     in->content_length_n = -1;
     in->keep_alive_n = -1;
@@ -184,7 +176,7 @@ ngx_http_aiq_jwt_remote_done(ngx_http_request_t *r, void *data, ngx_int_t rc)
 {
     ngx_http_aiq_jwt_ctx_t *ctx = data;
 
-    if (rc == NGX_HTTP_CLIENT_CLOSED_REQUEST) {
+    if (rc == NGX_HTTP_CLIENT_CLOSED_REQUEST || r->connection->error) {
         ngx_http_aiq_jwt_remote_leave(ctx);
         return rc;
     }

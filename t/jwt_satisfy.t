@@ -23,6 +23,9 @@ $t->conf('
         location /all/allow { allow all; aiq_jwt api; aiq_pass echo; }
         location /all/deny { deny all; aiq_jwt api; aiq_pass echo; }
         location /any/engine { satisfy any; allow all; aiq_jwt api; aiq_pass gateway /v1/; }
+        location /any/require { satisfy any; allow all; aiq_jwt api; aiq_jwt_require $aiq_jwt_claim_scope;
+                                add_header X-Who "[$aiq_user $aiq_jwt_claim_sub]" always; aiq_pass echo; }
+        location /any/key { satisfy any; aiq_key keys; aiq_jwt api; aiq_pass echo; }
         location /limited { limit_except GET { aiq_jwt api; } aiq_pass echo; }
     }');
 $t->start;
@@ -45,6 +48,14 @@ is(status('/any/basic', @basic), 200, 'any: auth_basic beside a token');
 is(status('/any/basic'), 401, 'any: neither');
 $r = $t->get('/any/engine', @bad);
 is("$r->{status} " . $t->json($r)->{error}{code}, '404 not_found', "what was outvoted is not the request's error");
+is($t->get('/any/require', AIQ::JWT::bearer($key->token(sub => 'ann', scope => 'x')))->{headers}{'x-who'}, '[ann ann]',
+    'any: who has what is required');
+$r = $t->get('/any/require', @good);
+is($r->{status}, 200, 'any: a token without what is required, but an address');
+is($r->{headers}{'x-who'}, '[ ]', 'is nobody');
+is(status('/any/key', @good), 200, 'any: a token beside API keys');
+$r = $t->get('/any/key', AIQ::JWT::bearer('aiq_nosuchkey'));
+is("$r->{status} " . $t->json($r)->{error}{code}, '401 invalid_api_key', 'any: what is no token may be a key');
 is(status('/all/allow', @good), 200, 'all: both');
 is(status('/all/allow'), 401, 'all: no token');
 is(status('/all/deny', @good), 403, 'all: the address is denied');
