@@ -135,6 +135,7 @@ typedef struct {
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
     ngx_str_t                  key_realm;    /* empty: "aiq_key off" */
+    ngx_array_t               *limits;       /* see "aiq_limit"; or NULL */
 } ngx_http_aiq_loc_conf_t;
 
 
@@ -447,8 +448,17 @@ void ngx_http_aiq_count_jobs(ngx_int_t n);
 
 /* ngx_http_aiq_limit_module.c */
 
-/* a family of metrics */
+/* of a location, for the policy document: its limits of tokens */
+size_t ngx_http_aiq_limit_document_len(ngx_array_t *limits);
+u_char *ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits);
+/* families of metrics */
 ngx_int_t ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text);
+
+/* ngx_http_aiq_limit_handler.c */
+
+/* the keys of these limits, for AIQ_FIELD_LIMIT_KEYS; NGX_ERROR: no memory */
+ngx_int_t ngx_http_aiq_limit_keys(ngx_http_request_t *r, u_char *keys,
+    ngx_uint_t *n);
 
 
 extern ngx_module_t  ngx_http_aiq_module;

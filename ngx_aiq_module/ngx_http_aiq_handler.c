@@ -10,6 +10,8 @@ typedef struct {
     uint64_t       conditions;
     uint32_t       hashes[AIQ_HASHES_MAX];
     ngx_uint_t     nhashes;
+    u_char         limit_keys[AIQ_LIMITS_MAX * AIQ_LIMIT_KEY];
+    ngx_uint_t     nlimit_keys;
     unsigned       accept:1;
     unsigned       invalid:1;
 } ngx_http_aiq_open_t;
@@ -324,7 +326,10 @@ ngx_http_aiq_uri(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
 }
 
 
-/* What targets are chosen by: "if=" and "policy hash" of "aiq_model". */
+/*
+ * What targets are chosen by: "if=" and "policy hash" of "aiq_model"; what
+ * tokens are counted by: "aiq_limit".
+ */
 
 static ngx_int_t
 ngx_http_aiq_open_values(ngx_http_request_t *r, ngx_http_aiq_open_t *open)
@@ -362,7 +367,7 @@ ngx_http_aiq_open_values(ngx_http_request_t *r, ngx_http_aiq_open_t *open)
 
     open->nhashes = amcf->hashes.nelts;
 
-    return NGX_OK;
+    return ngx_http_aiq_limit_keys(r, open->limit_keys, &open->nlimit_keys);
 }
 
 
@@ -405,6 +410,11 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     if (open->nhashes) {
         ngx_http_aiq_open_bytes(open, AIQ_FIELD_HASHES, open->hashes,
                                 open->nhashes * sizeof(uint32_t));
+    }
+
+    if (open->nlimit_keys) {
+        ngx_http_aiq_open_bytes(open, AIQ_FIELD_LIMIT_KEYS, open->limit_keys,
+                                open->nlimit_keys * AIQ_LIMIT_KEY);
     }
 
     ngx_http_aiq_open_headers(r, open);

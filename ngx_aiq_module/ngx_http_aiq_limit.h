@@ -9,6 +9,8 @@
  *   - Those of one phase are checked together, with all their zones locked,
  *     before one of them is charged; if PRECONTENT refuses, what PREACCESS
  *     has charged is given back.  A refused request is charged nowhere.
+ *   - What counts tokens is the engine's: it is told the limits of a location
+ *     in its policy, and the keys of a request as it is opened.
  *   - A zone counts a request once, whatever internal redirects it takes, and
  *     no subrequests.  Who is refused goes to its error page uncounted.
  */
@@ -25,6 +27,7 @@
 #define NGX_HTTP_AIQ_LIMIT_BURST_MAX  1024
 #define NGX_HTTP_AIQ_LIMIT_WAIT_MAX   86400000      /* ms */
 #define NGX_HTTP_AIQ_LIMITS_MAX       16            /* in a location */
+#define NGX_HTTP_AIQ_LIMIT_TOKEN_KEY  1024          /* bytes in the engine */
 
 
 /* what becomes of a request, in the order of its weight */
@@ -70,6 +73,8 @@ typedef struct {
     ngx_array_t                    identity; /* ngx_int_t, variables in key */
     ngx_http_aiq_limit_rule_t      rule;     /* limit is 0: no "rate=" */
     ngx_uint_t                     conn;     /* 0: no "conn=" */
+    ngx_uint_t                     tokens;   /* 0: it counts requests */
+    ngx_msec_t                     window;   /* of tokens */
     unsigned                       late:1;   /* PRECONTENT */
 } ngx_http_aiq_limit_zone_t;
 

@@ -1,6 +1,8 @@
 
 #include "ngx_http_aiq_limit.h"
 
+#include <openssl/sha.h>
+
 
 typedef struct {
     ngx_uint_t     status;
@@ -219,7 +221,7 @@ ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
             return NGX_ERROR;
         }
 
-        if (key.len == 0) {
+        if (key.len == 0 || zone->tokens) {
             continue;
         }
 
@@ -234,6 +236,51 @@ ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
         use->zone = zone;
         use->key = key;
         use->hash = ngx_crc32_short(key.data, key.len);
+    }
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_aiq_limit_keys(ngx_http_request_t *r, u_char *keys, ngx_uint_t *n)
+{
+    u_char                       digest[SHA256_DIGEST_LENGTH], *p;
+    ngx_str_t                    key;
+    ngx_uint_t                   i;
+    ngx_http_aiq_limit_t       **limit;
+    ngx_http_aiq_loc_conf_t     *alcf;
+    ngx_http_aiq_limit_zone_t   *zone;
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
+
+    *n = 0;
+
+    if (alcf->limits == NULL) {
+        return NGX_OK;
+    }
+
+    limit = alcf->limits->elts;
+
+    for (i = 0; i < alcf->limits->nelts; i++) {
+        zone = limit[i]->shm_zone->data;
+
+        if (zone->tokens == 0) {
+            continue;
+        }
+
+        if (ngx_http_complex_value(r, &zone->key, &key) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        p = keys + (*n)++ * AIQ_LIMIT_KEY;
+
+        ngx_memzero(p, AIQ_LIMIT_KEY);
+
+        if (key.len) {
+            SHA256(key.data, key.len, digest);
+            ngx_memcpy(p, digest, AIQ_LIMIT_KEY);
+        }
     }
 
     return NGX_OK;

@@ -7,7 +7,7 @@ static char *ngx_http_aiq_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd,
 static char *ngx_http_aiq_limit_zone_shm(ngx_conf_t *cf, ngx_str_t *value,
     ngx_str_t *name, ssize_t *size);
 static char *ngx_http_aiq_limit_zone_rate(ngx_conf_t *cf, ngx_str_t *value,
-    ngx_http_aiq_limit_rule_t *rule);
+    ngx_http_aiq_limit_zone_t *zone);
 static ngx_int_t ngx_http_aiq_limit_zone_key(ngx_conf_t *cf,
     ngx_http_aiq_limit_zone_t *zone, ngx_str_t *value);
 static ngx_uint_t ngx_http_aiq_limit_early(ngx_str_t *name);
@@ -21,12 +21,13 @@ static ngx_int_t ngx_http_aiq_limit_status_variable(ngx_http_request_t *r,
 
 static ngx_int_t ngx_http_aiq_limit_add_variables(ngx_conf_t *cf);
 static void *ngx_http_aiq_limit_create_main_conf(ngx_conf_t *cf);
+static char *ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf);
 static void *ngx_http_aiq_limit_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static ngx_int_t ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf,
+    ngx_array_t *limits);
 static ngx_int_t ngx_http_aiq_limit_init(ngx_conf_t *cf);
-static ngx_int_t ngx_http_aiq_limit_check_limits(ngx_conf_t *cf,
-    ngx_http_aiq_limit_main_conf_t *lmcf);
 static ngx_int_t ngx_http_aiq_limit_worker_init(ngx_cycle_t *cycle);
 
 
@@ -71,7 +72,7 @@ static ngx_http_module_t  ngx_http_aiq_limit_module_ctx = {
     ngx_http_aiq_limit_init,               /* postconfiguration */
 
     ngx_http_aiq_limit_create_main_conf,   /* create main configuration */
-    NULL,                                  /* init main configuration */
+    ngx_http_aiq_limit_init_main_conf,     /* init main configuration */
 
     NULL,                                  /* create server configuration */
     NULL,                                  /* merge server configuration */
@@ -242,6 +243,64 @@ ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
 }
 
 
+size_t
+ngx_http_aiq_limit_document_len(ngx_array_t *limits)
+{
+    size_t                   len;
+    ngx_uint_t               i;
+    ngx_http_aiq_limit_t   **limit;
+
+    if (limits == NULL) {
+        return 0;
+    }
+
+    len = sizeof(",\"limits\":[]");
+    limit = limits->elts;
+
+    for (i = 0; i < limits->nelts; i++) {
+        len += sizeof(",{\"zone\":\"\",\"tokens\":,\"window_ms\":,\"keys\":}")
+               + limit[i]->shm_zone->shm.name.len + 3 * NGX_INT64_LEN;
+    }
+
+    return len;
+}
+
+
+u_char *
+ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits)
+{
+    ngx_uint_t                   i, n;
+    ngx_http_aiq_limit_t       **limit;
+    ngx_http_aiq_limit_zone_t   *zone;
+
+    if (limits == NULL) {
+        return p;
+    }
+
+    p = ngx_sprintf(p, ",\"limits\":[");
+
+    limit = limits->elts;
+    n = 0;
+
+    for (i = 0; i < limits->nelts; i++) {
+        zone = limit[i]->shm_zone->data;
+
+        if (zone->tokens == 0) {
+            continue;
+        }
+
+        p = ngx_sprintf(p, "%s{\"zone\":\"%V\",\"tokens\":%ui,"
+                        "\"window_ms\":%M,\"keys\":%uz}",
+                        n++ ? "," : "", &zone->name, zone->tokens,
+                        zone->window,
+                        limit[i]->shm_zone->shm.size
+                        / NGX_HTTP_AIQ_LIMIT_TOKEN_KEY);
+    }
+
+    return ngx_sprintf(p, "]");
+}
+
+
 static ngx_int_t
 ngx_http_aiq_limit_add_variables(ngx_conf_t *cf)
 {
@@ -291,6 +350,68 @@ ngx_http_aiq_limit_create_main_conf(ngx_conf_t *cf)
 }
 
 
+/* when all zones were seen */
+
+static char *
+ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf)
+{
+    ngx_http_aiq_limit_main_conf_t *lmcf = conf;
+
+    uint64_t                     wait;
+    ngx_uint_t                   i;
+    ngx_http_aiq_limit_t       **limit;
+    ngx_http_aiq_limit_rule_t   *rule;
+    ngx_http_aiq_limit_zone_t   *zone;
+
+    limit = lmcf->limits.elts;
+
+    for (i = 0; i < lmcf->limits.nelts; i++) {
+        zone = limit[i]->shm_zone->data;
+
+        if (zone == NULL) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "no \"aiq_limit_zone\" is defined for the zone "
+                          "\"%V\" in %s:%ui", &limit[i]->shm_zone->shm.name,
+                          limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+
+        if (zone->tokens && (limit[i]->burst || limit[i]->dry_run)) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"burst\" and \"dry_run\" are not for a rate of "
+                          "tokens in %s:%ui", limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+
+        if (limit[i]->burst == 0) {
+            continue;
+        }
+
+        rule = &zone->rule;
+
+        if (rule->limit == 0) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"burst\" needs a zone with \"rate\" in %s:%ui",
+                          limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+
+        wait = ((uint64_t) limit[i]->burst + rule->limit - 1) / rule->limit
+               * rule->length;
+
+        if (wait > NGX_HTTP_AIQ_LIMIT_WAIT_MAX) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "with so large a \"burst\" requests would wait "
+                          "longer than a day in %s:%ui",
+                          limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
 static void *
 ngx_http_aiq_limit_create_loc_conf(ngx_conf_t *cf)
 {
@@ -319,13 +440,69 @@ ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_aiq_limit_loc_conf_t *prev = parent;
     ngx_http_aiq_limit_loc_conf_t *conf = child;
 
+    ngx_http_aiq_loc_conf_t  *alcf;
+
     if (conf->limits == NULL) {
         conf->limits = prev->limits;
+
+    } else if (ngx_http_aiq_limit_check_tokens(cf, conf->limits) != NGX_OK) {
+        return NGX_CONF_ERROR;
     }
+
+    alcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_aiq_module);
+    alcf->limits = conf->limits;
 
     ngx_conf_merge_uint_value(conf->log_level, prev->log_level, NGX_LOG_WARN);
 
     return NGX_CONF_OK;
+}
+
+
+/* only the gateway knows of tokens */
+
+static ngx_int_t
+ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf, ngx_array_t *limits)
+{
+    ngx_uint_t                   i, n;
+    ngx_http_aiq_limit_t       **limit;
+    ngx_http_aiq_loc_conf_t     *alcf;
+    ngx_http_core_loc_conf_t    *clcf;
+    ngx_http_aiq_limit_zone_t   *zone;
+
+    alcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_aiq_module);
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    limit = limits->elts;
+    n = 0;
+
+    for (i = 0; i < limits->nelts; i++) {
+        zone = limit[i]->shm_zone->data;
+
+        if (zone == NULL || zone->tokens == 0) {
+            continue;
+        }
+
+        if (clcf->handler
+            && (alcf->pass == NULL || alcf->pass->service.len != 7
+                || ngx_strncmp(alcf->pass->service.data, "gateway", 7) != 0))
+        {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "a rate of tokens has nothing to count in a "
+                          "location without \"aiq_pass gateway\" in %s:%ui",
+                          limit[i]->file, limit[i]->line);
+            return NGX_ERROR;
+        }
+
+        if (++n > AIQ_LIMITS_MAX) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "more than %d rates of tokens on this level "
+                          "in %s:%ui", AIQ_LIMITS_MAX,
+                          limit[i]->file, limit[i]->line);
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
 }
 
 
@@ -367,7 +544,7 @@ ngx_http_aiq_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         if (ngx_strncmp(value[i].data, "rate=", 5) == 0) {
 
-            rv = ngx_http_aiq_limit_zone_rate(cf, &value[i], &zone->rule);
+            rv = ngx_http_aiq_limit_zone_rate(cf, &value[i], zone);
             if (rv != NGX_CONF_OK) {
                 return rv;
             }
@@ -403,7 +580,13 @@ ngx_http_aiq_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    if (zone->rule.limit == 0 && zone->conn == 0) {
+    if (zone->tokens && zone->conn) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"conn\" needs a zone without a rate of tokens");
+        return NGX_CONF_ERROR;
+    }
+
+    if (zone->rule.limit == 0 && zone->conn == 0 && zone->tokens == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"%V\" must have \"rate\" or \"conn\" parameter",
                            &cmd->name);
@@ -485,44 +668,60 @@ ngx_http_aiq_limit_zone_shm(ngx_conf_t *cf, ngx_str_t *value, ngx_str_t *name,
 
 static char *
 ngx_http_aiq_limit_zone_rate(ngx_conf_t *cf, ngx_str_t *value,
-    ngx_http_aiq_limit_rule_t *rule)
+    ngx_http_aiq_limit_zone_t *zone)
 {
     u_char      *p;
-    size_t       len;
     ngx_int_t    n;
     ngx_uint_t   length;
 
+    p = value->data + value->len - 3;
     length = 0;
     n = NGX_ERROR;
 
     if (value->len > 8) {
-        p = value->data + value->len - 3;
-        len = value->len - 8;
 
-        if (ngx_strncmp(p, "r/s", 3) == 0) {
-            length = 1000;
+        if (p[1] == '/' && (p[0] == 'r' || p[0] == 't')) {
 
-        } else if (ngx_strncmp(p, "r/m", 3) == 0) {
-            length = 60 * 1000;
+            switch (p[2]) {
 
-        } else if (ngx_strncmp(p, "r/h", 3) == 0) {
-            length = 60 * 60 * 1000;
+            case 's':
+                length = 1000;
+                break;
 
-        } else if (ngx_strncmp(p, "r/d", 3) == 0) {
-            length = 24 * 60 * 60 * 1000;
+            case 'm':
+                length = 60 * 1000;
+                break;
+
+            case 'h':
+                length = 60 * 60 * 1000;
+                break;
+
+            case 'd':
+                length = 24 * 60 * 60 * 1000;
+                break;
+            }
         }
 
-        n = ngx_atoi(value->data + 5, len);
+        n = ngx_atoi(value->data + 5, value->len - 8);
     }
 
     if (length == 0 || n <= 0 || n > NGX_HTTP_AIQ_LIMIT_RATE_MAX) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid rate \"%V\", it must be a number and "
-                           "\"r/s\", \"r/m\", \"r/h\" or \"r/d\"", value);
+                           "invalid rate \"%V\", it must be a number of "
+                           "requests and \"r/s\", \"r/m\", \"r/h\" or "
+                           "\"r/d\", or of tokens and \"t/s\" and so on",
+                           value);
         return NGX_CONF_ERROR;
     }
 
-    ngx_http_aiq_limit_rule(rule, (uint32_t) n, (uint32_t) length);
+    if (p[0] == 't') {
+        zone->tokens = n;
+        zone->window = length;
+        zone->late = 1;
+
+    } else {
+        ngx_http_aiq_limit_rule(&zone->rule, (uint32_t) n, (uint32_t) length);
+    }
 
     return NGX_CONF_OK;
 }
@@ -758,10 +957,6 @@ ngx_http_aiq_limit_init(ngx_conf_t *cf)
 
     lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_limit_module);
 
-    if (ngx_http_aiq_limit_check_limits(cf, lmcf) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
     if (lmcf->zones.nelts == 0) {
         return NGX_OK;
     }
@@ -800,60 +995,6 @@ ngx_http_aiq_limit_init(ngx_conf_t *cf)
     *h = ngx_http_aiq_limit_precontent_handler;
 
     ngx_http_aiq_limit_filter_init();
-
-    return NGX_OK;
-}
-
-
-/* when all zones were seen */
-
-static ngx_int_t
-ngx_http_aiq_limit_check_limits(ngx_conf_t *cf,
-    ngx_http_aiq_limit_main_conf_t *lmcf)
-{
-    uint64_t                     wait;
-    ngx_uint_t                   i;
-    ngx_http_aiq_limit_t       **limit;
-    ngx_http_aiq_limit_rule_t   *rule;
-    ngx_http_aiq_limit_zone_t   *zone;
-
-    limit = lmcf->limits.elts;
-
-    for (i = 0; i < lmcf->limits.nelts; i++) {
-        zone = limit[i]->shm_zone->data;
-
-        if (zone == NULL) {
-            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "no \"aiq_limit_zone\" is defined for the zone "
-                          "\"%V\" in %s:%ui", &limit[i]->shm_zone->shm.name,
-                          limit[i]->file, limit[i]->line);
-            return NGX_ERROR;
-        }
-
-        if (limit[i]->burst == 0) {
-            continue;
-        }
-
-        rule = &zone->rule;
-
-        if (rule->limit == 0) {
-            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "\"burst\" needs a zone with \"rate\" in %s:%ui",
-                          limit[i]->file, limit[i]->line);
-            return NGX_ERROR;
-        }
-
-        wait = ((uint64_t) limit[i]->burst + rule->limit - 1) / rule->limit
-               * rule->length;
-
-        if (wait > NGX_HTTP_AIQ_LIMIT_WAIT_MAX) {
-            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "with so large a \"burst\" requests would wait "
-                          "longer than a day in %s:%ui",
-                          limit[i]->file, limit[i]->line);
-            return NGX_ERROR;
-        }
-    }
 
     return NGX_OK;
 }

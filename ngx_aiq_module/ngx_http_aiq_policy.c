@@ -122,6 +122,7 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
         p = ngx_http_aiq_policy_string(p, "service", &pass[i]->service);
         p = ngx_sprintf(p, ",\"max_body\":%O", pass[i]->conf->max_body_size);
         p = ngx_http_aiq_budget_document(p, pass[i]->conf->budgets);
+        p = ngx_http_aiq_limit_document(p, pass[i]->conf->limits);
         *p++ = '}';
     }
 
@@ -138,10 +139,11 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
 static size_t
 ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 {
-    size_t                       size, n;
+    size_t                       size, n, limits;
     ngx_str_t                   *key;
     ngx_uint_t                   i, k;
     ngx_keyval_t                *header;
+    ngx_http_aiq_pass_t        **pass;
     ngx_http_aiq_model_t        *model;
     ngx_http_aiq_target_t       *target;
     ngx_http_aiq_provider_t     *provider;
@@ -194,13 +196,17 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
         }
     }
 
+    pass = amcf->passes.elts;
+    limits = 0;
+
     for (i = 0; i < amcf->passes.nelts; i++) {
-        size += ((ngx_http_aiq_pass_t **) amcf->passes.elts)[i]->service.len;
+        size += pass[i]->service.len;
+        limits += ngx_http_aiq_limit_document_len(pass[i]->conf->limits);
     }
 
     /* an escaped character takes at most 6 bytes */
 
-    return n * 512 + size * 6
+    return n * 512 + size * 6 + limits
            + amcf->passes.nelts * NGX_HTTP_AIQ_BUDGETS_LEN;
 }
 

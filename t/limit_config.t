@@ -34,7 +34,8 @@ config(zone("zone=$_ rate=1r/s"), qr/invalid zone "zone=$_", it must be "zone=na
 config(zone('zone="a b:1m" rate=1r/s'), qr/invalid zone/, 'a name with a space');
 config(zone('zone=a:16k rate=1r/s'), qr/zone "zone=a:16k" is too small$here/, 'a small zone');
 config(zone("zone=a:1m rate=$_"), qr/invalid rate "rate=\Q$_\E"/, "rate=$_")
-    for '0r/s', '-1r/s', '1', 'r/s', '1r/w', '1.5r/s', '1000000001r/d', '50000t/m', '1r/ms';
+    for '0r/s', '-1r/s', '1', 'r/s', '1r/w', '1.5r/s', '1000000001r/d', '0t/m', '5x/m', '1r/ms';
+config(zone('zone=a:1m rate=5t/m conn=1'), qr/"conn" needs a zone without a rate of tokens$here/, 'tokens at a time');
 config(zone("zone=a:1m conn=$_"), qr/invalid number of requests "conn=$_"$here/, "conn=$_") for 0, 'x', '-1', 1000000001;
 config(zone('zone=a:1m rate=1r/s shared'), qr/invalid parameter "shared"$here/, 'what it does not know');
 config(zone('zone=a:1m rate=1r/s') . 'aiq_limit_zone $uri zone=a:1m rate=1r/s;', qr/zone "a" is duplicate$here/, 'a zone twice');
@@ -51,6 +52,16 @@ config('aiq_limit_zone $host zone=d:1m rate=1r/d;' . location('aiq_limit zone=d 
 config(limit('aiq_limit zone=a nodelay;'), qr/invalid parameter "nodelay"$here/, 'nodelay');
 config(join('', map { "aiq_limit_zone \$host zone=z$_:32k rate=1r/s;" } 1 .. 17)
     . location(join('', map { "aiq_limit zone=z$_;" } 1 .. 17)), qr/"aiq_limit" directive is one too many$here/, 'seventeen');
+sub tokens { return 'aiq_limit_zone $host zone=t:1m rate=9t/m;' . $_[0] }
+config(tokens(location('aiq_limit zone=t;')), qr/a rate of tokens has nothing to count in a location without "aiq_pass gateway"$here/,
+    'tokens of what is proxied');
+config(tokens('aiq_limit zone=t;' . location('')), 'ok', 'unless it is inherited');
+config('aiq_engine unix:%%DIR%%/e;' . tokens('server { listen 127.0.0.1:%%PORT_0%%; location / { aiq_limit zone=t; aiq_pass echo; } }'),
+    qr/without "aiq_pass gateway"$here/, 'tokens of an echo');
+config(tokens(location('') . "server { aiq_limit zone=t $_; }"), qr/"burst" and "dry_run" are not for a rate of tokens$here/, $_)
+    for 'burst=1', 'dry_run';
+config(join('', map { "aiq_limit_zone \$host zone=t$_:1m rate=9t/m;" } 1 .. 5)
+    . 'server { ' . join('', map { "aiq_limit zone=t$_;" } 1 .. 5) . ' }', qr/more than 4 rates of tokens on this level$here/, 'five');
 config(limit('aiq_limit_log_level info;'), 'ok', 'a level');
 config(limit('aiq_limit_log_level loud;'), qr/invalid value "loud"$here/, 'no level');
 

@@ -27,7 +27,9 @@
  *                                  "backup": true, "noncritical": true}]}, …],
  *      "locations": [{"service": "gateway", "max_body": 10485760,
  *                     "budgets": [{"scope": "tenant", "unit": "usd", "period": "month",
- *                                  "amount": 200000000000}]}]}
+ *                                  "amount": 200000000000}],
+ *                     "limits": [{"zone": "tokens", "tokens": 50000, "window_ms": 60000,
+ *                                 "keys": 8192}]}]}
  *
  * A provider may also have "key_header", "query", "no_stream_options",
  * "no_max_completion_tokens", "ca", "certificate", "certificate_key" and "proxy", and a model
@@ -44,6 +46,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "aiq_frame.h"
 #include "core/err.h"
 
 #define POLICY_TARGETS_MAX 32
@@ -131,11 +134,24 @@ typedef struct {
 
 #define POLICY_BUDGETS 4 /* of one location */
 
+/* How many tokens each key may use in any time so long. OPEN has the keys, in the order of
+ * the limits (AIQ_FIELD_LIMIT_KEYS). */
+typedef struct {
+    const char *zone;
+    int64_t tokens;     /* positive */
+    uint32_t window_ms; /* a second or more */
+    uint32_t keys;      /* that the zone has room for, of all locations */
+} policy_limit;
+
+#define POLICY_LIMITS AIQ_LIMITS_MAX /* of one location */
+
 typedef struct {
     const char *service;
     uint64_t max_body; /* bytes; 0: no limit */
     const policy_budget *budgets;
     size_t n_budgets;
+    const policy_limit *limits;
+    size_t n_limits;
 } policy_location;
 
 typedef struct aiq_policy {

@@ -429,6 +429,57 @@ static bool read_budgets(reader *r, const json_t *object, policy_location *locat
     return true;
 }
 
+static bool read_limit(reader *r, const json_t *object, policy_limit *limit)
+{
+    const json_t *tokens = json_object_get(object, "tokens");
+    const json_t *window = json_object_get(object, "window_ms");
+    const json_t *keys = json_object_get(object, "keys");
+
+    if (!read_text(r, object, "limit", "zone", true, &limit->zone)) {
+        return false;
+    }
+    if (!json_is_integer(tokens) || json_integer_value(tokens) < 1 ||
+        json_integer_value(tokens) > INT64_MAX / 4) {
+        return invalid(r, "limit", "tokens");
+    }
+    if (!json_is_integer(window) || json_integer_value(window) < 1000 ||
+        json_integer_value(window) > 86400000) {
+        return invalid(r, "limit", "window_ms");
+    }
+    if (!json_is_integer(keys) || json_integer_value(keys) < 1 ||
+        json_integer_value(keys) > UINT32_MAX) {
+        return invalid(r, "limit", "keys");
+    }
+    limit->tokens = json_integer_value(tokens);
+    limit->window_ms = (uint32_t)json_integer_value(window);
+    limit->keys = (uint32_t)json_integer_value(keys);
+    return true;
+}
+
+static bool read_limits(reader *r, const json_t *object, policy_location *location)
+{
+    policy_limit *limits;
+    const json_t *array;
+
+    if (json_object_get(object, "limits") == NULL) {
+        return true;
+    }
+    if (!read_array(r, object, "location", "limits", sizeof(*limits), &array,
+                    &location->n_limits, &limits)) {
+        return false;
+    }
+    if (location->n_limits > POLICY_LIMITS) {
+        return invalid(r, "location", "number of limits");
+    }
+    for (size_t i = 0; i < location->n_limits; i++) {
+        if (!read_limit(r, json_array_get(array, i), &limits[i])) {
+            return false;
+        }
+    }
+    location->limits = limits;
+    return true;
+}
+
 static bool read_locations(reader *r, const json_t *document)
 {
     policy_location *locations;
@@ -449,7 +500,7 @@ static bool read_locations(reader *r, const json_t *document)
             return invalid(r, "location", "max_body");
         }
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
-        if (!read_budgets(r, object, &locations[i])) {
+        if (!read_budgets(r, object, &locations[i]) || !read_limits(r, object, &locations[i])) {
             return false;
         }
     }

@@ -152,6 +152,8 @@ typedef enum {
     /* OPEN: what the policy's targets are chosen by; bytes, not text */
     AIQ_FIELD_CONDITIONS, /* u64: which of the policy's conditions hold, the first in bit 0 */
     AIQ_FIELD_HASHES,     /* u32 each: of what the policy's keys are for this request */
+    AIQ_FIELD_LIMIT_KEYS, /* by what each of the location's limits counts it: a digest of
+                             AIQ_LIMIT_KEY bytes each; zeroes: not at all */
     /* CHECK */
     AIQ_FIELD_KEY_HASH = 24, /* SHA-256 of the API key, 32 bytes */
     /* HEAD, for variables */
@@ -175,6 +177,8 @@ typedef enum {
 /* Of a policy. */
 #define AIQ_CONDITIONS_MAX 64
 #define AIQ_HASHES_MAX     8
+#define AIQ_LIMITS_MAX     4  /* of tokens, of a location */
+#define AIQ_LIMIT_KEY      16 /* bytes */
 
 typedef struct {
     const uint8_t *pos, *end;

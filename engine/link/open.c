@@ -98,6 +98,10 @@ static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t
         memcpy(&job->conditions, data, len == sizeof(job->conditions) ? len : 0);
         return len == sizeof(job->conditions);
     }
+    if (id == AIQ_FIELD_LIMIT_KEYS) {
+        job->limit_keys = data;
+        return len == job->location->n_limits * AIQ_LIMIT_KEY;
+    }
     uint32_t *hashes = aiq_pool_alloc(job->pool, len); /* for the payload is not aligned */
     memcpy(hashes, data, len);
     job->hashes = hashes;
@@ -119,7 +123,8 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
     while (aiq_field_next(&fields, &id, &data, &len) == 1) {
         aiq_str text = {(const char *)data, len};
         aiq_str *place = place_of(job, id);
-        if (id == AIQ_FIELD_CONDITIONS || id == AIQ_FIELD_HASHES) {
+        if (id == AIQ_FIELD_CONDITIONS || id == AIQ_FIELD_HASHES ||
+            id == AIQ_FIELD_LIMIT_KEYS) {
             if (!parse_numbers(job, id, data, len)) {
                 return "OPEN with numbers of a wrong length";
             }
@@ -132,6 +137,9 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
         } else if (id == AIQ_FIELD_HEADER && !split_header(text, &headers[job->n_headers++])) {
             return "OPEN with an invalid header";
         }
+    }
+    if (job->location->n_limits && job->limit_keys == NULL) {
+        return "OPEN without the keys of its limits";
     }
     return job->uri.len ? NULL : "OPEN without a URI";
 }

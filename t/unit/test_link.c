@@ -102,7 +102,9 @@ typedef struct {
 static const char policy[] =
     "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],\"locations\":["
     "{\"service\":\"probe\",\"max_body\":0},{\"service\":\"nothing\",\"max_body\":0},"
-    "{\"service\":\"probe\",\"max_body\":10}]}";
+    "{\"service\":\"probe\",\"max_body\":10},"
+    "{\"service\":\"probe\",\"max_body\":0,\"limits\":["
+    "{\"zone\":\"z\",\"tokens\":9,\"window_ms\":1000,\"keys\":9}]}]}";
 
 /* The same memory twice: the engine's view goes with the link, ours stays. */
 static void map_twice(void **engine, void **worker)
@@ -775,6 +777,16 @@ static void too_many_hashes(ends *e)
     push_numbers(e, AIQ_FIELD_HASHES, (AIQ_HASHES_MAX + 1) * sizeof(uint32_t));
 }
 
+static void keys_without_limits(ends *e)
+{
+    push_numbers(e, AIQ_FIELD_LIMIT_KEYS, AIQ_LIMIT_KEY);
+}
+
+static void limits_without_keys(ends *e)
+{
+    push_open(e, 2, 1, &(aiq_open){.location = 3, .method = AIQ_METHOD_GET}, "/probe");
+}
+
 static void over_credit(ends *e)
 {
     static uint8_t text[AIQ_WINDOW + 1];
@@ -878,6 +890,8 @@ static void test_crimes(void **state)
         {"conditions too short", short_conditions},
         {"half a hash", half_a_hash},
         {"too many hashes", too_many_hashes},
+        {"keys without limits", keys_without_limits},
+        {"limits without keys", limits_without_keys},
         {"BODY beyond credit", over_credit},
         {"BODY beyond length", over_length},
         {"END too early", early_end},

@@ -30,7 +30,8 @@ static const char good[] =
     "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"hedge_ms\":12,\"retry_timeout_ms\":9,"
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
-    "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}]}]}";
+    "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}],"
+    "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}]}]}";
 
 static const aiq_policy *parse(const char *text, aiq_err *err)
 {
@@ -65,6 +66,11 @@ static void reads_a_document(void **state)
     assert_int_equal(p->locations[0].budgets[0].unit, POLICY_USD);
     assert_int_equal(p->locations[0].budgets[0].period, POLICY_DAY);
     assert_int_equal(p->locations[0].budgets[0].amount, 5);
+    assert_int_equal(p->locations[0].n_limits, 1);
+    assert_string_equal(p->locations[0].limits[0].zone, "z");
+    assert_int_equal(p->locations[0].limits[0].tokens, 50000);
+    assert_int_equal(p->locations[0].limits[0].window_ms, 60000);
+    assert_int_equal(p->locations[0].limits[0].keys, 2048);
 
     m = policy_find_model(p, "gpt", 3);
     assert_non_null(m);
@@ -145,6 +151,13 @@ static void refuses_broken_documents(void **state)
         {"\"period\":\"day\",", ""},
         {"\"amount\":5", "\"amount\":0"},
         {"\"budgets\":[", "\"budgets\":[{},{},{},{},{},"},
+        {"\"zone\":\"z\",", ""},
+        {"\"tokens\":50000", "\"tokens\":0"},
+        {"\"tokens\":50000", "\"tokens\":9223372036854775807"},
+        {"\"window_ms\":60000", "\"window_ms\":999"},
+        {"\"window_ms\":60000", "\"window_ms\":86400001"},
+        {"\"keys\":2048", "\"keys\":0"},
+        {"\"limits\":[", "\"limits\":[{},{},{},{},"},
     };
 
     (void)state;

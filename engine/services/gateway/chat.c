@@ -19,6 +19,7 @@
 #include "services/gateway/client.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/spool.h"
+#include "services/gateway/token_limits.h"
 
 /* A comment this often while the model thinks, so that nobody between us and
  * the client takes the stream for dead. */
@@ -41,7 +42,9 @@ typedef struct {
     void *stream; /* the client dialect's own */
     const policy_model *model;
     bill bill;
-    int64_t cost; /* nano-USD; -1: not known */
+    int64_t cost;     /* nano-USD; -1: not known */
+    token_hold hold;  /* of limits */
+    int64_t probable; /* tokens; what it holds */
     attempts attempts;
     aiq_buf out; /* what waits for credit */
     bool paused;
@@ -56,9 +59,15 @@ static void stop_timer(chat *c)
     loop_timer_stop(c->job->loop, &c->keepalive);
 }
 
+static uint64_t clock_ms(void)
+{
+    return loop_now_ns() / 1000000;
+}
+
 static void refuse(chat *c, const aiq_err *err)
 {
     stop_timer(c);
+    token_limits_settle(&c->hold, 0, clock_ms());
     bill_drop(&c->bill);
     job_fail(c->job, err);
 }
@@ -80,11 +89,23 @@ static void count_answer(const chat *c, provider_tokens tokens)
                     c->attempts.asked->name, &answer);
 }
 
+/* What a provider says may be anything. */
+static int64_t sum_of(provider_tokens tokens)
+{
+    return tokens.in < INT32_MAX && tokens.out < INT32_MAX ? tokens.in + tokens.out : INT32_MAX;
+}
+
 static void settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
 {
     if (c->request.raw && tokens.in < 0) {
         tokens = (provider_tokens){0}; /* nothing of it can be estimated */
     }
+    bool known = tokens.in >= 0 && tokens.out >= 0;
+    token_limits_settle(&c->hold,
+                        known      ? sum_of(tokens)
+                        : produced ? c->probable
+                                   : 0,
+                        clock_ms());
     c->cost =
         bill_settle(&c->bill, c->attempts.one->target, status, tokens, produced, c->first_ns);
     if (status == 200) {
@@ -146,8 +167,8 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
                       uint32_t retry_after)
 {
     const attempts *a = &c->attempts;
-    char seconds[12], way[48], cost[32];
-    job_header headers[7];
+    char seconds[12], way[48], cost[32], limits[TOKEN_STATE_TEXT];
+    job_header headers[10];
     job_reply reply = {
         .status = status,
         .content_type = type,
@@ -173,6 +194,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         headers[reply.n_headers++] = (job_header){
             AIQ_STR("x-aiq-cost"), {cost, ledger_write_usd(cost, sizeof(cost), c->cost)}};
     }
+    reply.n_headers += token_state_headers(&c->hold.state, headers + reply.n_headers, limits);
     if (a->answered) { /* and not a keep-alive's head, before anybody has answered */
         reply.n_headers += add_way(c, headers + reply.n_headers, way, sizeof(way));
     }
@@ -369,6 +391,24 @@ static bool find_model(chat *c, aiq_err *err)
     return true;
 }
 
+/* Four bytes are about a token; who sets no limit gets answers of a thousand or so. */
+static bool hold_tokens(chat *c, aiq_err *err)
+{
+    const policy_location *location = c->job->location;
+    request_bound bound = {0};
+    aiq_err unbounded;
+
+    if (location->n_limits == 0) {
+        return true;
+    }
+    (void)request_bound_of(&c->request, &bound, &unbounded); /* what has none counts after */
+    c->probable = bound.input / 4 + (bound.cap ? bound.output / 4 : bound.output);
+    c->probable = c->probable < INT32_MAX ? c->probable : INT32_MAX;
+    return token_limits_hold(gateway_of(c->job)->gateway->limits, &c->hold, location->limits,
+                             location->n_limits, c->job->limit_keys, c->probable, clock_ms(),
+                             err);
+}
+
 static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
 {
     chat *c = job->state;
@@ -387,6 +427,10 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
         if (c->client->begin) {
             c->client->begin(c->stream, &c->request);
         }
+    }
+    if (!hold_tokens(c, &err)) {
+        refuse(c, &err);
+        return;
     }
     c->state = CHAT_HOLDING;
     switch (bill_begin(&c->bill, job, c->model, &c->request,
@@ -478,6 +522,7 @@ static void chat_cancel(aiq_job *job)
 
     stop_timer(c);
     if (c->state == CHAT_HOLDING) {
+        token_limits_settle(&c->hold, 0, clock_ms());
         bill_drop(&c->bill);
     } else if (attempts_running(&c->attempts)) {
         /* the provider bills what it has done by now, and nobody will say what that is */

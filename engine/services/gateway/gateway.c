@@ -5,6 +5,7 @@
 #include <string.h>
 #include "providers/local_models.h"
 #include "services/gateway/targets.h"
+#include "services/gateway/token_limits.h"
 
 uint64_t gateway_random(gateway_loop *g)
 {
@@ -53,6 +54,7 @@ static bool init(aiq_engine *engine, aiq_err *err)
         g->loops[i].random = (engine->id ^ i * 0x9e3779b97f4a7c15u) | 1;
     }
     g->targets = targets_new(engine);
+    g->limits = token_limits_new(engine->metrics);
     g->models = local_models_new(engine, err);
     if (g->models == NULL) {
         return false;
@@ -83,6 +85,7 @@ static void release(aiq_engine *engine)
     if (g->targets) {
         targets_free(g->targets);
     }
+    token_limits_free(g->limits);
     curl_global_cleanup();
     free(g->families);
     free(g->loops);

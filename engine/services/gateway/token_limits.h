@@ -1,0 +1,63 @@
+/*
+ * Limits of tokens in a time: "rate=50000t/m" of aiq_limit_zone. What a request may use
+ * is not known before, so what it probably will is held from the windows of its keys, and
+ * what it did use counts in the end, as from its begin.
+ *
+ * A window moves in LIMIT_SLOTS steps, and tokens count for up to a step longer than they
+ * must: what is not exact errs towards refusing. Windows go by their zone's name and their
+ * key, so they outlive a reload; the limit is that of whoever asks.
+ *
+ * Any loop may call. One lock covers all windows: it is held for a few hundred
+ * nanoseconds, which is less than a message to an owner costs.
+ */
+
+#ifndef AIQ_GATEWAY_TOKEN_LIMITS_H
+#define AIQ_GATEWAY_TOKEN_LIMITS_H
+
+#include "core/metrics.h"
+#include "core/policy.h"
+#include "link/job.h"
+
+#define LIMIT_SLOTS 60
+
+typedef struct token_limits token_limits;
+typedef struct token_window token_window;
+
+token_limits *token_limits_new(metrics *m);
+/* NULL is fine. */
+void token_limits_free(token_limits *t);
+
+/* What headers tell of the tightest window. */
+typedef struct {
+    int64_t limit, remaining; /* limit 0: nothing was counted */
+    int64_t reset_ms;         /* until it is empty */
+} token_state;
+
+/* What a request holds; its owner embeds it. All zeroes: nothing. */
+typedef struct {
+    token_limits *limits;
+    const policy_limit *rules;
+    token_window *windows[POLICY_LIMITS]; /* NULL: this one does not count it */
+    uint64_t slots[POLICY_LIMITS];
+    int64_t tokens[POLICY_LIMITS];
+    size_t n;
+    token_state state; /* when it was held, then when it was settled */
+} token_hold;
+
+/* Holds from all or from none. keys: of AIQ_LIMIT_KEY bytes each, in the order of the
+ * rules, which the owner keeps; all zeroes: not counted. More than a limit is held as all
+ * of it: such a request begins when nothing else counts. False and 429
+ * rate_limit_exceeded, or 503 limit_zone_full. Times are milliseconds of a clock that does
+ * not go back. */
+bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *rules, size_t n,
+                       const uint8_t *keys, int64_t tokens, uint64_t now_ms, aiq_err *err);
+
+/* The request has used so many, and holds nothing any more. Fine where it did not. */
+void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms);
+
+/* As many headers as there are: 3 or none. text: what they need. */
+#define TOKEN_STATE_TEXT 80
+size_t token_state_headers(const token_state *state, job_header *headers,
+                           char text[TOKEN_STATE_TEXT]);
+
+#endif
