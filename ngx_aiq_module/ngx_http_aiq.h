@@ -451,6 +451,10 @@ void ngx_http_aiq_count_jobs(ngx_int_t n);
 /* of a location, for the policy document: its limits of tokens */
 size_t ngx_http_aiq_limit_document_len(ngx_array_t *limits);
 u_char *ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits);
+/* ngx_http_aiq_limit_metrics.c */
+
+/* a limit has refused the request, here or in the engine */
+void ngx_http_aiq_limit_hit(ngx_http_request_t *r);
 /* families of metrics */
 ngx_int_t ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text);
 

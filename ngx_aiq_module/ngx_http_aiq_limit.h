@@ -27,6 +27,8 @@
 #define NGX_HTTP_AIQ_LIMIT_BURST_MAX  1024
 #define NGX_HTTP_AIQ_LIMIT_WAIT_MAX   86400000      /* ms */
 #define NGX_HTTP_AIQ_LIMITS_MAX       16            /* in a location */
+#define NGX_HTTP_AIQ_LIMIT_TENANTS    256           /* in metrics */
+#define NGX_HTTP_AIQ_LIMIT_TENANT_LEN 64
 #define NGX_HTTP_AIQ_LIMIT_TOKEN_KEY  1024          /* bytes in the engine */
 
 
@@ -90,10 +92,27 @@ typedef struct {
 } ngx_http_aiq_limit_t;
 
 
+/* whom limits have refused; what has no place here is other */
+
+typedef struct {
+    ngx_atomic_uint_t              count;
+    ngx_uint_t                     len;
+    u_char                         name[NGX_HTTP_AIQ_LIMIT_TENANT_LEN];
+} ngx_http_aiq_limit_tenant_t;
+
+
+typedef struct {
+    ngx_atomic_t                   other;
+    ngx_uint_t                     n;
+    ngx_http_aiq_limit_tenant_t    tenant[NGX_HTTP_AIQ_LIMIT_TENANTS];
+} ngx_http_aiq_limit_hits_t;
+
+
 typedef struct {
     ngx_array_t                    zones;    /* ngx_http_aiq_limit_zone_t * */
     ngx_array_t                    limits;   /* ngx_http_aiq_limit_t *, all */
-    ngx_shm_zone_t                *workers;  /* NULL: no "conn=" */
+    ngx_shm_zone_t                *workers;  /* NULL: no zones */
+    ngx_shm_zone_t                *hits;
 } ngx_http_aiq_limit_main_conf_t;
 
 
@@ -154,6 +173,10 @@ ngx_int_t ngx_http_aiq_limit_precontent_handler(ngx_http_request_t *r);
 
 void ngx_http_aiq_limit_filter_init(void);
 
+/* ngx_http_aiq_limit_metrics.c */
+
+ngx_int_t ngx_http_aiq_limit_init_hits(ngx_shm_zone_t *shm_zone, void *data);
+
 /* ngx_http_aiq_limit_zone.c */
 
 ngx_int_t ngx_http_aiq_limit_init_zone(ngx_shm_zone_t *shm_zone, void *data);
@@ -179,6 +202,9 @@ void ngx_http_aiq_limit_return_conn(ngx_http_aiq_limit_use_t *use);
 
 
 extern ngx_module_t  ngx_http_aiq_limit_module;
+
+/* in the order of ngx_http_aiq_limit_status_e */
+extern ngx_str_t  ngx_http_aiq_limit_statuses[];
 
 
 #endif /* _NGX_HTTP_AIQ_LIMIT_H_INCLUDED_ */

@@ -548,6 +548,10 @@ ngx_http_aiq_limit_refuse(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx,
 
     actx->status = refusal->code;
 
+    if (refusal->status == NGX_HTTP_TOO_MANY_REQUESTS) {
+        ngx_http_aiq_limit_hit(r);
+    }
+
     if (reason == NGX_HTTP_AIQ_LIMIT_NO_IDENTITY) {
         ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
                       "aiq: request \"%V\" refused: %V",

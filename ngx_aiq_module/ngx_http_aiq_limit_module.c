@@ -109,7 +109,7 @@ static ngx_http_variable_t  ngx_http_aiq_limit_vars[] = {
 
 /* in the order of ngx_http_aiq_limit_status_e */
 
-static ngx_str_t  ngx_http_aiq_limit_statuses[] = {
+ngx_str_t  ngx_http_aiq_limit_statuses[] = {
     ngx_string("PASSED"),
     ngx_string("DELAYED_DRY_RUN"),
     ngx_string("DELAYED"),
@@ -167,77 +167,6 @@ ngx_http_aiq_limit_status_variable(ngx_http_request_t *r,
     v->not_found = 0;
     v->data = status->data;
     v->len = status->len;
-
-    return NGX_OK;
-}
-
-
-ngx_int_t
-ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
-{
-    u_char                           *p;
-    size_t                            len;
-    ngx_uint_t                        i, n;
-    ngx_http_aiq_limit_zone_t       **zone;
-    ngx_http_aiq_limit_main_conf_t   *lmcf;
-
-    static char  head[] =
-        "# HELP aiq_limit_total Requests that a zone counted, by what became "
-        "of them.\n"
-        "# TYPE aiq_limit_total counter\n";
-
-    static char  full[] =
-        "# HELP aiq_limit_full_total Requests that a zone had no memory to "
-        "count, and refused.\n"
-        "# TYPE aiq_limit_full_total counter\n";
-
-    static char  count[] =
-        "aiq_limit_total{zone=\"%V\",status=\"%V\"} %uA\n";
-
-    static char  full_count[] = "aiq_limit_full_total{zone=\"%V\"} %uA\n";
-
-    ngx_str_null(text);
-
-    lmcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_limit_module);
-    zone = lmcf->zones.elts;
-
-    if (lmcf->zones.nelts == 0) {
-        return NGX_OK;
-    }
-
-    len = sizeof(head) + sizeof(full);
-
-    for (i = 0; i < lmcf->zones.nelts; i++) {
-        len += NGX_HTTP_AIQ_LIMIT_STATUSES
-               * (sizeof(count) + sizeof("REJECTED_DRY_RUN")
-                  + zone[i]->name.len + NGX_ATOMIC_T_LEN)
-               + sizeof(full_count) + zone[i]->name.len + NGX_ATOMIC_T_LEN;
-    }
-
-    p = ngx_pnalloc(r->pool, len);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    text->data = p;
-
-    p = ngx_cpymem(p, head, sizeof(head) - 1);
-
-    for (i = 0; i < lmcf->zones.nelts; i++) {
-        for (n = 0; n < NGX_HTTP_AIQ_LIMIT_STATUSES; n++) {
-            p = ngx_sprintf(p, count, &zone[i]->name,
-                            &ngx_http_aiq_limit_statuses[n],
-                            zone[i]->sh->counts[n]);
-        }
-    }
-
-    p = ngx_cpymem(p, full, sizeof(full) - 1);
-
-    for (i = 0; i < lmcf->zones.nelts; i++) {
-        p = ngx_sprintf(p, full_count, &zone[i]->name, zone[i]->sh->full);
-    }
-
-    text->len = p - text->data;
 
     return NGX_OK;
 }
@@ -334,6 +263,7 @@ ngx_http_aiq_limit_create_main_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     lmcf->workers = NULL;
+     *     lmcf->hits = NULL;
      */
 
     if (ngx_array_init(&lmcf->zones, cf->pool, 4,
@@ -953,7 +883,8 @@ ngx_http_aiq_limit_init(ngx_conf_t *cf)
     ngx_http_core_main_conf_t       *cmcf;
     ngx_http_aiq_limit_main_conf_t  *lmcf;
 
-    static ngx_str_t  name = ngx_string("aiq_limit_workers");
+    static ngx_str_t  workers = ngx_string("aiq_limit_workers");
+    static ngx_str_t  hits = ngx_string("aiq_limit_hits");
 
     lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_limit_module);
 
@@ -961,15 +892,22 @@ ngx_http_aiq_limit_init(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    lmcf->workers = ngx_shared_memory_add(cf, &name,
+    lmcf->workers = ngx_shared_memory_add(cf, &workers,
                                           NGX_MAX_PROCESSES * 16
                                           + 8 * ngx_pagesize,
                                           &ngx_http_aiq_limit_module);
-    if (lmcf->workers == NULL) {
+
+    lmcf->hits = ngx_shared_memory_add(cf, &hits,
+                                       sizeof(ngx_http_aiq_limit_hits_t)
+                                       + 8 * ngx_pagesize,
+                                       &ngx_http_aiq_limit_module);
+
+    if (lmcf->workers == NULL || lmcf->hits == NULL) {
         return NGX_ERROR;
     }
 
     lmcf->workers->init = ngx_http_aiq_limit_init_workers;
+    lmcf->hits->init = ngx_http_aiq_limit_init_hits;
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 

@@ -56,7 +56,7 @@ while ($engine =~ m/\{AIQ_METHOD_([A-Z]+),\s*"(\/[^"]*)"/g) {
 }
 same('endpoints', set(@routes), set(grep { !m{ /(?:health|metrics)} } doc('api') =~ /`([A-Z]+ \/[^`]*)`/g));
 
-my @metrics = ($engine =~ /metrics_family\([^;]*?"((?:aiq|llm|gen_ai)_[a-z_]+)"/gs, $module =~ /# TYPE (aiq_[a-z_]+)/g);
+my @metrics = ($engine =~ /metrics_family\([^;]*?"((?:aiq|llm|gen_ai)_[a-z_]+)"/gs, $module =~ /# TYPE ((?:aiq|llm)_[a-z_]+)/g);
 same('metrics', set(@metrics), set(doc('metrics') =~ /^\| `(\w+)` \|/mg));
 
 # Codes that a caller can see: of services, providers, the link and the module. What

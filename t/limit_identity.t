@@ -32,6 +32,7 @@ $t->conf('
         location /map/ { aiq_limit zone=map; aiq_pass echo; }
         location /address/ { aiq_limit zone=address; aiq_pass echo; }
         location /any/ { satisfy any; allow all; aiq_limit zone=user; aiq_pass echo; }
+        location = /metrics { aiq_jwt off; aiq_metrics; }
         location /both/ { aiq_limit zone=address; aiq_limit zone=path; aiq_pass echo; }
     }
     server { listen 127.0.0.1:%%PORT_1%%; location / { return 200; } }');
@@ -75,6 +76,13 @@ is(status('/both/', 'ann', @b), 200, 'address and user');
 is(status('/both/', 'ann', @b), 429, 'the user has had his') for 1 .. 3;
 is(status('/both/', $_, @b), 200, "what was refused was given back to the address: $_") for 'bob', 'cid';
 is(status('/both/', 'dan', @b), 429, 'until the address has had its');
+
+my %odd = AIQ::JWT::bearer($key->token(sub => 'ann', tenant => 'a"b'));
+is($t->get('/path/a', %odd)->{status}, 429, "somebody of a tenant with a name that is no word");
+my $metrics = $t->get('/metrics')->{body};
+like($metrics, qr/^llm_rate_limit_hits_total\{tenant_id="acme"\} 8$/m, 'metrics: whom it hit');
+like($metrics, qr/^llm_rate_limit_hits_total\{tenant_id=""\} 3$/m, 'where nobody was known yet');
+like($metrics, qr/^llm_rate_limit_hits_total\{tenant_id="other"\} 1$/m, 'and others');
 
 $t->finish;
 done_testing;
