@@ -129,9 +129,19 @@ typedef struct {
 #define NGX_HTTP_AIQ_BUDGETS_LEN  512
 
 
+/* "aiq_files" */
+
+typedef struct {
+    ngx_str_t                  provider;
+    u_char                    *file;
+    ngx_uint_t                 line;
+} ngx_http_aiq_files_t;
+
+
 typedef struct {
     ngx_http_aiq_pass_t       *pass;
     ngx_array_t               *budgets;      /* ngx_http_aiq_budget_t */
+    ngx_http_aiq_files_t      *files;
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
     ngx_str_t                  key_realm;    /* empty: "aiq_key off" */

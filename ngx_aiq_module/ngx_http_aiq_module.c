@@ -3,6 +3,8 @@
 #include "ngx_http_aiq_auth_cache.h"
 
 
+static char *ngx_http_aiq_files(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static char *ngx_http_aiq_engine(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_aiq_pass(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
@@ -87,6 +89,13 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
     { ngx_string("aiq_budget"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE2,
       ngx_http_aiq_budget,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_files"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_aiq_files,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
@@ -490,6 +499,7 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
      *
      *     alcf->pass = NULL;
      *     alcf->budgets = NULL;
+     *     alcf->files = NULL;
      *     alcf->key_realm = { 0, NULL };
      */
 
@@ -531,6 +541,10 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         conf->budgets = prev->budgets;
     }
 
+    if (conf->files == NULL) {
+        conf->files = prev->files;
+    }
+
     /* "if" and "limit_except" stand inside a location and are part of it */
 
     if (clcf->noname && clcf->handler == NULL && conf->pass == NULL) {
@@ -540,6 +554,32 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
             clcf->handler = ngx_http_aiq_handler;
         }
     }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_files(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_aiq_loc_conf_t *alcf = conf;
+
+    ngx_str_t  *value;
+
+    if (alcf->files) {
+        return "is duplicate";
+    }
+
+    alcf->files = ngx_palloc(cf->pool, sizeof(ngx_http_aiq_files_t));
+    if (alcf->files == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    value = cf->args->elts;
+
+    alcf->files->provider = value[1];
+    alcf->files->file = cf->conf_file->file.name.data;
+    alcf->files->line = cf->conf_file->line;
 
     return NGX_CONF_OK;
 }

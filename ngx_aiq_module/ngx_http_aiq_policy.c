@@ -15,6 +15,8 @@ typedef struct {
 
 static ngx_int_t ngx_http_aiq_policy_document(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf, ngx_str_t *document);
+static ngx_int_t ngx_http_aiq_policy_check_files(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
 static size_t ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf);
 static u_char *ngx_http_aiq_policy_provider(u_char *p,
     ngx_http_aiq_provider_t *provider);
@@ -46,7 +48,9 @@ ngx_http_aiq_policy_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 {
     ngx_str_t  document;
 
-    if (ngx_http_aiq_check_models(cf, amcf) != NGX_OK) {
+    if (ngx_http_aiq_check_models(cf, amcf) != NGX_OK
+        || ngx_http_aiq_policy_check_files(cf, amcf) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -123,12 +127,66 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
         p = ngx_sprintf(p, ",\"max_body\":%O", pass[i]->conf->max_body_size);
         p = ngx_http_aiq_budget_document(p, pass[i]->conf->budgets);
         p = ngx_http_aiq_limit_document(p, pass[i]->conf->limits);
+
+        if (pass[i]->conf->files) {
+            p = ngx_http_aiq_policy_option(p, "files",
+                                           &pass[i]->conf->files->provider);
+        }
+
         *p++ = '}';
     }
 
     p = ngx_sprintf(p, "]}\n");
 
     document->len = p - document->data;
+
+    return NGX_OK;
+}
+
+
+/* "aiq_files" may name a provider that comes after it */
+
+static ngx_int_t
+ngx_http_aiq_policy_check_files(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
+{
+    ngx_uint_t                i, n;
+    ngx_http_aiq_pass_t     **pass;
+    ngx_http_aiq_files_t     *files;
+    ngx_http_aiq_provider_t  *provider;
+
+    pass = amcf->passes.elts;
+    provider = amcf->providers.elts;
+
+    for (i = 0; i < amcf->passes.nelts; i++) {
+
+        files = pass[i]->conf->files;
+
+        if (files == NULL) {
+            continue;
+        }
+
+        for (n = 0; n < amcf->providers.nelts; n++) {
+            if (provider[n].name.len == files->provider.len
+                && ngx_strncmp(provider[n].name.data, files->provider.data,
+                               files->provider.len)
+                   == 0
+                && provider[n].dialect.len == sizeof("openai") - 1
+                && ngx_strncmp(provider[n].dialect.data, "openai",
+                               sizeof("openai") - 1)
+                   == 0)
+            {
+                break;
+            }
+        }
+
+        if (n == amcf->providers.nelts) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"%V\" is no provider of the dialect \"openai\" "
+                          "in %s:%ui",
+                          &files->provider, files->file, files->line);
+            return NGX_ERROR;
+        }
+    }
 
     return NGX_OK;
 }
@@ -202,6 +260,10 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
     for (i = 0; i < amcf->passes.nelts; i++) {
         size += pass[i]->service.len;
         limits += ngx_http_aiq_limit_document_len(pass[i]->conf->limits);
+
+        if (pass[i]->conf->files) {
+            size += pass[i]->conf->files->provider.len;
+        }
     }
 
     /* an escaped character takes at most 6 bytes */

@@ -180,6 +180,12 @@ refuses(location('proxy_pass http://127.0.0.1:1; aiq_budget user 1usd/day;'), '"
 accepts('aiq_budget tenant 200usd/month; ' . location('aiq_budget user 0.000000001usd/day;
     aiq_budget user 1000000tokens/month; aiq_budget key 99.95usd/day; aiq_pass gateway;'), 'budgets');
 
+# aiq_files
+refuses(location('aiq_files nobody; aiq_pass gateway;'), '"nobody" is no provider of the dialect "openai"');
+refuses('aiq_provider files-a { dialect anthropic; url http://h; } ' . location('aiq_files files-a; aiq_pass gateway;'), '"files-a" is no provider of the dialect "openai"');
+refuses(location('aiq_files a; aiq_files b; aiq_pass gateway;'), '"aiq_files" directive is duplicate');
+accepts('aiq_files files-o; ' . location('aiq_pass gateway;') . ' aiq_provider files-o { dialect openai; url http://h; }', 'a provider for files');
+
 # -t leaves nothing behind
 ok(!-e $t->socket . '.policy', 'nginx -t writes no policy');
 

@@ -29,7 +29,8 @@
  *                     "budgets": [{"scope": "tenant", "unit": "usd", "period": "month",
  *                                  "amount": 200000000000}],
  *                     "limits": [{"zone": "tokens", "tokens": 50000, "window_ms": 60000,
- *                                 "keys": 8192}]}]}
+ *                                 "keys": 8192}],
+ *                     "files": "openai"}]}
  *
  * A provider may also have "key_header", "query", "no_stream_options",
  * "no_max_completion_tokens", "ca", "certificate", "certificate_key" and "proxy", and a model
@@ -152,6 +153,7 @@ typedef struct {
     size_t n_budgets;
     const policy_limit *limits;
     size_t n_limits;
+    const policy_model *files; /* who keeps files and batches, as a model; NULL: nobody */
 } policy_location;
 
 typedef struct aiq_policy {

@@ -261,6 +261,16 @@ static bool read_providers(reader *r, const json_t *document)
     return true;
 }
 
+static const policy_provider *find_provider(const aiq_policy *policy, const char *name)
+{
+    for (size_t i = 0; i < policy->n_providers; i++) {
+        if (strcmp(policy->providers[i].name, name) == 0) {
+            return &policy->providers[i];
+        }
+    }
+    return NULL;
+}
+
 static bool read_target(reader *r, const json_t *object, policy_target *target)
 {
     const char *name;
@@ -281,13 +291,8 @@ static bool read_target(reader *r, const json_t *object, policy_target *target)
         target->price.cached = target->price.input;
     }
     target->shared = aiq_pool_zalloc(r->pool, sizeof(void *));
-    for (size_t i = 0; i < r->policy->n_providers; i++) {
-        if (strcmp(r->policy->providers[i].name, name) == 0) {
-            target->provider = &r->policy->providers[i];
-            return true;
-        }
-    }
-    return invalid(r, "target", "provider");
+    target->provider = find_provider(r->policy, name);
+    return target->provider || invalid(r, "target", "provider");
 }
 
 static bool read_model(reader *r, const json_t *object, policy_model *model)
@@ -480,6 +485,30 @@ static bool read_limits(reader *r, const json_t *object, policy_location *locati
     return true;
 }
 
+/* Never asked twice for the same: what makes a file or a batch would make two. */
+static bool read_files(reader *r, const json_t *object, const policy_model **files)
+{
+    const char *name;
+
+    if (!read_text(r, object, "location", "files", false, &name)) {
+        return false;
+    }
+    if (name == NULL) {
+        return true;
+    }
+    policy_target *target = aiq_pool_zalloc(r->pool, sizeof(*target));
+    policy_model *model = aiq_pool_zalloc(r->pool, sizeof(*model));
+    *target = (policy_target){.provider = find_provider(r->policy, name),
+                              .model = "files",
+                              .weight = 1,
+                              .price = {-1, -1, -1},
+                              .condition = -1,
+                              .shared = aiq_pool_zalloc(r->pool, sizeof(void *))};
+    *model = (policy_model){.name = "files", .targets = target, .n_targets = 1};
+    *files = model;
+    return target->provider || invalid(r, "location", "files");
+}
+
 static bool read_locations(reader *r, const json_t *document)
 {
     policy_location *locations;
@@ -500,7 +529,8 @@ static bool read_locations(reader *r, const json_t *document)
             return invalid(r, "location", "max_body");
         }
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
-        if (!read_budgets(r, object, &locations[i]) || !read_limits(r, object, &locations[i])) {
+        if (!read_budgets(r, object, &locations[i]) || !read_limits(r, object, &locations[i]) ||
+            !read_files(r, object, &locations[i].files)) {
             return false;
         }
     }

@@ -37,6 +37,7 @@ typedef struct chat_request {
      * come, but for the model's name. */
     bool raw;
     aiq_str content_type; /* of the body; empty: JSON */
+    const char *method;   /* NULL: POST */
     aiq_str form_model;   /* in a form, where the model's name stands */
     aiq_str args;         /* the query string; maybe empty */
 

@@ -29,6 +29,7 @@ typedef struct {
     bool stream, wants_usage;
     bool reading_events;
     bool raw, passing; /* may pass what is no JSON; does so */
+    bool no_model;     /* so there is no usage to look for in what passes */
     aiq_str pieces[7]; /* the request's body */
     unsigned status;
     uint32_t retry_after;
@@ -152,7 +153,8 @@ static size_t write_body(call *c, const provider_request *request)
     edit edits[3] = {0};
     size_t n_edits = 0, n = 0;
 
-    if (!json_string_is(&chat->model, request->target->model)) {
+    if (chat->model.type != JSON_NONE &&
+        !json_string_is(&chat->model, request->target->model)) {
         add_edit(edits, &n_edits, model_edit(chat, request->target, request->pool));
     }
     if (chat->stream && !c->provider->no_stream_options && !chat_request_wants_usage(chat)) {
@@ -192,7 +194,8 @@ static void on_head(void *arg, const http_head *head)
         } else {
             fail_garbled(c, "no event stream");
         }
-    } else if (head->status == 200 && c->raw && !provider_is_type(head, "application/json")) {
+    } else if (head->status == 200 && c->raw &&
+               (c->no_model || !provider_is_type(head, "application/json"))) {
         c->passing = true;
         c->events.type(c->arg, http_head_get(head, "content-type"));
     } else {
@@ -372,6 +375,7 @@ static void *start(const provider_request *request, const provider_events *event
     c->arg = arg;
     c->stream = request->chat->stream;
     c->raw = request->chat->raw;
+    c->no_model = request->chat->model.type == JSON_NONE;
     c->wants_usage = chat_request_wants_usage(request->chat);
     c->state.tokens = PROVIDER_TOKENS_UNKNOWN;
     sse_init(&c->sse);
@@ -381,6 +385,7 @@ static void *start(const provider_request *request, const provider_events *event
     aiq_pool_cleanup(request->pool, release, c);
     const char *path = request->chat->path;
     http_call out = provider_call(p, path ? path : "/chat/completions");
+    out.method = request->chat->method ? request->chat->method : out.method;
     out.query = provider_query(request);
     out.headers = provider_headers(request, "Authorization: Bearer ", key, AIQ_STR(""));
     out.body = c->pieces;

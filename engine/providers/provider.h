@@ -47,8 +47,8 @@ typedef struct {
     void (*event)(void *arg, aiq_str data);                /* of a stream, "[DONE]" included */
     void (*done)(void *arg, provider_tokens tokens);       /* the stream is whole; last */
     void (*failed)(void *arg, const aiq_err *err);         /* last */
-    /* Of a raw request: its answer is no JSON, but of this type. What is called events are
-     * its pieces then. Valid during the call. */
+    /* Of a raw request: its answer passes unread, and is of this type. What is called events
+     * are its pieces then. Valid during the call. */
     void (*type)(void *arg, aiq_str content_type);
 } provider_events;
 

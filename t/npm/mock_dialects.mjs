@@ -169,14 +169,36 @@ const media = {
 };
 media['/v1/images/edits'] = media['/v1/images/generations'];
 
+// Files and batches, kept in memory.
+const kept = new Map();
+
+function answerKept(request, response, body) {
+  const [path, query] = request.url.split('?'), [, , kind, id, what] = path.split('/');
+  const send = object => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(object));
+  const prefix = kind === 'files' ? 'file' : 'batch', one = kept.get(id);
+  if (request.method === 'POST' && !id) {
+    const made = { id: `${prefix}-${kept.size + 1}`, object: prefix, ...body, status: 'validating' };
+    kept.set(made.id, made);
+    return send(made);
+  }
+  if (!id) return send({ object: 'list', data: [...kept.values()].filter(k => k.object === prefix), has_more: false, query });
+  if (!one) return response.writeHead(404, { 'content-type': 'application/json' }).end(JSON.stringify(openai.error(404, `no ${id}`)));
+  if (what === 'content') return response.writeHead(200, { 'content-type': 'application/json' }).end('{"error":{}}\n{}\n');
+  if (what === 'cancel') return send({ ...one, status: 'cancelling' });
+  if (request.method === 'DELETE') { kept.delete(id); return send({ id, object: prefix, deleted: true }); }
+  return send(one);
+}
+
 async function answerMedia(request, response) {
   const pieces = [], type = request.headers['content-type'];
   for await (const piece of request) pieces.push(piece);
   const whole = new Response(Buffer.concat(pieces), { headers: { 'content-type': type } }), body = {};
-  if (type === 'application/json') Object.assign(body, await whole.json());
+  if (!pieces.length) ;
+  else if (type === 'application/json') Object.assign(body, await whole.json());
   else for (const [name, value] of await whole.formData())
     body[name] = typeof value === 'string' ? value : { name: value.name, type: value.type, size: value.size };
   fs.appendFileSync(record, JSON.stringify({ path: request.url, headers: request.headers, body }) + '\n');
+  if (/^\/v1\/(files|batches)/.test(request.url)) return answerKept(request, response, body);
   if (body.model === 'bad') return response.writeHead(400, { 'content-type': 'application/json' }).end(JSON.stringify(openai.error(400, 'You asked for it.')));
   return media[request.url.split('?')[0]](body, response);
 }
@@ -184,7 +206,7 @@ async function answerMedia(request, response) {
 const paths = { '/v1/chat/completions': openai, '/v1/messages': anthropic };
 
 http.createServer(async (request, response) => {
-  if (media[request.url.split('?')[0]]) return answerMedia(request, response);
+  if (media[request.url.split('?')[0]] || /^\/v1\/(files|batches)/.test(request.url)) return answerMedia(request, response);
   let text = '';
   for await (const piece of request.setEncoding('utf8')) text += piece;
   const dialect = paths[request.url], json = { 'content-type': 'application/json' };

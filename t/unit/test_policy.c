@@ -31,7 +31,8 @@ static const char good[] =
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}],"
-    "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}]}]}";
+    "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}],"
+    "\"files\":\"openai\"},{\"service\":\"echo\",\"max_body\":10}]}";
 
 static const aiq_policy *parse(const char *text, aiq_err *err)
 {
@@ -71,6 +72,12 @@ static void reads_a_document(void **state)
     assert_int_equal(p->locations[0].limits[0].tokens, 50000);
     assert_int_equal(p->locations[0].limits[0].window_ms, 60000);
     assert_int_equal(p->locations[0].limits[0].keys, 2048);
+    m = p->locations[0].files;
+    assert_non_null(m);
+    assert_int_equal(m->n_targets, 1);
+    assert_ptr_equal(m->targets[0].provider, &p->providers[0]);
+    assert_int_equal(m->retry_timeout_ms, 0); /* nothing is asked twice */
+    assert_null(p->locations[1].files);
 
     m = policy_find_model(p, "gpt", 3);
     assert_non_null(m);
@@ -158,6 +165,8 @@ static void refuses_broken_documents(void **state)
         {"\"window_ms\":60000", "\"window_ms\":86400001"},
         {"\"keys\":2048", "\"keys\":0"},
         {"\"limits\":[", "\"limits\":[{},{},{},{},"},
+        {"\"files\":\"openai\"", "\"files\":\"nobody\""},
+        {"\"files\":\"openai\"", "\"files\":7"},
     };
 
     (void)state;

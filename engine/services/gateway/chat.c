@@ -379,8 +379,25 @@ static void on_held(bill *b, const aiq_err *refused)
     }
 }
 
+/* Files and batches are no model's, but lie with a provider. A key that may use some models
+ * only may not use them: a batch can name any. */
+static bool find_files(chat *c, aiq_err *err)
+{
+    c->model = c->job->location->files;
+    if (c->model == NULL) {
+        return aiq_fail(err, 400, "unsupported_endpoint",
+                        "No provider keeps files and batches for this location.");
+    }
+    return c->job->models.len == 0 ||
+           aiq_fail(err, 403, "permission_denied",
+                    "This API key is for some models only, and has no files and batches.");
+}
+
 static bool find_model(chat *c, aiq_err *err)
 {
+    if (c->request.model.type == JSON_NONE) {
+        return find_files(c, err);
+    }
     aiq_str name = json_string(c->job->pool, &c->request.model);
 
     c->model = policy_find_model(c->job->policy, name.data, name.len);
@@ -486,6 +503,11 @@ static void responses_open(aiq_job *job)
     open_for(job, &client_responses);
 }
 
+static void files_open(aiq_job *job)
+{
+    open_for(job, &client_files);
+}
+
 static void raw_open(aiq_job *job)
 {
     open_for(job, &client_raw);
@@ -542,5 +564,6 @@ const job_handler gateway_chat = HANDLER(chat_open);
 const job_handler gateway_messages = HANDLER(messages_open);
 const job_handler gateway_responses = HANDLER(responses_open);
 const job_handler gateway_raw = HANDLER(raw_open);
+const job_handler gateway_files = HANDLER(files_open);
 const job_handler gateway_passing = HANDLER(passing_open);
 const job_handler gateway_counting = HANDLER(counting_open);

@@ -36,7 +36,7 @@ extern const client_dialect client_openai, client_anthropic, client_responses;
 
 /* Of the endpoints of OpenAI's that pass as they come, those of them whose bodies may be forms
  * and whose answers may be anything, and of count_tokens. */
-extern const client_dialect client_passing, client_raw, client_counting;
+extern const client_dialect client_passing, client_raw, client_files, client_counting;
 
 /* "data:" lines of an event, and the empty line. */
 void client_add_data(aiq_buf *out, aiq_str data);

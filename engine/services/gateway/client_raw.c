@@ -1,5 +1,5 @@
-/* A client of the endpoints of OpenAI's for sounds and images: what they send may be a form,
- * what they get a file or a stream of any type. */
+/* A client of the endpoints of OpenAI's for sounds and images, files and batches: what they
+ * send may be a form, what they get a file or a stream of any type. */
 
 #include <string.h>
 #include "providers/rewrite.h"
@@ -8,6 +8,7 @@
 #include "services/service.h"
 
 #define MODEL_MAX 256
+#define ID_MAX    128
 
 static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
 {
@@ -54,6 +55,39 @@ static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err 
     return parse_form(chat, job->pool, err);
 }
 
+/* No slash and no dot: it becomes a part of the path at the provider. */
+static bool is_id(aiq_str id)
+{
+    for (size_t i = 0; i < id.len; i++) {
+        char c = id.data[i];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        if (!letter && !(c >= '0' && c <= '9') && c != '-' && c != '_') {
+            return false;
+        }
+    }
+    return id.len <= ID_MAX;
+}
+
+static bool parse_files(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
+{
+    const size_t n = strlen("/v1");
+
+    if (!is_id(job->path_args[0])) {
+        return rewrite_invalid(err, "an id", "id");
+    }
+    *chat = (chat_request){
+        .body = body,
+        .path = aiq_pool_printf(job->pool, "%.*s", (int)(job->uri.len - n), job->uri.data + n),
+        .raw = true,
+        .content_type = job->content_type,
+        .method = job->route->method == AIQ_METHOD_GET      ? "GET"
+                  : job->route->method == AIQ_METHOD_DELETE ? "DELETE"
+                                                            : "POST",
+        .args = job->args,
+        .dialect = AIQ_DIALECT_OPENAI};
+    return true;
+}
+
 static void add_event(void *stream, aiq_str data, bool native, aiq_buf *out)
 {
     (void)stream;
@@ -81,6 +115,13 @@ static bool reply(const aiq_job *job, const chat_request *chat, unsigned status,
 
 const client_dialect client_raw = {
     .parse = parse,
+    .event = add_event,
+    .end = add_end,
+    .reply = reply,
+};
+
+const client_dialect client_files = {
+    .parse = parse_files,
     .event = add_event,
     .end = add_end,
     .reply = reply,

@@ -39,7 +39,7 @@ struct gateway {
 
 /* chat.c, models.c */
 extern const job_handler gateway_chat, gateway_messages, gateway_responses, gateway_passing,
-    gateway_raw, gateway_counting, gateway_models, gateway_model;
+    gateway_raw, gateway_files, gateway_counting, gateway_models, gateway_model;
 
 gateway_loop *gateway_of(const aiq_job *job);
 

