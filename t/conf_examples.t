@@ -184,4 +184,27 @@ is("$reply->{status} $reply->{headers}{'x-ratelimit-limit-requests'}", '429 20',
 is($t->get('/v1/models')->{status}, 401, 'limits.conf: nobody without a key');
 is($t->get('/health')->{status}, 200, 'limits.conf: healthy');
 $t->finish;
+
+$admin = with_keys('public.conf');
+my @site = (Origin => 'https://app.example.com');
+$reply = $t->post('/v1/chat/completions', $hi, headers => [ @{ AIQ::Admin::bearer($admin) }, @site ]);
+is($reply->{status}, 200, 'public.conf: an answer') or diag($reply->{body});
+my %secure = ('x-content-type-options' => 'nosniff', 'x-frame-options' => 'DENY',
+    'content-security-policy' => "default-src 'none'; frame-ancestors 'none'", 'strict-transport-security' => 'max-age=31536000',
+    'access-control-allow-origin' => 'https://app.example.com', vary => 'Origin');
+is($reply->{headers}{$_}, $secure{$_}, "public.conf: $_") for sort keys %secure;
+like($reply->{headers}{'x-aiq-cost'}, qr/^0\.\d{9}$/, 'public.conf: and what it cost');
+$reply = $t->post('/v1/chat/completions', $hi, headers => \@site);
+is($reply->{status}, 401, 'public.conf: nobody without a key');
+is($reply->{headers}{$_}, $secure{$_}, "public.conf: $_ of an error") for sort keys %secure;
+$reply = $t->http('OPTIONS', '/v1/chat/completions', headers => [ @site, 'Access-Control-Request-Method' => 'POST' ]);
+is($reply->{status}, 204, "public.conf: a browser's question needs no key");
+is($reply->{headers}{'access-control-max-age'}, 600, 'public.conf: is good for ten minutes');
+is($reply->{headers}{'access-control-allow-origin'}, 'https://app.example.com', 'public.conf: for this site');
+$reply = $t->http('OPTIONS', '/v1/chat/completions', headers => [ Origin => 'https://evil.example' ]);
+is($reply->{headers}{'access-control-allow-origin'}, undef, 'public.conf: and for no other');
+is($t->post('/v1/chat/completions', 'x' x (10 << 20 | 1), headers => AIQ::Admin::bearer($admin))->{status}, 413,
+    'public.conf: no more than 10 MB');
+is($t->get('/health')->{status}, 200, 'public.conf: healthy');
+$t->finish;
 done_testing();
