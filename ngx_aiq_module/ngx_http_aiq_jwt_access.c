@@ -55,6 +55,7 @@ typedef struct {
 
 
 static ngx_uint_t ngx_http_aiq_jwt_waits(ngx_http_request_t *r);
+static void ngx_http_aiq_jwt_forget(ngx_http_request_t *r);
 static ngx_http_aiq_jwt_ctx_t *ngx_http_aiq_jwt_need_ctx(
     ngx_http_request_t *r);
 static void ngx_http_aiq_jwt_cleanup(void *data);
@@ -177,6 +178,8 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
         return NGX_AGAIN;
     }
 
+    ngx_http_aiq_jwt_forget(r);
+
     rc = ngx_http_aiq_jwt_find(r, jlcf, &token);
 
     if (rc == NGX_ERROR) {
@@ -259,6 +262,29 @@ ngx_http_aiq_jwt_waits(ngx_http_request_t *r)
     actx = ngx_http_aiq_get_ctx(r);
 
     return actx && actx->jwt && (actx->jwt->waiting || actx->jwt->owner);
+}
+
+
+/* Who it was at another location, before a redirect, does not count here. */
+
+static void
+ngx_http_aiq_jwt_forget(ngx_http_request_t *r)
+{
+    ngx_http_aiq_ctx_t  *actx;
+
+    actx = ngx_http_aiq_get_ctx(r);
+
+    if (actx == NULL) {
+        return;
+    }
+
+    ngx_memzero(&actx->identity, sizeof(ngx_http_aiq_identity_t));
+
+    if (actx->jwt) {
+        json_decref(actx->jwt->claims);
+        actx->jwt->claims = NULL;
+        actx->jwt->payload.len = 0;
+    }
 }
 
 
@@ -744,11 +770,6 @@ ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
         return ngx_http_aiq_jwt_deny(r, jlcf, NGX_HTTP_AIQ_JWT_ROLE);
     }
 
-    /* the claims of another token, before a redirect */
-
-    json_decref(ctx->claims);
-    ctx->claims = NULL;
-
     ctx->payload = v->payload;
 
     actx = ngx_http_aiq_get_ctx(r);
@@ -771,8 +792,7 @@ ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
 
             /* whatever else lets it pass does not vouch for the token */
 
-            ngx_memzero(&actx->identity, sizeof(ngx_http_aiq_identity_t));
-            ctx->payload.len = 0;
+            ngx_http_aiq_jwt_forget(r);
         }
 
         return ngx_http_aiq_jwt_deny(r, jlcf,

@@ -25,6 +25,9 @@ $t->conf('
         location /any/engine { satisfy any; allow all; aiq_jwt api; aiq_pass gateway /v1/; }
         location /any/require { satisfy any; allow all; aiq_jwt api; aiq_jwt_require $aiq_jwt_claim_scope;
                                 add_header X-Who "[$aiq_user $aiq_jwt_claim_sub]" always; aiq_pass echo; }
+        location /moved { aiq_jwt api; try_files /nothing /any/moved; }
+        location /any/moved { satisfy any; allow all; aiq_jwt api; aiq_jwt_audience other;
+                              add_header X-Who "[$aiq_user $aiq_jwt_claim_sub]" always; aiq_pass echo; }
         location /any/key { satisfy any; aiq_key keys; aiq_jwt api; aiq_pass echo; }
         location /limited { limit_except GET { aiq_jwt api; } aiq_pass echo; }
     }');
@@ -53,6 +56,8 @@ is($t->get('/any/require', AIQ::JWT::bearer($key->token(sub => 'ann', scope => '
 $r = $t->get('/any/require', @good);
 is($r->{status}, 200, 'any: a token without what is required, but an address');
 is($r->{headers}{'x-who'}, '[ ]', 'is nobody');
+$r = $t->get('/moved', AIQ::JWT::bearer($key->token(sub => 'ann')));
+is("$r->{status} $r->{headers}{'x-who'}", '200 [ ]', 'any: a token that passed before a redirect, and not after it');
 is(status('/any/key', @good), 200, 'any: a token beside API keys');
 $r = $t->get('/any/key', AIQ::JWT::bearer('aiq_nosuchkey'));
 is("$r->{status} " . $t->json($r)->{error}{code}, '401 invalid_api_key', 'any: what is no token may be a key');
