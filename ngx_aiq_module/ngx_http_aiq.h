@@ -385,6 +385,11 @@ ngx_int_t ngx_http_aiq_key_init(ngx_conf_t *cf,
 ngx_uint_t ngx_http_aiq_key_shown(ngx_http_request_t *r);
 ngx_uint_t ngx_http_aiq_jwt_wanted(ngx_http_request_t *r);
 
+/* ngx_http_aiq_role.c */
+
+/* a bit for each role; 0: there is no such role */
+ngx_uint_t ngx_http_aiq_role_bit(ngx_str_t *name);
+
 /* ngx_http_aiq_check.c */
 
 void ngx_http_aiq_check_init_process(ngx_http_aiq_main_conf_t *amcf);

@@ -746,27 +746,10 @@ ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_http_aiq_jwt_verified_t *v)
 {
     ngx_int_t                  rc;
-    ngx_uint_t                 i;
     ngx_http_aiq_ctx_t        *actx;
     ngx_http_core_loc_conf_t  *clcf;
 
-    static ngx_str_t  roles[] = {
-        ngx_string("admin"),
-        ngx_string("developer"),
-        ngx_string("user"),
-        ngx_string("viewer"),
-        ngx_null_string
-    };
-
-    for (i = 0; roles[i].len; i++) {
-        if (roles[i].len == v->role.len
-            && ngx_strncmp(roles[i].data, v->role.data, v->role.len) == 0)
-        {
-            break;
-        }
-    }
-
-    if (roles[i].len == 0) {
+    if (ngx_http_aiq_role_bit(&v->role) == 0) {
         return ngx_http_aiq_jwt_deny(r, jlcf, NGX_HTTP_AIQ_JWT_ROLE);
     }
 
