@@ -21,7 +21,7 @@ $(error BUILD is release, debug or sanitize, not $(BUILD))
 endif
 B := build$(if $(filter release,$(BUILD)),,-$(BUILD))
 
-PKGS := libuv jansson libcurl openssl sqlite3 libpq
+PKGS := libuv jansson libcurl openssl sqlite3 libpq hiredis
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
@@ -43,7 +43,7 @@ LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
 LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/access/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
-             engine/providers/*.c engine/infer/*.c engine/cache/*.c engine/ledger/*.c engine/store/*.c kernels/*.c kernels/cpu/*.c)
+             engine/providers/*.c engine/infer/*.c engine/cache/*.c engine/ledger/*.c engine/redis/*.c engine/store/*.c kernels/*.c kernels/cpu/*.c)
 ENGINE_SRC := engine/main.c
 CLI_SRC := $(wildcard engine/cli/*.c)
 UNIT_SRC := $(wildcard t/unit/test_*.c)
