@@ -59,6 +59,11 @@ typedef struct {
     ngx_msec_t                 backoff;
     ngx_uint_t                 failures;     /* of the breaker */
     ngx_msec_t                 open;
+    ngx_str_t                  check_uri;    /* empty: no "health_check" */
+    ngx_msec_t                 check_interval;
+    ngx_msec_t                 check_timeout;
+    ngx_uint_t                 check_fails;
+    ngx_uint_t                 check_passes;
     ngx_str_t                 *remote;       /* an option not for local ones */
     unsigned                   no_stream_options:1;
     unsigned                   no_max_completion_tokens:1;

@@ -192,7 +192,7 @@ ngx_http_aiq_policy_check_files(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 }
 
 
-/* An upper bound; 512 bytes cover what stands around the strings of a record. */
+/* An upper bound; 768 bytes cover what stands around the strings of a record. */
 
 static size_t
 ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
@@ -216,7 +216,8 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
         size += provider[i].name.len + provider[i].url.len
                 + provider[i].key_header.len + provider[i].query.len
                 + provider[i].ca.len + provider[i].certificate.len
-                + provider[i].certificate_key.len + provider[i].proxy.len;
+                + provider[i].certificate_key.len + provider[i].proxy.len
+                + provider[i].check_uri.len;
 
         n += provider[i].models.nelts + provider[i].keys.nelts
              + provider[i].headers.nelts;
@@ -268,7 +269,7 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 
     /* an escaped character takes at most 6 bytes */
 
-    return n * 512 + size * 6 + limits
+    return n * 768 + size * 6 + limits
            + amcf->passes.nelts * NGX_HTTP_AIQ_BUDGETS_LEN;
 }
 
@@ -359,6 +360,15 @@ ngx_http_aiq_policy_remote(u_char *p, ngx_http_aiq_provider_t *provider)
     p = ngx_http_aiq_policy_option(p, "certificate_key",
                                    &provider->certificate_key);
     p = ngx_http_aiq_policy_option(p, "proxy", &provider->proxy);
+
+    if (provider->check_uri.len) {
+        p = ngx_sprintf(p, ",\"check\":{");
+        p = ngx_http_aiq_policy_string(p, "uri", &provider->check_uri);
+        p = ngx_sprintf(p, ",\"interval_ms\":%M,\"timeout_ms\":%M,"
+                        "\"fails\":%ui,\"passes\":%ui}",
+                        provider->check_interval, provider->check_timeout,
+                        provider->check_fails, provider->check_passes);
+    }
 
     return ngx_sprintf(p, ",\"connect_ms\":%M,\"first_byte_ms\":%M,"
                        "\"idle_ms\":%M,\"total_ms\":%M",

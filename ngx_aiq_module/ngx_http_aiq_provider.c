@@ -9,7 +9,7 @@
 
 typedef struct {
     ngx_str_t    name;
-    ngx_uint_t   nelts;        /* arguments with the name; 0: at least two */
+    ngx_uint_t   nelts;        /* with the name; 0: at least two, 1: any */
     ngx_uint_t   remote;       /* unsigned  remote:1; */
     char      *(*set)(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider);
 } ngx_http_aiq_provider_option_t;
@@ -43,6 +43,10 @@ static char *ngx_http_aiq_provider_retry(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_breaker(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_health_check(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_count(ngx_conf_t *cf, ngx_str_t *value,
+    size_t prefix, ngx_uint_t *count);
 static char *ngx_http_aiq_provider_check(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_check_url(ngx_str_t *value, ngx_str_t *url);
@@ -64,6 +68,7 @@ static ngx_http_aiq_provider_option_t  ngx_http_aiq_provider_options[] = {
     { ngx_string("proxy"), 2, 1, ngx_http_aiq_provider_proxy },
     { ngx_string("timeout"), 0, 1, ngx_http_aiq_provider_timeout },
     { ngx_string("retry"), 0, 0, ngx_http_aiq_provider_retry },
+    { ngx_string("health_check"), 1, 1, ngx_http_aiq_provider_health_check },
     { ngx_string("breaker"), 0, 0, ngx_http_aiq_provider_breaker },
     { ngx_null_string, 0, 0, NULL }
 };
@@ -164,8 +169,8 @@ ngx_http_aiq_provider_option(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
             continue;
         }
 
-        if (option->nelts ? cf->args->nelts != option->nelts
-                          : cf->args->nelts < 2)
+        if (option->nelts > 1 ? cf->args->nelts != option->nelts
+                              : cf->args->nelts + option->nelts < 2)
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid number of arguments in \"%V\"",
@@ -648,6 +653,111 @@ ngx_http_aiq_provider_breaker(ngx_conf_t *cf,
                            "unknown parameter \"%V\"", &value[i]);
         return NGX_CONF_ERROR;
     }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_provider_health_check(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider)
+{
+    char        *rv;
+    u_char      *p;
+    ngx_str_t   *value;
+    ngx_uint_t   i;
+
+    if (provider->check_uri.data) {
+        return "is duplicate";
+    }
+
+    ngx_str_set(&provider->check_uri, "/models");
+    provider->check_interval = NGX_CONF_UNSET_MSEC;
+    provider->check_timeout = NGX_CONF_UNSET_MSEC;
+
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (ngx_strncmp(value[i].data, "uri=", 4) == 0) {
+            provider->check_uri.data = value[i].data + 4;
+            provider->check_uri.len = value[i].len - 4;
+
+            if (value[i].data[4] != '/') {
+                return "has a \"uri\" that does not begin with \"/\"";
+            }
+
+            for (p = value[i].data + 4; *p; p++) {
+                if (*p <= 0x20 || *p >= 0x7f || *p == '"' || *p == '\\'
+                    || *p == '?' || *p == '#')
+                {
+                    return "has characters that a URL must encode";
+                }
+            }
+
+            rv = NGX_CONF_OK;
+
+        } else if (ngx_strncmp(value[i].data, "interval=", 9) == 0) {
+            rv = ngx_http_aiq_set_time(cf, &value[i], 9,
+                                       &provider->check_interval);
+
+        } else if (ngx_strncmp(value[i].data, "timeout=", 8) == 0) {
+            rv = ngx_http_aiq_set_time(cf, &value[i], 8,
+                                       &provider->check_timeout);
+
+        } else if (ngx_strncmp(value[i].data, "fails=", 6) == 0) {
+            rv = ngx_http_aiq_provider_count(cf, &value[i], 6,
+                                             &provider->check_fails);
+
+        } else if (ngx_strncmp(value[i].data, "passes=", 7) == 0) {
+            rv = ngx_http_aiq_provider_count(cf, &value[i], 7,
+                                             &provider->check_passes);
+
+        } else {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "unknown parameter \"%V\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        if (rv != NGX_CONF_OK) {
+            return rv;
+        }
+    }
+
+    ngx_conf_init_msec_value(provider->check_interval, 5000);
+    ngx_conf_init_msec_value(provider->check_timeout, 5000);
+
+    if (provider->check_fails == 0) {
+        provider->check_fails = 1;
+    }
+
+    if (provider->check_passes == 0) {
+        provider->check_passes = 1;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_provider_count(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
+    ngx_uint_t *count)
+{
+    ngx_int_t  n;
+
+    if (*count) {
+        return "is duplicate";
+    }
+
+    n = ngx_atoi(value->data + prefix, value->len - prefix);
+
+    if (n < 1 || n > 1000000) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid number in \"%V\", "
+                           "it must be between 1 and 1000000", value);
+        return NGX_CONF_ERROR;
+    }
+
+    *count = n;
 
     return NGX_CONF_OK;
 }

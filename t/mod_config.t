@@ -102,6 +102,11 @@ refuses(provider('dialect openai; url https://x; retry 2; retry 3;'), '"retry" i
 refuses(provider('dialect openai; url https://x; breaker failures=0;'), 'invalid number in "failures=0"');
 refuses(provider('dialect openai; url https://x; breaker open=1s open=1s;'), '"breaker" is duplicate');
 refuses(provider('dialect openai; url https://x; breaker half=1;'), 'unknown parameter "half=1"');
+refuses(provider("dialect openai; url https://x; health_check $_->[0];"), $_->[1])
+    for [ 'uri=models', 'does not begin with "/"' ], [ 'uri=/a?b', 'must encode' ], [ 'fails=0', 'invalid number in "fails=0"' ],
+        [ 'passes=1 passes=2', '"health_check" is duplicate' ], [ 'interval=0', 'invalid time in "interval=0"' ],
+        [ 'every=1s', 'unknown parameter "every=1s"' ], [ '; health_check', '"health_check" is duplicate' ];
+refuses(provider('dialect local; model a b; health_check;'), 'is local and cannot have a "health_check"');
 refuses(provider('dialect local;'), 'is local and has no "model"');
 refuses(provider('dialect local; model a b; url https://x;'), 'is local and cannot have a "url"');
 refuses(provider('dialect openai; url https://x; lacks temperature;'), 'unknown parameter "temperature"');
@@ -160,7 +165,8 @@ refuses("$local aiq_model a { target p; } aiq_model a { target p; }", 'duplicate
 accepts('aiq_model m { target p model=a; }' . $local, 'a target before its provider');
 accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:a.key;
     key env:B; header X-Title "a b"; query v=1; ca ca.pem; certificate c.pem c.key; proxy http://x:3128;
-    retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms total=1h; lacks stream_options max_completion_tokens; }
+    retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms total=1h; lacks stream_options max_completion_tokens;
+    health_check; }
     aiq_model "meta/llama-3:free" { target o weight=2 input=0.1 output=0; target o model=x backup noncritical;
     policy latency; retry_timeout 1m; hedge 500ms; fallback context=big content=big; }
     aiq_model big { target o input=1 output=1; policy cost; }

@@ -32,7 +32,7 @@ my $http = '
                           ca ca.pem; certificate c.pem /abs/c.key; proxy http://proxy:3128;
                           retry 3 backoff=100ms; breaker failures=2 open=1m;
                           timeout idle=5s connect=200ms;
-                          lacks stream_options; }
+                          lacks stream_options; health_check uri=/up fails=3; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location /v1/ { aiq_pass gateway; }
@@ -69,7 +69,8 @@ is_deeply($policy, {
           breaker_failures => 2, breaker_open_ms => 60000, url => 'https://api.example.com/v1',
           keys => [ 'env:KEY', 'file:key2' ], key_header => 'api-key',
           headers => [ { name => 'X-Project', value => 'a "b"' }, { name => 'X-Team', value => 'c' } ],
-          query => 'api-version=1&x=2', no_stream_options => JSON::PP::true, ca => $t->dir . '/ca.pem', certificate => $t->dir . '/c.pem',
+          query => 'api-version=1&x=2', no_stream_options => JSON::PP::true,
+          check => { uri => '/up', interval_ms => 5000, timeout_ms => 5000, fails => 3, passes => 1 }, ca => $t->dir . '/ca.pem', certificate => $t->dir . '/c.pem',
           certificate_key => '/abs/c.key', proxy => 'http://proxy:3128',
           connect_ms => 200, first_byte_ms => 30000, idle_ms => 5000, total_ms => 600000 },
     ],

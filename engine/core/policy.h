@@ -33,7 +33,9 @@
  *                     "files": "openai"}]}
  *
  * A provider may also have "key_header", "query", "no_stream_options",
- * "no_max_completion_tokens", "ca", "certificate", "certificate_key" and "proxy", and a model
+ * "no_max_completion_tokens", "ca", "certificate", "certificate_key", "proxy" and
+ * "check": {"uri": "/models", "interval_ms": 5000, "timeout_ms": 5000, "fails": 1,
+ * "passes": 1}, and a model
  * whose policy is "hash" has the number of its "key". Conditions and keys are numbers, for
  * nginx looks at them: OPEN says what they are for a request (AIQ_FIELD_CONDITIONS,
  * AIQ_FIELD_HASHES). epoch is the master's clock in microseconds when it read the
@@ -61,6 +63,13 @@ typedef struct {
     const char *name, *value;
 } policy_header;
 
+/* An active health check of a provider. */
+typedef struct {
+    const char *uri; /* appended to the provider's url; NULL: there is no check */
+    uint32_t interval_ms, timeout_ms;
+    uint32_t fails, passes; /* in a row, to be sick, and to be well again */
+} policy_check;
+
 typedef struct {
     const char *name;
     const char *dialect;     /* "openai", "anthropic", "local" */
@@ -77,6 +86,7 @@ typedef struct {
     uint32_t connect_ms, first_byte_ms, idle_ms, total_ms;
     uint32_t attempts, backoff_ms;              /* core/retry.h */
     uint32_t breaker_failures, breaker_open_ms; /* core/breaker.h */
+    policy_check check;
     const policy_local_model *models;
     size_t n_models;
     void **shared; /* for who watches the set: see policy_watch */

@@ -204,10 +204,24 @@ static bool read_headers(reader *r, const json_t *object, policy_provider *provi
     return true;
 }
 
+static bool read_check(reader *r, const json_t *object, policy_check *check)
+{
+    const json_t *member = json_object_get(object, "check");
+
+    return member == NULL ||
+           (read_text(r, member, "check", "uri", true, &check->uri) &&
+            (is_field(check->uri) || invalid(r, "check", "uri")) &&
+            read_number(r, member, "check", "interval_ms", MS_MAX, &check->interval_ms) &&
+            read_number(r, member, "check", "timeout_ms", MS_MAX, &check->timeout_ms) &&
+            read_number(r, member, "check", "fails", FAILURES_MAX, &check->fails) &&
+            read_number(r, member, "check", "passes", FAILURES_MAX, &check->passes));
+}
+
 static bool read_remote(reader *r, const json_t *object, policy_provider *provider)
 {
     return read_text(r, object, "provider", "url", true, &provider->url) &&
            read_keys(r, object, provider) && read_headers(r, object, provider) &&
+           read_check(r, object, &provider->check) &&
            read_text(r, object, "provider", "key_header", false, &provider->key_header) &&
            read_text(r, object, "provider", "query", false, &provider->query) &&
            read_flag(r, object, "provider", "no_stream_options",

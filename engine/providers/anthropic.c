@@ -22,6 +22,7 @@
 
 #define REPLY_MAX (16u << 20)
 #define ERROR_MAX (64u << 10)
+#define KEY_LINE  "x-api-key: "
 #define VERSION   "anthropic-version: 2023-06-01\r\n"
 
 typedef struct {
@@ -313,7 +314,7 @@ static void *start(const provider_request *request, const provider_events *event
     if (!write_body(c, request, &out, err) || !provider_key(request, &key, err)) {
         return NULL;
     }
-    out.headers = provider_headers(request, "x-api-key: ", key, lines(chat, c->native));
+    out.headers = provider_headers(request, KEY_LINE, key, lines(chat, c->native));
     c->http = http_start(request->loop, &out, &http, c);
     return c;
 }
@@ -350,6 +351,8 @@ const provider_dialect provider_anthropic = {
     .dialect = "anthropic",
     .speaks = AIQ_DIALECT_ANTHROPIC,
     .has_paths = true,
+    .key_line = KEY_LINE,
+    .lines = VERSION,
     .start = start,
     .cancel = cancel,
     .pause = pause_call,

@@ -20,6 +20,7 @@
 
 #define REPLY_MAX (64u << 20) /* embeddings of 2,048 texts are 32 MB */
 #define ERROR_MAX (64u << 10)
+#define KEY_LINE  "Authorization: Bearer "
 
 typedef struct {
     const policy_provider *provider;
@@ -387,7 +388,7 @@ static void *start(const provider_request *request, const provider_events *event
     http_call out = provider_call(p, path ? path : "/chat/completions");
     out.method = request->chat->method ? request->chat->method : out.method;
     out.query = provider_query(request);
-    out.headers = provider_headers(request, "Authorization: Bearer ", key, AIQ_STR(""));
+    out.headers = provider_headers(request, KEY_LINE, key, AIQ_STR(""));
     out.body = c->pieces;
     out.n_body = write_body(c, request);
     c->http = http_start(request->loop, &out, &http, c);
@@ -426,6 +427,8 @@ const provider_dialect provider_openai = {
     .dialect = "openai",
     .speaks = AIQ_DIALECT_OPENAI,
     .has_paths = true,
+    .key_line = KEY_LINE,
+    .lines = "",
     .start = start,
     .cancel = cancel,
     .pause = pause_call,

@@ -97,6 +97,29 @@ const char *provider_query(const provider_request *request)
                            own ? own : "");
 }
 
+bool provider_check_headers(const policy_provider *provider, secrets *s, aiq_pool *pool,
+                            aiq_str *lines, aiq_err *err)
+{
+    static const chat_request nothing;
+    const provider_dialect *dialect = provider_find(provider->dialect);
+    const policy_target target = {.provider = provider};
+    const provider_request request = {
+        .pool = pool,
+        .target = &target,
+        .key = provider->n_keys ? provider->keys[0] : NULL,
+        .chat = &nothing,
+        .secrets = s,
+    };
+    aiq_str key;
+
+    if (!provider_key(&request, &key, err)) {
+        return false;
+    }
+    *lines = provider_headers(&request, dialect->key_line, key,
+                              (aiq_str){dialect->lines, strlen(dialect->lines)});
+    return true;
+}
+
 bool provider_is_type(const http_head *head, const char *type)
 {
     aiq_str value = http_head_get(head, "content-type");

@@ -64,9 +64,11 @@ typedef struct {
 
 typedef struct {
     const char *dialect;
-    aiq_dialect speaks; /* requests of clients of this dialect are not translated, nor are
-                           the answers to them */
-    bool has_paths;     /* takes requests with a chat_request.path */
+    aiq_dialect speaks;   /* requests of clients of this dialect are not translated, nor are
+                             the answers to them */
+    bool has_paths;       /* takes requests with a chat_request.path */
+    const char *key_line; /* what stands before the key in its header; with name and colon */
+    const char *lines;    /* of every request's head; "": none */
     /* The call, or NULL and *err: then there is no event. */
     void *(*start)(const provider_request *request, const provider_events *events, void *arg,
                    aiq_err *err);
@@ -86,6 +88,11 @@ bool provider_key(const provider_request *request, aiq_str *key, aiq_err *err);
  * the key after the dialect's own words for it, and what the configuration adds. */
 aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key,
                          aiq_str lines);
+
+/* The lines of a request without a body, with the first key. In the pool. False and *err:
+ * the key is missing. */
+bool provider_check_headers(const policy_provider *provider, secrets *s, aiq_pool *pool,
+                            aiq_str *lines, aiq_err *err);
 
 /* A POST to the provider, its headers and body still to come. */
 http_call provider_call(const policy_provider *provider, const char *path);

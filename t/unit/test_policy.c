@@ -20,7 +20,8 @@ static const char good[] =
     "{\"name\":\"openai\",\"dialect\":\"openai\"," RULES
     "\"url\":\"https://h/v1\",\"keys\":[\"env:K\",\"env:L\"],"
     "\"headers\":[{\"name\":\"X\",\"value\":\"y z\"}],\"query\":\"a=b\","
-    "\"connect_ms\":1,\"first_byte_ms\":2,\"idle_ms\":3,\"total_ms\":4},"
+    "\"connect_ms\":1,\"first_byte_ms\":2,\"idle_ms\":3,\"total_ms\":4,\"check\":"
+    "{\"uri\":\"/up\",\"interval_ms\":1,\"timeout_ms\":2,\"fails\":3,\"passes\":4}},"
     "{\"name\":\"local\",\"dialect\":\"local\"," RULES
     "\"models\":[{\"name\":\"demo\",\"path\":\"/d\"}]}],"
     "\"models\":[{\"name\":\"gpt\"," MODEL "\"context_fallback\":\"demo\",\"targets\":["
@@ -60,6 +61,9 @@ static void reads_a_document(void **state)
     assert_int_equal(p->providers[0].breaker_open_ms, 8);
     assert_int_equal(p->providers[0].idle_ms, 3);
     assert_int_equal(p->providers[0].total_ms, 4);
+    assert_string_equal(p->providers[0].check.uri, "/up");
+    assert_int_equal(p->providers[0].check.fails, 3);
+    assert_null(p->providers[1].check.uri);
     assert_string_equal(p->providers[1].models[0].path, "/d");
     assert_int_equal(p->locations[0].max_body, 10);
     assert_int_equal(p->locations[0].n_budgets, 1);
@@ -130,6 +134,9 @@ static void refuses_broken_documents(void **state)
         {"\"url\":\"https://h/v1\",", ""},
         {"\"idle_ms\":3", "\"idle_ms\":0"},
         {",\"total_ms\":4", ""},
+        {"\"uri\":\"/up\",", ""},
+        {"\"/up\"", "\"/up\\r\\n\""},
+        {"\"fails\":3", "\"fails\":0"},
         {"\"name\":\"gpt\"", "\"name\":\"demo\""},
         {"\"provider\":\"local\"", "\"provider\":\"none\""},
         {"{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}", ""},

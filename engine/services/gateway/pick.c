@@ -17,7 +17,7 @@ static bool is_able(const target_question *q, size_t i, tier now)
 {
     const policy_target *t = &q->model->targets[i];
 
-    return !(q->excluded >> i & 1) && t->backup == now.backup &&
+    return !(q->excluded >> i & 1) && t->backup == now.backup && target_well(target_of(t)) &&
            breaker_admits(&target_of(t)->breaker, q->now_ns) &&
            (now.resting || target_rested(t->provider, q->now_ns));
 }

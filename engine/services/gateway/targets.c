@@ -4,6 +4,11 @@
 #include <string.h>
 #include "core/log.h"
 #include "providers/secrets.h"
+#include "services/gateway/gateway.h"
+#include "services/gateway/health_check.h"
+
+/* How soon a new provider is checked. */
+#define CHECKS_MS 1000
 
 /* One of a provider's keys, known by its name. */
 typedef struct key_state {
@@ -24,6 +29,7 @@ struct provider_state {
     breaker_state worst; /* of its targets; atomic, changed under the lock */
     metric *breaker;
     health_component health;
+    health_check check; /* its provider under the lock, the rest of the first loop */
 };
 
 struct targets {
@@ -32,6 +38,8 @@ struct targets {
     provider_state *providers;
     metric_family *breakers;
     uint64_t epoch; /* the highest */
+    bool checks;    /* the first loop looks for health checks that are due */
+    loop_timer timer;
 };
 
 /* What a policy's provider points to. */
@@ -101,6 +109,10 @@ static health_status check(void *arg, char *reason, size_t size)
         snprintf(reason, size, "a key is missing");
         return HEALTH_DEGRADED;
     }
+    if (__atomic_load_n(&p->check.sick, __ATOMIC_RELAXED)) {
+        snprintf(reason, size, "it is sick: its health check fails");
+        return HEALTH_DEGRADED;
+    }
     if (__atomic_load_n(&p->worst, __ATOMIC_RELAXED) != BREAKER_CLOSED) {
         snprintf(reason, size, "it fails: its circuit breaker is open");
         return HEALTH_DEGRADED;
@@ -124,6 +136,7 @@ static provider_state *provider_get(targets *t, const char *name)
         p->title = aiq_alloc(strlen(name) + sizeof("provider "));
         strcpy(stpcpy(p->title, "provider "), name);
         p->breaker = metrics_sample(t->breakers, (const char *[]){name});
+        p->check.name = p->name;
         p->health = (health_component){.name = p->title, .check = check, .arg = p};
         p->next = t->providers;
         t->providers = p;
@@ -195,6 +208,26 @@ static void provider_add(targets *t, const policy_provider *p, secrets *s, bool 
     if (newest) {
         __atomic_store_n(&b->state->missing, missing, __ATOMIC_RELAXED);
         __atomic_store_n(&b->state->current, true, __ATOMIC_RELAXED);
+        b->state->check.provider = p->check.uri ? p : NULL;
+    }
+}
+
+static void begin_checks(aiq_loop *loop, void *arg);
+
+/* Those of the newest policy, and no others. */
+static void checks_changed(targets *t)
+{
+    bool any = false;
+
+    for (provider_state *p = t->providers; p; p = p->next) {
+        any |= p->check.provider != NULL;
+        if (p->check.provider == NULL) {
+            __atomic_store_n(&p->check.sick, false, __ATOMIC_RELAXED);
+        }
+    }
+    if (any && !t->checks) {
+        t->checks = true;
+        loop_post(&t->engine->loops[0], begin_checks, t->engine);
     }
 }
 
@@ -222,6 +255,7 @@ void targets_add(targets *t, const aiq_policy *policy)
         t->epoch = policy->epoch;
         for (provider_state *p = t->providers; p; p = p->next) {
             __atomic_store_n(&p->current, false, __ATOMIC_RELAXED);
+            p->check.provider = NULL;
         }
     }
     for (size_t i = 0; i < policy->n_providers; i++) {
@@ -235,19 +269,63 @@ void targets_add(targets *t, const aiq_policy *policy)
             model_add(policy->locations[i].files, newest);
         }
     }
+    checks_changed(t);
     pthread_mutex_unlock(&t->lock);
     secrets_free(s);
 }
 
 void targets_remove(targets *t, const aiq_policy *policy)
 {
-    (void)t;
+    pthread_mutex_lock(&t->lock);
     for (size_t i = 0; i < policy->n_providers; i++) {
-        free(*policy->providers[i].shared);
+        binding *b = *policy->providers[i].shared;
+        if (b->state->check.provider == &policy->providers[i]) {
+            b->state->check.provider = NULL;
+        }
+        free(b);
+    }
+    checks_changed(t);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* Health checks. */
+
+static void start_checks(aiq_loop *loop, void *arg)
+{
+    targets *t = arg;
+    uint64_t now = loop_now_ns(), next = now + CHECKS_MS * 1000000ull;
+
+    pthread_mutex_lock(&t->lock); /* which keeps the policies, too */
+    for (provider_state *p = t->providers; p; p = p->next) {
+        health_check *check = &p->check;
+        if (check->provider && check->http == NULL && check->due_ns <= now) {
+            health_check_start(check, loop, t->engine->gateway->loops[0].secrets);
+        }
+        if (check->provider && check->http == NULL && check->due_ns < next) {
+            next = check->due_ns;
+        }
+    }
+    pthread_mutex_unlock(&t->lock);
+    loop_timer_start(loop, &t->timer, next > now ? (next - now) / 1000000 + 1 : 1, start_checks,
+                     t);
+}
+
+/* The message may come when all is over, and the gateway gone. */
+static void begin_checks(aiq_loop *loop, void *arg)
+{
+    const aiq_engine *engine = arg;
+
+    if (engine->gateway) {
+        start_checks(loop, engine->gateway->targets);
     }
 }
 
 /* Requests. */
+
+bool target_well(const target_state *s)
+{
+    return !__atomic_load_n(&s->provider->check.sick, __ATOMIC_RELAXED);
+}
 
 target_state *target_of(const policy_target *target)
 {

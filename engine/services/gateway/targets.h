@@ -35,9 +35,12 @@ typedef struct target_state {
 targets *targets_new(aiq_engine *engine);
 void targets_free(targets *t);
 
-/* For policy_watch. Looks whether the keys are there, too. */
+/* For policy_watch. Begins health checks, and looks whether the keys are there, too. */
 void targets_add(targets *t, const aiq_policy *policy);
 void targets_remove(targets *t, const aiq_policy *policy);
+
+/* False: its provider's health checks say that it is sick. */
+bool target_well(const target_state *s);
 
 target_state *target_of(const policy_target *target);
 

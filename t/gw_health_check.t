@@ -1,0 +1,76 @@
+# Active health checks: who fails them gets no requests until he passes again.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::More;
+use AIQ::Test;
+use AIQ::Mock;
+
+my $t = AIQ::Test->new(env => { KEY => 'sk-test' });
+my $one = AIQ::Mock->new($t);
+my $two = AIQ::Mock->new($t, name => 'second');
+my $conf = sub {
+    my ($check) = @_;
+
+    return "
+    aiq_provider one { dialect openai; url http://127.0.0.1:@{[ $one->port ]}; key env:KEY header=api-key;
+                       retry 1; breaker failures=1000; $check }
+    aiq_provider two { dialect openai; url http://127.0.0.1:@{[ $two->port ]}; retry 1; breaker failures=1000;
+                       health_check uri=/none interval=20ms fails=2; }
+    aiq_model m    { target one; target two; }
+    aiq_model lone { target two; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /v1/    { aiq_pass gateway; }
+        location /health { aiq_health; }
+    }";
+};
+$t->conf($conf->('health_check uri=/stats interval=20ms timeout=5s fails=1 passes=2;'));
+$t->start;
+
+sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'), headers => [ 'Content-Type' => 'application/json' ]) }
+
+sub state_of {
+    my ($provider) = @_;
+    my ($c) = grep { $_->{name} eq "provider $provider" } @{ $t->json($t->get('/health'))->{components} };
+
+    return "$c->{status} " . ($c->{reason} // '');
+}
+
+sub checks { return grep { $_->{head} =~ /^GET/ } $_[0]->requests }
+
+# the second one answers 400: not what a check wants
+$t->wait_for(sub { state_of('two') eq 'degraded it is sick: its health check fails' }, 10, 'a check fails');
+my $r = ask('lone');
+is($r->{status}, 503, 'the only target is sick');
+is($t->json($r)->{error}{code}, 'providers_unavailable', 'the code');
+is((ask('m'))->{headers}{'x-aiq-provider'}, 'one', 'another one is well');
+is($t->get('/health')->{status}, 200, 'no provider is critical');
+
+$t->wait_for(sub { checks($one) > 3 }, 10, 'checks go on');
+my ($check) = checks($one);
+like($check->{head}, qr{^GET /stats HTTP/1.1\r$}m, 'the uri behind the url');
+like($check->{head}, qr/^api-key: sk-test\r?$/m, 'with the key');
+unlike($check->{head}, qr/^Content-Length/m, 'and no body');
+
+# it dies: nobody has to find out with a request
+$t->stop('mock', 'KILL');
+$t->wait_for(sub { state_of('one') =~ /sick/ }, 10, 'it is sick');
+$r = ask('m');
+is($r->{status}, 503, 'and not asked');
+$one->restart;
+$t->wait_for(sub { state_of('one') eq 'healthy ' }, 10, 'it is well');
+is(ask('m')->{headers}{'x-aiq-provider'}, 'one', 'and asked again');
+
+my @lines = grep { $_->{message} eq 'health check has changed' && $_->{provider} eq 'one' } $t->engine_lines;
+is(join(' ', map { $_->{state} } @lines), 'sick healthy', 'the log tells each change once');
+
+# without a check nobody is sick
+$t->conf($conf->('') =~ s/health_check[^;]*;//r);
+$t->reload;
+$t->wait_for(sub { ask('lone')->{status} == 200 }, 10, 'nobody is checked any more');
+
+$t->finish;
+done_testing;
