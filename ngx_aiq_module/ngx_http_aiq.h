@@ -473,8 +473,8 @@ size_t ngx_http_aiq_limit_document_len(ngx_array_t *limits);
 u_char *ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits);
 /* ngx_http_aiq_limit_metrics.c */
 
-/* a limit has refused the request, here or in the engine */
-void ngx_http_aiq_limit_hit(ngx_http_request_t *r);
+/* the engine has failed the request: was it by a limit of tokens? */
+void ngx_http_aiq_limit_relayed(ngx_http_aiq_ctx_t *ctx);
 /* families of metrics */
 ngx_int_t ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text);
 

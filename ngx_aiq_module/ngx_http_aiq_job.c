@@ -489,13 +489,7 @@ ngx_http_aiq_job_error(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 
     ctx->status = failure->code;
 
-    if (failure->code.len == sizeof("rate_limit_exceeded") - 1
-        && ngx_strncmp(failure->code.data, "rate_limit_exceeded",
-                       failure->code.len)
-           == 0)
-    {
-        ngx_http_aiq_limit_hit(ctx->request);
-    }
+    ngx_http_aiq_limit_relayed(ctx);
     ctx->job.failed = 1;
 
     return NULL;

@@ -175,6 +175,8 @@ void ngx_http_aiq_limit_filter_init(void);
 
 /* ngx_http_aiq_limit_metrics.c */
 
+/* a limit has refused the request */
+void ngx_http_aiq_limit_hit(ngx_http_request_t *r);
 ngx_int_t ngx_http_aiq_limit_init_hits(ngx_shm_zone_t *shm_zone, void *data);
 
 /* ngx_http_aiq_limit_zone.c */

@@ -562,6 +562,29 @@ ngx_http_aiq_limit_refuse(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx,
 }
 
 
+void
+ngx_http_aiq_limit_relayed(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_str_t               *code;
+    ngx_http_aiq_failure_t  *failure;
+
+    failure = &ctx->failure;
+    code = &ngx_http_aiq_limit_refusals[NGX_HTTP_AIQ_LIMIT_RATE].code;
+
+    if (ctx->limit == NULL || failure->code.len != code->len
+        || ngx_memcmp(failure->code.data, code->data, code->len) != 0)
+    {
+        return;
+    }
+
+    ctx->limit->counted = 1;
+    ctx->limit->status = NGX_HTTP_AIQ_LIMIT_REJECTED;
+    ctx->limit->info.retry = (uint64_t) failure->retry_after * 1000;
+
+    ngx_http_aiq_limit_hit(ctx->request);
+}
+
+
 static ngx_int_t
 ngx_http_aiq_limit_wait(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx)
 {

@@ -18,12 +18,14 @@ $t->conf("
     aiq_model chat { target mock model=mock-chat; }
     aiq_model hangs { target mock model=mock-hang-mid; }
     aiq_model fails { target mock model=mock-500; }
+    log_format limit '\$status \$aiq_limit_status \$aiq_status';
     aiq_limit_zone \$http_x_who zone=who:1m rate=100t/d;
     aiq_limit_zone \$http_x_who zone=two:1m rate=1000t/h;
     aiq_limit_zone \$aiq_user zone=user:1m rate=100t/d;
     aiq_limit_zone \$http_x_who zone=asked:1m rate=3r/d;
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        access_log %%DIR%%/logs/limit.log limit;
         aiq_limit zone=who;
         location /v1/ { aiq_pass gateway; }
         location /two/ { aiq_limit zone=who; aiq_limit zone=two; aiq_limit zone=asked; aiq_pass gateway /v1/; }
@@ -57,6 +59,7 @@ is($r->{status}, 429, 'what it may use does not fit in what is left');
 my $error = $t->json($r)->{error};
 is("$error->{type} $error->{code}", 'rate_limit_error rate_limit_exceeded', "in OpenAI's words");
 cmp_ok($r->{headers}{'retry-after'}, '>', 80000, 'Retry-After');
+is($r->{headers}{'retry-after-ms'}, $r->{headers}{'retry-after'} . '000', 'retry-after-ms');
 is(ask('bob', 'chat')->{status}, 200, 'another key has its own');
 is(ask('', 'chat')->{status}, 200, 'an empty one is not counted') for 1 .. 10;
 
@@ -86,6 +89,8 @@ is(ask('ann', 'chat')->{status}, 429, 'a reload forgets nothing');
 my $metrics = $t->get('/metrics')->{body};
 like($metrics, qr/^aiq_token_limit_refused_total 4$/m, 'metrics');
 like($metrics, qr/^llm_rate_limit_hits_total\{tenant_id=""\} 4$/m, 'beside those of requests');
+
+like($t->read_file('logs/limit.log'), qr/^429 REJECTED rate_limit_exceeded$/m, '$aiq_limit_status');
 
 $t->finish;
 done_testing;
