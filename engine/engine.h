@@ -19,6 +19,7 @@ typedef struct {
     const char *models;       /* folder below which local models lie, or NULL: any path */
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
     const char *device;       /* "cpu" */
+    size_t cache_size;        /* of answers in memory, bytes */
     unsigned loops;
     unsigned spin_us;
     unsigned drain_s; /* how long a leaving engine waits for its jobs */
@@ -50,6 +51,7 @@ struct aiq_engine {
     struct store *store;
     struct ledger *ledger;
     struct keyring *keyring; /* access/keyring.h */
+    struct cache *cache;     /* cache/cache.h */
     struct gateway *gateway;
 };
 

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "access/keyring.h"
+#include "cache/cache.h"
 #include "core/log.h"
 #include "core/policy.h"
 #include "core/pool.h"
@@ -27,6 +28,9 @@
 #define LOOPS_MAX   64
 #define SPIN_US_MAX 1000
 #define DRAIN_S_MAX 86400
+
+#define CACHE_SIZE     ((size_t)64 << 20)
+#define CACHE_SIZE_MAX ((size_t)1 << 40)
 
 static const char help[] =
     "Usage: aiq-engine --socket PATH [options]\n"
@@ -47,6 +51,8 @@ static const char help[] =
     "                        postgres://USER@HOST/DATABASE (aiq.db beside the socket)\n"
     "  --models DIR          local models must lie below this folder (anywhere)\n"
     "  --secrets DIR         where nginx.conf's `key file:NAME` is looked up (nowhere)\n"
+    "  --cache-size SIZE     memory for answers where nginx.conf says `aiq_cache`, in\n"
+    "                        bytes, or with k, m or g; 0 keeps none (64m)\n"
     "\n"
     "Processors\n"
     "  --loops N             threads that serve requests (1)\n"
@@ -89,6 +95,23 @@ static unsigned number(const char *name, const char *text, unsigned min, unsigne
     return (unsigned)n;
 }
 
+/* As nginx writes sizes. */
+static size_t size_of(const char *name, const char *text)
+{
+    static const char units[] = "kmg";
+    char *end;
+
+    errno = 0;
+    unsigned long n = strtoul(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+    if (*text < '0' || *text > '9' || (*end && (unit == NULL || end[1])) || errno ||
+        n > CACHE_SIZE_MAX >> shift) {
+        usage_error("--%s takes a size of at most 1024g, as 64m, not %s", name, text);
+    }
+    return n << shift;
+}
+
 static const char *folder(const char *name, const char *path)
 {
     struct stat st;
@@ -99,7 +122,20 @@ static const char *folder(const char *name, const char *path)
     return path;
 }
 
-enum { SOCKET = 256, GROUP, ADMIN, STORE, MODELS, SECRETS, LOOPS, DEVICE, SPIN, DRAIN, LEVEL };
+enum {
+    SOCKET = 256,
+    GROUP,
+    ADMIN,
+    STORE,
+    MODELS,
+    SECRETS,
+    CACHE,
+    LOOPS,
+    DEVICE,
+    SPIN,
+    DRAIN,
+    LEVEL
+};
 
 static const struct option long_options[] = {
     {"socket", required_argument, NULL, SOCKET},
@@ -108,6 +144,7 @@ static const struct option long_options[] = {
     {"store", required_argument, NULL, STORE},
     {"models", required_argument, NULL, MODELS},
     {"secrets", required_argument, NULL, SECRETS},
+    {"cache-size", required_argument, NULL, CACHE},
     {"loops", required_argument, NULL, LOOPS},
     {"device", required_argument, NULL, DEVICE},
     {"spin-us", required_argument, NULL, SPIN},
@@ -140,6 +177,9 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         break;
     case SECRETS:
         o->secrets = folder(name, value);
+        break;
+    case CACHE:
+        o->cache_size = size_of(name, value);
         break;
     case LOOPS:
         o->loops = number(name, value, 1, LOOPS_MAX);
@@ -178,7 +218,8 @@ static void parse_options(engine_options *o, int argc, char **argv)
 {
     int option, index = 0;
 
-    *o = (engine_options){.device = "cpu", .loops = 1, .spin_us = 50, .drain_s = 30};
+    *o = (engine_options){
+        .device = "cpu", .cache_size = CACHE_SIZE, .loops = 1, .spin_us = 50, .drain_s = 30};
     while ((option = getopt_long(argc, argv, "", long_options, &index)) != -1) {
         set_option(o, option, long_options[index].name, optarg);
     }
@@ -326,6 +367,7 @@ static bool start(process *p, aiq_err *err)
         return false;
     }
     engine->keyring = keyring_new(engine, &keyring_store);
+    engine->cache = cache_new(engine, engine->options.cache_size);
     if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
         abort();
     }
@@ -378,6 +420,7 @@ static void stop(process *p)
         policy_set_free(engine->policies);
     }
     keyring_free(engine->keyring);
+    cache_free(engine->cache);
     ledger_close(engine->ledger);
     store_close(engine->store);
     free(engine->loops);

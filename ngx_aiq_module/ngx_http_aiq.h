@@ -149,6 +149,7 @@ typedef struct {
     ngx_http_aiq_files_t      *files;
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
+    ngx_msec_t                 cache_ttl;    /* 0: "aiq_cache off" */
     ngx_str_t                  key_realm;    /* empty: "aiq_key off" */
     ngx_array_t               *limits;       /* see "aiq_limit"; or NULL */
 } ngx_http_aiq_loc_conf_t;
@@ -288,6 +289,7 @@ struct ngx_http_aiq_ctx_s {
     ngx_str_t                  status;
     ngx_str_t                  model;
     ngx_str_t                  provider;
+    ngx_str_t                  cache;        /* HIT, MISS, BYPASS, or empty */
     aiq_usage                  usage;
 };
 
@@ -451,6 +453,10 @@ ngx_http_aiq_ctx_t *ngx_http_aiq_need_ctx(ngx_http_request_t *r);
 
 char *ngx_http_aiq_budget(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 u_char *ngx_http_aiq_budget_document(u_char *p, ngx_array_t *budgets);
+
+/* ngx_http_aiq_cache.c */
+
+char *ngx_http_aiq_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 /* ngx_http_aiq_health.c */
 

@@ -496,6 +496,9 @@ ngx_http_aiq_passed_header(ngx_table_elt_t *h)
     case 'a':
         return h->key.len > 10 && ngx_strncmp(p, "anthropic-", 10) == 0;
 
+    case 'c':
+        return h->key.len == 13 && ngx_strncmp(p, "cache-control", 13) == 0;
+
     case 'l':
         return h->key.len == 13 && ngx_strncmp(p, "last-event-id", 13) == 0;
 

@@ -383,6 +383,10 @@ ngx_http_aiq_job_headers(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
             cache_control = 1;
         }
 
+        if (name.len == 11 && ngx_strncmp(name.data, "x-aiq-cache", 11) == 0) {
+            ctx->cache = value;
+        }
+
         if (ngx_http_aiq_add_header(r, &name, &value) != NGX_OK) {
             return NGX_ERROR;
         }

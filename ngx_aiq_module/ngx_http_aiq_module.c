@@ -93,6 +93,13 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       0,
       NULL },
 
+    { ngx_string("aiq_cache"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
+      ngx_http_aiq_cache,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("aiq_files"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_aiq_files,
@@ -199,6 +206,9 @@ static ngx_http_variable_t  ngx_http_aiq_vars[] = {
     { ngx_string("aiq_tokens_out"), NULL, ngx_http_aiq_number_variable,
       offsetof(ngx_http_aiq_ctx_t, usage.tokens_out),
       NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("aiq_cache"), NULL, ngx_http_aiq_text_variable,
+      offsetof(ngx_http_aiq_ctx_t, cache), NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("aiq_ttft"), NULL, ngx_http_aiq_ttft_variable,
       0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
@@ -504,6 +514,7 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
      */
 
     alcf->max_body_size = NGX_CONF_UNSET;
+    alcf->cache_ttl = NGX_CONF_UNSET_MSEC;
     alcf->read_timeout = NGX_CONF_UNSET_MSEC;
 
     return alcf;
@@ -522,6 +533,7 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_off_value(conf->max_body_size, prev->max_body_size,
                              10 * 1024 * 1024);
     ngx_conf_merge_msec_value(conf->read_timeout, prev->read_timeout, 300000);
+    ngx_conf_merge_msec_value(conf->cache_ttl, prev->cache_ttl, 0);
     ngx_conf_merge_str_value(conf->key_realm, prev->key_realm, "");
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);

@@ -125,6 +125,12 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
         p = ngx_sprintf(p, i ? ",\n{" : "\n{");
         p = ngx_http_aiq_policy_string(p, "service", &pass[i]->service);
         p = ngx_sprintf(p, ",\"max_body\":%O", pass[i]->conf->max_body_size);
+
+        if (pass[i]->conf->cache_ttl) {
+            p = ngx_sprintf(p, ",\"cache_ttl_ms\":%M",
+                            pass[i]->conf->cache_ttl);
+        }
+
         p = ngx_http_aiq_budget_document(p, pass[i]->conf->budgets);
         p = ngx_http_aiq_limit_document(p, pass[i]->conf->limits);
 

@@ -47,7 +47,7 @@ my ($status, $out, $err) = engine('--help');
 is($status, 0, '--help succeeds');
 is($err, '', 'and speaks on stdout');
 like($out, qr/\Q$_\E\b/, "--help names $_")
-    for map { "--$_" } qw(socket socket-group drain store models secrets loops device spin-us
+    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size loops device spin-us
         log-level version help);
 cmp_ok(length((sort { length $b <=> length $a } split /\n/, $out)[0]), '<=', 90, 'lines fit a terminal');
 
@@ -62,6 +62,7 @@ refuses('loops not a number',  2, qr/--loops takes a number from 1 to 64/,    @s
 refuses('too many loops',      2, qr/--loops takes/,                          @socket, '--loops', 65);
 refuses('no loops',            2, qr/--loops takes/,                          @socket, '--loops', 0);
 refuses('a negative number',   2, qr/--drain takes/,                          @socket, '--drain', -1);
+refuses('a size that is none',  2, qr/--cache-size takes a size/,  @socket, '--cache-size', $_) for qw(x 1x 1kk -1 2000g 99999999999999999999);
 refuses('an endless spin',     2, qr/--spin-us takes a number from 0 to 1000/, @socket, '--spin-us', 1e6);
 refuses('a wrong level',       2, qr/--log-level takes debug, info, warn or error/, @socket, '--log-level', 'loud');
 refuses('a device we lack',    2, qr/--device: this engine knows only cpu/,   @socket, '--device', 'cuda:0');

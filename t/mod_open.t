@@ -54,10 +54,11 @@ is(open_of('GET', '/ok')->{secure}, 0, 'not over TLS');
 
 $open = open_of('GET', '/ok', headers => [ 'Authorization' => 'Bearer x', Cookie => 'a=b',
     'X-Aiq-Continue' => 'allow', 'OpenAI-Organization' => 'org', 'Anthropic-Version' => '2023-06-01',
-    'Last-Event-ID' => '7', 'Idempotency-Key' => 'k', 'X-Other' => 'no', 'X-Aiq-' => 'no',
+    'Last-Event-ID' => '7', 'Idempotency-Key' => 'k', 'Cache-Control' => 'no-cache', 'X-Other' => 'no', 'X-Aiq-' => 'no',
     'Last-Event-IDs' => 'no', 'Host' => 'h' ]);
 is_deeply($open->{headers}, { 'x-aiq-continue' => 'allow', 'openai-organization' => 'org',
-    'anthropic-version' => '2023-06-01', 'last-event-id' => '7', 'idempotency-key' => 'k' },
+    'anthropic-version' => '2023-06-01', 'last-event-id' => '7', 'idempotency-key' => 'k',
+    'cache-control' => 'no-cache' },
     'the headers that matter, no credentials');
 
 is(open_of('GET', '/ok', port => 1, headers => [ 'X-Aiq-A/b' => 'c' ])->{status}, 400,

@@ -158,7 +158,8 @@ typedef struct {
 
 typedef struct {
     const char *service;
-    uint64_t max_body; /* bytes; 0: no limit */
+    uint64_t max_body;     /* bytes; 0: no limit */
+    uint32_t cache_ttl_ms; /* of the exact cache; 0: it is off */
     const policy_budget *budgets;
     size_t n_budgets;
     const policy_limit *limits;

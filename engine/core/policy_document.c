@@ -543,6 +543,11 @@ static bool read_locations(reader *r, const json_t *document)
             return invalid(r, "location", "max_body");
         }
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
+        if (json_object_get(object, "cache_ttl_ms") &&
+            !read_number(r, object, "location", "cache_ttl_ms", MS_MAX,
+                         &locations[i].cache_ttl_ms)) {
+            return false;
+        }
         if (!read_budgets(r, object, &locations[i]) || !read_limits(r, object, &locations[i]) ||
             !read_files(r, object, &locations[i].files)) {
             return false;

@@ -143,7 +143,7 @@ typedef enum {
     AIQ_FIELD_CONTENT_TYPE, /* also in HEAD */
     AIQ_FIELD_ACCEPT,
     AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD. In OPEN: x-aiq-*,
-                         openai-*, anthropic-*, last-event-id, idempotency-key */
+                         openai-*, anthropic-*, cache-control, last-event-id, idempotency-key */
     /* OPEN, VERDICT: who asks, as nginx found out; none: nobody in particular */
     AIQ_FIELD_TENANT = 16,
     AIQ_FIELD_USER,

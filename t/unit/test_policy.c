@@ -30,7 +30,7 @@ static const char good[] =
     "{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1,\"noncritical\":true}]},"
     "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"hedge_ms\":12,\"retry_timeout_ms\":9,"
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
-    "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,"
+    "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,\"cache_ttl_ms\":7,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}],"
     "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}],"
     "\"files\":\"openai\"},{\"service\":\"echo\",\"max_body\":10}]}";
@@ -66,6 +66,7 @@ static void reads_a_document(void **state)
     assert_null(p->providers[1].check.uri);
     assert_string_equal(p->providers[1].models[0].path, "/d");
     assert_int_equal(p->locations[0].max_body, 10);
+    assert_int_equal(p->locations[0].cache_ttl_ms, 7);
     assert_int_equal(p->locations[0].n_budgets, 1);
     assert_int_equal(p->locations[0].budgets[0].scope, POLICY_USER);
     assert_int_equal(p->locations[0].budgets[0].unit, POLICY_USD);
@@ -158,6 +159,8 @@ static void refuses_broken_documents(void **state)
         {"\"breaker_open_ms\":8", "\"breaker_open_ms\":-8"},
         {"\"y z\"", "\"y\\r\\nz\""},
         {"\"max_body\":10", "\"max_body\":-1"},
+        {"\"cache_ttl_ms\":7", "\"cache_ttl_ms\":0"},
+        {"\"cache_ttl_ms\":7", "\"cache_ttl_ms\":\"1h\""},
         {"\"locations\":[", "\"locations\":7,\"x\":["},
         {"\"env:K\"", "\"\""},
         {"\"scope\":\"user\"", "\"scope\":\"users\""},

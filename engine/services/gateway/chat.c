@@ -2,6 +2,8 @@
  * A chat request, from its body to its answer:
  *
  *     receiving   the body goes to the spool
+ *     waiting     checked; the same is being asked for another client (cached.h)
+ *     replaying   an earlier answer is sent; nobody is asked, nothing is held
  *     holding     checked; its budgets may have to wait for others (bill.h)
  *     calling     checked, given to the model's targets (attempts.h); nothing sent yet
  *     streaming   the head is sent; events pass as they come
@@ -16,6 +18,7 @@
 #include "core/log.h"
 #include "services/gateway/attempts.h"
 #include "services/gateway/bill.h"
+#include "services/gateway/cached.h"
 #include "services/gateway/client.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/spool.h"
@@ -27,6 +30,8 @@
 
 typedef enum {
     CHAT_RECEIVING,
+    CHAT_WAITING,
+    CHAT_REPLAYING,
     CHAT_HOLDING,
     CHAT_CALLING,
     CHAT_STREAMING,
@@ -41,6 +46,7 @@ typedef struct {
     const client_dialect *client;
     void *stream; /* the client dialect's own */
     const policy_model *model;
+    cached cached;
     bill bill;
     int64_t cost;     /* nano-USD; -1: not known */
     token_hold hold;  /* of limits */
@@ -67,6 +73,7 @@ static uint64_t clock_ms(void)
 static void refuse(chat *c, const aiq_err *err)
 {
     stop_timer(c);
+    cached_drop(&c->cached);
     token_limits_settle(&c->hold, 0, clock_ms());
     bill_drop(&c->bill);
     job_fail(c->job, err);
@@ -168,7 +175,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
 {
     const attempts *a = &c->attempts;
     char seconds[12], way[48], cost[32], limits[TOKEN_STATE_TEXT];
-    job_header headers[10];
+    job_header headers[11];
     job_reply reply = {
         .status = status,
         .content_type = type,
@@ -185,6 +192,10 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     } else if (reply.stream) {
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
+    }
+    if (c->cached.word) {
+        headers[reply.n_headers++] =
+            (job_header){AIQ_STR("x-aiq-cache"), {c->cached.word, strlen(c->cached.word)}};
     }
     if (bill_warns(&c->bill)) {
         headers[reply.n_headers++] =
@@ -237,7 +248,9 @@ static void on_event(void *arg, aiq_str data)
     }
     c->bill.produced++;
     begin_stream(c);
+    size_t before = c->out.len;
     c->client->event(c->stream, data, attempts_native(&c->attempts), &c->out);
+    cached_keep(&c->cached, c->out.data + before, c->out.len - before);
     flush(c);
 }
 
@@ -246,7 +259,14 @@ static void on_stream_done(void *arg, provider_tokens tokens)
     chat *c = arg;
 
     begin_stream(c);
+    size_t before = c->out.len;
     c->client->end(c->stream, attempts_native(&c->attempts), &c->out);
+    cached_keep(&c->cached, c->out.data + before, c->out.len - before);
+    if (c->attempts.continued) {
+        cached_drop(&c->cached); /* two have said it */
+    } else {
+        cached_done(&c->cached, c->attempts.one->target, true);
+    }
     settle(c, 200, tokens, true);
     report_usage(c, tokens);
     c->state = CHAT_ENDING;
@@ -275,6 +295,11 @@ static void on_reply(void *arg, const provider_reply *reply)
     if (c->state == CHAT_STREAMING) {
         c->client->error(c->stream, body, &c->out); /* after a keep-alive */
     } else {
+        if (reply->status == 200) {
+            cached_keep(&c->cached, (const uint8_t *)body.data, body.len);
+            cached_done(&c->cached, c->attempts.one->target, false);
+        }
+        cached_drop(&c->cached);
         send_head(c, reply->status, "application/json", (int64_t)body.len,
                   reply->status == 200 ? 0 : reply->retry_after);
         size_t sent = job_write(c->job, body.data, body.len, true);
@@ -312,6 +337,7 @@ static void on_failed(void *arg, const aiq_err *err)
         .request_id = {c->job->request_id.data, c->job->request_id.len},
     };
 
+    cached_drop(&c->cached);
     settle(c, err->status, PROVIDER_TOKENS_UNKNOWN, c->bill.produced > 0);
     if (c->state == CHAT_CALLING) {
         refuse(c, err); /* which logs it */
@@ -426,6 +452,49 @@ static bool hold_tokens(chat *c, aiq_err *err)
                              err);
 }
 
+static void hold(chat *c)
+{
+    aiq_err err;
+
+    if (!hold_tokens(c, &err)) {
+        refuse(c, &err);
+        return;
+    }
+    c->state = CHAT_HOLDING;
+    switch (bill_begin(&c->bill, c->job, c->model, &c->request,
+                       attempts_may_pay_more(c->job, c->model, &c->request), on_held, &err)) {
+    case LEDGER_BEGUN:
+        call_model(c);
+        break;
+    case LEDGER_REFUSED:
+        refuse(c, &err);
+        break;
+    case LEDGER_WAITS:
+        break;
+    }
+}
+
+static void send_replay(chat *c)
+{
+    if (cached_send(&c->cached)) {
+        job_end(c->job);
+    }
+}
+
+static void replay(chat *c)
+{
+    c->state = CHAT_REPLAYING;
+    cached_reply(&c->cached, c->model->name);
+    send_replay(c);
+}
+
+static void on_cached(aiq_job *job)
+{
+    chat *c = job->state;
+
+    (c->cached.entry ? replay : hold)(c);
+}
+
 static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
 {
     chat *c = job->state;
@@ -445,20 +514,19 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
             c->client->begin(c->stream, &c->request);
         }
     }
-    if (!hold_tokens(c, &err)) {
-        refuse(c, &err);
+    if (c->request.raw) {
+        hold(c); /* what is no JSON is not kept */
         return;
     }
-    c->state = CHAT_HOLDING;
-    switch (bill_begin(&c->bill, job, c->model, &c->request,
-                       attempts_may_pay_more(job, c->model, &c->request), on_held, &err)) {
-    case LEDGER_BEGUN:
-        call_model(c);
+    switch (cached_begin(&c->cached, job, c->model, &c->request, on_cached)) {
+    case CACHED_HIT:
+        replay(c);
         break;
-    case LEDGER_REFUSED:
-        refuse(c, &err);
+    case CACHED_CALL:
+        hold(c);
         break;
-    case LEDGER_WAITS:
+    case CACHED_WAITS:
+        c->state = CHAT_WAITING;
         break;
     }
 }
@@ -472,6 +540,7 @@ static void release(void *arg)
     if (c->stream && c->client->release) {
         c->client->release(c->stream);
     }
+    cached_free(&c->cached);
     spool_free(c->spool);
     aiq_buf_free(&c->out);
 }
@@ -535,7 +604,9 @@ static void chat_end(aiq_job *job)
 
 static void chat_writable(aiq_job *job)
 {
-    flush(job->state);
+    chat *c = job->state;
+
+    (c->state == CHAT_REPLAYING ? send_replay : flush)(c);
 }
 
 static void chat_cancel(aiq_job *job)
@@ -543,6 +614,7 @@ static void chat_cancel(aiq_job *job)
     chat *c = job->state;
 
     stop_timer(c);
+    cached_drop(&c->cached);
     if (c->state == CHAT_HOLDING) {
         token_limits_settle(&c->hold, 0, clock_ms());
         bill_drop(&c->bill);
