@@ -51,14 +51,14 @@ bool continuation_request(const continuation *c, const chat_request *chat, aiq_p
                           chat_request *out)
 {
     static const char before[] = ",{\"role\":\"assistant\",\"content\":\"", after[] = "\"}";
-    const char *end = chat->messages.text.data + chat->messages.text.len - 1; /* at ']' */
-    size_t head = (size_t)(end - chat->body.data), tail = chat->body.len - head;
-    size_t len = chat->body.len + sizeof(before) - 1 + c->text.len + sizeof(after) - 1;
     aiq_err err;
 
     if (!c->allowed || c->text.len == 0) {
-        return false;
+        return false; /* also of what is no chat and has no messages */
     }
+    const char *end = chat->messages.text.data + chat->messages.text.len - 1; /* at ']' */
+    size_t head = (size_t)(end - chat->body.data), tail = chat->body.len - head;
+    size_t len = chat->body.len + sizeof(before) - 1 + c->text.len + sizeof(after) - 1;
     char *body = aiq_pool_alloc(pool, len), *p = body;
     p = mempcpy(p, chat->body.data, head);
     p = mempcpy(p, before, sizeof(before) - 1);
