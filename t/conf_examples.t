@@ -177,8 +177,10 @@ is($t->get('/api/v1/keys', headers => AIQ::Admin::bearer($made))->{status}, 403,
 $t->finish;
 
 $admin = with_keys('limits.conf');
+$reply = $t->post('/v1/chat/completions', $hi, headers => AIQ::Admin::bearer($admin));
+is("$reply->{status} $reply->{headers}{'x-ratelimit-limit-tokens'}", '200 50000', 'limits.conf: tokens of a tenant');
 my @passed = grep { $t->get('/v1/models', headers => AIQ::Admin::bearer($admin))->{status} == 200 } 1 .. 25;
-is(scalar @passed, 20, 'limits.conf: twenty of a user');
+is(scalar @passed, 19, 'limits.conf: twenty of a user');
 $reply = $t->get('/v1/models', headers => AIQ::Admin::bearer($admin));
 is("$reply->{status} $reply->{headers}{'x-ratelimit-limit-requests'}", '429 20', 'limits.conf: then no more');
 is($t->get('/v1/models')->{status}, 401, 'limits.conf: nobody without a key');
