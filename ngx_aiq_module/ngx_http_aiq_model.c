@@ -120,7 +120,11 @@ ngx_http_aiq_model_option(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
 
     value = cf->args->elts;
 
-    if (cf->args->nelts < 2) {
+    if (cf->args->nelts < 2
+        || (cf->args->nelts > 2
+            && (ngx_strcmp(value[0].data, "retry_timeout") == 0
+                || ngx_strcmp(value[0].data, "hedge") == 0)))
+    {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid number of arguments in \"%V\"", &value[0]);
         return NGX_CONF_ERROR;

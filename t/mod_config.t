@@ -153,6 +153,7 @@ refuses($local . join(' ', map { "aiq_model m$_ { target p model=a if=\$http_x_$
 refuses($local . join(' ', map { "aiq_model m$_ { target p model=a; policy hash \$http_x_$_; }" } 0 .. 8),
     'too many different values "$http_x_8", there can be 8');
 refuses("$local aiq_model m { target p model=a; hedge 1s; }", '"hedge" of model "m" needs another "target"');
+refuses("$local aiq_model m { target p model=a; $_ 1s 2s; }", qq{invalid number of arguments in "$_"}) for qw(hedge retry_timeout);
 refuses("$local aiq_model m { target p model=a; hedge 0; }", 'invalid time in "0"');
 refuses("$local aiq_model m { target p model=a; retry_timeout x; }", 'invalid time in "x"');
 refuses("$local aiq_model m { target p model=a; fallback on=x; }", 'unknown parameter "on=x"');
