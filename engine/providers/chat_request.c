@@ -335,6 +335,11 @@ bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body
            check_positive(&chat->n, "n", err) && check_positive(&chat->best_of, "best_of", err);
 }
 
+bool chat_request_generates(const chat_request *chat)
+{
+    return chat->path == NULL || strcmp(chat->path, "/completions") == 0;
+}
+
 bool chat_request_wants_usage(const chat_request *chat)
 {
     return chat->include_usage.type == JSON_TRUE;

@@ -55,6 +55,9 @@ bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err);
 /* The same for another endpoint of OpenAI's, where the body need only say a model. */
 bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body, aiq_err *err);
 
+/* Is its answer made of tokens? Of what is no chat only the older completions' is. */
+bool chat_request_generates(const chat_request *chat);
+
 /* Does the client want the usage of a stream? */
 bool chat_request_wants_usage(const chat_request *chat);
 

@@ -27,7 +27,7 @@ typedef struct {
     provider_events events;
     void *arg;
     http_request *http;
-    bool stream, wants_usage;
+    bool stream, wants_usage, generates;
     bool reading_events;
     bool raw, passing; /* may pass what is no JSON; does so */
     bool no_model;     /* so there is no usage to look for in what passes */
@@ -320,6 +320,9 @@ static void reply_done(call *c)
         return;
     }
     reply.tokens = openai_usage(&usage);
+    if (!c->generates && reply.tokens.out < 0) {
+        reply.tokens.out = 0; /* an embedding's usage says nothing of an answer */
+    }
     if (c->status != 200) {
         reply.refusal = refusal_of(&error);
     }
@@ -375,6 +378,7 @@ static void *start(const provider_request *request, const provider_events *event
     c->events = *events;
     c->arg = arg;
     c->stream = request->chat->stream;
+    c->generates = chat_request_generates(request->chat);
     c->raw = request->chat->raw;
     c->no_model = request->chat->model.type == JSON_NONE;
     c->wants_usage = chat_request_wants_usage(request->chat);

@@ -71,7 +71,7 @@ static int64_t answers_of(const chat_request *chat)
     if (chat->path == NULL) {
         return n;
     }
-    if (strcmp(chat->path, "/completions") != 0) {
+    if (!chat_request_generates(chat)) {
         return 0;
     }
     json_each(&chat->prompt, &cursor, NULL, &first);

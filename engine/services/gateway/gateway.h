@@ -1,10 +1,11 @@
 /*
  * The gateway: OpenAI's API in front of whoever answers. gateway.c has the
- * routes and what is shared, chat.c a chat request's way from its body to its
- * answer, attempts.c from target to target until one answers, targets.c what is known of
- * them, pick.c which comes first, health_check.c who is sick, counts.c what is counted of
- * them, token_limits.c what a key may use in a time, models.c the list of models, spool.c
- * large bodies.
+ * routes and what is shared, chat.c a request's way from its body to its answer,
+ * client_*.c how a client speaks and what puts that into other words (messages_*.c,
+ * responses_*.c, form.c), attempts.c the way from target to target until one answers,
+ * targets.c what is known of them, pick.c which comes first, health_check.c who is
+ * sick, counts.c what is counted of them, token_limits.c what a key may use in a time,
+ * models.c the list of models, spool.c large bodies.
  *
  * What requests count and keep (metrics, keys) belongs to their loop; what all
  * loops share (local models, targets) has locks of its own.
