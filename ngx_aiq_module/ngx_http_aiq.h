@@ -194,6 +194,7 @@ typedef enum {
     NGX_HTTP_AIQ_INVALID_API_KEY,
     NGX_HTTP_AIQ_DISABLED_API_KEY,
     NGX_HTTP_AIQ_KEY_UNVERIFIED,
+    NGX_HTTP_AIQ_TOKEN_REVOKED,
     NGX_HTTP_AIQ_REASONS
 } ngx_http_aiq_reason_e;
 
@@ -377,6 +378,8 @@ ngx_int_t ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx);
 const char *ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx,
     ngx_http_aiq_event_t *ev);
 void ngx_http_aiq_job_lost(ngx_http_aiq_ctx_t *ctx);
+/* who asked for it may not any more */
+void ngx_http_aiq_job_revoke(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_job_writer(ngx_http_request_t *r);
 

@@ -78,6 +78,9 @@ static ngx_http_aiq_error_t  ngx_http_aiq_errors[] = {
     { NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("key_unverified"),
       ngx_string("The server cannot verify API keys right now."), 1 },
 
+    { NGX_HTTP_UNAUTHORIZED, ngx_string("token_revoked"),
+      ngx_string("The token's key is not accepted any more."), 0 },
+
     /* nginx's own, by status */
 
     { NGX_HTTP_BAD_REQUEST, ngx_string("bad_request"),

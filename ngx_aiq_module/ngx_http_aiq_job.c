@@ -514,6 +514,31 @@ ngx_http_aiq_job_end(ngx_http_aiq_ctx_t *ctx)
 
 
 void
+ngx_http_aiq_job_revoke(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_aiq_job_t  *job;
+
+    job = &ctx->job;
+
+    if (job->link == NULL) {
+        /* it has not begun, or only its client has not taken all of it */
+        return;
+    }
+
+    if (job->dirty) {
+        ngx_queue_remove(&job->queue);
+        job->dirty = 0;
+    }
+
+    ngx_http_aiq_link_detach(ctx, 0);
+
+    ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_TOKEN_REVOKED);
+
+    ngx_http_aiq_job_run(ctx);
+}
+
+
+void
 ngx_http_aiq_job_lost(ngx_http_aiq_ctx_t *ctx)
 {
     ngx_http_aiq_link_detach(ctx, 1);

@@ -31,10 +31,16 @@ typedef struct {
     ngx_msec_t                   fetched;
     ngx_msec_t                   tried;
     ngx_queue_t                  waiting;    /* ngx_http_aiq_jwt_ctx_t */
+    ngx_queue_t                  passed;     /* the same, by its keys */
+    ngx_queue_t                  doubted;    /* by those that it had before */
+    ngx_event_t                  doubt;
     unsigned                     tried_once:1;
     unsigned                     busy:1;
     unsigned                     failed:1;   /* the last time */
 } ngx_http_aiq_jwt_remote_t;
+
+
+typedef struct ngx_http_aiq_jwt_loc_conf_s  ngx_http_aiq_jwt_loc_conf_t;
 
 
 struct ngx_http_aiq_jwt_ctx_s {
@@ -43,6 +49,11 @@ struct ngx_http_aiq_jwt_ctx_s {
     /* the token that passed */
     ngx_str_t                    payload;
     json_t                      *claims;     /* the same, once it is needed */
+
+    /* to verify it again, when the keys have changed */
+    ngx_http_aiq_jwt_loc_conf_t *conf;       /* NULL: it is in no queue */
+    ngx_str_t                    token;
+    ngx_queue_t                  passed;
 
     /* where the request has to do with the keys being fetched */
     ngx_http_aiq_jwt_remote_t   *remote;
@@ -70,7 +81,7 @@ typedef struct {
 } ngx_http_aiq_jwt_main_conf_t;
 
 
-typedef struct {
+struct ngx_http_aiq_jwt_loc_conf_s {
     ngx_http_complex_value_t    *realm;      /* NULL: off */
     ngx_http_complex_value_t    *token;      /* NULL: Authorization */
     ngx_http_aiq_jwt_set_t      *set;
@@ -87,12 +98,14 @@ typedef struct {
     u_char                       profile[NGX_HTTP_AIQ_AUTH_DIGEST];
     u_char                      *file;
     ngx_uint_t                   line;
-} ngx_http_aiq_jwt_loc_conf_t;
+};
 
 
 /* ngx_http_aiq_jwt_access.c */
 
 ngx_int_t ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r);
+/* whether a token that has passed would still be accepted by its keys */
+ngx_uint_t ngx_http_aiq_jwt_vouched(ngx_http_aiq_jwt_ctx_t *ctx);
 
 /* ngx_http_aiq_jwt_remote.c */
 
@@ -113,6 +126,13 @@ ngx_int_t ngx_http_aiq_jwt_remote_get(ngx_http_aiq_jwt_ctx_t *ctx,
 
 /* what the request's end means to others that wait */
 void ngx_http_aiq_jwt_remote_leave(ngx_http_aiq_jwt_ctx_t *ctx);
+/*
+ * From a token that passed on, until ngx_http_aiq_jwt_remote_unwatch(): what
+ * it has open at the engine ends when other keys come that do not accept it.
+ */
+void ngx_http_aiq_jwt_remote_watch(ngx_http_aiq_jwt_ctx_t *ctx,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token);
+void ngx_http_aiq_jwt_remote_unwatch(ngx_http_aiq_jwt_ctx_t *ctx);
 void ngx_http_aiq_jwt_remote_filter_init(void);
 
 /* ngx_http_aiq_jwt_claims.c */

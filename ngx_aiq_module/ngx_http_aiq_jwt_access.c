@@ -164,6 +164,7 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
     ngx_int_t                     rc;
     ngx_str_t                     token;
     ngx_http_aiq_jwt_ctx_t       *ctx;
+    ngx_http_aiq_loc_conf_t      *alcf;
     ngx_http_aiq_jwt_result_e     result;
     ngx_http_aiq_jwt_verified_t   v;
     ngx_http_aiq_jwt_loc_conf_t  *jlcf;
@@ -237,7 +238,15 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
         return ngx_http_aiq_jwt_deny(r, jlcf, result);
     }
 
-    return ngx_http_aiq_jwt_admit(r, ctx, jlcf, &v);
+    rc = ngx_http_aiq_jwt_admit(r, ctx, jlcf, &v);
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
+
+    if (rc == NGX_OK && jlcf->remote && alcf->pass) {
+        ngx_http_aiq_jwt_remote_watch(ctx, jlcf, &token);
+    }
+
+    return rc;
 }
 
 
@@ -284,6 +293,8 @@ ngx_http_aiq_jwt_forget(ngx_http_request_t *r)
         json_decref(actx->jwt->claims);
         actx->jwt->claims = NULL;
         actx->jwt->payload.len = 0;
+
+        ngx_http_aiq_jwt_remote_unwatch(actx->jwt);
     }
 }
 
@@ -327,6 +338,7 @@ ngx_http_aiq_jwt_cleanup(void *data)
     ngx_http_aiq_jwt_ctx_t *ctx = data;
 
     ngx_http_aiq_jwt_remote_leave(ctx);
+    ngx_http_aiq_jwt_remote_unwatch(ctx);
     json_decref(ctx->claims);
 }
 
@@ -552,6 +564,25 @@ ngx_http_aiq_jwt_verify_signature(ngx_http_aiq_jwt_loc_conf_t *jlcf,
     remote = ngx_http_aiq_jwt_keys_verify(jlcf->remote->set.keys, token);
 
     return (remote == NGX_HTTP_AIQ_JWT_UNKNOWN_KEY) ? result : remote;
+}
+
+
+ngx_uint_t
+ngx_http_aiq_jwt_vouched(ngx_http_aiq_jwt_ctx_t *ctx)
+{
+    ngx_http_aiq_jwt_token_t   token;
+    ngx_http_aiq_jwt_result_e  result;
+
+    result = ngx_http_aiq_jwt_parse((char *) ctx->token.data, ctx->token.len,
+                                    &token);
+
+    if (result == NGX_HTTP_AIQ_JWT_OK) {
+        result = ngx_http_aiq_jwt_verify_signature(ctx->conf, &token);
+    }
+
+    ngx_http_aiq_jwt_free(&token);
+
+    return result == NGX_HTTP_AIQ_JWT_OK;
 }
 
 

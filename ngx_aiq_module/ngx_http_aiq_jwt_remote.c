@@ -12,6 +12,7 @@
 
 
 #define NGX_HTTP_AIQ_JWT_RETRY  10000    /* ms between two subrequests */
+#define NGX_HTTP_AIQ_JWT_BATCH  32       /* tokens verified anew in one turn */
 
 
 static ngx_int_t ngx_http_aiq_jwt_remote_ask(ngx_http_aiq_jwt_ctx_t *ctx,
@@ -20,6 +21,8 @@ static ngx_int_t ngx_http_aiq_jwt_remote_done(ngx_http_request_t *r,
     void *data, ngx_int_t rc);
 static ngx_int_t ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
     ngx_http_aiq_jwt_ctx_t *ctx);
+static void ngx_http_aiq_jwt_remote_doubt(ngx_http_aiq_jwt_remote_t *remote);
+static void ngx_http_aiq_jwt_remote_doubt_handler(ngx_event_t *ev);
 static void ngx_http_aiq_jwt_remote_wake(ngx_http_aiq_jwt_remote_t *remote,
     ngx_uint_t again);
 static void ngx_http_aiq_jwt_remote_cleanup(void *data);
@@ -52,6 +55,11 @@ ngx_http_aiq_jwt_remote_create(ngx_conf_t *cf, ngx_str_t *uri)
 
     remote->uri = *uri;
     ngx_queue_init(&remote->waiting);
+    ngx_queue_init(&remote->passed);
+    ngx_queue_init(&remote->doubted);
+
+    remote->doubt.handler = ngx_http_aiq_jwt_remote_doubt_handler;
+    remote->doubt.data = remote;
 
     cln->handler = ngx_http_aiq_jwt_remote_cleanup;
 
@@ -210,6 +218,7 @@ static ngx_int_t
 ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
     ngx_http_aiq_jwt_ctx_t *ctx)
 {
+    u_char                      digest[NGX_HTTP_AIQ_AUTH_DIGEST];
     const char                 *error;
     ngx_http_aiq_jwt_keys_t    *keys;
     ngx_http_aiq_jwt_remote_t  *remote;
@@ -250,9 +259,91 @@ ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
 
     remote->set.keys = keys;
     remote->fetched = ngx_current_msec;
-    SHA256(ctx->body, ctx->body_len, remote->set.digest);
+
+    SHA256(ctx->body, ctx->body_len, digest);
+
+    if (ngx_memcmp(digest, remote->set.digest, NGX_HTTP_AIQ_AUTH_DIGEST)
+        != 0)
+    {
+        ngx_memcpy(remote->set.digest, digest, NGX_HTTP_AIQ_AUTH_DIGEST);
+        ngx_http_aiq_jwt_remote_doubt(remote);
+    }
 
     return NGX_OK;
+}
+
+
+void
+ngx_http_aiq_jwt_remote_watch(ngx_http_aiq_jwt_ctx_t *ctx,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token)
+{
+    ctx->conf = jlcf;
+    ctx->token = *token;
+
+    ngx_queue_insert_tail(&jlcf->remote->passed, &ctx->passed);
+}
+
+
+void
+ngx_http_aiq_jwt_remote_unwatch(ngx_http_aiq_jwt_ctx_t *ctx)
+{
+    if (ctx->conf) {
+        ctx->conf = NULL;
+        ngx_queue_remove(&ctx->passed);
+    }
+}
+
+
+static void
+ngx_http_aiq_jwt_remote_doubt(ngx_http_aiq_jwt_remote_t *remote)
+{
+    if (ngx_queue_empty(&remote->passed)) {
+        return;
+    }
+
+    ngx_queue_add(&remote->doubted, &remote->passed);
+    ngx_queue_init(&remote->passed);
+
+    remote->doubt.log = ngx_cycle->log;
+
+    ngx_post_event(&remote->doubt, &ngx_posted_next_events);
+}
+
+
+/* Signatures take their time: so not all of them in one turn. */
+
+static void
+ngx_http_aiq_jwt_remote_doubt_handler(ngx_event_t *ev)
+{
+    ngx_uint_t                  n;
+    ngx_queue_t                *q;
+    ngx_http_aiq_jwt_ctx_t     *ctx;
+    ngx_http_aiq_jwt_remote_t  *remote;
+
+    remote = ev->data;
+
+    for (n = 0; n < NGX_HTTP_AIQ_JWT_BATCH; n++) {
+
+        if (ngx_queue_empty(&remote->doubted)) {
+            return;
+        }
+
+        q = ngx_queue_head(&remote->doubted);
+        ctx = ngx_queue_data(q, ngx_http_aiq_jwt_ctx_t, passed);
+
+        ngx_queue_remove(q);
+
+        if (ngx_http_aiq_jwt_vouched(ctx)) {
+            ngx_queue_insert_tail(&remote->passed, q);
+            continue;
+        }
+
+        ctx->conf = NULL;
+
+        ngx_http_aiq_job_revoke(ngx_http_aiq_get_ctx(ctx->request));
+    }
+
+    ngx_post_event(ev, &ngx_posted_next_events);
 }
 
 
