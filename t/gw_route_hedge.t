@@ -40,6 +40,7 @@ $t->conf("
     $models
     aiq_model quick   { target first; target second; hedge 1h; }
     aiq_model third   { target first model=mock-500; target second model=mock-hang-headers; target first model=third; hedge 50ms; }
+    aiq_model goes_on { target hasty model=mock-hang-headers; target second model=mock-reset-mid; target first model=end; hedge 50ms; }
     aiq_model alone   { target first model=mock-stream-2x200ms; target second if=\$http_x_two; hedge 10ms; }
     aiq_model billed  { target first model=mock-hang-headers input=2 output=4;
                         target second input=200 output=400; hedge 50ms; }
@@ -51,10 +52,10 @@ $t->conf("
 $t->start;
 
 sub ask {
-    my ($model, $stream) = @_;
+    my ($model, $stream, @more) = @_;
 
     return $t->post('/v1/chat/completions', $t->chat($model, 'hi', $stream ? (stream => JSON::PP::true) : ()),
-        headers => [ 'Content-Type' => 'application/json', 'X-Request-Id' => "ask-$model" ]);
+        headers => [ 'Content-Type' => 'application/json', 'X-Request-Id' => "ask-$model", @more ]);
 }
 
 sub answered_by {
@@ -92,6 +93,13 @@ is(scalar(@lines), 1, 'the log tells of it');
 is_deeply([ @{ $lines[0] }{qw(attempt provider next)} ], [ 2, 'second', 'first' ], 'which, whose, and who has it now');
 @lines = grep { $_->{message} eq 'another target is asked as well' && $_->{request_id} eq 'ask-broken' } $t->engine_lines;
 is($lines[0]{next}, 'second', 'and of who was asked as well');
+
+# who won breaks off, and others go on: one after the other then
+my $on = ask('goes_on', 1, 'X-AIQ-Continue' => 'allow');
+is($on->{headers}{'x-aiq-provider'}, 'second', 'goes on: the rival has begun');
+like($on->{body}, qr/data: \[DONE\]\n\n\z/, 'goes on: to its end');
+@lines = grep { ($_->{request_id} // '') eq 'ask-goes_on' && $_->{message} eq 'another target is asked as well' } $t->engine_lines;
+is(scalar(@lines), 1, 'goes on: without another rival');
 
 # the client's own error is an answer, too
 is(ask('refused', 1)->{status}, 400, 'refused: an answer');
