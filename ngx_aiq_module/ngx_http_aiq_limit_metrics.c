@@ -14,7 +14,7 @@ static u_char *ngx_http_aiq_limit_tenants(u_char *p, ngx_shm_zone_t *shm_zone);
 void
 ngx_http_aiq_limit_hit(ngx_http_request_t *r)
 {
-    ngx_str_t                       *name;
+    ngx_str_t                        name;
     ngx_uint_t                       i;
     ngx_slab_pool_t                 *shpool;
     ngx_http_aiq_ctx_t              *ctx;
@@ -29,16 +29,21 @@ ngx_http_aiq_limit_hit(ngx_http_request_t *r)
     }
 
     ctx = ngx_http_aiq_get_ctx(r);
-    name = &ctx->identity.tenant;
+    name = ctx->identity.tenant;
+
+    if (name.len == 0) {
+        /* no null pointer */
+        ngx_str_set(&name, "");
+    }
 
     hits = lmcf->hits->data;
     shpool = (ngx_slab_pool_t *) lmcf->hits->shm.addr;
 
     /* names come from callers: only so many, and no others, become labels */
 
-    if (name->len
-        && (name->len > NGX_HTTP_AIQ_LIMIT_TENANT_LEN
-            || ngx_http_aiq_check_word(name, "._-") != NGX_OK))
+    if (name.len
+        && (name.len > NGX_HTTP_AIQ_LIMIT_TENANT_LEN
+            || ngx_http_aiq_check_word(&name, "._-") != NGX_OK))
     {
         (void) ngx_atomic_fetch_add(&hits->other, 1);
         return;
@@ -49,8 +54,8 @@ ngx_http_aiq_limit_hit(ngx_http_request_t *r)
     for (i = 0; i < hits->n; i++) {
         tenant = &hits->tenant[i];
 
-        if (tenant->len == name->len
-            && ngx_memcmp(tenant->name, name->data, name->len) == 0)
+        if (tenant->len == name.len
+            && ngx_memcmp(tenant->name, name.data, name.len) == 0)
         {
             break;
         }
@@ -63,8 +68,8 @@ ngx_http_aiq_limit_hit(ngx_http_request_t *r)
         tenant = &hits->tenant[i];
 
         if (i == hits->n) {
-            tenant->len = name->len;
-            ngx_memcpy(tenant->name, name->data, name->len);
+            tenant->len = name.len;
+            ngx_memcpy(tenant->name, name.data, name.len);
             hits->n++;
         }
 
