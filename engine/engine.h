@@ -20,6 +20,7 @@ typedef struct {
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
     const char *device;       /* "cpu" */
     size_t cache_size;        /* of answers in memory, bytes */
+    const char *redis;        /* "redis://…", or NULL: none */
     unsigned loops;
     unsigned spin_us;
     unsigned drain_s; /* how long a leaving engine waits for its jobs */
@@ -52,6 +53,7 @@ struct aiq_engine {
     struct ledger *ledger;
     struct keyring *keyring; /* access/keyring.h */
     struct cache *cache;     /* cache/cache.h */
+    struct redis *redis;     /* redis/redis.h; NULL: none */
     struct gateway *gateway;
 };
 

@@ -20,6 +20,7 @@
 #include "engine.h"
 #include "ledger/ledger.h"
 #include "link/server.h"
+#include "redis/redis.h"
 #include "services/service.h"
 #include "store/store.h"
 
@@ -53,6 +54,8 @@ static const char help[] =
     "  --secrets DIR         where nginx.conf's `key file:NAME` is looked up (nowhere)\n"
     "  --cache-size SIZE     memory for answers where nginx.conf says `aiq_cache`, in\n"
     "                        bytes, or with k, m or g; 0 keeps none (64m)\n"
+    "  --redis URL           redis://[user][:password@]host[:port][/database], where engines\n"
+    "                        share those answers (none)\n"
     "\n"
     "Processors\n"
     "  --loops N             threads that serve requests (1)\n"
@@ -130,6 +133,7 @@ enum {
     MODELS,
     SECRETS,
     CACHE,
+    REDIS,
     LOOPS,
     DEVICE,
     SPIN,
@@ -145,6 +149,7 @@ static const struct option long_options[] = {
     {"models", required_argument, NULL, MODELS},
     {"secrets", required_argument, NULL, SECRETS},
     {"cache-size", required_argument, NULL, CACHE},
+    {"redis", required_argument, NULL, REDIS},
     {"loops", required_argument, NULL, LOOPS},
     {"device", required_argument, NULL, DEVICE},
     {"spin-us", required_argument, NULL, SPIN},
@@ -180,6 +185,9 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         break;
     case CACHE:
         o->cache_size = size_of(name, value);
+        break;
+    case REDIS:
+        o->redis = value;
         break;
     case LOOPS:
         o->loops = number(name, value, 1, LOOPS_MAX);
@@ -335,6 +343,14 @@ static bool open_ledger(process *p, aiq_err *err)
     return engine->ledger != NULL;
 }
 
+static bool open_redis(aiq_engine *engine, aiq_err *err)
+{
+    const char *url = engine->options.redis;
+
+    engine->redis = url ? redis_new(engine, url, err) : NULL;
+    return url == NULL || engine->redis;
+}
+
 static void on_left(aiq_loop *loop, void *arg)
 {
     process *p = arg;
@@ -368,6 +384,9 @@ static bool start(process *p, aiq_err *err)
     }
     engine->keyring = keyring_new(engine, &keyring_store);
     engine->cache = cache_new(engine, engine->options.cache_size);
+    if (!open_redis(engine, err)) {
+        return false;
+    }
     if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
         abort();
     }
@@ -380,8 +399,13 @@ static bool start(process *p, aiq_err *err)
     engine->policies = policy_set_new(p->policy_folder);
     engine->links = link_server_new(engine, &p->main);
     watch_signals(p);
-    return init_services(engine, err) && start_loops(p, err) &&
-           link_server_start(engine->links, on_left, p, err);
+    if (!init_services(engine, err) || !start_loops(p, err)) {
+        return false;
+    }
+    if (engine->redis) {
+        redis_start(engine->redis);
+    }
+    return link_server_start(engine->links, on_left, p, err);
 }
 
 /* The reverse of start(). Services end after the loops, so that nothing calls
@@ -421,6 +445,7 @@ static void stop(process *p)
     }
     keyring_free(engine->keyring);
     cache_free(engine->cache);
+    redis_free(engine->redis);
     ledger_close(engine->ledger);
     store_close(engine->store);
     free(engine->loops);

@@ -47,7 +47,7 @@ my ($status, $out, $err) = engine('--help');
 is($status, 0, '--help succeeds');
 is($err, '', 'and speaks on stdout');
 like($out, qr/\Q$_\E\b/, "--help names $_")
-    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size loops device spin-us
+    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size redis loops device spin-us
         log-level version help);
 cmp_ok(length((sort { length $b <=> length $a } split /\n/, $out)[0]), '<=', 90, 'lines fit a terminal');
 
@@ -77,6 +77,8 @@ refuses('a path too long',     1, qr/the path of --socket is too long/,
 refuses('an unknown group',    1, qr/there is no group "nobody-has-this"/,
     @socket, '--store', "sqlite:$dir/a.db", '--socket-group', 'nobody-has-this');
 refuses('an unknown store',    1, qr/--store takes sqlite:PATH/, @socket, '--store', 'mysql:x');
+refuses('Redis with TLS',      1, qr/--redis .* TLS/, @socket, '--store', "sqlite:$dir/a.db", '--redis', 'rediss://localhost');
+refuses('another Redis',       1, qr{--redis takes redis://}, @socket, '--store', "sqlite:$dir/a.db", '--redis', 'localhost:6379');
 refuses('a store nowhere',     1, qr{none/a\.db}, @socket, '--store', "sqlite:$dir/none/a.db");
 
 $t->write_file('e.sock', 'precious');

@@ -32,7 +32,7 @@ struct cache {
     lru *answers;
     flight *flights[1u << FLIGHT_BITS];
     uint64_t seed;
-    metric *counts[CACHE_COUNT_BYPASS + 1], *evictions, *bytes, *entries;
+    metric *counts[CACHE_COUNTS], *evictions, *bytes, *entries;
 };
 
 static uint64_t now_ms(void)
@@ -45,30 +45,37 @@ uint64_t cache_age_ms(const lru_entry *entry)
     return now_ms() - entry->stored_ms;
 }
 
-static metric *of_memory(metric_family *family)
+static metric *of(metric_family *family, const char *name)
 {
-    return metrics_sample(family, (const char *[]){"memory"});
+    return metrics_sample(family, (const char *[]){name});
 }
 
 static void add_metrics(cache *c, metrics *m)
 {
-    c->counts[CACHE_COUNT_HIT] = of_memory(
+    metric_family *hits =
         metrics_family(m, METRIC_COUNTER, "aiq_cache_hits_total",
-                       "Requests that an earlier answer was good for.", "cache_name", NULL));
-    c->counts[CACHE_COUNT_MISS] =
-        of_memory(metrics_family(m, METRIC_COUNTER, "aiq_cache_misses_total",
-                                 "Requests without an earlier answer.", "cache_name", NULL));
-    c->counts[CACHE_COUNT_BYPASS] = of_memory(
-        metrics_family(m, METRIC_COUNTER, "aiq_cache_bypasses_total",
-                       "Requests that wanted no earlier answer.", "cache_name", NULL));
-    c->evictions =
-        of_memory(metrics_family(m, METRIC_COUNTER, "aiq_cache_evictions_total",
-                                 "Answers that made room for others.", "cache_name", NULL));
-    c->bytes =
-        of_memory(metrics_family(m, METRIC_GAUGE, "aiq_cache_bytes",
-                                 "What the answers that are kept take.", "cache_name", NULL));
-    c->entries = of_memory(metrics_family(m, METRIC_GAUGE, "aiq_cache_entries",
-                                          "Answers that are kept.", "cache_name", NULL));
+                       "Requests that an earlier answer was good for.", "cache_name", NULL);
+    metric_family *misses =
+        metrics_family(m, METRIC_COUNTER, "aiq_cache_misses_total",
+                       "Requests without an earlier answer.", "cache_name", NULL);
+
+    c->counts[CACHE_COUNT_HIT] = of(hits, "memory");
+    c->counts[CACHE_COUNT_MISS] = of(misses, "memory");
+    c->counts[CACHE_COUNT_REDIS_HIT] = of(hits, "redis");
+    c->counts[CACHE_COUNT_REDIS_MISS] = of(misses, "redis");
+    c->counts[CACHE_COUNT_BYPASS] =
+        of(metrics_family(m, METRIC_COUNTER, "aiq_cache_bypasses_total",
+                          "Requests that wanted no earlier answer.", "cache_name", NULL),
+           "memory");
+    c->evictions = of(metrics_family(m, METRIC_COUNTER, "aiq_cache_evictions_total",
+                                     "Answers that made room for others.", "cache_name", NULL),
+                      "memory");
+    c->bytes = of(metrics_family(m, METRIC_GAUGE, "aiq_cache_bytes",
+                                 "What the answers that are kept take.", "cache_name", NULL),
+                  "memory");
+    c->entries = of(metrics_family(m, METRIC_GAUGE, "aiq_cache_entries",
+                                   "Answers that are kept.", "cache_name", NULL),
+                    "memory");
 }
 
 cache *cache_new(aiq_engine *engine, size_t size)
@@ -239,21 +246,25 @@ static lru_entry *put(cache *c, lru_entry *e)
     return removed;
 }
 
-void cache_settle(cache_ticket *ticket, const void *data, size_t len, uint64_t ttl_ms)
+lru_entry *cache_answer_new(const uint8_t key[LRU_KEY], const void *data, size_t len,
+                            uint64_t age_ms, uint64_t ttl_ms)
+{
+    return lru_entry_new(key, data, len, now_ms() - age_ms, ttl_ms);
+}
+
+void cache_settle(cache_ticket *ticket, lru_entry *answer)
 {
     cache *c = ticket->cache;
-    lru_entry *e = lru_entry_new(ticket->flight->key, data, len, now_ms(), ttl_ms);
 
     pthread_mutex_lock(&c->lock);
-    lru_entry *removed = put(c, e);
+    lru_entry *removed = put(c, answer);
     cache_ticket *waiting = end_flight(c, ticket->flight);
     for (cache_ticket *t = waiting; t; t = t->next) {
         t->called = true;
     }
     pthread_mutex_unlock(&c->lock);
     lru_unref_all(removed);
-    call_all(waiting, e);
-    lru_entry_unref(e);
+    call_all(waiting, answer);
     free(ticket);
 }
 
@@ -296,14 +307,10 @@ void cache_leave(cache_ticket *ticket)
     }
 }
 
-void cache_put(cache *c, const uint8_t key[LRU_KEY], const void *data, size_t len,
-               uint64_t ttl_ms)
+void cache_put(cache *c, lru_entry *answer)
 {
-    lru_entry *e = lru_entry_new(key, data, len, now_ms(), ttl_ms);
-
     pthread_mutex_lock(&c->lock);
-    lru_entry *removed = put(c, e);
+    lru_entry *removed = put(c, answer);
     pthread_mutex_unlock(&c->lock);
     lru_unref_all(removed);
-    lru_entry_unref(e);
 }

@@ -44,20 +44,32 @@ cache_answer cache_ask(cache *c, aiq_loop *loop, const uint8_t key[LRU_KEY],
                        uint64_t max_age_ms, cache_told told, void *arg, cache_ticket **ticket,
                        lru_entry **entry);
 
-/* The leader's answer, for itself (data is copied), those who wait and those to come.
- * The ticket is gone. */
-void cache_settle(cache_ticket *ticket, const void *data, size_t len, uint64_t ttl_ms);
+/* An answer that came age_ms ago, and may become ttl_ms old; data is copied. With one
+ * reference, the caller's. Any thread. */
+lru_entry *cache_answer_new(const uint8_t key[LRU_KEY], const void *data, size_t len,
+                            uint64_t age_ms, uint64_t ttl_ms);
+
+/* The leader's answer, for those who wait and those to come. The ticket is gone, the
+ * reference is still the caller's. */
+void cache_settle(cache_ticket *ticket, lru_entry *answer);
 
 /* Of a leader: there is no answer to keep; of one that waits: not any longer. The ticket
  * is gone, and told() does not come. */
 void cache_leave(cache_ticket *ticket);
 
 /* An answer that nobody waits for. Any thread. */
-void cache_put(cache *c, const uint8_t key[LRU_KEY], const void *data, size_t len,
-               uint64_t ttl_ms);
+void cache_put(cache *c, lru_entry *answer);
 
-/* What became of a request. Any thread. */
-typedef enum { CACHE_COUNT_HIT, CACHE_COUNT_MISS, CACHE_COUNT_BYPASS } cache_count;
+/* What became of a request; and of a look into Redis, for one that was a miss before. Any
+ * thread. */
+typedef enum {
+    CACHE_COUNT_HIT,
+    CACHE_COUNT_MISS,
+    CACHE_COUNT_BYPASS,
+    CACHE_COUNT_REDIS_HIT,
+    CACHE_COUNT_REDIS_MISS,
+    CACHE_COUNTS
+} cache_count;
 void cache_counts(cache *c, cache_count what);
 
 /* Milliseconds since the answer was kept. */

@@ -64,6 +64,14 @@ static cache_answer ask(fixture *f, asker *a)
                      &a->entry);
 }
 
+static void settle(cache_ticket *ticket, const char *text)
+{
+    lru_entry *answer = cache_answer_new(key, text, strlen(text), 0, 1000);
+
+    cache_settle(ticket, answer);
+    lru_entry_unref(answer);
+}
+
 static void flush(fixture *f)
 {
     loop_flush(&f->loops[0]);
@@ -87,7 +95,7 @@ static void the_first_leads_and_the_others_get_its_answer(void **state)
     assert_int_equal(ask(f, &a[0]), CACHE_LEADS);
     assert_int_equal(ask(f, &a[1]), CACHE_WAITS);
     assert_int_equal(ask(f, &a[2]), CACHE_WAITS);
-    cache_settle(a[0].ticket, "yes", 3, 1000);
+    settle(a[0].ticket, "yes");
     flush(f);
     assert_int_equal(a[0].told, 0);
     assert_got(&a[1], "yes");
@@ -105,7 +113,7 @@ static void those_who_wait_are_told_what_is_too_large_to_keep(void **state)
     (void)state;
     ask(f, &a[0]);
     ask(f, &a[1]);
-    cache_settle(a[0].ticket, "yes", 3, 1000);
+    settle(a[0].ticket, "yes");
     flush(f);
     assert_got(&a[1], "yes");
     assert_int_equal(ask(f, &a[2]), CACHE_LEADS);
@@ -129,7 +137,7 @@ static void the_one_that_has_waited_longest_follows(void **state)
     assert_int_equal(a[2].told, 1);
     assert_null(a[2].entry);
     assert_int_equal(a[3].told, 0);
-    cache_settle(a[2].ticket, "late", 4, 1000);
+    settle(a[2].ticket, "late");
     flush(f);
     assert_got(&a[3], "late");
     end(f);
@@ -151,7 +159,7 @@ static void who_leaves_meanwhile_is_not_told(void **state)
     flush(f);
     assert_int_equal(a[1].told, 0);
     assert_int_equal(a[2].told, 1);
-    cache_settle(a[2].ticket, "yes", 3, 1000);
+    settle(a[2].ticket, "yes");
     cache_leave(a[3].ticket); /* was to get it */
     flush(f);
     assert_int_equal(a[3].told, 0);
@@ -212,6 +220,7 @@ static void on_time(aiq_loop *loop, void *arg)
 {
     busy *b = arg;
     cache_ticket *ticket = b->ticket;
+    const uint8_t digest[LRU_KEY] = {(uint8_t)b->key};
 
     (void)loop;
     b->ticket = NULL;
@@ -219,7 +228,9 @@ static void on_time(aiq_loop *loop, void *arg)
         atomic_fetch_sub(&leading[b->key], 1);
     }
     if (b->leads && draw(b, 3)) {
-        cache_settle(ticket, &b->key, sizeof(b->key), 1);
+        lru_entry *answer = cache_answer_new(digest, &b->key, sizeof(b->key), 0, 1);
+        cache_settle(ticket, answer);
+        lru_entry_unref(answer);
     } else {
         cache_leave(ticket);
     }

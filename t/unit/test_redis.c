@@ -3,7 +3,6 @@
 
 #include "unit.h"
 #include "redis/redis.h"
-#include "core/log.h"
 #include "engine.h"
 #include "redis_server.h"
 

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
+#include "cache/envelope.h"
 #include "engine.h"
 #include "services/service.h"
 
@@ -11,6 +13,43 @@
 typedef struct {
     uint16_t stream, provider_len, model_len;
 } entry_tail;
+
+typedef struct {
+    aiq_str body, provider, model;
+    bool stream;
+} entry_parts;
+
+static bool is_plain(aiq_str text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] < ' ' || text.data[i] > '~') {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* False: it is none; what comes from Redis may be anything. */
+static bool entry_read(const void *data, size_t len, entry_parts *parts)
+{
+    const char *end = (const char *)data + len;
+    entry_tail tail;
+
+    if (len < sizeof(tail)) {
+        return false;
+    }
+    memcpy(&tail, end - sizeof(tail), sizeof(tail));
+    len -= sizeof(tail);
+    if ((size_t)tail.provider_len + tail.model_len >= len) {
+        return false;
+    }
+    len -= (size_t)tail.provider_len + tail.model_len;
+    parts->stream = tail.stream;
+    parts->body = (aiq_str){data, len};
+    parts->provider = (aiq_str){parts->body.data + len, tail.provider_len};
+    parts->model = (aiq_str){parts->provider.data + tail.provider_len, tail.model_len};
+    return is_plain(parts->provider) && is_plain(parts->model);
+}
 
 /* The key. Each part has its length before it, so no two requests look the same. */
 
@@ -86,7 +125,7 @@ static void make_key(uint8_t key[LRU_KEY], const aiq_job *job, const policy_mode
     EVP_MD_CTX_free(hash);
 }
 
-/* The beginning. */
+/* What the request and its answer come to. */
 
 /* Has the header's list this word, with or without an argument? */
 static bool list_has(aiq_str list, const char *word)
@@ -160,6 +199,95 @@ static void on_waited_long(aiq_loop *loop, void *arg)
     k->ready(k->job);
 }
 
+/* Redis. */
+
+#define REDIS_NAME_LEN (sizeof("aiq:cache:") - 1 + 2 * LRU_KEY)
+
+static aiq_str redis_name(const cached *k, char name[REDIS_NAME_LEN + 1])
+{
+    int n = snprintf(name, REDIS_NAME_LEN + 1, "aiq:cache:");
+
+    for (int i = 0; i < LRU_KEY; i++) {
+        n += snprintf(name + n, 3, "%02x", k->key[i]);
+    }
+    return (aiq_str){name, (size_t)n};
+}
+
+static int64_t unix_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static lru_entry *entry_of(const cached *k, const redisReply *reply)
+{
+    uint64_t ttl_ms = k->job->location->cache_ttl_ms;
+    entry_parts parts;
+    int64_t stored_ms;
+    aiq_str data;
+
+    if (reply == NULL || reply->type != REDIS_REPLY_STRING ||
+        !envelope_read((aiq_str){reply->str, reply->len}, k->key, &stored_ms, &data) ||
+        !entry_read(data.data, data.len, &parts)) {
+        return NULL;
+    }
+    int64_t now = unix_ms(); /* another machine's clock may be ahead */
+    uint64_t age_ms = stored_ms < now ? (uint64_t)now - (uint64_t)stored_ms : 0;
+    return age_ms < ttl_ms ? cache_answer_new(k->key, data.data, data.len, age_ms, ttl_ms)
+                           : NULL;
+}
+
+static void on_looked(void *arg, const redisReply *reply)
+{
+    cached *k = arg;
+
+    k->entry = entry_of(k, reply);
+    if (k->entry) {
+        cache_settle(k->ticket, k->entry);
+        k->ticket = NULL;
+        cache_counts(k->cache, CACHE_COUNT_REDIS_HIT);
+        decide(k, "HIT", CACHE_COUNT_MISS);
+    } else {
+        cache_counts(k->cache, CACHE_COUNT_REDIS_MISS);
+        miss(k);
+    }
+    k->ready(k->job);
+}
+
+/* False: there is none, or not now. */
+static bool look_into_redis(cached *k)
+{
+    redis *r = k->job->loop->engine->redis;
+    char name[REDIS_NAME_LEN + 1];
+    const aiq_str words[] = {AIQ_STR("GET"), redis_name(k, name)};
+
+    return r && redis_ask(r, k->job->loop, &k->look, words, 2, on_looked, k);
+}
+
+static void put_into_redis(const cached *k)
+{
+    redis *r = k->job->loop->engine->redis;
+    char name[REDIS_NAME_LEN + 1], ttl[12];
+    aiq_buf value = {0};
+
+    if (r == NULL) {
+        return;
+    }
+    int n = snprintf(ttl, sizeof(ttl), "%u", k->job->location->cache_ttl_ms);
+    envelope_write(&value, k->key, unix_ms(), k->kept.data, k->kept.len);
+    const aiq_str words[] = {AIQ_STR("SET"),
+                             redis_name(k, name),
+                             {(char *)value.data, value.len},
+                             AIQ_STR("PX"),
+                             {ttl, (size_t)n}};
+    redis_tell(r, k->job->loop, words, 5);
+    aiq_buf_free(&value);
+}
+
+/* The beginning. */
+
 cached_way cached_begin(cached *k, aiq_job *job, const policy_model *model,
                         const chat_request *chat, void (*ready)(aiq_job *job))
 {
@@ -188,10 +316,16 @@ cached_way cached_begin(cached *k, aiq_job *job, const policy_model *model,
     case CACHE_WAITS:
         loop_timer_start(job->loop, &k->wait, CACHED_WAIT_MS, on_waited_long, k);
         return CACHED_WAITS;
-    default:
-        miss(k);
-        return CACHED_CALL;
+    case CACHE_LEADS:
+        if (look_into_redis(k)) {
+            return CACHED_WAITS;
+        }
+        break;
+    case CACHE_ALONE:
+        break;
     }
+    miss(k);
+    return CACHED_CALL;
 }
 
 /* A hit. */
@@ -207,31 +341,27 @@ bool cached_send(cached *k)
 
 void cached_reply(cached *k, const char *model)
 {
-    const char *end = (const char *)k->entry->data + k->entry->len;
-    entry_tail tail;
+    entry_parts parts = {0};
     char age[24];
 
-    memcpy(&tail, end - sizeof(tail), sizeof(tail));
-    aiq_str target = {end - sizeof(tail) - tail.model_len, tail.model_len};
-    aiq_str provider = {target.data - tail.provider_len, tail.provider_len};
-    k->left.data = (const char *)k->entry->data;
-    k->left.len = (size_t)(provider.data - k->left.data);
+    entry_read(k->entry->data, k->entry->len, &parts); /* it was one when it was kept */
+    k->left = parts.body;
     int n =
         snprintf(age, sizeof(age), "%llu", (unsigned long long)(cache_age_ms(k->entry) / 1000));
     const job_header headers[] = {
         {AIQ_STR("x-aiq-cache"), AIQ_STR("HIT")},        {AIQ_STR("age"), {age, (size_t)n}},
-        {AIQ_STR("x-aiq-provider"), provider},           {AIQ_STR("x-aiq-model"), target},
+        {AIQ_STR("x-aiq-provider"), parts.provider},     {AIQ_STR("x-aiq-model"), parts.model},
         {AIQ_STR("x-aiq-cost"), AIQ_STR("0.000000000")},
     };
     const job_reply reply = {
         .status = 200,
-        .content_type = tail.stream ? "text/event-stream" : "application/json",
-        .content_length = tail.stream ? -1 : (int64_t)k->left.len,
-        .stream = tail.stream,
+        .content_type = parts.stream ? "text/event-stream" : "application/json",
+        .content_length = parts.stream ? -1 : (int64_t)k->left.len,
+        .stream = parts.stream,
         .headers = headers,
         .n_headers = sizeof(headers) / sizeof(headers[0]),
         .model = model,
-        .provider = aiq_pool_copy(k->job->pool, provider.data, provider.len),
+        .provider = aiq_pool_copy(k->job->pool, parts.provider.data, parts.provider.len),
     };
     const aiq_usage usage = {.first_token_us =
                                  (int64_t)((loop_now_ns() - k->job->started_ns) / 1000)};
@@ -267,12 +397,16 @@ void cached_done(cached *k, const policy_target *target, bool stream)
     aiq_buf_add(&k->kept, provider, tail.provider_len);
     aiq_buf_add(&k->kept, target->model, tail.model_len);
     aiq_buf_add(&k->kept, &tail, sizeof(tail));
+    lru_entry *answer =
+        cache_answer_new(k->key, k->kept.data, k->kept.len, 0, k->job->location->cache_ttl_ms);
     if (k->ticket) {
-        cache_settle(k->ticket, k->kept.data, k->kept.len, k->job->location->cache_ttl_ms);
+        cache_settle(k->ticket, answer);
         k->ticket = NULL;
     } else {
-        cache_put(k->cache, k->key, k->kept.data, k->kept.len, k->job->location->cache_ttl_ms);
+        cache_put(k->cache, answer);
     }
+    lru_entry_unref(answer);
+    put_into_redis(k);
     cached_drop(k);
 }
 
@@ -282,6 +416,7 @@ void cached_drop(cached *k)
 {
     k->keeps = false;
     aiq_buf_free(&k->kept);
+    redis_cancel(&k->look);
     if (k->ticket) {
         loop_timer_stop(k->job->loop, &k->wait);
         cache_leave(k->ticket);

@@ -14,6 +14,9 @@
  * One that waits for another's answer gets it when that is whole, streams too; after
  * CACHED_WAIT_MS it goes its own way.
  *
+ * Where the engine has a Redis, the one that would go out looks there first, while the
+ * others wait for it as they would for its answer; and what is kept is kept there, too.
+ *
  * Of the job's loop; lies in the job's memory.
  */
 
@@ -22,6 +25,7 @@
 
 #include "cache/cache.h"
 #include "link/job.h"
+#include "redis/redis.h"
 #include "providers/chat_request.h"
 
 #define CACHED_MAX     (1u << 20)
@@ -38,6 +42,7 @@ typedef struct {
     const char *word;     /* of X-AIQ-Cache; NULL: none */
     uint8_t key[LRU_KEY];
     loop_timer wait;
+    redis_call look;             /* into Redis */
     void (*ready)(aiq_job *job); /* after CACHED_WAITS */
 } cached;
 
