@@ -51,7 +51,8 @@ static bool entry_read(const void *data, size_t len, entry_parts *parts)
     return is_plain(parts->provider) && is_plain(parts->model);
 }
 
-/* The key. Each part has its length before it, so no two requests look the same. */
+/* The key. Each part has its length before it, and what may be missing comes last, so no
+ * two requests look the same. */
 
 static void add(EVP_MD_CTX *hash, const void *data, uint64_t len)
 {
@@ -113,14 +114,14 @@ static void make_key(uint8_t key[LRU_KEY], const aiq_job *job, const policy_mode
     add(hash, chat->lines.data, chat->lines.len);
     add_number(hash, job->conditions);
     add_number(hash, job->location->n_budgets > 0); /* which may cap the answer */
+    add_model(hash, model);
+    add_model(hash, model->context_fallback);
+    add_model(hash, model->content_fallback);
     for (size_t i = 0; i < job->n_headers; i++) {
         if (aiq_str_is(job->headers[i].name, "x-aiq-priority")) {
             add(hash, job->headers[i].value.data, job->headers[i].value.len);
         }
     }
-    add_model(hash, model);
-    add_model(hash, model->context_fallback);
-    add_model(hash, model->content_fallback);
     EVP_DigestFinal_ex(hash, key, NULL);
     EVP_MD_CTX_free(hash);
 }
