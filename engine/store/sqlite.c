@@ -94,6 +94,7 @@ static store_db *sqlite_connect(const char *url, store_kind kind, aiq_err *err)
     static const char *const settings[] = {
         [STORE_WRITER] = "PRAGMA journal_mode = WAL;"
                          "PRAGMA synchronous = FULL;"
+                         "PRAGMA cache_size = -512;" /* KB: what is written is mostly new */
                          "PRAGMA foreign_keys = ON;",
         [STORE_READER] = "PRAGMA query_only = ON;"
                          "SELECT COUNT(*) FROM sqlite_schema;", /* opens the file */
