@@ -28,7 +28,7 @@ $t->conf("
     }");
 
 sub start_engine {
-    $t->start_engine(args => [ '--redis', $redis->url, '--log-level', 'debug' ]);
+    $t->start_engine(args => [ '--redis', $redis->url, '--loops', 2 ]);
 }
 
 sub redis_is { my ($r, $word) = @_; return $r->{body} =~ /"name":"redis","critical":false,"status":"$word"/ }
