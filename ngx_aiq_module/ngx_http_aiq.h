@@ -280,6 +280,7 @@ struct ngx_http_aiq_ctx_s {
     ngx_http_aiq_failure_t     failure;
     ngx_str_t                  error_body;   /* replaces nginx's error page */
     unsigned                   own:1;        /* the reply is the module's */
+    unsigned                   revoked:1;    /* its token, before it began */
 
     ngx_str_t                  request_id;
     ngx_str_t                  traceparent;

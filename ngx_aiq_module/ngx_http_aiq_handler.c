@@ -202,6 +202,10 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     job = &ctx->job;
 
+    if (ctx->revoked) {
+        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_TOKEN_REVOKED);
+    }
+
     if (ngx_http_aiq_uri(r, ctx->pass, &uri) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }

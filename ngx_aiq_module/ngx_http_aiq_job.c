@@ -521,7 +521,8 @@ ngx_http_aiq_job_revoke(ngx_http_aiq_ctx_t *ctx)
     job = &ctx->job;
 
     if (job->link == NULL) {
-        /* it has not begun, or only its client has not taken all of it */
+        /* or only its client has not taken all of it */
+        ctx->revoked = 1;
         return;
     }
 

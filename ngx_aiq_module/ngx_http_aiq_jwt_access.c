@@ -288,6 +288,7 @@ ngx_http_aiq_jwt_forget(ngx_http_request_t *r)
     }
 
     ngx_memzero(&actx->identity, sizeof(ngx_http_aiq_identity_t));
+    actx->revoked = 0;
 
     if (actx->jwt) {
         json_decref(actx->jwt->claims);

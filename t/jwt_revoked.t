@@ -60,6 +60,15 @@ my @ends = map { open_stream('/v1/chat/completions', $old) } 1 .. 40;
 my $messages = open_stream('/v1/messages', $old, max_tokens => 200000);
 $t->wait_for(sub { $mock->stats->{open} == 43 }, 10, 'all are with the provider');
 
+# one that was let in, and whose body is still to come
+my $late = $t->connect;
+my $body = $t->chat($model, 'hi', stream => JSON::PP::true);
+my %how = AIQ::JWT::bearer($old->token(sub => 'ann'));
+$late->request('POST', '/v1/chat/completions', headers => [ @{ $how{headers} }, Expect => '100-continue',
+    'Content-Type' => 'application/json', 'Content-Length' => length($body) ]);
+like($late->line, qr/ 100 /, 'nginx asks for a body');
+is($late->line, '', 'after it is known who sends it');
+
 # the same keys in another order are other bytes
 $t->write_file('jwks.json', AIQ::JWT::set($new, $old));
 my $asked = asked();
@@ -69,6 +78,9 @@ is($mock->stats->{open}, 43, 'and all streams go on');
 
 $t->write_file('jwks.json', AIQ::JWT::set($new));
 $t->wait_for(sub { status($new) == 200 && status($old) == 401 }, 10, 'the key is taken back');
+$late->send($body);
+is($late->head->{status}, 401, 'what has not begun does not begin');
+like($late->piece // '', qr/"code":"token_revoked"/, 'and says why');
 my $end = time() + 20;
 my @last = map { last_of($_, $end) } @ends;
 is(scalar(grep { /"code":"token_revoked"/ } @last), 40, 'its streams end, and say why');
