@@ -158,8 +158,10 @@ static inline uint32_t aiq_ring_room(aiq_ring *r, uint32_t need)
 
 /* A reader that keeps up leaves its ring empty; then the writer begins anew at the
  * ring's start, once it is past this. So the same pages are used again, in the cache
- * and in both processes' memory, instead of all of them in turn. */
-#define AIQ_RING_WARM (256u << 10)
+ * and in both processes' memory, instead of all of them in turn. Until the reader has
+ * seen that, no more than this is free: room for what one turn of nginx's loop brings,
+ * 512 events. */
+#define AIQ_RING_WARM (1u << 20)
 
 static inline void aiq_ring_rewind(aiq_ring *r)
 {
