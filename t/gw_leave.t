@@ -47,13 +47,13 @@ sub settled {
 
 my $engine = $t->pid('engine');
 
-# Resident memory once it has not changed for half a second: what many jobs held
-# goes back a moment after the last of them.
+# Memory once it has not changed for half a second: what many jobs held goes back a
+# moment after the last of them. Not the rings': that is bounded, and comes with first use.
 sub level {
     my ($level, $since) = (0, 0);
 
     $t->wait_for(sub {
-        my $now = $t->rss($engine);
+        my $now = $t->private_memory($engine);
         ($level, $since) = ($now, time()) if $now != $level;
         return time() - $since > 0.5;
     }, 10, 'a level of memory');
