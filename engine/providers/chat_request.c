@@ -279,7 +279,7 @@ static bool check_options(const chat_request *chat, aiq_err *err)
            check_seed(&chat->seed, err) && check_stop(&chat->stop, err);
 }
 
-static bool not_json(aiq_err *err, const json_error *error)
+bool chat_request_not_json(aiq_err *err, const json_error *error)
 {
     return aiq_fail(err, 400, "invalid_json",
                     "The request's body is not a valid JSON object: %s at byte %zu.",
@@ -306,7 +306,7 @@ bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err)
 
     *chat = (chat_request){.body = body, .dialect = AIQ_DIALECT_OPENAI};
     if (!json_scan(body.data, body.len, wants, sizeof(wants) / sizeof(wants[0]), &error)) {
-        return not_json(err, &error);
+        return chat_request_not_json(err, &error);
     }
     return check_model(&chat->model, err) && check_messages(&chat->messages, err) &&
            check_stream(chat, &stream, err) && check_options(chat, err);
@@ -328,7 +328,7 @@ bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body
 
     *chat = (chat_request){.body = body, .path = path, .dialect = AIQ_DIALECT_OPENAI};
     if (!json_scan(body.data, body.len, wants, sizeof(wants) / sizeof(wants[0]), &error)) {
-        return not_json(err, &error);
+        return chat_request_not_json(err, &error);
     }
     return check_model(&chat->model, err) && check_stream(chat, &stream, err) &&
            check_positive(&chat->max_tokens, "max_tokens", err) &&

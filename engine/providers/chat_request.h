@@ -49,6 +49,9 @@ typedef struct chat_request {
                                             aiq_err *err); /* NULL and a 400: it cannot */
 } chat_request;
 
+/* 400: the body is no JSON object, whatever the dialect. Returns false. */
+bool chat_request_not_json(aiq_err *err, const json_error *error);
+
 /* False and a 400 in *err, which names the field. Pure. */
 bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err);
 

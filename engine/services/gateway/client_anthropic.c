@@ -51,9 +51,7 @@ static bool parse_count(chat_request *chat, const aiq_job *job, aiq_str body, ai
                            .dialect = AIQ_DIALECT_ANTHROPIC,
                            .lines = head_lines(job)};
     if (!json_scan(body.data, body.len, wants, 1, &error)) {
-        return aiq_fail(err, 400, "invalid_json",
-                        "The request's body is not a valid JSON object: %s at byte %zu.",
-                        error.reason, error.offset);
+        return chat_request_not_json(err, &error);
     }
     return chat->model.type == JSON_STRING || rewrite_invalid(err, "a string", "model");
 }

@@ -620,9 +620,7 @@ bool messages_request_parse(chat_request *chat, aiq_str body, aiq_err *err)
                            .dialect = AIQ_DIALECT_ANTHROPIC,
                            .translate = messages_request_translate};
     if (!json_scan(body.data, body.len, wants, sizeof(wants) / sizeof(wants[0]), &error)) {
-        return aiq_fail(err, 400, "invalid_json",
-                        "The request's body is not a valid JSON object: %s at byte %zu.",
-                        error.reason, error.offset);
+        return chat_request_not_json(err, &error);
     }
     if (chat->model.type != JSON_STRING) {
         return rewrite_invalid(err, "a string", "model");
