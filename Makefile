@@ -3,7 +3,7 @@
 #                 a local model's answer, stay up   (PORT= METRICS_PORT= CONF= RUN_DIR=)
 # make test       install what is missing, build, run every test
 # make unit       the C unit tests alone
-# make fuzz       every fuzz target for FUZZ_SECONDS (60)
+# make fuzz       every fuzz target for FUZZ_SECONDS (60), from FUZZ_SEED (any)
 # make lint       clang-format, clang-tidy, cppcheck
 # make valgrind   the tests of t/valgrind.list under it
 # make bench      the performance table; ROW=id runs one row
@@ -137,7 +137,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@$(MAKE) --no-print-directory BUILD=fuzz fuzz-programs
 	@$(MAKE) --no-print-directory BUILD=planted fuzz-link-programs
-	tools/fuzz.sh $(FUZZ_SECONDS)
+	tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 fuzz-programs: $(FUZZ)
 fuzz-link-programs: $(filter $B/fuzz_link_%,$(FUZZ))

@@ -2,12 +2,14 @@
 # Runs the link's fuzz targets for so many seconds and each other one for a third of
 # them, two at a time, then shows that the link's find the bug that -DAIQ_PLANT_BUG
 # plants:
-#     fuzz.sh SECONDS
-# What the targets learn stays in build-fuzz/corpus; crashes are left in build-fuzz.
+#     fuzz.sh SECONDS [SEED]
+# Without a seed each run goes its own way; CI gives one, so that what it finds comes from
+# the change that it looks at. What the targets learn stays in build-fuzz/corpus; crashes
+# are left in build-fuzz.
 
 set -u
 
-export seconds="$1"
+export seconds="$1" seed="${2-0}"
 cd "$(dirname "$0")/.."
 
 # one TARGET: quiet unless it finds something
@@ -18,7 +20,7 @@ one() {
     link_*) ;;
     *) seconds=$((seconds / 3 + 1)) ;;
     esac
-    if "build-fuzz/$1" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    if "build-fuzz/$1" -seed="$seed" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
         -artifact_prefix="build-fuzz/$name-" -print_final_stats=1 \
         "build-fuzz/corpus/$name" "t/fuzz/corpus/$name" >"build-fuzz/$name.log" 2>&1; then
         echo "ok     $1: $(sed -n 's/^stat::number_of_executed_units: *//p' "build-fuzz/$name.log") runs"
@@ -33,7 +35,7 @@ one() {
 planted() {
     name=${1#fuzz_}
     mkdir -p build-planted/corpus
-    if "build-planted/$1" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    if "build-planted/$1" -seed="$seed" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
         -artifact_prefix="build-planted/$name-" build-planted/corpus "t/fuzz/corpus/$name" \
         >"build-planted/$name.log" 2>&1; then
         echo "FAILED $1 does not find the planted bug"
@@ -44,12 +46,12 @@ planted() {
     echo "ok     $1 finds the planted bug"
 }
 
-case ${2-} in
-one | planted) "$2" "$3" ;;
+case ${3-} in
+one | planted) "$3" "$4" ;;
 *)
     {
         for program in build-fuzz/fuzz_*; do echo "one ${program##*/}"; done
         for program in build-planted/fuzz_link_*; do echo "planted ${program##*/}"; done
-    } | xargs -P 2 -L 1 tools/fuzz.sh "$seconds"
+    } | xargs -P 2 -L 1 tools/fuzz.sh "$seconds" "$seed"
     ;;
 esac

@@ -77,16 +77,19 @@ static bool take_amount(aiq_str text, policy_budget *b)
     int64_t whole = 0;
     size_t decimals = 0, n = take_digits(text, 0, 15, &whole), end = n;
 
-    if (n > 0 && end < text.len && text.data[end] == '.') {
+    if (n > 0 && n <= 9 && end < text.len && text.data[end] == '.') {
         decimals = take_digits(text, end + 1, 9, &whole);
         end += 1 + decimals;
-        if (n > 9 || decimals == 0) {
+        if (decimals == 0) {
             return false;
         }
     }
     rest.data += end;
     rest.len -= end;
     b->unit = rest.len > 4 && memcmp(rest.data, "usd/", 4) == 0 ? POLICY_USD : POLICY_TOKENS;
+    if (n > (b->unit == POLICY_USD ? 9 : 15)) {
+        return false; /* nine digits and nine decimals are the most that fit 63 bits */
+    }
     b->period = rest.len > 6 && memcmp(rest.data + rest.len - 6, "/month", 6) == 0
                     ? POLICY_MONTH
                     : POLICY_DAY;
@@ -94,8 +97,7 @@ static bool take_amount(aiq_str text, policy_budget *b)
     for (size_t i = decimals; b->unit == POLICY_USD && i < 9; i++) {
         b->amount *= 10;
     }
-    return n > 0 && whole > 0 && n <= (b->unit == POLICY_USD ? 9 : 15) &&
-           (b->unit == POLICY_USD || decimals == 0) &&
+    return n > 0 && whole > 0 && (b->unit == POLICY_USD || decimals == 0) &&
            (aiq_str_is(rest, "usd/day") || aiq_str_is(rest, "usd/month") ||
             aiq_str_is(rest, "tokens/day") || aiq_str_is(rest, "tokens/month"));
 }
