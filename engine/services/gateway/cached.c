@@ -367,7 +367,9 @@ void cached_reply(cached *k, const char *model)
     const aiq_usage usage = {.first_token_us =
                                  (int64_t)((loop_now_ns() - k->job->started_ns) / 1000)};
 
-    job_head(k->job, &reply);
+    if (!k->job->head_sent) { /* with a keep-alive, while it waited */
+        job_head(k->job, &reply);
+    }
     job_usage(k->job, &usage);
 }
 

@@ -53,7 +53,8 @@ typedef enum { CACHED_CALL, CACHED_HIT, CACHED_WAITS } cached_way;
 cached_way cached_begin(cached *k, aiq_job *job, const policy_model *model,
                         const chat_request *chat, void (*ready)(aiq_job *job));
 
-/* The head of a hit; cached_send() follows. model: the client's name of it. */
+/* The head of a hit, where none is sent yet; cached_send() follows. model: the client's
+ * name of it. */
 void cached_reply(cached *k, const char *model);
 /* What the client has credit for; true: that was all. */
 bool cached_send(cached *k);

@@ -5,12 +5,13 @@
  *     waiting     checked; the same is being asked for another client (cached.h)
  *     replaying   an earlier answer is sent; nobody is asked, nothing is held
  *     holding     checked; its budgets may have to wait for others (bill.h)
- *     calling     checked, given to the model's targets (attempts.h); nothing sent yet
- *     streaming   the head is sent; events pass as they come
+ *     calling     checked, given to the model's targets (attempts.h); events pass as they
+ *                 come
  *     ending      the provider is done; what waits for credit is sent, then END
  *
- * The head of a stream is sent with its first event (or first keep-alive), so
- * that whatever fails before that is a plain error reply with its status.
+ * The head of a stream is sent with its first event (or first keep-alive, in whichever
+ * state that is), so that whatever fails before that is a plain error reply with its
+ * status, and an event after it.
  */
 
 #include <stdio.h>
@@ -24,7 +25,7 @@
 #include "services/gateway/spool.h"
 #include "services/gateway/token_limits.h"
 
-/* A comment this often while the model thinks, so that nobody between us and
+/* A comment this often while nothing is there to be said, so that nobody between us and
  * the client takes the stream for dead. */
 #define KEEPALIVE_MS 15000
 
@@ -34,7 +35,6 @@ typedef enum {
     CHAT_REPLAYING,
     CHAT_HOLDING,
     CHAT_CALLING,
-    CHAT_STREAMING,
     CHAT_ENDING
 } chat_state;
 
@@ -68,15 +68,6 @@ static void stop_timer(chat *c)
 static uint64_t clock_ms(void)
 {
     return loop_now_ns() / 1000000;
-}
-
-static void refuse(chat *c, const aiq_err *err)
-{
-    stop_timer(c);
-    cached_drop(&c->cached);
-    token_limits_settle(&c->hold, 0, clock_ms());
-    bill_drop(&c->bill);
-    job_fail(c->job, err);
 }
 
 static double seconds_between(uint64_t from_ns, uint64_t to_ns)
@@ -151,6 +142,58 @@ static void flush(chat *c)
     }
 }
 
+/* Who answers, or was asked last; NULL: nobody was asked. */
+static const policy_target *target_asked(const chat *c)
+{
+    return c->attempts.one ? c->attempts.one->target : NULL;
+}
+
+static void log_failure(const chat *c, const aiq_err *err)
+{
+    const policy_target *asked = target_asked(c);
+    char id[65];
+    size_t n = c->job->request_id.len < 64 ? c->job->request_id.len : 64;
+
+    memcpy(id, c->job->request_id.data, n);
+    id[n] = '\0';
+    aiq_log(AIQ_LOG_WARN, "gateway", "call of a model failed", AIQ_S("request_id", id),
+            AIQ_S("provider", asked ? asked->provider->name : NULL),
+            AIQ_S("model", c->model->name), AIQ_I("attempt", c->attempts.n),
+            AIQ_I("status", err->status), AIQ_S("code", err->code),
+            AIQ_S("detail", err->detail[0] ? err->detail : err->message));
+}
+
+/* The end without an answer; whoever was asked is settled with. */
+static void refuse(chat *c, const aiq_err *err)
+{
+    char body[AIQ_ERROR_BODY_MAX];
+    const aiq_error_info info = {
+        .status = err->status,
+        .code = {err->code, strlen(err->code)},
+        .message = {err->message, strlen(err->message)},
+        .param = {err->param, strlen(err->param)},
+        .request_id = {c->job->request_id.data, c->job->request_id.len},
+    };
+
+    cached_drop(&c->cached);
+    token_limits_settle(&c->hold, 0, clock_ms());
+    bill_drop(&c->bill);
+    if (c->job->head_sent) {
+        log_failure(c, err);
+    }
+    /* nothing can be said in the middle of an answer that may be anything */
+    if (!c->job->head_sent || c->client->error == NULL) {
+        stop_timer(c);
+        job_fail(c->job, err);
+        return;
+    }
+    c->client->error(c->stream, (aiq_str){body, aiq_error_render(body, c->job->dialect, &info)},
+                     &c->out);
+    report_usage(c, PROVIDER_TOKENS_UNKNOWN);
+    c->state = CHAT_ENDING;
+    flush(c);
+}
+
 /* What a client can learn of its request's way. */
 static size_t add_way(const chat *c, job_header *headers, char *text, size_t size)
 {
@@ -174,6 +217,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
                       uint32_t retry_after)
 {
     const attempts *a = &c->attempts;
+    const policy_target *asked = target_asked(c);
     char seconds[12], way[48], cost[32], limits[TOKEN_STATE_TEXT];
     job_header headers[11];
     job_reply reply = {
@@ -182,8 +226,8 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         .content_length = length,
         .stream = strncmp(type, "text/event-stream", 17) == 0,
         .headers = headers,
-        .model = a->asked->name,
-        .provider = a->one->target->provider->name,
+        .model = c->model->name,
+        .provider = asked ? asked->provider->name : NULL,
     };
 
     if (retry_after) {
@@ -214,9 +258,8 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
 
 static void begin_stream(chat *c)
 {
-    if (c->state == CHAT_CALLING) {
-        const char *type = c->attempts.one->type;
-        c->state = CHAT_STREAMING;
+    if (!c->job->head_sent) {
+        const char *type = c->attempts.one ? c->attempts.one->type : NULL;
         send_head(c, 200, type ? type : "text/event-stream", -1, 0);
     }
 }
@@ -292,7 +335,7 @@ static void on_reply(void *arg, const provider_reply *reply)
     c->first_ns = loop_now_ns();
     c->bill.produced = reply->body.len / 4;
     settle(c, reply->status, reply->tokens, reply->status == 200);
-    if (c->state == CHAT_STREAMING) {
+    if (c->job->head_sent) {
         c->client->error(c->stream, body, &c->out); /* after a keep-alive */
     } else {
         if (reply->status == 200) {
@@ -311,48 +354,12 @@ static void on_reply(void *arg, const provider_reply *reply)
     flush(c);
 }
 
-static void log_failure(const chat *c, const aiq_err *err)
-{
-    char id[65];
-    size_t n = c->job->request_id.len < 64 ? c->job->request_id.len : 64;
-
-    memcpy(id, c->job->request_id.data, n);
-    id[n] = '\0';
-    aiq_log(AIQ_LOG_WARN, "gateway", "call of a model failed", AIQ_S("request_id", id),
-            AIQ_S("provider", c->attempts.one->target->provider->name),
-            AIQ_S("model", c->attempts.asked->name), AIQ_I("attempt", c->attempts.n),
-            AIQ_I("status", err->status), AIQ_S("code", err->code),
-            AIQ_S("detail", err->detail[0] ? err->detail : err->message));
-}
-
 static void on_failed(void *arg, const aiq_err *err)
 {
     chat *c = arg;
-    char body[AIQ_ERROR_BODY_MAX];
-    const aiq_error_info info = {
-        .status = err->status,
-        .code = {err->code, strlen(err->code)},
-        .message = {err->message, strlen(err->message)},
-        .param = {err->param, strlen(err->param)},
-        .request_id = {c->job->request_id.data, c->job->request_id.len},
-    };
 
-    cached_drop(&c->cached);
     settle(c, err->status, PROVIDER_TOKENS_UNKNOWN, c->bill.produced > 0);
-    if (c->state == CHAT_CALLING) {
-        refuse(c, err); /* which logs it */
-        return;
-    }
-    log_failure(c, err);
-    if (c->client->error == NULL) { /* nothing can be said in the middle of such an answer */
-        job_fail(c->job, err);
-        return;
-    }
-    c->client->error(c->stream, (aiq_str){body, aiq_error_render(body, c->job->dialect, &info)},
-                     &c->out);
-    report_usage(c, PROVIDER_TOKENS_UNKNOWN);
-    c->state = CHAT_ENDING;
-    flush(c);
+    refuse(c, err);
 }
 
 /* The request. */
@@ -385,12 +392,9 @@ static void call_model(chat *c)
     aiq_err err;
 
     c->state = CHAT_CALLING;
-    c->sent_ns = loop_now_ns();
     if (!attempts_start(&c->attempts, c->job, c->model, &c->request, &events, on_lost, c,
                         &err)) {
         refuse(c, &err);
-    } else if (c->request.stream) {
-        loop_timer_start(c->job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
     }
 }
 
@@ -476,13 +480,17 @@ static void hold(chat *c)
 
 static void send_replay(chat *c)
 {
-    if (cached_send(&c->cached)) {
+    if (c->out.len) { /* a keep-alive */
+        flush(c);
+    }
+    if (c->out.len == 0 && cached_send(&c->cached)) {
         job_end(c->job);
     }
 }
 
 static void replay(chat *c)
 {
+    stop_timer(c);
     c->state = CHAT_REPLAYING;
     cached_reply(&c->cached, c->model->name);
     send_replay(c);
@@ -513,6 +521,8 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
         if (c->client->begin) {
             c->client->begin(c->stream, &c->request);
         }
+        c->sent_ns = loop_now_ns();
+        loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
     }
     if (c->request.raw) {
         hold(c); /* what is no JSON is not kept */
