@@ -11,7 +11,7 @@ use AIQ::Admin;
 use AIQ::Mock;
 use AIQ::Test;
 
-my $t = AIQ::Test->new(engine_args => [ '--cache-size', '256k' ]);
+my $t = AIQ::Test->new(engine_args => [ '--cache-size', '256k', '--log-level', 'debug' ]);
 my $mock = AIQ::Mock->new($t);
 
 sub conf {
@@ -32,6 +32,8 @@ sub conf {
             location /keys/   { aiq_key all; aiq_pass gateway /v1/; }
             location /short/  { aiq_cache exact ttl=300ms; aiq_pass gateway /v1/; }
             location /off/    { aiq_cache off; aiq_pass gateway /v1/; }
+            location /spent/  { aiq_key all; aiq_budget tenant 0.0003usd/day; aiq_pass gateway /v1/; }
+            location /api/    { aiq_key all; aiq_pass control; }
             location /budget/ { aiq_budget tenant 1000000tokens/day; aiq_pass gateway /v1/; }
             location /metrics { access_log off; aiq_metrics; }
         }");
@@ -137,6 +139,20 @@ is(ask(@shared, @{ $key{bolt} }), 'MISS 1', 'another one');
 is(ask('/v1/chat/completions', $shared[1]), 'MISS 1', 'nobody');
 is(ask(@shared, @{ $key{acme} }), 'HIT 0', 'each its own');
 
+# A hit is no call of a model: who has spent its budget still gets it. It is recorded, as
+# what it was: without tokens, and for nothing.
+my $thrift = $t->chat('chat', 'thrift', max_tokens => 12);
+is(ask('/spent/chat/completions', $thrift, @{ $key{acme} }), 'MISS 1', 'nearly all of a budget');
+my $dear = $t->chat('chat', 'dear', max_tokens => 12);
+is(ask('/spent/chat/completions', $dear, @{ $key{acme} }), '- 0', 'the next request');
+is($last->{status}, 402, 'is refused');
+is(ask('/spent/chat/completions', $thrift, @{ $key{acme} }), 'HIT 0', 'and what was asked before is answered') for 1 .. 2;
+$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 10, 'all is stored');
+my $usage = $t->json($t->get('/api/v1/usage?group_by=provider&tenant=acme',
+    headers => AIQ::Admin::bearer($admin->json(qw(keys create --admin))->{key})))->{data};
+is_deeply([ map { [ @$_{qw(provider requests tokens_in tokens_out cost_usd estimated)} ] } @$usage ],
+    [ [ 'cache', 3, 0, 0, 0, 0 ], [ 'mock', 2, 18, 24, 0.000258, 0 ] ], 'usage has the hits');
+
 # Time. The location that reads has a say, too.
 my $brief = $t->chat('chat', 'brief');
 is(ask('/v1/chat/completions', $brief), 'MISS 1', 'kept for an hour');
@@ -163,6 +179,10 @@ for my $word (qw(HIT MISS BYPASS)) {
 like($log, qr/^HIT 0 0\.000000000$/m, '$aiq_cache, and nothing was used');
 like($log, qr/^BYPASS 9 0\.000129000$/m, 'BYPASS');
 like($log, qr/^- 9 /m, 'or empty');
+for my $word (qw(HIT MISS BYPASS)) {
+    my $n = () = $log =~ /^$word /mg;
+    is(scalar(grep { $_->{message} eq 'request done' && ($_->{cache} // '') eq $word } $t->engine_lines), $n, "$word in the engine's log");
+}
 
 # A reload: what is kept stays good as long as the model's targets are the same.
 is(chat('chat', 'reload'), 'MISS 1', 'before');

@@ -40,7 +40,7 @@ struct ledger {
     /* loop 0's */
     size_t storing; /* of settled, at its front: on their way to the store */
     loop_timer flush_timer, tick_timer, heartbeat;
-    metric *pending, *overdrafts, *warnings;
+    metric *pending, *let_go, *overdrafts, *warnings;
     metric *refused_spent, *refused_reserved, *refused_unrecorded;
 };
 

@@ -148,10 +148,8 @@ static bool any_warns(const ledger_call *call)
     return false;
 }
 
-bool ledger_settle(ledger *l, ledger_call *call, const ledger_result *result)
+static void write_result(journal_entry *e, const ledger_result *result)
 {
-    journal_entry *e = call->entry;
-
     put_name(e->provider, sizeof(e->provider), result->provider);
     put_name(e->target, sizeof(e->target), result->target);
     e->used = result->used;
@@ -159,6 +157,13 @@ bool ledger_settle(ledger *l, ledger_call *call, const ledger_result *result)
     e->estimated = result->estimated;
     e->duration_us = result->duration_us;
     e->first_token_us = result->first_token_us;
+}
+
+bool ledger_settle(ledger *l, ledger_call *call, const ledger_result *result)
+{
+    journal_entry *e = call->entry;
+
+    write_result(e, result);
     for (size_t i = 0; i < e->n_budgets; i++) {
         e->budgets[i].used = ledger_share_of((policy_unit)e->budgets[i].unit, &e->used);
         if (e->budgets[i].used > e->budgets[i].held) {
@@ -177,6 +182,29 @@ bool ledger_settle(ledger *l, ledger_call *call, const ledger_result *result)
     call->state = CALL_NONE;
     call->entry = NULL;
     return warns;
+}
+
+void ledger_note(ledger *l, const ledger_order *order, const ledger_result *result)
+{
+    ledger_call call = {0};
+    aiq_err full;
+
+    pthread_mutex_lock(&l->lock);
+    if (l->n_settled < LEDGER_BEHIND) {
+        call.entry = journal_take(l->journal, &full);
+    }
+    pthread_mutex_unlock(&l->lock);
+    if (call.entry == NULL) {
+        metric_add(l->let_go, 1);
+        return;
+    }
+    write_entry(call.entry, order);
+    call.entry->n_budgets = 0;
+    write_result(call.entry, result);
+    journal_publish(call.entry, JOURNAL_SETTLED);
+    pthread_mutex_lock(&l->lock);
+    storing_add(l, &call);
+    pthread_mutex_unlock(&l->lock);
 }
 
 void ledger_drop(ledger *l, ledger_call *call)
@@ -241,6 +269,10 @@ static void make_metrics(ledger *l, metrics *m)
         metrics_family(m, METRIC_COUNTER, "aiq_budget_overdrafts_total",
                        "Calls that used more than their request allowed.", "", NULL),
         NULL);
+    l->let_go = metrics_sample(metrics_family(m, METRIC_COUNTER, "aiq_usage_let_go_total",
+                                              "Answers from the cache that were not recorded.",
+                                              "", NULL),
+                               NULL);
     l->pending = metrics_sample(
         metrics_family(m, METRIC_GAUGE, "aiq_usage_pending",
                        "Calls of models that have ended and are not in the store yet.", "",

@@ -29,6 +29,8 @@ typedef struct ledger ledger;
 #define LEDGER_WAIT_MS 5000
 /* Calls that wait, of one engine. */
 #define LEDGER_WAITING 4096
+/* Events that are not in the store yet, when those that cost nothing are let go. */
+#define LEDGER_BEHIND (JOURNAL_ENTRIES / 4)
 
 /* Recovers what dead engines left in `folder`; blocks. After the store, before the
  * loops start. NULL and *err where the folder cannot be used. */
@@ -87,6 +89,11 @@ typedef struct {
 } ledger_result;
 /* True: one of its budgets has used 80 % by now. */
 bool ledger_settle(ledger *l, ledger_call *call, const ledger_result *result);
+
+/* What was answered without a call: an event that costs nothing, and that no budget is asked
+ * for. While the store is behind, such ones are let go, before they crowd out what must not
+ * be lost. */
+void ledger_note(ledger *l, const ledger_order *order, const ledger_result *result);
 
 /* The call was not made after all, or its owner does not wait any more. ready() does
  * not come. */

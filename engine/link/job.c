@@ -146,6 +146,7 @@ static void job_finished(link_job *j, const char *result)
     aiq_log(AIQ_LOG_DEBUG, "link", result, AIQ_S("request_id", text_of(job, job->request_id)),
             AIQ_S("trace_id", trace_of(job)), AIQ_S("uri", text_of(job, job->uri)),
             AIQ_I("status", j->status), AIQ_R("duration_ms", seconds * 1e3),
+            AIQ_S("cache", job->cache),
             j->tokens ? AIQ_I("tokens_used", j->tokens) : AIQ_S("tokens_used", NULL));
 }
 

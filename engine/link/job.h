@@ -65,6 +65,7 @@ struct aiq_job {
     aiq_str path_args[4]; /* what the route's {…} segments matched */
     aiq_dialect dialect;
     int64_t body_length; /* -1: not known */
+    const char *cache;   /* for the log: X-AIQ-Cache; NULL: the cache has no part in it */
     uint64_t started_ns;
     bool head_sent;
 };

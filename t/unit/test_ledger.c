@@ -391,6 +391,32 @@ static void the_lease_of_a_dead_engine_ends(void **state)
     stop(&b);
 }
 
+static void answers_from_the_cache_do_not_crowd_out_calls(void **state)
+{
+    const ledger_order order = {.tenant = AIQ_STR("acme"), .model = "m"};
+    const ledger_result result = {.status = 200, .provider = "cache", .target = ""};
+    aiq_buf text = {0};
+    test_call c;
+    bench b;
+
+    (void)state;
+    start(&b, 1);
+    assert_true(may_begin(&b, &c, "acme", "", 400, &tenant_usd, 1));
+    settle(&b, &c, 100);
+    for (unsigned i = 0; i < LEDGER_BEHIND + 4; i++) {
+        ledger_note(b.l, &order, &result);
+    }
+    metrics_render(b.engine.metrics, &text);
+    aiq_buf_add(&text, "", 1);
+    assert_non_null(strstr((const char *)text.data, "\naiq_usage_let_go_total 5\n"));
+    aiq_buf_free(&text);
+    stop(&b);
+    assert_int_equal(ask("SELECT COUNT(*) FROM usage_events WHERE provider = 'cache' AND "
+                         "cost_nano_usd = 0 AND tokens_in = 0"),
+                     LEDGER_BEHIND - 1);
+    assert_int_equal(ask("SELECT SUM(spent) FROM budget_accounts"), 100);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -409,6 +435,8 @@ int main(void)
                                         remove_folder),
         cmocka_unit_test_setup_teardown(the_lease_of_a_dead_engine_ends, make_folder,
                                         remove_folder),
+        cmocka_unit_test_setup_teardown(answers_from_the_cache_do_not_crowd_out_calls,
+                                        make_folder, remove_folder),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

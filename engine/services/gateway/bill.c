@@ -177,6 +177,27 @@ int64_t bill_settle(bill *b, const policy_target *target, unsigned status,
     return target->price.input >= 0 || target->price.output >= 0 ? result.used.nano_usd : -1;
 }
 
+void bill_replayed(const aiq_job *job, const policy_model *model)
+{
+    int64_t us = (int64_t)((loop_now_ns() - job->started_ns) / 1000);
+    const ledger_order order = {
+        .tenant = job->tenant,
+        .user = job->user,
+        .key_id = job->key_id,
+        .request_id = job->request_id,
+        .model = model->name,
+    };
+    const ledger_result result = {
+        .status = 200,
+        .provider = "cache",
+        .target = "",
+        .duration_us = us,
+        .first_token_us = us,
+    };
+
+    ledger_note(job->loop->engine->ledger, &order, &result);
+}
+
 void bill_drop(bill *b)
 {
     if (b->open) {

@@ -43,6 +43,9 @@ void bill_broke_off(bill *b, const policy_target *target);
 int64_t bill_settle(bill *b, const policy_target *target, unsigned status,
                     provider_tokens tokens, bool produced, uint64_t first_ns);
 
+/* An earlier answer is sent again: for nothing, but usage tells of it. On the job's loop. */
+void bill_replayed(const aiq_job *job, const policy_model *model);
+
 /* Nobody was asked. Fine where nothing is held. */
 void bill_drop(bill *b);
 

@@ -164,7 +164,7 @@ static bool asks_for(const aiq_job *job, const char *word)
 
 static void decide(cached *k, const char *word, cache_count count)
 {
-    k->word = word;
+    k->job->cache = word;
     cache_counts(k->cache, count);
 }
 

@@ -39,7 +39,6 @@ typedef struct {
     aiq_buf kept;         /* the entry as it grows */
     lru_entry *entry;     /* a hit */
     aiq_str left;         /* of its body, to be sent */
-    const char *word;     /* of X-AIQ-Cache; NULL: none */
     uint8_t key[LRU_KEY];
     loop_timer wait;
     redis_call look;             /* into Redis */

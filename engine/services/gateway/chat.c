@@ -237,9 +237,9 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
     }
-    if (c->cached.word) {
+    if (c->job->cache) {
         headers[reply.n_headers++] =
-            (job_header){AIQ_STR("x-aiq-cache"), {c->cached.word, strlen(c->cached.word)}};
+            (job_header){AIQ_STR("x-aiq-cache"), {c->job->cache, strlen(c->job->cache)}};
     }
     if (bill_warns(&c->bill)) {
         headers[reply.n_headers++] =
@@ -492,6 +492,7 @@ static void replay(chat *c)
 {
     stop_timer(c);
     c->state = CHAT_REPLAYING;
+    bill_replayed(c->job, c->model);
     cached_reply(&c->cached, c->model->name);
     send_replay(c);
 }
