@@ -304,10 +304,16 @@ char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
 /* ngx_http_aiq_provider.c */
 
 char *ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
+/* ngx_http_aiq_value.c; what returns a "char *" returns what a setter does */
+
+char *ngx_http_aiq_check_url(ngx_str_t *value, ngx_str_t *url);
+char *ngx_http_aiq_check_secret(ngx_str_t *value);
 ngx_int_t ngx_http_aiq_check_name(ngx_conf_t *cf, char *what, ngx_str_t *name);
 /* letters, digits and what is in "more" */
 ngx_int_t ngx_http_aiq_check_word(ngx_str_t *s, char *more);
-/* of "value" behind its prefix; returns what a directive's setter returns */
+char *ngx_http_aiq_set_file(ngx_conf_t *cf, ngx_str_t *value, ngx_str_t *file);
+/* of "value" behind its prefix */
 char *ngx_http_aiq_set_time(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
     ngx_msec_t *time);
 
