@@ -21,10 +21,23 @@
  * CANCEL; the ring's order does the rest.
  *
  * Credit. A receiver promises memory: each direction of each job starts with
- * AIQ_WINDOW bytes (BODY, DATA and MESSAGE payloads count, and HEAD's) and
- * grows by CREDIT. A receiver keeps the sum of its promises bounded with
- * aiq_credit_due(). A sender that exceeds its credit breaks the link. Control
- * frames need no credit: a job has at most a few of them.
+ * AIQ_WINDOW bytes (BODY, DATA and MESSAGE payloads count, and HEAD's; a MESSAGE
+ * AIQ_MESSAGE_COST more, so that empty ones are bounded too) and grows by CREDIT. A receiver
+ * keeps the sum of its promises bounded with aiq_credit_due(). A sender that exceeds its credit
+ * breaks the link. Control frames need no credit: a job has at most a few of them.
+ *
+ * A WebSocket is a job whose OPEN says so and whose HEAD has status 101. From then on
+ * there are no BODY and DATA, but
+ *
+ *       MESSAGE* ◄──────────────────────► MESSAGE*  pieces of messages, within credit
+ *       END ────────────────────────────►           the client wants to close, or nginx
+ *            ◄───────────────────────────  END      closed; ERROR, where that was a failure
+ *
+ * The frames, masks, pings and the closing handshake of RFC 6455 are the worker's: a
+ * MESSAGE is a piece of a text or binary message without its header, in order; flags
+ * tell its opcode (a message's later pieces: AIQ_MESSAGE_MORE) and whether it is the
+ * last. Both ENDs say why, see aiq_close. After the worker's END the engine may still
+ * send what it has; the worker sends nothing more.
  *
  * A CHECK takes a slot too; its VERDICT (or the worker's CANCEL) ends it. It asks
  * whose an API key is. What the engine says holds for an epoch, which is that of
@@ -58,7 +71,7 @@ typedef enum {
     AIQ_FRAME_DATA = 7,     /* ←  bytes */
     AIQ_FRAME_USAGE = 8,    /* ←  aiq_usage */
     AIQ_FRAME_ERROR = 9,    /* ←  aiq_failure, fields */
-    AIQ_FRAME_MESSAGE = 10, /* ↔  reserved: WebSocket; flags are opcode and FIN */
+    AIQ_FRAME_MESSAGE = 10, /* ↔  bytes; flags are AIQ_MESSAGE_* */
     AIQ_FRAME_CHECK = 11,   /* →  fields (KEY_HASH): whose key is it? */
     AIQ_FRAME_VERDICT = 12, /* ←  aiq_verdict, fields (TENANT, USER, ROLE, KEY_ID) */
     AIQ_FRAME_NOTICE = 13   /* ←  aiq_notice; no job */
@@ -66,6 +79,23 @@ typedef enum {
 
 /* DATA flag: this ends an event of a stream; the client should see it now. */
 #define AIQ_DATA_FLUSH 0x01
+
+/* MESSAGE flags: one of these as the opcode, and whether the message ends here. */
+#define AIQ_MESSAGE_MORE   0x00
+#define AIQ_MESSAGE_TEXT   0x01
+#define AIQ_MESSAGE_BINARY 0x02
+#define AIQ_MESSAGE_OPCODE 0x0f
+#define AIQ_MESSAGE_FIN    0x80
+
+/* What a MESSAGE takes of its receiver's credit beside its payload. */
+#define AIQ_MESSAGE_COST 16u
+
+/* END of a WebSocket: this and a reason in UTF-8, AIQ_CLOSE_MAX bytes together. */
+typedef struct {
+    uint16_t code; /* RFC 6455, 7.4; 1005: the client gave none */
+} aiq_close;
+
+#define AIQ_CLOSE_MAX 125u
 
 typedef enum {
     AIQ_METHOD_GET = 1,
@@ -83,13 +113,16 @@ typedef struct {
     uint32_t location;   /* index into the policy's locations */
     uint8_t method;      /* aiq_method */
     uint8_t secure;      /* the client came over TLS */
-    uint16_t reserved;   /* 0 */
+    uint16_t flags;      /* AIQ_OPEN_* */
     int64_t body_length; /* -1: not known yet; 0: none follows, nor END */
 } aiq_open;
 
+/* A WebSocket, body_length is 0: HEAD with status 101 accepts it. */
+#define AIQ_OPEN_WEBSOCKET 0x01
+
 /* HEAD: this, then fields. */
 typedef struct {
-    uint16_t status;        /* 200..599 */
+    uint16_t status;        /* 200..599, or 101 */
     uint16_t flags;         /* AIQ_HEAD_* */
     uint32_t endpoint;      /* reserved, 0 */
     int64_t content_length; /* -1: not known */
@@ -143,7 +176,8 @@ typedef enum {
     AIQ_FIELD_CONTENT_TYPE, /* also in HEAD */
     AIQ_FIELD_ACCEPT,
     AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD. In OPEN: x-aiq-*,
-                         openai-*, anthropic-*, cache-control, last-event-id, idempotency-key */
+                         openai-*, anthropic-*, cache-control, last-event-id,
+                         idempotency-key; sec-websocket-protocol, as nginx chose it */
     /* OPEN, VERDICT: who asks, as nginx found out; none: nobody in particular */
     AIQ_FIELD_TENANT = 16,
     AIQ_FIELD_USER,

@@ -133,8 +133,7 @@ static const char *trace_of(aiq_job *job)
                                       : NULL;
 }
 
-/* The handler is done with the job, one way or the other. */
-static void job_finished(link_job *j, const char *result)
+void link_job_finished(link_job *j, const char *result)
 {
     aiq_job *job = &j->job;
     double seconds = (double)(loop_now_ns() - job->started_ns) / 1e9;
@@ -154,7 +153,7 @@ void link_job_cancel(link_job *j)
 {
     if (j->state == JOB_RUNNING) {
         j->status = 499;
-        job_finished(j, "request cancelled");
+        link_job_finished(j, "request cancelled");
         if (j->job.route && j->job.route->handler->cancel) {
             j->job.route->handler->cancel(&j->job);
         }
@@ -179,6 +178,10 @@ void link_job_cut(link_job *j)
 
     switch (j->state) {
     case JOB_RUNNING:
+        if (j->job.websocket && j->job.head_sent) {
+            link_job_leave(j);
+            break;
+        }
         aiq_fail(&err, 503, "engine_leaving", "The server is shutting down.");
         err.retry_after = 1;
         link_job_abort(j, &err);
@@ -208,7 +211,7 @@ void link_job_wait(link_job *j)
     }
 }
 
-static uint8_t *push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len)
+uint8_t *link_job_push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len)
 {
     return aiq_ring_push(&j->link->ring, (uint8_t)type, flags, j->slot, j->generation,
                          (uint32_t)len);
@@ -216,7 +219,7 @@ static uint8_t *push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len
 
 static bool push_copy(link_job *j, aiq_frame_type type, const void *data, size_t len)
 {
-    uint8_t *to = push(j, type, 0, len);
+    uint8_t *to = link_job_push(j, type, 0, len);
 
     if (to == NULL) {
         return false;
@@ -237,7 +240,7 @@ static size_t push_data(link_job *j, const uint8_t *data, size_t n, bool flush)
         len = len < j->credit ? len : j->credit;
         len = len < DATA_MAX ? len : DATA_MAX;
         uint8_t flags = flush && sent + len == n ? AIQ_DATA_FLUSH : 0;
-        uint8_t *to = push(j, AIQ_FRAME_DATA, flags, len);
+        uint8_t *to = link_job_push(j, AIQ_FRAME_DATA, flags, len);
         if (to == NULL) {
             link_job_wait(j);
             break;
@@ -281,7 +284,7 @@ bool link_job_flush(link_job *j)
         }
         j->owed_usage = NULL;
     }
-    if (j->owes_end && !push_copy(j, AIQ_FRAME_END, NULL, 0)) {
+    if (j->owes_end && !push_copy(j, AIQ_FRAME_END, j->owed_close.data, j->owed_close.len)) {
         return false;
     }
     if (j->owed_error.data &&
@@ -298,8 +301,7 @@ bool link_job_flush(link_job *j)
     return true;
 }
 
-/* Pushes what is owed now, or waits for the ring; jobs that wait keep their turn. */
-static void flush_or_wait(link_job *j)
+void link_job_settle(link_job *j)
 {
     if (j->waiting || !link_job_flush(j)) {
         link_job_wait(j);
@@ -415,9 +417,9 @@ void job_end(aiq_job *job)
 
     if (j->state == JOB_RUNNING) {
         assert(job->head_sent);
-        job_finished(j, "request done");
+        link_job_finished(j, "request done");
         j->owes_end = true;
-        flush_or_wait(j);
+        link_job_settle(j);
     }
 }
 
@@ -449,9 +451,9 @@ void job_fail(aiq_job *job, const aiq_err *err)
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_MESSAGE, err->message);
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_PARAM, err->param);
     j->status = err->status;
-    job_finished(j, "request refused");
+    link_job_finished(j, "request refused");
     j->owed_error = (aiq_str){aiq_pool_copy(job->pool, out.data, out.len), out.len};
-    flush_or_wait(j);
+    link_job_settle(j);
 }
 
 static void add_str(aiq_buf *out, size_t max, uint16_t id, aiq_str text)
@@ -477,7 +479,7 @@ void link_job_verdict(link_job *j, const keyring_verdict *v)
     }
     j->state = JOB_ENDING;
     j->owed_verdict = (aiq_str){aiq_pool_copy(j->job.pool, out.data, out.len), out.len};
-    flush_or_wait(j);
+    link_job_settle(j);
 }
 
 void job_reply_all(aiq_job *job, unsigned status, const char *content_type, const void *body,
@@ -496,9 +498,9 @@ void job_reply_all(aiq_job *job, unsigned status, const char *content_type, cons
         j->rest =
             (aiq_str){aiq_pool_copy(job->pool, (const char *)body + sent, n - sent), n - sent};
     }
-    job_finished(j, "request done");
+    link_job_finished(j, "request done");
     j->owes_end = true;
-    flush_or_wait(j);
+    link_job_settle(j);
 }
 
 void link_job_credit(link_job *j, uint32_t n)
@@ -510,7 +512,7 @@ void link_job_credit(link_job *j, uint32_t n)
     j->wants_write |= j->credit == 0;
     j->credit += n;
     if (j->state == JOB_ENDING) {
-        flush_or_wait(j);
+        link_job_settle(j);
     } else {
         link_job_writable(j);
     }
@@ -535,6 +537,9 @@ static bool needs_credit(const link_job *j)
 {
     const aiq_job *job = &j->job;
 
+    if (job->websocket) {
+        return !j->closing;
+    }
     return !j->whole &&
            (job->body_length < 0 || job->body_length - j->received > (int64_t)j->allowed);
 }
@@ -557,7 +562,7 @@ void job_consumed(aiq_job *job, size_t n)
     j->allowed += grant;
     j->owed_credit += grant;
     if (j->owed_credit) {
-        flush_or_wait(j);
+        link_job_settle(j);
     }
 }
 

@@ -12,6 +12,16 @@
  * sent credit for it once the service calls job_consumed(), so a service that
  * cannot keep up does not call it yet. A body beyond the location's max_body
  * never reaches the service: the link has refused it (413).
+ *
+ * WebSocket. A job with `websocket` is accepted by job_accept(), from end() on: nginx
+ * answers 101 and from then on messages go both ways. They come in pieces by
+ * message(), valid during the call, each to be consumed as a body's piece with
+ * job_message_cost(); text is valid UTF-8 as a whole, a piece may end within a
+ * character. nginx bounds a message's length (aiq_websocket_max_message), but who
+ * gathers pieces sets a bound of his own: the link's credit does not. A reader that
+ * falls behind is seen by job_message() returning false: the service bounds what it
+ * keeps for him, or closes with 1013. Frames, pings and the closing handshake are
+ * nginx's.
  */
 
 #ifndef AIQ_JOB_H
@@ -29,6 +39,14 @@
 
 typedef struct aiq_job aiq_job;
 
+/* A piece of a WebSocket's message. */
+typedef struct {
+    const uint8_t *data;
+    size_t len;
+    bool text; /* else binary; the same for every piece of a message */
+    bool last; /* the message ends with this piece */
+} job_message_piece;
+
 /* What a service does not need it leaves NULL. */
 typedef struct {
     void (*open)(aiq_job *job);                                /* the request's head is here */
@@ -36,6 +54,11 @@ typedef struct {
     void (*end)(aiq_job *job);      /* the body is whole; always comes */
     void (*writable)(aiq_job *job); /* room again after a short write */
     void (*cancel)(aiq_job *job);   /* the client or the worker is gone: stop, release */
+    /* WebSocket; a route without message() is none */
+    void (*message)(aiq_job *job, const job_message_piece *piece);
+    /* the client wants to close, or nginx for a reload (1012): no message comes any more.
+     * The service sends what it still has and calls job_close(). NULL: closed at once. */
+    void (*closing)(aiq_job *job, unsigned code);
 } job_handler;
 
 typedef struct {
@@ -67,6 +90,7 @@ struct aiq_job {
     int64_t body_length; /* -1: not known */
     const char *cache;   /* for the log: X-AIQ-Cache; NULL: the cache has no part in it */
     uint64_t started_ns;
+    bool websocket;
     bool head_sent;
 };
 
@@ -97,6 +121,25 @@ size_t job_write(aiq_job *job, const void *data, size_t n, bool flush);
 
 void job_consumed(aiq_job *job, size_t n);
 void job_usage(aiq_job *job, const aiq_usage *usage);
+
+/* WebSocket: 101, then messages. */
+void job_accept(aiq_job *job);
+
+/* Sends of the piece what credit and ring take and moves it on by so much. True: all of
+ * it is sent. False: writable() follows, offer the rest again. The pieces of one message
+ * follow each other with the same `text`. */
+bool job_message(aiq_job *job, job_message_piece *piece);
+
+/* What a piece of so many bytes is to job_consumed(). */
+static inline size_t job_message_cost(size_t len)
+{
+    return len + AIQ_MESSAGE_COST;
+}
+
+/* Ends a WebSocket that was accepted, the job is gone: 1000, 1001, 1008, 1011, 1012,
+ * 1013, 3000..4999 (RFC 6455, 7.4), or what closing() was told. The reason, NULL or UTF-8 for
+ * the client, is cut after 123 bytes. */
+void job_close(aiq_job *job, unsigned code, const char *reason);
 
 /* The end; the job is gone when these return. job_fail() before the head is an
  * error reply in the client's dialect; after it, the reply is cut. */

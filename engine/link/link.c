@@ -179,6 +179,11 @@ static void open_job(aiq_link *l, const aiq_frame *frame, const uint8_t *payload
         job_fail(job, &err);
         return;
     }
+    if (job->websocket && !job->route->handler->message) {
+        aiq_fail(&err, 400, "no_websocket", "There is no WebSocket at this path.");
+        job_fail(job, &err);
+        return;
+    }
     if (!link_job_vouch(j)) {
         return;
     }
@@ -207,8 +212,17 @@ static void frame_of_job(aiq_link *l, link_job *j, const aiq_frame *frame,
         memcpy(l->end->scratch, payload, frame->len);
         link_job_body(j, l->end->scratch, frame->len);
         break;
+    case AIQ_FRAME_MESSAGE:
+        memcpy(l->end->scratch, payload, frame->len);
+        link_job_message(j, frame->flags, l->end->scratch, frame->len);
+        break;
     case AIQ_FRAME_END:
-        link_job_whole(j);
+        if (j->job.websocket) {
+            memcpy(l->end->scratch, payload, frame->len);
+            link_job_closing(j, l->end->scratch, frame->len);
+        } else {
+            link_job_whole(j);
+        }
         break;
     case AIQ_FRAME_CANCEL:
         link_job_cancel(j);

@@ -68,18 +68,22 @@ struct link_job {
     aiq_str rest;         /* what is left of job_reply_all()'s body, in the pool */
     const aiq_usage *owed_usage;
     bool owes_end;
+    aiq_str owed_close;   /* END's payload, of a WebSocket, in the pool */
     aiq_str owed_error;   /* ERROR's payload, in the pool */
     aiq_str owed_verdict; /* VERDICT's, of a CHECK */
     bool wants_write;     /* job_write() was short: writable() is due */
     bool waiting;         /* in link->waiting */
     bool stream;          /* HEAD said so */
+    bool in_message;      /* its last MESSAGE was not the last of a message */
     link_job *next;       /* in link->waiting, or among the free ones */
 
     /* from the worker */
     aiq_credit in;
     uint32_t allowed; /* bytes that it may still send */
     int64_t received;
-    bool whole; /* the body is all here */
+    bool whole;                         /* the body is all here */
+    bool closing;                       /* the worker's END of a WebSocket was read */
+    bool getting_message, getting_text; /* MESSAGEs: within one, and of which kind */
 
     /* check.c: the API key's */
     keyring_ask ask;
@@ -171,7 +175,18 @@ bool link_job_flush(link_job *j); /* push what is owed; false: the ring is full 
 void link_job_wait(link_job *j);  /* until the worker has read on */
 void link_job_unwait(link_job *j);
 void link_job_writable(link_job *j);
+/* The handler is done with the job, one way or the other; what is owed follows. */
+void link_job_finished(link_job *j, const char *result);
+/* Pushes what is owed now, or waits for the ring; jobs that wait keep their turn. */
+void link_job_settle(link_job *j);
+/* A frame's payload in the ring, or NULL: no room. */
+uint8_t *link_job_push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len);
 void link_job_verdict(link_job *j, const keyring_verdict *v); /* answers a CHECK */
+
+/* message.c */
+void link_job_message(link_job *j, uint8_t flags, const uint8_t *data, uint32_t n);
+void link_job_closing(link_job *j, const uint8_t *data, uint32_t n);
+void link_job_leave(link_job *j); /* closes a WebSocket, for the engine leaves */
 
 /* link.c: tells the worker the epoch of keys, or owes it. */
 void link_push_epoch(aiq_link *l);

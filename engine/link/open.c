@@ -159,9 +159,13 @@ const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
         open.body_length < -1) {
         return "OPEN with a wrong method or length";
     }
+    if (open.flags & ~AIQ_OPEN_WEBSOCKET || (open.flags && open.body_length)) {
+        return "OPEN with wrong flags, or a WebSocket with a body";
+    }
     if (open.location >= j->link->policy->n_locations) {
         return "OPEN of an unknown location";
     }
+    job->websocket = open.flags & AIQ_OPEN_WEBSOCKET;
     job->method = (aiq_method)open.method;
     job->body_length = open.body_length;
     job->location = &j->link->policy->locations[open.location];

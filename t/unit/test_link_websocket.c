@@ -1,0 +1,397 @@
+/* A WebSocket on a link: MESSAGE and END both ways, with echo as the service. */
+
+#include "unit.h"
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "core/log.h"
+#include "link/counts.h"
+#include "link/link.h"
+
+#define TEXT   AIQ_MESSAGE_TEXT
+#define BINARY AIQ_MESSAGE_BINARY
+#define FIN    AIQ_MESSAGE_FIN
+
+typedef struct {
+    aiq_engine engine;
+    aiq_loop loop;
+    link_counts *counts;
+    aiq_link *link;
+    aiq_ring worker;
+} ends;
+
+static const char policy[] =
+    "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],\"locations\":["
+    "{\"service\":\"echo\",\"max_body\":0},{\"service\":\"health\",\"max_body\":0}]}";
+
+/* The same memory twice: the engine's view goes with the link, ours stays. */
+static void map_twice(void **engine, void **worker)
+{
+    int fd = memfd_create("test", MFD_CLOEXEC);
+
+    assert_int_equal(ftruncate(fd, AIQ_MAP_SIZE), 0);
+    *engine = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    *worker = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+}
+
+static int setup(void **state)
+{
+    ends *e = calloc(1, sizeof(*e));
+    link_parts parts = {.fd = -1};
+    void *mine, *peer;
+
+    *state = e;
+    aiq_log_init(AIQ_LOG_ERROR);
+    e->engine.metrics = metrics_new();
+    loop_init(&e->loop, &e->engine, 0, NULL);
+    e->counts = link_counts_new(e->engine.metrics);
+    e->loop.links = link_end_new(&e->loop, e->counts);
+    map_twice(&parts.mine, &peer);
+    map_twice(&parts.peer, &mine);
+    parts.policy = policy_parse(policy, strlen(policy), NULL);
+    aiq_ring_init(&e->worker, mine, peer);
+    e->link = link_open(e->loop.links, &parts);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    ends *e = *state;
+
+    link_end_close(e->loop.links, false);
+    assert_int_equal(e->loop.links->n_jobs, 0);
+    assert_int_equal(e->loop.links->n_streams, 0);
+    link_end_free(e->loop.links);
+    munmap(e->worker.mine, AIQ_MAP_SIZE);
+    munmap((void *)e->worker.peer, AIQ_MAP_SIZE);
+    loop_free(&e->loop);
+    free(e->counts);
+    metrics_free(e->engine.metrics);
+    free(e);
+    return 0;
+}
+
+static void push(ends *e, int type, uint8_t flags, const void *data, size_t n)
+{
+    void *to = aiq_ring_push(&e->worker, (uint8_t)type, flags, 1, 1, (uint32_t)n);
+
+    assert_non_null(to);
+    if (n) {
+        memcpy(to, data, n);
+    }
+}
+
+static void push_open(ends *e, const aiq_open *open)
+{
+    uint8_t payload[64], *end = payload + sizeof(*open);
+
+    memcpy(payload, open, sizeof(*open));
+    end = aiq_field_put(end, AIQ_FIELD_URI, "/health", 7);
+    push(e, AIQ_FRAME_OPEN, 0, payload, (size_t)(end - payload));
+}
+
+static void push_close(ends *e, uint16_t code, size_t n)
+{
+    uint8_t payload[200] = {0};
+
+    memcpy(payload, &code, sizeof(code));
+    push(e, AIQ_FRAME_END, 0, payload, n);
+}
+
+/* A turn of the engine; false: it has closed the link. */
+static bool turn(ends *e)
+{
+    aiq_ring_publish(&e->worker);
+    aiq_ring_release(&e->worker);
+    if (!link_turn(e->link)) {
+        e->link = NULL;
+        return false;
+    }
+    link_settle(e->link);
+    return true;
+}
+
+/* The next frame but CREDIT must be of this type. */
+static const uint8_t *expect(ends *e, int type, aiq_frame *frame)
+{
+    const uint8_t *payload = NULL;
+
+    do {
+        assert_int_equal(aiq_ring_next(&e->worker, frame, &payload), 1);
+    } while (frame->type == AIQ_FRAME_CREDIT);
+    assert_int_equal(frame->type, type);
+    return payload;
+}
+
+static void expect_nothing(ends *e)
+{
+    aiq_frame frame;
+    const uint8_t *payload;
+
+    assert_int_equal(aiq_ring_next(&e->worker, &frame, &payload), 0);
+}
+
+static void expect_message(ends *e, uint8_t flags, const char *text)
+{
+    aiq_frame frame;
+    const uint8_t *payload = expect(e, AIQ_FRAME_MESSAGE, &frame);
+
+    assert_int_equal(frame.flags, flags);
+    assert_int_equal(frame.len, strlen(text));
+    assert_memory_equal(payload, text, frame.len);
+}
+
+static void expect_close(ends *e, uint16_t code)
+{
+    aiq_frame frame;
+    const uint8_t *payload = expect(e, AIQ_FRAME_END, &frame);
+    aiq_close why;
+
+    assert_in_range(frame.len, sizeof(why), AIQ_CLOSE_MAX);
+    memcpy(&why, payload, sizeof(why));
+    assert_int_equal(why.code, code);
+}
+
+static void open_websocket(ends *e)
+{
+    aiq_frame frame;
+    aiq_head head;
+
+    push_open(e, &(aiq_open){.method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET});
+    assert_true(turn(e));
+    memcpy(&head, expect(e, AIQ_FRAME_HEAD, &frame), sizeof(head));
+    assert_int_equal(head.status, 101);
+    assert_int_equal(e->loop.links->n_streams, 1);
+}
+
+static void test_messages_come_back(void **state)
+{
+    ends *e = *state;
+
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "hello", 5);
+    push(e, AIQ_FRAME_MESSAGE, BINARY, "a", 1);
+    push(e, AIQ_FRAME_MESSAGE, 0, "", 0);
+    push(e, AIQ_FRAME_MESSAGE, FIN, "b", 1);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "", 0);
+    assert_true(turn(e));
+    expect_message(e, TEXT | FIN, "hello");
+    expect_message(e, BINARY, "a");
+    expect_message(e, 0, "");
+    expect_message(e, FIN, "b");
+    expect_message(e, TEXT | FIN, "");
+    expect_nothing(e);
+}
+
+static void test_closing_follows_what_was_said(void **state)
+{
+    ends *e = *state;
+
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "last", 4);
+    push_close(e, 3001, 2);
+    assert_true(turn(e));
+    expect_message(e, TEXT | FIN, "last");
+    expect_close(e, 3001);
+    expect_nothing(e);
+    assert_int_equal(e->link->n_jobs, 0);
+}
+
+/* A reader without credit: what is said is kept, within the window, and so is the end. */
+static void test_a_slow_reader(void **state)
+{
+    static char text[3000];
+    ends *e = *state;
+    aiq_frame frame;
+    size_t got = 0, sent = 0;
+    const uint32_t more = 100;
+
+    memset(text, 'x', sizeof(text));
+    open_websocket(e);
+    for (int i = 0; i < 3; i++) {
+        push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, text, 2600);
+        sent += 2600;
+    }
+    push_close(e, 1000, 2);
+    assert_true(turn(e));
+    for (bool ended = false; !ended; push(e, AIQ_FRAME_CREDIT, 0, &more, 4), turn(e)) {
+        const uint8_t *payload;
+        while (aiq_ring_next(&e->worker, &frame, &payload) == 1) {
+            if (frame.type == AIQ_FRAME_MESSAGE) {
+                got += frame.len;
+            }
+            ended = frame.type == AIQ_FRAME_END;
+        }
+    }
+    assert_int_equal(got, sent);
+}
+
+/* Pieces that are nothing count too: who only sends those ends as soon. */
+static void test_nothing_costs_credit(void **state)
+{
+    ends *e = *state;
+    uint8_t *to;
+
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT, "", 0);
+    for (unsigned i = 1; i < AIQ_WINDOW / AIQ_MESSAGE_COST; i++) {
+        to = aiq_ring_push(&e->worker, AIQ_FRAME_MESSAGE, 0, 1, 1, 0);
+        assert_non_null(to);
+    }
+    aiq_ring_publish(&e->worker);
+    while (!aiq_ring_empty(&e->link->ring)) {
+        assert_true(turn(e));
+    }
+    /* the engine's own credit ended a little before, for HEAD took of it */
+    assert_true(e->link->slots[1]->allowed < AIQ_WINDOW_ACTIVE);
+}
+
+static void test_the_engine_leaves(void **state)
+{
+    ends *e = *state;
+
+    open_websocket(e);
+    link_end_close(e->loop.links, true);
+    e->link = NULL;
+    expect_close(e, 1012);
+}
+
+static void test_a_service_without_websocket(void **state)
+{
+    ends *e = *state;
+    aiq_frame frame;
+    aiq_failure failure;
+
+    push_open(
+        e, &(aiq_open){.location = 1, .method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET});
+    assert_true(turn(e));
+    memcpy(&failure, expect(e, AIQ_FRAME_ERROR, &frame), sizeof(failure));
+    assert_int_equal(failure.status, 400);
+}
+
+/* Each of these loses its link. */
+
+static void unknown_flag(ends *e)
+{
+    push_open(e, &(aiq_open){.method = AIQ_METHOD_GET, .flags = 2});
+}
+
+static void with_a_body(ends *e)
+{
+    push_open(e, &(aiq_open){
+                     .method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET, .body_length = 1});
+}
+
+static void no_websocket(ends *e)
+{
+    push_open(e, &(aiq_open){.method = AIQ_METHOD_POST, .body_length = -1});
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
+}
+
+static void body(ends *e)
+{
+    open_websocket(e);
+    push(e, AIQ_FRAME_BODY, 0, "x", 1);
+}
+
+static void more_of_nothing(ends *e)
+{
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, FIN, "x", 1);
+}
+
+static void message_in_message(ends *e)
+{
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT, "x", 1);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
+}
+
+static void ping(ends *e)
+{
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, 9 | FIN, "x", 1);
+}
+
+static void reserved_bit(ends *e)
+{
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN | 0x40, "x", 1);
+}
+
+static void over_credit(ends *e)
+{
+    static uint8_t text[AIQ_WINDOW];
+
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, text, sizeof(text) - AIQ_MESSAGE_COST + 1);
+}
+
+static void after_end(ends *e)
+{
+    open_websocket(e);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1); /* holds the job's end back */
+    e->link->slots[1]->credit = 0;
+    push_close(e, 1000, 2);
+    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
+}
+
+static void short_end(ends *e)
+{
+    open_websocket(e);
+    push_close(e, 1000, 1);
+}
+
+static void long_end(ends *e)
+{
+    open_websocket(e);
+    push_close(e, 1000, AIQ_CLOSE_MAX + 1);
+}
+
+typedef struct {
+    const char *what;
+    void (*act)(ends *e);
+} crime;
+
+static void test_crime(void **state)
+{
+    static const crime crimes[] = {
+        {"an unknown flag", unknown_flag},
+        {"a WebSocket with a body", with_a_body},
+        {"MESSAGE in a plain request", no_websocket},
+        {"BODY of a WebSocket", body},
+        {"more of no message", more_of_nothing},
+        {"a message within a message", message_in_message},
+        {"an opcode that is the worker's", ping},
+        {"a reserved flag", reserved_bit},
+        {"MESSAGE beyond credit", over_credit},
+        {"MESSAGE after END", after_end},
+        {"END without a code", short_end},
+        {"END too long", long_end},
+    };
+
+    for (size_t i = 0; i < sizeof(crimes) / sizeof(crimes[0]); i++) {
+        void *fresh;
+        setup(&fresh);
+        crimes[i].act(fresh);
+        if (turn(fresh)) {
+            fail_msg("%s: the link lives on", crimes[i].what);
+        }
+        teardown(&fresh);
+    }
+    (void)state;
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_messages_come_back), TEST(test_closing_follows_what_was_said),
+        TEST(test_a_slow_reader),      TEST(test_nothing_costs_credit),
+        TEST(test_the_engine_leaves),  TEST(test_a_service_without_websocket),
+        cmocka_unit_test(test_crime),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
