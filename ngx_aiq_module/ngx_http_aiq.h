@@ -266,6 +266,7 @@ typedef struct {
     ngx_str_t                  user;
     ngx_str_t                  role;
     ngx_str_t                  key_id;       /* empty: not by an API key */
+    uint32_t                   key_rate;     /* requests a minute; 0: any */
 } ngx_http_aiq_identity_t;
 
 

@@ -375,6 +375,7 @@ ngx_http_aiq_check_answer(ngx_http_aiq_key_check_t *check,
 
     a.generation = generation;
     a.expires_ms = verdict->expires_ms;
+    a.rate = verdict->rate;
     a.status = (uint16_t) verdict->status;
 
     p = check->answer + sizeof(ngx_http_aiq_key_answer_t);

@@ -405,6 +405,21 @@ ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
         text.data = (const char *) p;
         text.len = n;
 
+        if (id == AIQ_FIELD_KEY_RATE) {
+
+            if (n != sizeof(uint32_t)) {
+                return "VERDICT with a rate of a wrong length";
+            }
+
+            memcpy(&v->rate, p, sizeof(uint32_t));
+
+            if (v->rate == 0 || v->rate > AIQ_KEY_RATE_MAX) {
+                return "VERDICT with an impossible rate";
+            }
+
+            continue;
+        }
+
         if (id < AIQ_FIELD_TENANT || id > AIQ_FIELD_KEY_ID) {
             continue;
         }

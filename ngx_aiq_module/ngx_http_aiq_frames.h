@@ -84,6 +84,8 @@ typedef struct {
     aiq_text               user;
     aiq_text               role;        /* nor these */
     aiq_text               key_id;
+
+    uint32_t               rate;        /* requests a minute; 0: any number */
 } ngx_http_aiq_verdict_t;
 
 

@@ -793,6 +793,7 @@ ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
     actx->identity.user = v->user;
     actx->identity.role = v->role;
     ngx_str_null(&actx->identity.key_id);
+    actx->identity.key_rate = 0;
 
     rc = ngx_http_aiq_jwt_required(r, jlcf);
 

@@ -252,6 +252,8 @@ ngx_http_aiq_key_apply(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
         p += a.len[i];
     }
 
+    ctx->identity.key_rate = a.rate;
+
     return NGX_OK;
 }
 

@@ -17,6 +17,7 @@
 typedef struct {
     uint64_t                    generation;
     int64_t                     expires_ms;
+    uint32_t                    rate;
     uint16_t                    status;
     uint16_t                    len[4];
 } ngx_http_aiq_key_answer_t;

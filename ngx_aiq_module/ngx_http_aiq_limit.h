@@ -9,6 +9,8 @@
  *   - Those of one phase are checked together, with all their zones locked,
  *     before one of them is charged; if PRECONTENT refuses, what PREACCESS
  *     has charged is given back.  A refused request is charged nowhere.
+ *   - An API key may have a rate of its own.  It is counted by the key's id in
+ *     a zone that "aiq_key" brings along, wherever the key is used.
  *   - What counts tokens is the engine's: it is told the limits of a location
  *     in its policy, and the keys of a request as it is opened.
  *   - A zone counts a request once, whatever internal redirects it takes, and
@@ -30,6 +32,7 @@
 #define NGX_HTTP_AIQ_LIMIT_TENANTS    256           /* in metrics */
 #define NGX_HTTP_AIQ_LIMIT_TENANT_LEN 64
 #define NGX_HTTP_AIQ_LIMIT_TOKEN_KEY  1024          /* bytes in the engine */
+#define NGX_HTTP_AIQ_LIMIT_KEY_ZONE   (10 * 1024 * 1024)
 
 
 /* what becomes of a request, in the order of its weight */
@@ -113,6 +116,7 @@ typedef struct {
     ngx_array_t                    limits;   /* ngx_http_aiq_limit_t *, all */
     ngx_shm_zone_t                *workers;  /* NULL: no zones */
     ngx_shm_zone_t                *hits;
+    ngx_http_aiq_limit_t           key;      /* for rates of API keys */
 } ngx_http_aiq_limit_main_conf_t;
 
 
@@ -127,6 +131,7 @@ typedef struct {
 typedef struct {
     ngx_http_aiq_limit_t          *limit;
     ngx_http_aiq_limit_zone_t     *zone;
+    ngx_http_aiq_limit_rule_t      rule;     /* the zone's, or the API key's */
     ngx_str_t                      key;
     uint32_t                       hash;
 

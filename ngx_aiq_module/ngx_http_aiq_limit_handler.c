@@ -17,6 +17,8 @@ static ngx_http_aiq_limit_ctx_t *ngx_http_aiq_limit_need_ctx(
     ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
     ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late);
+static ngx_int_t ngx_http_aiq_limit_find_key(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx);
 static ngx_uint_t ngx_http_aiq_limit_used(ngx_http_aiq_limit_ctx_t *ctx,
     ngx_http_aiq_limit_zone_t *zone);
 static ngx_int_t ngx_http_aiq_limit_has_identity(ngx_http_request_t *r,
@@ -81,13 +83,18 @@ ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
 {
     ngx_int_t                       rc;
     ngx_uint_t                      first, n;
+    ngx_http_aiq_ctx_t             *actx;
     ngx_http_aiq_limit_ctx_t       *ctx;
     ngx_http_aiq_limit_use_t       *use, *refused;
     ngx_http_aiq_limit_loc_conf_t  *llcf;
 
     llcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_limit_module);
 
-    if (llcf->limits == NULL || r != r->main) {
+    actx = ngx_http_aiq_get_ctx(r);
+
+    if ((llcf->limits == NULL && (actx == NULL || actx->identity.key_rate == 0))
+        || r != r->main)
+    {
         return NGX_DECLINED;
     }
 
@@ -106,7 +113,11 @@ ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
 
     first = ctx->uses.nelts;
 
-    rc = ngx_http_aiq_limit_find_uses(r, ctx, late);
+    rc = (llcf->limits) ? ngx_http_aiq_limit_find_uses(r, ctx, late) : NGX_OK;
+
+    if (rc == NGX_OK && late) {
+        rc = ngx_http_aiq_limit_find_key(r, ctx);
+    }
 
     if (rc == NGX_DECLINED) {
         return ngx_http_aiq_limit_refuse(r, ctx,
@@ -234,9 +245,52 @@ ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
 
         use->limit = limit[i];
         use->zone = zone;
+        use->rule = zone->rule;
         use->key = key;
         use->hash = ngx_crc32_short(key.data, key.len);
     }
+
+    return NGX_OK;
+}
+
+
+/* the API key's own rate; its zone comes last in the order of locks */
+
+static ngx_int_t
+ngx_http_aiq_limit_find_key(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx)
+{
+    ngx_http_aiq_ctx_t              *actx;
+    ngx_http_aiq_limit_use_t        *use;
+    ngx_http_aiq_limit_zone_t       *zone;
+    ngx_http_aiq_limit_main_conf_t  *lmcf;
+
+    actx = ngx_http_aiq_get_ctx(r);
+
+    if (actx->identity.key_rate == 0) {
+        return NGX_OK;
+    }
+
+    lmcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_limit_module);
+    zone = lmcf->key.shm_zone->data;
+
+    if (ngx_http_aiq_limit_used(ctx, zone)) {
+        return NGX_OK;
+    }
+
+    use = ngx_array_push(&ctx->uses);
+    if (use == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(use, sizeof(ngx_http_aiq_limit_use_t));
+
+    use->limit = &lmcf->key;
+    use->zone = zone;
+    use->key = actx->identity.key_id;
+    use->hash = ngx_crc32_short(use->key.data, use->key.len);
+
+    ngx_http_aiq_limit_rule(&use->rule, actx->identity.key_rate, 60 * 1000);
 
     return NGX_OK;
 }
@@ -461,7 +515,7 @@ ngx_http_aiq_limit_tell(ngx_http_aiq_limit_ctx_t *ctx,
         info->retry = ngx_max(info->retry, retry);
     }
 
-    if (use->node == NULL || use->zone->rule.limit == 0) {
+    if (use->node == NULL || use->rule.limit == 0) {
         return;
     }
 

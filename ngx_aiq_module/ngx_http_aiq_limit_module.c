@@ -27,6 +27,8 @@ static char *ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf,
     ngx_array_t *limits);
+static ngx_int_t ngx_http_aiq_limit_key_zone(ngx_conf_t *cf,
+    ngx_http_aiq_limit_main_conf_t *lmcf);
 static ngx_int_t ngx_http_aiq_limit_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_aiq_limit_worker_init(ngx_cycle_t *cycle);
 
@@ -264,6 +266,7 @@ ngx_http_aiq_limit_create_main_conf(ngx_conf_t *cf)
      *
      *     lmcf->workers = NULL;
      *     lmcf->hits = NULL;
+     *     lmcf->key = { 0 };
      */
 
     if (ngx_array_init(&lmcf->zones, cf->pool, 4,
@@ -875,6 +878,63 @@ ngx_http_aiq_limit_add_limit(ngx_conf_t *cf,
 }
 
 
+/* keys come and go, so they have no "aiq_limit_zone" of the configuration */
+
+static ngx_int_t
+ngx_http_aiq_limit_key_zone(ngx_conf_t *cf,
+    ngx_http_aiq_limit_main_conf_t *lmcf)
+{
+    ngx_shm_zone_t              *shm_zone;
+    ngx_http_aiq_main_conf_t    *amcf;
+    ngx_http_aiq_limit_zone_t   *zone, **p;
+
+    static ngx_str_t  name = ngx_string("aiq_key");
+
+    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+
+    if (amcf->key_file == NULL) {
+        return NGX_OK;
+    }
+
+    shm_zone = ngx_shared_memory_add(cf, &name, NGX_HTTP_AIQ_LIMIT_KEY_ZONE,
+                                     &ngx_http_aiq_limit_module);
+    if (shm_zone == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (shm_zone->data) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "the zone \"%V\" is that of \"aiq_key\" in %s:%ui",
+                      &name, amcf->key_file, amcf->key_line);
+        return NGX_ERROR;
+    }
+
+    zone = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_limit_zone_t));
+    p = ngx_array_push(&lmcf->zones);
+
+    if (zone == NULL || p == NULL) {
+        return NGX_ERROR;
+    }
+
+    *p = zone;
+
+    zone->name = name;
+    zone->late = 1;
+    ngx_str_set(&zone->key.value, "$aiq_key_id");
+
+    /* each key has its own; by this one they are forgotten, none too early */
+
+    ngx_http_aiq_limit_rule(&zone->rule, AIQ_KEY_RATE_MAX, 60 * 1000);
+
+    shm_zone->init = ngx_http_aiq_limit_init_zone;
+    shm_zone->data = zone;
+
+    lmcf->key.shm_zone = shm_zone;
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_aiq_limit_init(ngx_conf_t *cf)
 {
@@ -887,6 +947,10 @@ ngx_http_aiq_limit_init(ngx_conf_t *cf)
     static ngx_str_t  hits = ngx_string("aiq_limit_hits");
 
     lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_limit_module);
+
+    if (ngx_http_aiq_limit_key_zone(cf, lmcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     if (lmcf->zones.nelts == 0) {
         return NGX_OK;

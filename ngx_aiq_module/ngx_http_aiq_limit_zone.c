@@ -118,7 +118,7 @@ ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now)
         return;
     }
 
-    ngx_http_aiq_limit_slide(&ln->window, &zone->rule, now);
+    ngx_http_aiq_limit_slide(&ln->window, &use->rule, now);
 
     if (zone->conn && ln->conns >= zone->conn) {
         ngx_http_aiq_limit_bury(zone, ln);
@@ -129,11 +129,11 @@ ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now)
         }
     }
 
-    if (zone->rule.limit) {
-        use->turn = ngx_http_aiq_limit_turn(&ln->window, &zone->rule, now);
+    if (use->rule.limit) {
+        use->turn = ngx_http_aiq_limit_turn(&ln->window, &use->rule, now);
 
         if (use->turn > now) {
-            waiting = ngx_http_aiq_limit_waiting(&ln->window, &zone->rule, now,
+            waiting = ngx_http_aiq_limit_waiting(&ln->window, &use->rule, now,
                                                  use->limit->burst);
 
             if (waiting >= use->limit->burst) {
@@ -166,8 +166,8 @@ ngx_http_aiq_limit_charge(ngx_http_aiq_limit_use_t *use, uint64_t time)
     ln = use->node;
     zone = use->zone;
 
-    if (zone->rule.limit) {
-        ngx_http_aiq_limit_add(&ln->window, &zone->rule, time);
+    if (use->rule.limit) {
+        ngx_http_aiq_limit_add(&ln->window, &use->rule, time);
         use->time = time;
         use->rate = 1;
     }
@@ -196,7 +196,7 @@ ngx_http_aiq_limit_state(ngx_http_aiq_limit_use_t *use, uint64_t now,
     ngx_http_aiq_limit_rule_t    *rule;
     ngx_http_aiq_limit_window_t  *window;
 
-    rule = &use->zone->rule;
+    rule = &use->rule;
     window = &use->node->window;
 
     info->limit = rule->limit;
@@ -220,9 +220,9 @@ ngx_http_aiq_limit_return_rate(ngx_http_aiq_limit_use_t *use)
     ln = ngx_http_aiq_limit_find(use);
 
     if (ln) {
-        ngx_http_aiq_limit_slide(&ln->window, &zone->rule,
+        ngx_http_aiq_limit_slide(&ln->window, &use->rule,
                                  ngx_http_aiq_limit_now());
-        ngx_http_aiq_limit_remove(&ln->window, &zone->rule, use->time);
+        ngx_http_aiq_limit_remove(&ln->window, &use->rule, use->time);
     }
 
     ngx_shmtx_unlock(&zone->shpool->mutex);
@@ -256,7 +256,7 @@ ngx_http_aiq_limit_return_conn(ngx_http_aiq_limit_use_t *use)
     ln->conns--;
 
     if (ln->conns == 0) {
-        ngx_http_aiq_limit_slide(&ln->window, &zone->rule,
+        ngx_http_aiq_limit_slide(&ln->window, &use->rule,
                                  ngx_http_aiq_limit_now());
 
         if (ln->window.total) {

@@ -33,5 +33,7 @@ config(location('aiq_key off; aiq_key b;'), qr/"aiq_key" directive is duplicate/
 config('# aiq_engine none
     ' . location('aiq_key models; proxy_pass http://127.0.0.1:1;'),
     qr/no "aiq_engine" is defined for "aiq_key" in .*nginx.conf:\d+/, 'without an engine');
+config('aiq_limit_zone $uri zone=aiq_key:10m rate=1r/s; ' . location('aiq_key models; aiq_pass echo;'),
+    qr/the zone "aiq_key" is that of "aiq_key" in .*nginx.conf:\d+/, 'a zone of its name');
 
 done_testing;

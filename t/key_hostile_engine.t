@@ -26,6 +26,8 @@ my %answer = (
     nobody   => qr/VERDICT that does not say whose key it is/,
     line_end => qr/VERDICT with a name that is none/,
     long     => qr/VERDICT with a name that is none/,
+    odd_rate  => qr/VERDICT with a rate of a wrong length/,
+    high_rate => qr/VERDICT with an impossible rate/,
 );
 my %rule = (
     verdict   => qr/VERDICT for a job/,

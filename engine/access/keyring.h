@@ -19,6 +19,7 @@
 
 #include "aiq_frame.h"
 #include "core/loop.h"
+#include "core/policy.h"
 #include "core/pool.h"
 
 #define KEYRING_LOOK_MS    (AIQ_EPOCH_MS / 2)
@@ -36,12 +37,17 @@ typedef struct keyring keyring;
 typedef enum { KEYRING_HASH, KEYRING_ID } keyring_kind;
 #define KEYRING_NAME 32
 
+#define KEYRING_BUDGETS 4 /* of a key: as many as there are units and periods */
+
 typedef struct {
     unsigned status;    /* 200; 401: no such key; 403: disabled; 503: cannot say now */
     uint32_t epoch;     /* in which it was read */
     int64_t expires_ms; /* Unix time; -1: never */
     aiq_str tenant, user, role, key_id;
-    aiq_str models; /* a JSON array of names; empty: every model */
+    aiq_str models;            /* a JSON array of names; empty: every model */
+    uint32_t requests, tokens; /* a minute; 0: any number */
+    policy_budget budgets[KEYRING_BUDGETS];
+    size_t n_budgets;
 } keyring_verdict;
 
 /* A question under way, embedded in its owner, who forgets it before it goes. */

@@ -1,5 +1,5 @@
-/* The keyring's source: the store. One statement an answer, so that a key and the
- * epoch that it is of are read in one snapshot. */
+/* The keyring's source: the store. One transaction an answer, so that a key, its budgets
+ * and the epoch that they are of are read in one snapshot. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,8 @@
 
 #define SELECT_KEY                                                                             \
     "SELECT e.epoch, k.id, k.tenant, u.name, k.role, u.role, k.models, k.expires_ms, "         \
-    "t.disabled + COALESCE(u.disabled, 0) FROM keys_epoch e LEFT JOIN api_keys k ON "
+    "t.disabled + COALESCE(u.disabled, 0), k.requests_per_minute, k.tokens_per_minute "        \
+    "FROM keys_epoch e LEFT JOIN api_keys k ON "
 #define JOIN_OWNERS                                                                            \
     " = $1 LEFT JOIN tenants t ON t.name = k.tenant LEFT JOIN users u ON u.id = k.user_id"
 
@@ -53,12 +54,32 @@ static keyring_entry *entry_of(const store_rows *r)
     v.role = store_text(r, 4);
     v.models = store_text(r, 6);
     v.expires_ms = store_int(r, 7);
+    v.requests = (uint32_t)store_int(r, 9);
+    v.tokens = (uint32_t)store_int(r, 10);
     if (v.user.data == NULL) {
         v.user = v.key_id; /* nobody's: the key stands for itself */
     } else if (role_rank(store_text(r, 5)) < role_rank(v.role)) {
         v.role = store_text(r, 5); /* never more than its user may */
     }
     return keyring_entry_new(&v);
+}
+
+static bool read_budgets(store_db *db, keyring_verdict *v, aiq_err *err)
+{
+    store_rows *r = store_query(db,
+                                "SELECT unit, period, amount FROM budgets WHERE scope = 'key' "
+                                "AND tenant = $1 AND subject = $2 ORDER BY id",
+                                "tt", v->tenant, v->key_id);
+
+    while (v->n_budgets < KEYRING_BUDGETS && store_next(r)) {
+        v->budgets[v->n_budgets++] = (policy_budget){
+            .scope = POLICY_KEY,
+            .unit = aiq_str_is(store_text(r, 0), "usd") ? POLICY_USD : POLICY_TOKENS,
+            .period = aiq_str_is(store_text(r, 1), "day") ? POLICY_DAY : POLICY_MONTH,
+            .amount = store_int(r, 2),
+        };
+    }
+    return store_rows_end(r, err);
 }
 
 static bool read_key(store_db *db, void *arg, aiq_err *err)
@@ -68,7 +89,8 @@ static bool read_key(store_db *db, void *arg, aiq_err *err)
 
     free(q->entry); /* of a try that was undone */
     q->entry = store_next(r) ? entry_of(r) : NULL;
-    return store_rows_end(r, err);
+    return store_rows_end(r, err) && (q->entry == NULL || q->entry->verdict.status != 200 ||
+                                      read_budgets(db, &q->entry->verdict, err));
 }
 
 static bool read_epoch(store_db *db, void *arg, aiq_err *err)

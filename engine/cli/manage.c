@@ -8,7 +8,15 @@
 
 #define WORD_MAX 160 /* longer than any name or id */
 
-enum { TAKES_TENANT = 1, TAKES_USER = 2, TAKES_ROLE = 4, TAKES_MODELS = 8, TAKES_EXPIRES = 16 };
+enum {
+    TAKES_TENANT = 1,
+    TAKES_USER = 2,
+    TAKES_ROLE = 4,
+    TAKES_MODELS = 8,
+    TAKES_EXPIRES = 16,
+    TAKES_LIMIT = 32,
+    TAKES_BUDGET = 64
+};
 
 /* What the word after the verb is. */
 typedef enum { WORD_NONE, WORD_NAME, WORD_ID } word_kind;
@@ -34,7 +42,7 @@ typedef struct {
     const verb *verb;
     const char *command; /* for messages: "keys create" */
     const char *word;
-    const char *socket, *tenant, *user, *role, *models, *expires;
+    const char *socket, *tenant, *user, *role, *models, *expires, *limit, *budget;
     bool json;
     aiq_pool *pool;
 } request;
@@ -142,7 +150,38 @@ static void add_models(aiq_buf *body, const char *models)
     aiq_buf_text(body, "]");
 }
 
-static void make_body(const request *q, aiq_buf *body)
+static bool is_rate(const char *rate, size_t n, char unit)
+{
+    return n > 3 && n < 16 && rate[n - 3] == unit && memcmp(rate + n - 2, "/m", 2) == 0 &&
+           strspn(rate, "0123456789") == n - 3;
+}
+
+/* 60r/m,50000t/m: requests and tokens, as aiq_limit_zone writes rates. Empty: none. */
+static bool add_limits(aiq_buf *body, const char *limit)
+{
+    bool more = limit && *limit;
+
+    if (limit == NULL) {
+        return true;
+    }
+    add_name(body, "limits");
+    aiq_buf_text(body, "{");
+    for (const char *rate = limit; more; rate++) {
+        size_t n = strcspn(rate, ",");
+        bool requests = is_rate(rate, n, 'r');
+        if (!requests && !is_rate(rate, n, 't')) {
+            return false;
+        }
+        aiq_buf_printf(body, "%s\"%s_per_minute\":%lld", rate == limit ? "" : ",",
+                       requests ? "requests" : "tokens", strtoll(rate, NULL, 10));
+        rate += n;
+        more = *rate == ',';
+    }
+    aiq_buf_text(body, "}");
+    return true;
+}
+
+static bool make_body(const request *q, aiq_buf *body)
 {
     aiq_buf_text(body, "{");
     if (q->verb->body) {
@@ -156,7 +195,10 @@ static void make_body(const request *q, aiq_buf *body)
     add_text(body, "role", q->role);
     add_models(body, q->models);
     add_text(body, "expires_at", q->expires);
+    add_text(body, "budget", q->budget);
+    bool ok = add_limits(body, q->limit);
     aiq_buf_text(body, "}");
+    return ok;
 }
 
 /* One page. *after becomes the next one's, or NULL. */
@@ -211,8 +253,9 @@ static int one(const request *q)
 
     snprintf(uri, sizeof(uri), "/api/v1/%s%s%s", q->resource->name, named ? "/" : "",
              named ? q->word : "");
-    if (q->verb->method != AIQ_METHOD_DELETE) {
-        make_body(q, &body);
+    if (q->verb->method != AIQ_METHOD_DELETE && !make_body(q, &body)) {
+        aiq_buf_free(&body);
+        return cli_usage(q->command, "a limit is like 60r/m, 50000t/m or both with a comma");
     }
     bool ok = operator_request(q->command, q->socket, q->verb->method, uri, NULL,
                                (aiq_str){(const char *)body.data, body.len}, q->pool, &reply);
@@ -225,7 +268,7 @@ static int one(const request *q)
 
 /* The command line. */
 
-enum { TENANT = 256, USER, ROLE, ADMIN, MODELS, EXPIRES, JSON, SOCKET };
+enum { TENANT = 256, USER, ROLE, ADMIN, MODELS, EXPIRES, LIMIT, BUDGET, JSON, SOCKET };
 
 static const struct option long_options[] = {
     {"tenant", required_argument, NULL, TENANT},
@@ -234,6 +277,8 @@ static const struct option long_options[] = {
     {"admin", no_argument, NULL, ADMIN},
     {"models", required_argument, NULL, MODELS},
     {"expires", required_argument, NULL, EXPIRES},
+    {"limit", required_argument, NULL, LIMIT},
+    {"budget", required_argument, NULL, BUDGET},
     {"json", no_argument, NULL, JSON},
     {"admin-socket", required_argument, NULL, SOCKET},
     {"help", no_argument, NULL, 'h'},
@@ -261,6 +306,12 @@ static const char **place_of(request *q, int option, unsigned *takes)
     case EXPIRES:
         *takes = TAKES_EXPIRES;
         return &q->expires;
+    case LIMIT:
+        *takes = TAKES_LIMIT;
+        return &q->limit;
+    case BUDGET:
+        *takes = TAKES_BUDGET;
+        return &q->budget;
     default:
         return &q->socket;
     }
@@ -359,28 +410,36 @@ int cli_keys(int argc, char **argv)
     static const char help[] =
         "Usage: aiq keys create [--admin | --role ROLE] [options]\n"
         "       aiq keys list [--tenant NAME]\n"
+        "       aiq keys change ID --limit RATES\n"
         "       aiq keys revoke ID\n"
         "\n"
         "API keys. A new key is printed this once; the engine keeps only its hash. One that\n"
-        "is revoked ends within a second, with the requests that run.\n"
+        "is revoked ends within a second, with the requests that run; a new limit holds as "
+        "soon.\n"
         "\n"
         "  --role ROLE          admin, developer, user or viewer (that of --user, or user)\n"
         "  --admin              the same as --role admin\n"
         "  --tenant NAME        whose key (default)\n"
         "  --user NAME          the user it stands for (none: the key stands for itself)\n"
         "  --models A,B         the models it may use (all)\n"
-        "  --expires TIME       its end, such as 2030-01-31T12:00:00Z (never)\n" COMMON_HELP
-        "\n"
+        "  --expires TIME       its end, such as 2030-01-31T12:00:00Z (never)\n"
+        "  --limit RATES        60r/m, 50000t/m or 60r/m,50000t/m: requests and tokens that "
+        "it\n"
+        "                       may use in a minute; empty: as many as it can (so)\n"
+        "  --budget AMOUNT      200usd/month, 50000tokens/day: what it may spend (no "
+        "budget)\n" COMMON_HELP "\n"
         "Example:\n"
         "  aiq keys create --admin\n";
     static const char *const columns[] = {"id",   "shown",  "tenant",     "user",
                                           "role", "models", "expires_at", NULL};
-    static const verb verbs[] = {
-        {"create", AIQ_METHOD_POST, WORD_NONE,
-         TAKES_TENANT | TAKES_USER | TAKES_ROLE | TAKES_MODELS | TAKES_EXPIRES, NULL},
-        {"list", AIQ_METHOD_GET, WORD_NONE, TAKES_TENANT, NULL},
-        {"revoke", AIQ_METHOD_DELETE, WORD_ID, 0, NULL},
-        {0}};
+    static const verb verbs[] = {{"create", AIQ_METHOD_POST, WORD_NONE,
+                                  TAKES_TENANT | TAKES_USER | TAKES_ROLE | TAKES_MODELS |
+                                      TAKES_EXPIRES | TAKES_LIMIT | TAKES_BUDGET,
+                                  NULL},
+                                 {"list", AIQ_METHOD_GET, WORD_NONE, TAKES_TENANT, NULL},
+                                 {"change", AIQ_METHOD_PATCH, WORD_ID, TAKES_LIMIT, NULL},
+                                 {"revoke", AIQ_METHOD_DELETE, WORD_ID, 0, NULL},
+                                 {0}};
 
     return manage(&(resource){"keys", help, columns, verbs}, argc, argv);
 }

@@ -73,7 +73,7 @@ typedef enum {
     AIQ_FRAME_ERROR = 9,    /* ←  aiq_failure, fields */
     AIQ_FRAME_MESSAGE = 10, /* ↔  bytes; flags are AIQ_MESSAGE_* */
     AIQ_FRAME_CHECK = 11,   /* →  fields (KEY_HASH): whose key is it? */
-    AIQ_FRAME_VERDICT = 12, /* ←  aiq_verdict, fields (TENANT, USER, ROLE, KEY_ID) */
+    AIQ_FRAME_VERDICT = 12, /* ←  aiq_verdict, fields (TENANT … KEY_ID, KEY_RATE) */
     AIQ_FRAME_NOTICE = 13   /* ←  aiq_notice; no job */
 } aiq_frame_type;
 
@@ -190,6 +190,9 @@ typedef enum {
                              AIQ_LIMIT_KEY bytes each; zeroes: not at all */
     /* CHECK */
     AIQ_FIELD_KEY_HASH = 24, /* SHA-256 of the API key, 32 bytes */
+    /* VERDICT */
+    AIQ_FIELD_KEY_RATE, /* u32: requests of the key a minute, 1 to AIQ_KEY_RATE_MAX; none: any
+                         */
     /* HEAD, for variables */
     AIQ_FIELD_MODEL = 32,
     AIQ_FIELD_PROVIDER,
@@ -207,6 +210,7 @@ typedef enum {
 /* Of CHECK and VERDICT, and of each name of an identity. */
 #define AIQ_CHECK_MAX    (4u << 10)
 #define AIQ_IDENTITY_MAX 256
+#define AIQ_KEY_RATE_MAX 1000000000u
 
 /* Of a policy. */
 #define AIQ_CONDITIONS_MAX 64

@@ -24,7 +24,7 @@
 #include "core/err.h"
 #include "core/id.h"
 
-#define JOURNAL_BUDGETS 4     /* that one call may count against */
+#define JOURNAL_BUDGETS 8     /* that one call may count against: its location's, its key's */
 #define JOURNAL_ENTRIES 65536 /* calls at once, of one engine */
 
 typedef enum { JOURNAL_FREE, JOURNAL_HELD, JOURNAL_SETTLED } journal_state;

@@ -1,16 +1,21 @@
 /*
  * Questions about API keys. A CHECK takes a slot and is answered by the keyring.
  * A job with a key is vouched for before its end() runs, so that what its
- * handler does is for a key that lives; and when keys change, the keys of the
+ * handler does is for a key that lives, and the key's own limit and budgets join those
+ * of its location; and when keys change, the keys of the
  * jobs that run are looked at again, one after the other, and jobs whose key is
  * gone end.
  */
 
+#include <openssl/evp.h>
 #include <string.h>
 #include "core/json.h"
 #include "core/log.h"
 #include "link/link.h"
 #include "services/service.h"
+
+/* Keys that have a rate of tokens, as many as may be counted at a time. */
+#define RATED_KEYS 16384
 
 /* CHECK. */
 
@@ -94,6 +99,68 @@ static void take_models(link_job *j, const keyring_verdict *v)
     }
 }
 
+/* Budgets that the location has, too, are one: the ledger finds the stricter. */
+static bool has_budget(const aiq_job *job, const policy_budget *budget)
+{
+    for (size_t i = 0; i < job->n_budgets; i++) {
+        const policy_budget *b = &job->budgets[i];
+        if (b->scope == budget->scope && b->unit == budget->unit &&
+            b->period == budget->period) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void take_budgets(aiq_job *job, const keyring_verdict *v)
+{
+    size_t n = job->n_budgets;
+
+    if (v->n_budgets == 0) {
+        return;
+    }
+    policy_budget *all = aiq_pool_alloc(job->pool, (n + v->n_budgets) * sizeof(*all));
+    if (n) {
+        memcpy(all, job->budgets, n * sizeof(*all));
+    }
+    for (size_t i = 0; i < v->n_budgets; i++) {
+        if (!has_budget(job, &v->budgets[i])) {
+            all[n++] = v->budgets[i];
+        }
+    }
+    job->budgets = all;
+    job->n_budgets = n;
+}
+
+static void take_limit(aiq_job *job, const keyring_verdict *v)
+{
+    size_t n = job->n_limits;
+    uint8_t digest[EVP_MAX_MD_SIZE];
+
+    if (v->tokens == 0) {
+        return;
+    }
+    policy_limit *limits = aiq_pool_alloc(job->pool, (n + 1) * sizeof(*limits));
+    uint8_t *keys = aiq_pool_alloc(job->pool, (n + 1) * AIQ_LIMIT_KEY);
+    if (n) {
+        memcpy(limits, job->limits, n * sizeof(*limits));
+        memcpy(keys, job->limit_keys, n * AIQ_LIMIT_KEY);
+    }
+    EVP_Digest(v->key_id.data, v->key_id.len, digest, NULL, EVP_sha256(), NULL);
+    memcpy(keys + n * AIQ_LIMIT_KEY, digest, AIQ_LIMIT_KEY);
+    limits[n] = (policy_limit){"aiq_key", v->tokens, 60000, RATED_KEYS};
+    job->limits = limits;
+    job->n_limits = n + 1;
+    job->limit_keys = keys;
+}
+
+static void take_key(link_job *j, const keyring_verdict *v)
+{
+    take_models(j, v);
+    take_budgets(&j->job, v);
+    take_limit(&j->job, v);
+}
+
 static void on_vouched(aiq_loop *loop, void *arg, const keyring_verdict *v)
 {
     link_job *j = arg;
@@ -106,7 +173,7 @@ static void on_vouched(aiq_loop *loop, void *arg, const keyring_verdict *v)
         link_job_abort(j, &err);
         return;
     }
-    take_models(j, v);
+    take_key(j, v);
     if (j->whole && j->job.route->handler->end) {
         j->job.route->handler->end(&j->job);
     }
@@ -134,7 +201,7 @@ bool link_job_vouch(link_job *j)
         return false;
     }
     if (v) {
-        take_models(j, v);
+        take_key(j, v);
     }
     j->asking = v == NULL;
     j->next_keyed = end->keyed;

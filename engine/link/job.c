@@ -476,6 +476,10 @@ void link_job_verdict(link_job *j, const keyring_verdict *v)
         add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_USER, v->user);
         add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_ROLE, v->role);
         add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_KEY_ID, v->key_id);
+        if (v->requests) {
+            add_str(&out, AIQ_CHECK_MAX, AIQ_FIELD_KEY_RATE,
+                    (aiq_str){(const char *)&v->requests, sizeof(v->requests)});
+        }
     }
     j->state = JOB_ENDING;
     j->owed_verdict = (aiq_str){aiq_pool_copy(j->job.pool, out.data, out.len), out.len};

@@ -82,7 +82,12 @@ struct aiq_job {
     uint64_t conditions;    /* which of the policy's hold, a bit each */
     const uint32_t *hashes; /* of the policy's keys */
     size_t n_hashes;
-    const uint8_t *limit_keys; /* as many as the location has limits, AIQ_LIMIT_KEY each */
+    /* the location's, and from end() on the API key's own, too */
+    const policy_budget *budgets;
+    size_t n_budgets;
+    const policy_limit *limits;
+    size_t n_limits;
+    const uint8_t *limit_keys; /* of each limit AIQ_LIMIT_KEY bytes */
     const job_header *headers;
     size_t n_headers;
     aiq_str path_args[4]; /* what the route's {…} segments matched */

@@ -169,6 +169,10 @@ const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
     job->method = (aiq_method)open.method;
     job->body_length = open.body_length;
     job->location = &j->link->policy->locations[open.location];
+    job->budgets = job->location->budgets;
+    job->n_budgets = job->location->n_budgets;
+    job->limits = job->location->limits;
+    job->n_limits = job->location->n_limits;
     job->tenant = AIQ_STR("default");
     job->user = job->key_id = AIQ_STR("");
     job->role = AIQ_STR("user");

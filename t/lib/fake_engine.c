@@ -337,6 +337,12 @@ static void verdict_wrong(uint32_t slot, const char *how)
         verdict(slot, 200, l.epoch, -1, (const field[]){{AIQ_FIELD_TENANT, "a\nb"}, {0, NULL}});
     } else if (HOW("long")) {
         verdict(slot, 200, l.epoch, -1, (const field[]){{AIQ_FIELD_TENANT, longer}, {0, NULL}});
+    } else if (HOW("odd_rate")) {
+        verdict(slot, 200, l.epoch, -1,
+                (const field[]){{AIQ_FIELD_KEY_RATE, "odd"}, {0, NULL}});
+    } else if (HOW("high_rate")) {
+        verdict(slot, 200, l.epoch, -1,
+                (const field[]){{AIQ_FIELD_KEY_RATE, "high"}, {0, NULL}});
     }
 }
 

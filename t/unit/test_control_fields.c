@@ -5,7 +5,7 @@
 #include "services/control/fields.h"
 
 typedef struct {
-    control_value tenant, user, role, off, models, end;
+    control_value tenant, user, role, off, models, end, rates;
 } values;
 
 static bool read_fields(aiq_pool *pool, const char *body, values *v, aiq_err *err)
@@ -14,6 +14,7 @@ static bool read_fields(aiq_pool *pool, const char *body, values *v, aiq_err *er
         {"tenant", FIELD_TENANT, false, &v->tenant}, {"user", FIELD_USER, true, &v->user},
         {"role", FIELD_ROLE, false, &v->role},       {"disabled", FIELD_BOOL, false, &v->off},
         {"models", FIELD_MODELS, false, &v->models}, {"expires_at", FIELD_TIME, false, &v->end},
+        {"rates", FIELD_LIMITS, false, &v->rates},
     };
 
     *v = (values){0};
@@ -53,6 +54,24 @@ static void reads_every_kind(void **state)
     assert_int_equal(v.end.ms, 32474772000250);
 }
 
+static void reads_limits(void **state)
+{
+    values v;
+    aiq_err err;
+
+    assert_true(read_fields(*state,
+                            "{\"user\":\"a\",\"rates\":{\"tokens_per_minute\": 1000000000, "
+                            "\"requests_per_minute\": 1}}",
+                            &v, &err));
+    assert_true(v.rates.given);
+    assert_int_equal(v.rates.requests, 1);
+    assert_int_equal(v.rates.tokens, 1000000000);
+    assert_true(read_fields(*state, "{\"user\":\"a\",\"rates\":{\"requests_per_minute\":null}}",
+                            &v, &err));
+    assert_true(v.rates.given);
+    assert_int_equal(v.rates.requests, 0);
+}
+
 static void null_is_not_given(void **state)
 {
     values v;
@@ -89,6 +108,14 @@ static void says_what_is_wrong(void **state)
         {"{\"user\":\"a\",\"expires_at\":\"2001-01-01T00:00:00Z\"}", "invalid_value",
          "expires_at"},
         {"{\"user\":\"a\",\"expires_at\":\"tomorrow\"}", "invalid_value", "expires_at"},
+        {"{\"user\":\"a\",\"rates\":[]}", "invalid_type", "rates"},
+        {"{\"user\":\"a\",\"rates\":{\"requests\":5}}", "unknown_parameter", "requests"},
+        {"{\"user\":\"a\",\"rates\":{\"requests_per_minute\":0}}", "invalid_value",
+         "requests_per_minute"},
+        {"{\"user\":\"a\",\"rates\":{\"requests_per_minute\":1.5}}", "invalid_value",
+         "requests_per_minute"},
+        {"{\"user\":\"a\",\"rates\":{\"tokens_per_minute\":1000000001}}", "invalid_value",
+         "tokens_per_minute"},
         {"{\"user\":\"a\",\"limits\":{}}", "unknown_parameter", "limits"},
         {"{\"user\":\"a\",\"a\\nb\":{}}", "unknown_parameter", "a\\nb"},
     };
@@ -250,6 +277,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(reads_every_kind, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(null_is_not_given, setup, teardown),
         cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_amounts, setup, teardown),

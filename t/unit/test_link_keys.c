@@ -96,7 +96,12 @@ typedef struct {
 } ends;
 
 static const char policy[] = "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],"
-                             "\"locations\":[{\"service\":\"probe\",\"max_body\":0}]}";
+                             "\"locations\":[{\"service\":\"probe\",\"max_body\":0},"
+                             "{\"service\":\"probe\",\"max_body\":0,\"budgets\":["
+                             "{\"scope\":\"key\",\"unit\":\"usd\",\"period\":\"day\","
+                             "\"amount\":5},{\"scope\":\"tenant\",\"unit\":\"tokens\","
+                             "\"period\":\"day\",\"amount\":6}],\"limits\":[{\"zone\":\"z\","
+                             "\"tokens\":7,\"window_ms\":1000,\"keys\":8}]}]}";
 
 static void map_twice(void **engine, void **worker)
 {
@@ -283,6 +288,24 @@ static void expect_verdict(ends *e, uint32_t slot, unsigned status, uint32_t epo
     assert_int_equal(n, status == 200 ? 4 : 0);
 }
 
+/* 0: the verdict has none. */
+static uint32_t rate_of(ends *e, uint32_t slot)
+{
+    aiq_frame frame;
+    const uint8_t *payload = next(e, AIQ_FRAME_VERDICT, slot, &frame), *data;
+    aiq_fields fields = {payload + sizeof(aiq_verdict), payload + frame.len};
+    uint16_t id, len;
+    uint32_t rate = 0;
+
+    while (aiq_field_next(&fields, &id, &data, &len) == 1) {
+        if (id == AIQ_FIELD_KEY_RATE) {
+            assert_int_equal(len, sizeof(rate));
+            memcpy(&rate, data, sizeof(rate));
+        }
+    }
+    return rate;
+}
+
 static void expect_failure(ends *e, unsigned status, const char *code)
 {
     aiq_frame frame;
@@ -308,6 +331,20 @@ static void test_a_verdict_carries_the_identity(void **state)
     say(e, good(7));
     expect_verdict(e, 3, 200, 7);
     assert_null(e->link->slots[3]);
+}
+
+static void test_a_verdict_carries_the_rate_of_requests(void **state)
+{
+    ends *e = *state;
+    keyring_verdict v = good(1);
+
+    assert_true(check(e, 3, 'k'));
+    say(e, v);
+    assert_int_equal(rate_of(e, 3), 0);
+    v.requests = 60;
+    assert_true(check(e, 3, 'r'));
+    say(e, v);
+    assert_int_equal(rate_of(e, 3), 60);
 }
 
 static void test_a_verdict_is_remembered_for_its_epoch(void **state)
@@ -545,6 +582,55 @@ static void test_a_key_that_is_remembered_costs_no_wait(void **state)
     assert_string_equal(probe.events, "oecoe");
 }
 
+/* In the location that has two budgets and a limit. */
+static void push_open_limited(ends *e)
+{
+    const aiq_open open = {.location = 1, .method = AIQ_METHOD_GET};
+    uint8_t payload[256], *end = payload + sizeof(open);
+
+    memcpy(payload, &open, sizeof(open));
+    end = aiq_field_put(end, AIQ_FIELD_URI, "/", 1);
+    end = aiq_field_put(end, AIQ_FIELD_KEY_ID, KEY_ID, sizeof(KEY_ID) - 1);
+    end = aiq_field_put(end, AIQ_FIELD_LIMIT_KEYS, "0123456789abcdef", AIQ_LIMIT_KEY);
+    push(e, AIQ_FRAME_OPEN, 1, 1, payload, (size_t)(end - payload));
+    assert_true(turn(e));
+}
+
+static void test_the_keys_limit_and_budgets_join_those_of_the_location(void **state)
+{
+    ends *e = *state;
+    keyring_verdict v = good(1);
+
+    v.tokens = 50;
+    v.budgets[0] = (policy_budget){POLICY_KEY, POLICY_USD, POLICY_DAY, 9}; /* has one */
+    v.budgets[1] = (policy_budget){POLICY_KEY, POLICY_USD, POLICY_MONTH, 10};
+    v.n_budgets = 2;
+    push_open_limited(e);
+    say(e, v);
+    assert_string_equal(probe.events, "oe");
+    assert_int_equal(probe.job->n_budgets, 3);
+    assert_int_equal(probe.job->budgets[0].amount, 5);
+    assert_int_equal(probe.job->budgets[1].amount, 6);
+    assert_int_equal(probe.job->budgets[2].amount, 10);
+    assert_int_equal(probe.job->n_limits, 2);
+    assert_int_equal(probe.job->limits[0].tokens, 7);
+    assert_int_equal(probe.job->limits[1].tokens, 50);
+    assert_int_equal(probe.job->limits[1].window_ms, 60000);
+    assert_memory_equal(probe.job->limit_keys, "0123456789abcdef", AIQ_LIMIT_KEY);
+    assert_memory_not_equal(probe.job->limit_keys + AIQ_LIMIT_KEY, "0123456789abcdef",
+                            AIQ_LIMIT_KEY);
+}
+
+static void test_a_key_without_limits_leaves_the_locations(void **state)
+{
+    ends *e = *state;
+
+    push_open_limited(e);
+    say(e, good(1));
+    assert_int_equal(probe.job->n_budgets, 2);
+    assert_int_equal(probe.job->n_limits, 1);
+}
+
 static void test_a_job_of_no_key_may_use_everything(void **state)
 {
     ends *e = *state;
@@ -655,6 +741,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_verdict_carries_the_identity),
+        TEST(test_a_verdict_carries_the_rate_of_requests),
         TEST(test_a_verdict_is_remembered_for_its_epoch),
         TEST(test_nothing_is_remembered_before_the_epoch_is_known),
         TEST(test_one_question_for_all_who_ask_it),
@@ -670,6 +757,8 @@ int main(void)
         TEST(test_wrong_checks_break_the_link),
         TEST(test_a_job_ends_its_body_once_its_key_is_vouched_for),
         TEST(test_a_key_that_is_remembered_costs_no_wait),
+        TEST(test_the_keys_limit_and_budgets_join_those_of_the_location),
+        TEST(test_a_key_without_limits_leaves_the_locations),
         TEST(test_a_job_of_no_key_may_use_everything),
         TEST(test_a_job_whose_key_is_gone),
         TEST(test_a_job_while_the_source_is_away),

@@ -1,8 +1,8 @@
 /*
  * /api/v1/budgets: budgets of single tenants, users and keys. They bound what the
  * configuration's aiq_budget of the same scope, unit and period gives to each: the
- * stricter of the two applies. The ledger reads them with its leases, see
- * ledger_store_lease().
+ * stricter of the two applies. A key's hold without one, too: see link/check.c. The ledger
+ * reads them with its leases, see ledger_store_lease().
  */
 
 #include <inttypes.h>
@@ -28,7 +28,7 @@ typedef struct {
     "COALESCE(a.spent, 0) FROM budgets b LEFT JOIN budget_accounts a ON a.id = b.name || "     \
     "'/' || CASE WHEN b.period = 'day' THEN $1 ELSE $2 END "
 
-static void add_amount(aiq_buf *out, int64_t amount, aiq_str unit)
+void control_add_amount(aiq_buf *out, int64_t amount, aiq_str unit)
 {
     int decimals = 9;
     int64_t rest = amount % NANO;
@@ -63,9 +63,9 @@ static void add(aiq_buf *out, const store_rows *r)
         }
     }
     aiq_buf_text(out, ",\"amount\":\"");
-    add_amount(out, store_int(r, 6), unit);
+    control_add_amount(out, store_int(r, 6), unit);
     aiq_buf_printf(out, "/%.*s\",\"spent\":\"", (int)period.len, period.data);
-    add_amount(out, store_int(r, 8), unit);
+    control_add_amount(out, store_int(r, 8), unit);
     aiq_buf_text(out, "\",\"created_at\":");
     control_add_time(out, store_int(r, 7));
     aiq_buf_text(out, "}");
@@ -139,25 +139,32 @@ static bool create_check(control_call *call, aiq_err *err)
     return may_manage(call, tenants_own, err);
 }
 
-static bool create_tx(store_db *db, control_call *call, aiq_err *err)
+bool control_budget_insert(store_db *db, const char *id, aiq_str tenant, policy_scope scope,
+                           aiq_str subject, const policy_budget *budget, aiq_err *err)
 {
-    const budget_input *in = call->input;
-    const policy_budget *b = &in->amount.budget;
     aiq_buf name = {0};
 
-    if (!control_tenant_exists(db, call, in->tenant.text, err)) {
-        return false;
-    }
-    budget_name(&name, in->scope.budget.scope, in->tenant.text, in->subject.text, b->unit,
-                b->period);
+    budget_name(&name, scope, tenant, subject, budget->unit, budget->period);
     bool ok = store_exec(
         db, err,
         "INSERT INTO budgets (id, name, tenant, scope, subject, unit, period, amount, "
         "created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-        "sttstssii", in->id, (aiq_str){(char *)name.data, name.len}, in->tenant.text,
-        scopes[in->scope.budget.scope], in->subject.text, units[b->unit], periods[b->period],
-        b->amount, aiq_now_ms());
+        "sttstssii", id, (aiq_str){(char *)name.data, name.len}, tenant, scopes[scope], subject,
+        units[budget->unit], periods[budget->period], budget->amount, aiq_now_ms());
     aiq_buf_free(&name);
+    return ok;
+}
+
+static bool create_tx(store_db *db, control_call *call, aiq_err *err)
+{
+    const budget_input *in = call->input;
+    policy_scope scope = in->scope.budget.scope;
+
+    if (!control_tenant_exists(db, call, in->tenant.text, err)) {
+        return false;
+    }
+    bool ok = control_budget_insert(db, in->id, in->tenant.text, scope, in->subject.text,
+                                    &in->amount.budget, err);
     if (ok && store_changed(db) == 0) {
         return aiq_fail_param(err, 409, "already_exists", "scope",
                               "There is such a budget already: change its amount.");
@@ -166,7 +173,8 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
     call->status = 201;
     call->budgets = true;
     control_event(call, "budget made", id);
-    return ok && answer_one(db, call, id, err);
+    return ok && (scope != POLICY_KEY || control_raise(db, call, err)) &&
+           answer_one(db, call, id, err);
 }
 
 /* Read. */
@@ -199,16 +207,17 @@ static bool get_tx(store_db *db, control_call *call, aiq_err *err)
 
 /* Change and delete. */
 
-/* Is it there, and may the caller change it? */
-static bool find(store_db *db, const control_call *call, aiq_err *err)
+/* Is it there, and may the caller change it? What a key's says goes with the key. */
+static bool find(store_db *db, control_call *call, aiq_err *err)
 {
     store_rows *r =
         store_query(db, "SELECT tenant, scope FROM budgets WHERE id = $1", "t", call->id);
     bool there = store_next(r) && control_sees(call, store_text(r, 0));
     bool tenants_own = there && aiq_str_is(store_text(r, 1), "tenant");
+    bool keys_own = there && aiq_str_is(store_text(r, 1), "key");
 
     return store_rows_end(r, err) && (there || absent(err)) &&
-           may_manage(call, tenants_own, err);
+           may_manage(call, tenants_own, err) && (!keys_own || control_raise(db, call, err));
 }
 
 static bool change_check(control_call *call, aiq_err *err)

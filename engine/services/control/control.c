@@ -238,6 +238,8 @@ static const aiq_route routes[] = {
     {AIQ_METHOD_GET, "/api/v1/keys", PERMIT_ADMIN, &control_keys_list.handler, "The API keys"},
     {AIQ_METHOD_GET, "/api/v1/keys/{id}", PERMIT_ADMIN, &control_keys_get.handler,
      "One API key"},
+    {AIQ_METHOD_PATCH, "/api/v1/keys/{id}", PERMIT_ADMIN, &control_keys_change.handler,
+     "Changes an API key's limits"},
     {AIQ_METHOD_DELETE, "/api/v1/keys/{id}", PERMIT_ADMIN, &control_keys_delete.handler,
      "Revokes an API key"},
     {AIQ_METHOD_POST, "/api/v1/budgets", PERMIT_ADMIN, &control_budgets_create.handler,

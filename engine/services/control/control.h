@@ -75,7 +75,7 @@ extern const control_route control_tenants_create, control_tenants_list, control
 extern const control_route control_users_create, control_users_list, control_users_get,
     control_users_change, control_users_delete;
 extern const control_route control_keys_create, control_keys_list, control_keys_get,
-    control_keys_delete;
+    control_keys_change, control_keys_delete;
 extern const control_route control_budgets_create, control_budgets_list, control_budgets_get,
     control_budgets_change, control_budgets_delete;
 extern const control_route control_usage_get;
@@ -108,6 +108,12 @@ bool control_tenant_exists(store_db *db, const control_call *call, aiq_str tenan
 void control_event(control_call *call, const char *what, aiq_str id);
 /* The same for the call's id, and the answer to a DELETE. */
 void control_deleted(control_call *call, const char *what);
+
+/* A budget, by the id "bud_…"; store_changed() is 0 where there is one like it. */
+bool control_budget_insert(store_db *db, const char *id, aiq_str tenant, policy_scope scope,
+                           aiq_str subject, const policy_budget *budget, aiq_err *err);
+/* Appends "200usd". */
+void control_add_amount(aiq_buf *out, int64_t amount, aiq_str unit);
 
 /* A list, of limit + 1 rows at most: control_item() before each row (the n-th, from 0);
  * false: the page is full, and there is more. */

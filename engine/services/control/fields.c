@@ -51,6 +51,19 @@ static bool wrong_type(aiq_err *err, const char *name, const char *what)
     return aiq_fail_param(err, 400, "invalid_type", name, "'%s' must be %s.", name, what);
 }
 
+static bool unknown(aiq_err *err, const char *what, aiq_str name)
+{
+    char plain[48];
+    size_t n = name.len < sizeof(plain) - 1 ? name.len : sizeof(plain) - 1;
+
+    for (size_t i = 0; i < n; i++) {
+        plain[i] = name.data[i] > ' ' && name.data[i] < 0x7f ? name.data[i] : '?';
+    }
+    plain[n] = '\0';
+    return aiq_fail_param(err, 400, "unknown_parameter", plain, "There is no %s '%s' here.",
+                          what, plain);
+}
+
 static bool take_scope(aiq_str text, policy_scope *scope)
 {
     *scope = aiq_str_is(text, "user")  ? POLICY_USER
@@ -159,6 +172,33 @@ static bool take_models(aiq_pool *pool, const control_field *f, const json_value
     return ok || invalid(err, f->name, "an array of strings of 1 to 128 bytes");
 }
 
+static bool take_limits(const control_field *f, const json_value *value, aiq_err *err)
+{
+    static const char *const names[] = {"requests_per_minute", "tokens_per_minute"};
+    int64_t *const numbers[] = {&f->value->requests, &f->value->tokens};
+    json_value number;
+    size_t cursor = 0;
+    aiq_str name;
+
+    if (value->type != JSON_OBJECT) {
+        return wrong_type(err, f->name, "an object");
+    }
+    while (json_each(value, &cursor, &name, &number)) {
+        unsigned i = 0;
+        while (i < 2 && !aiq_str_is(name, names[i])) {
+            i++;
+        }
+        if (i == 2) {
+            return unknown(err, "limit", name);
+        }
+        if (number.type != JSON_NULL && (!json_int(&number, numbers[i]) || *numbers[i] < 1 ||
+                                         *numbers[i] > CONTROL_LIMIT_MAX)) {
+            return invalid(err, names[i], "1 to 1000000000, or null for no limit");
+        }
+    }
+    return true;
+}
+
 static bool take(aiq_pool *pool, const control_field *f, const json_value *value, aiq_err *err)
 {
     f->value->given = value->type != JSON_NULL;
@@ -167,6 +207,9 @@ static bool take(aiq_pool *pool, const control_field *f, const json_value *value
     }
     if (f->kind == FIELD_MODELS) {
         return take_models(pool, f, value, err);
+    }
+    if (f->kind == FIELD_LIMITS) {
+        return take_limits(f, value, err);
     }
     if (f->kind != FIELD_BOOL) {
         return take_text(pool, f, value, err);
@@ -177,19 +220,6 @@ static bool take(aiq_pool *pool, const control_field *f, const json_value *value
 }
 
 /* Bodies. */
-
-static bool unknown(aiq_err *err, const char *what, aiq_str name)
-{
-    char plain[48];
-    size_t n = name.len < sizeof(plain) - 1 ? name.len : sizeof(plain) - 1;
-
-    for (size_t i = 0; i < n; i++) {
-        plain[i] = name.data[i] > ' ' && name.data[i] < 0x7f ? name.data[i] : '?';
-    }
-    plain[n] = '\0';
-    return aiq_fail_param(err, 400, "unknown_parameter", plain, "There is no %s '%s' here.",
-                          what, plain);
-}
 
 static const control_field *find(const control_field *fields, size_t n, aiq_str name)
 {

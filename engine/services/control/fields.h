@@ -12,6 +12,7 @@
 #include "core/policy.h"
 
 #define CONTROL_MODELS_MAX 64
+#define CONTROL_LIMIT_MAX  1000000000
 
 typedef enum {
     FIELD_TENANT, /* [a-z0-9][a-z0-9-]{0,62} */
@@ -21,7 +22,8 @@ typedef enum {
     FIELD_MODELS, /* an array of names, not empty */
     FIELD_TIME,   /* RFC 3339, later than now */
     FIELD_SCOPE,  /* tenant, user, key */
-    FIELD_AMOUNT  /* 200usd/month, 1000tokens/day */
+    FIELD_AMOUNT, /* 200usd/month, 1000tokens/day */
+    FIELD_LIMITS  /* {"requests_per_minute": 60, "tokens_per_minute": 50000} */
 } control_kind;
 
 /* A member that was found. */
@@ -31,6 +33,7 @@ typedef struct {
     bool truth;           /* of BOOL */
     int64_t ms;           /* of TIME, Unix time */
     policy_budget budget; /* of SCOPE and of AMOUNT what they say of it */
+    int64_t requests, tokens; /* of LIMITS; 0: no limit */
 } control_value;
 
 typedef struct {

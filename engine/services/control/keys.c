@@ -2,6 +2,7 @@
  * system's generator, 190 bits; the store has its SHA-256 and the first few digits, by
  * which people tell keys apart. */
 
+#include <inttypes.h>
 #include <openssl/evp.h>
 #include <string.h>
 #include <sys/random.h>
@@ -15,12 +16,15 @@
 #define KEY_SHOWN  8 /* of its characters: 24 bits less to guess */
 
 #define COLUMNS                                                                                \
-    "k.id, k.tenant, u.name, k.role, k.models, k.shown, k.expires_ms, k.created_ms "           \
-    "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id"
+    "k.id, k.tenant, u.name, k.role, k.models, k.shown, k.expires_ms, k.created_ms, "          \
+    "k.requests_per_minute, k.tokens_per_minute, b.amount, b.unit, b.period "                  \
+    "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id LEFT JOIN budgets b ON b.id = "     \
+    "(SELECT MIN(id) FROM budgets WHERE scope = 'key' AND tenant = k.tenant AND "              \
+    "subject = k.id)"
 
 typedef struct {
-    control_value tenant, user, role, models, expires;
-    char id[AIQ_ID_SIZE];
+    control_value tenant, user, role, models, expires, limits, budget;
+    char id[AIQ_ID_SIZE], budget_id[AIQ_ID_SIZE];
     char key[KEY_LEN + 1], shown[KEY_SHOWN + 1], hash[KEYRING_HEX];
 } key_input;
 
@@ -34,6 +38,27 @@ static void add_text(aiq_buf *out, const char *name, aiq_str text)
     } else {
         aiq_buf_text(out, "null");
     }
+}
+
+static void add_limit(aiq_buf *out, const char *name, int64_t limit)
+{
+    if (limit > 0) {
+        aiq_buf_printf(out, "\"%s\":%" PRId64, name, limit);
+    } else {
+        aiq_buf_printf(out, "\"%s\":null", name);
+    }
+}
+
+/* Where /api/v1/budgets has given it more than one: the first. */
+static void add_budget(aiq_buf *out, int64_t amount, aiq_str unit, aiq_str period)
+{
+    if (unit.data == NULL) {
+        aiq_buf_text(out, "null");
+        return;
+    }
+    aiq_buf_text(out, "\"");
+    control_add_amount(out, amount, unit);
+    aiq_buf_printf(out, "/%.*s\"", (int)period.len, period.data);
 }
 
 /* key: only in the answer to its making; NULL otherwise. */
@@ -57,6 +82,12 @@ static void add(aiq_buf *out, const store_rows *r, const char *key)
     } else {
         aiq_buf_text(out, "null");
     }
+    aiq_buf_text(out, ",\"limits\":{");
+    add_limit(out, "requests_per_minute", store_int(r, 8));
+    aiq_buf_text(out, ",");
+    add_limit(out, "tokens_per_minute", store_int(r, 9));
+    aiq_buf_text(out, "},\"budget\":");
+    add_budget(out, store_int(r, 10), store_text(r, 11), store_text(r, 12));
     aiq_buf_text(out, ",\"expires_at\":");
     if (expires_ms >= 0) {
         control_add_time(out, expires_ms);
@@ -119,6 +150,7 @@ static bool make_key(key_input *in, aiq_err *err)
     EVP_Digest(in->key, KEY_LEN, hash, NULL, EVP_sha256(), NULL);
     keyring_hex(in->hash, hash);
     aiq_id(in->id, "key_");
+    aiq_id(in->budget_id, "bud_");
     return true;
 }
 
@@ -129,10 +161,12 @@ static bool create_check(control_call *call, aiq_err *err)
                                     {"user", FIELD_USER, false, &in->user},
                                     {"role", FIELD_ROLE, false, &in->role},
                                     {"models", FIELD_MODELS, false, &in->models},
+                                    {"limits", FIELD_LIMITS, false, &in->limits},
+                                    {"budget", FIELD_AMOUNT, false, &in->budget},
                                     {"expires_at", FIELD_TIME, false, &in->expires}};
 
     call->input = in;
-    if (!control_read(call, fields, 5, err)) {
+    if (!control_read(call, fields, 7, err)) {
         return false;
     }
     if (!in->tenant.given) {
@@ -167,6 +201,17 @@ static bool find_owner(store_db *db, const control_call *call, key_owner *owner,
            (there || aiq_fail_param(err, 404, "not_found", "user", "There is no such user."));
 }
 
+static bool insert(store_db *db, const key_input *in, aiq_str owner, aiq_str role, aiq_err *err)
+{
+    return store_exec(db, err,
+                      "INSERT INTO api_keys (id, hash, shown, tenant, user_id, role, models, "
+                      "requests_per_minute, tokens_per_minute, expires_ms, created_ms) "
+                      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                      "sssttttiiii", in->id, in->hash, in->shown, in->tenant.text, owner, role,
+                      in->models.text, in->limits.requests, in->limits.tokens,
+                      in->expires.given ? in->expires.ms : (int64_t)-1, aiq_now_ms());
+}
+
 static bool create_tx(store_db *db, control_call *call, aiq_err *err)
 {
     const key_input *in = call->input;
@@ -185,12 +230,10 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
     }
     call->status = 201;
     control_event(call, "key made", id);
-    return store_exec(db, err,
-                      "INSERT INTO api_keys (id, hash, shown, tenant, user_id, role, models, "
-                      "expires_ms, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                      "sssttttii", in->id, in->hash, in->shown, in->tenant.text, owner.id, role,
-                      in->models.text, in->expires.given ? in->expires.ms : (int64_t)-1,
-                      aiq_now_ms()) &&
+    return insert(db, in, owner.id, role, err) &&
+           (!in->budget.given ||
+            control_budget_insert(db, in->budget_id, in->tenant.text, POLICY_KEY, id,
+                                  &in->budget.budget, err)) &&
            answer_one(call, id, in->key, db, err);
 }
 
@@ -221,6 +264,29 @@ static bool get_tx(store_db *db, control_call *call, aiq_err *err)
     return answer_one(call, call->id, NULL, db, err);
 }
 
+/* Change. */
+
+static bool change_check(control_call *call, aiq_err *err)
+{
+    key_input *in = aiq_pool_zalloc(call->pool, sizeof(*in));
+    const control_field fields[] = {{"limits", FIELD_LIMITS, true, &in->limits}};
+
+    call->input = in;
+    return control_read(call, fields, 1, err);
+}
+
+static bool change_tx(store_db *db, control_call *call, aiq_err *err)
+{
+    const key_input *in = call->input;
+
+    control_event(call, "key changed", call->id);
+    return store_exec(db, err,
+                      "UPDATE api_keys SET requests_per_minute = $2, tokens_per_minute = $3 "
+                      "WHERE id = $1",
+                      "tii", call->id, in->limits.requests, in->limits.tokens) &&
+           answer_one(call, call->id, NULL, db, err) && control_raise(db, call, err);
+}
+
 /* Revoke. */
 
 static bool delete_tx(store_db *db, control_call *call, aiq_err *err)
@@ -228,16 +294,25 @@ static bool delete_tx(store_db *db, control_call *call, aiq_err *err)
     store_rows *r =
         store_query(db,
                     "DELETE FROM api_keys WHERE id = $1 AND ($2 = '' OR tenant = $2) "
-                    "RETURNING id",
+                    "RETURNING tenant",
                     "tt", call->id, call->all_tenants ? AIQ_STR("") : call->tenant);
     bool there = store_next(r);
+    aiq_str text = store_text(r, 0);
+    aiq_str tenant = {aiq_pool_copy(call->pool, text.data, text.len), text.len};
 
     control_deleted(call, "key revoked");
-    return store_rows_end(r, err) && (there || absent(err)) && control_raise(db, call, err);
+    return store_rows_end(r, err) && (there || absent(err)) &&
+           store_exec(db, err,
+                      "DELETE FROM budgets WHERE scope = 'key' AND tenant = $1 AND "
+                      "subject = $2",
+                      "tt", tenant, call->id) &&
+           control_raise(db, call, err);
 }
 
 const control_route control_keys_create = {CONTROL_HANDLER, create_check, create_tx, false,
                                            false};
 const control_route control_keys_list = {CONTROL_HANDLER, NULL, list_tx, true, false};
 const control_route control_keys_get = {CONTROL_HANDLER, NULL, get_tx, true, false};
+const control_route control_keys_change = {CONTROL_HANDLER, change_check, change_tx, false,
+                                           false};
 const control_route control_keys_delete = {CONTROL_HANDLER, NULL, delete_tx, false, false};

@@ -144,8 +144,21 @@ static bool change_tx(store_db *db, control_call *call, aiq_err *err)
            control_raise(db, call, err);
 }
 
+/* What the user's keys may spend goes with them. */
+static bool delete_keys_budgets(store_db *db, const control_call *call, aiq_err *err)
+{
+    return store_exec(db, err,
+                      "DELETE FROM budgets WHERE scope = 'key' AND EXISTS (SELECT 1 FROM "
+                      "api_keys k WHERE k.id = budgets.subject AND k.tenant = budgets.tenant "
+                      "AND k.user_id = $1)",
+                      "t", call->id);
+}
+
 static bool delete_tx(store_db *db, control_call *call, aiq_err *err)
 {
+    if (!delete_keys_budgets(db, call, err)) {
+        return false;
+    }
     store_rows *r = store_query(db,
                                 "DELETE FROM users WHERE id = $1 AND ($2 = '' OR tenant = $2) "
                                 "RETURNING id",

@@ -42,10 +42,10 @@ static void add_going_on(request_bound *bound, const policy_model *model)
     bound->output *= n;
 }
 
-static bool in_money(const policy_location *location)
+static bool in_money(const aiq_job *job)
 {
-    for (size_t i = 0; i < location->n_budgets; i++) {
-        if (location->budgets[i].unit == POLICY_USD) {
+    for (size_t i = 0; i < job->n_budgets; i++) {
+        if (job->budgets[i].unit == POLICY_USD) {
             return true;
         }
     }
@@ -56,11 +56,11 @@ static bool in_money(const policy_location *location)
 static bool find_most(bill *b, const policy_model *model, chat_request *chat, bool may_go_on,
                       journal_usage *most, aiq_err *err)
 {
-    bool money = in_money(b->job->location);
+    bool money = in_money(b->job);
     request_bound all;
 
     *most = (journal_usage){.input = -1, .cached = -1, .output = -1, .reasoning = -1};
-    if (b->job->location->n_budgets == 0) {
+    if (b->job->n_budgets == 0) {
         b->bound.input = (int64_t)chat->body.len;
         return true;
     }
@@ -95,8 +95,8 @@ ledger_answer bill_begin(bill *b, aiq_job *job, const policy_model *model, chat_
         .key_id = job->key_id,
         .request_id = job->request_id,
         .model = model->name,
-        .budgets = job->location->budgets,
-        .n_budgets = job->location->n_budgets,
+        .budgets = job->budgets,
+        .n_budgets = job->n_budgets,
     };
 
     *b = (bill){.ledger = job->loop->engine->ledger,

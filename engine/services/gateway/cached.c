@@ -113,7 +113,7 @@ static void make_key(uint8_t key[LRU_KEY], const aiq_job *job, const policy_mode
     add(hash, chat->body.data, chat->body.len);
     add(hash, chat->lines.data, chat->lines.len);
     add_number(hash, job->conditions);
-    add_number(hash, job->location->n_budgets > 0); /* which may cap the answer */
+    add_number(hash, job->n_budgets > 0); /* which may cap the answer */
     add_model(hash, model);
     add_model(hash, model->context_fallback);
     add_model(hash, model->content_fallback);

@@ -441,19 +441,18 @@ static bool find_model(chat *c, aiq_err *err)
 /* Four bytes are about a token; who sets no limit gets answers of a thousand or so. */
 static bool hold_tokens(chat *c, aiq_err *err)
 {
-    const policy_location *location = c->job->location;
+    const aiq_job *job = c->job;
     request_bound bound = {0};
     aiq_err unbounded;
 
-    if (location->n_limits == 0) {
+    if (job->n_limits == 0) {
         return true;
     }
     (void)request_bound_of(&c->request, &bound, &unbounded); /* what has none counts after */
     c->probable = bound.input / 4 + (bound.cap ? bound.output / 4 : bound.output);
     c->probable = c->probable < INT32_MAX ? c->probable : INT32_MAX;
-    return token_limits_hold(gateway_of(c->job)->gateway->limits, &c->hold, location->limits,
-                             location->n_limits, c->job->limit_keys, c->probable, clock_ms(),
-                             err);
+    return token_limits_hold(gateway_of(c->job)->gateway->limits, &c->hold, job->limits,
+                             job->n_limits, job->limit_keys, c->probable, clock_ms(), err);
 }
 
 static void hold(chat *c)

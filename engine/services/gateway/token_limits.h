@@ -20,6 +20,9 @@
 
 #define LIMIT_SLOTS 60
 
+/* Of a request: its location's, and one of its API key. */
+#define LIMITS_HELD (POLICY_LIMITS + 1)
+
 typedef struct token_limits token_limits;
 typedef struct token_window token_window;
 
@@ -37,9 +40,9 @@ typedef struct {
 typedef struct {
     token_limits *limits;
     const policy_limit *rules;
-    token_window *windows[POLICY_LIMITS]; /* NULL: this one does not count it */
-    uint64_t slots[POLICY_LIMITS];
-    int64_t tokens[POLICY_LIMITS];
+    token_window *windows[LIMITS_HELD]; /* NULL: this one does not count it */
+    uint64_t slots[LIMITS_HELD];
+    int64_t tokens[LIMITS_HELD];
     size_t n;
     token_state state; /* when it was held, then when it was settled */
 } token_hold;
