@@ -20,6 +20,7 @@ typedef struct {
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
     const char *device;       /* "cpu" */
     size_t cache_size;        /* of answers in memory, bytes */
+    size_t stream_memory;     /* for what can be read again of streams, bytes */
     const char *redis;        /* "redis://…", or NULL: none */
     unsigned loops;
     unsigned spin_us;
@@ -54,6 +55,7 @@ struct aiq_engine {
     struct keyring *keyring; /* access/keyring.h */
     struct cache *cache;     /* cache/cache.h */
     struct redis *redis;     /* redis/redis.h; NULL: none */
+    struct streams *streams; /* streams/streams.h */
     struct gateway *gateway;
 };
 

@@ -23,6 +23,7 @@
 #include "redis/redis.h"
 #include "services/service.h"
 #include "store/store.h"
+#include "streams/streams.h"
 
 #define EXIT_USAGE 2
 
@@ -30,8 +31,9 @@
 #define SPIN_US_MAX 1000
 #define DRAIN_S_MAX 86400
 
-#define CACHE_SIZE     ((size_t)64 << 20)
-#define CACHE_SIZE_MAX ((size_t)1 << 40)
+#define CACHE_SIZE    ((size_t)64 << 20)
+#define STREAM_MEMORY ((size_t)256 << 20)
+#define SIZE_MOST     ((size_t)1 << 40)
 
 static const char help[] =
     "Usage: aiq-engine --socket PATH [options]\n"
@@ -54,6 +56,8 @@ static const char help[] =
     "  --secrets DIR         where nginx.conf's `key file:NAME` is looked up (nowhere)\n"
     "  --cache-size SIZE     memory for answers where nginx.conf says `aiq_cache`, in\n"
     "                        bytes, or with k, m or g; 0 keeps none (64m)\n"
+    "  --stream-memory SIZE  memory for what can be read again of streams, in the same\n"
+    "                        units (256m)\n"
     "  --redis URL           redis://[user][:password@]host[:port][/database], where engines\n"
     "                        share those answers (none)\n"
     "\n"
@@ -109,7 +113,7 @@ static size_t size_of(const char *name, const char *text)
     const char *unit = *end ? strchr(units, *end) : NULL;
     unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
     if (*text < '0' || *text > '9' || (*end && (unit == NULL || end[1])) || errno ||
-        n > CACHE_SIZE_MAX >> shift) {
+        n > SIZE_MOST >> shift) {
         usage_error("--%s takes a size of at most 1024g, as 64m, not %s", name, text);
     }
     return n << shift;
@@ -133,6 +137,7 @@ enum {
     MODELS,
     SECRETS,
     CACHE,
+    STREAMS,
     REDIS,
     LOOPS,
     DEVICE,
@@ -149,6 +154,7 @@ static const struct option long_options[] = {
     {"models", required_argument, NULL, MODELS},
     {"secrets", required_argument, NULL, SECRETS},
     {"cache-size", required_argument, NULL, CACHE},
+    {"stream-memory", required_argument, NULL, STREAMS},
     {"redis", required_argument, NULL, REDIS},
     {"loops", required_argument, NULL, LOOPS},
     {"device", required_argument, NULL, DEVICE},
@@ -185,6 +191,9 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         break;
     case CACHE:
         o->cache_size = size_of(name, value);
+        break;
+    case STREAMS:
+        o->stream_memory = size_of(name, value);
         break;
     case REDIS:
         o->redis = value;
@@ -227,7 +236,13 @@ static void parse_options(engine_options *o, int argc, char **argv)
     int option, index = 0;
 
     *o = (engine_options){
-        .device = "cpu", .cache_size = CACHE_SIZE, .loops = 1, .spin_us = 50, .drain_s = 30};
+        .device = "cpu",
+        .cache_size = CACHE_SIZE,
+        .stream_memory = STREAM_MEMORY,
+        .loops = 1,
+        .spin_us = 50,
+        .drain_s = 30,
+    };
     while ((option = getopt_long(argc, argv, "", long_options, &index)) != -1) {
         set_option(o, option, long_options[index].name, optarg);
     }
@@ -384,6 +399,7 @@ static bool start(process *p, aiq_err *err)
     }
     engine->keyring = keyring_new(engine, &keyring_store);
     engine->cache = cache_new(engine, engine->options.cache_size);
+    engine->streams = streams_new(engine, engine->options.stream_memory);
     if (!open_redis(engine, err)) {
         return false;
     }
@@ -435,6 +451,7 @@ static void stop(process *p)
             }
         }
     }
+    streams_free(engine->streams);
     for (unsigned i = 0; engine->loops && i < engine->options.loops; i++) {
         loop_free(&engine->loops[i]);
     }

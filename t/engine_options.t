@@ -47,7 +47,7 @@ my ($status, $out, $err) = engine('--help');
 is($status, 0, '--help succeeds');
 is($err, '', 'and speaks on stdout');
 like($out, qr/\Q$_\E\b/, "--help names $_")
-    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size redis loops device spin-us
+    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size stream-memory redis loops device spin-us
         log-level version help);
 cmp_ok(length((sort { length $b <=> length $a } split /\n/, $out)[0]), '<=', 90, 'lines fit a terminal');
 

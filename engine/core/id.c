@@ -6,9 +6,10 @@
 #include <sys/random.h>
 #include <time.h>
 
-#define MS_CHARS   10
-#define NS_CHARS   4
-#define ULID_CHARS 26
+#define MS_CHARS    10
+#define NS_CHARS    4
+#define OWNER_CHARS 6
+#define ULID_CHARS  26
 
 int64_t aiq_now_ms(void)
 {
@@ -28,23 +29,62 @@ static char *add_number(char *p, uint64_t number, unsigned n)
     return p + n;
 }
 
-void aiq_id(char out[AIQ_ID_SIZE], const char *prefix)
+static char *add_random(char *p, size_t n)
 {
-    size_t n = strnlen(prefix, AIQ_ID_SIZE - 1 - ULID_CHARS);
-    uint8_t random[ULID_CHARS - MS_CHARS - NS_CHARS]; /* 5 bits of each byte */
-    struct timespec now;
+    uint8_t random[ULID_CHARS]; /* 5 bits of each byte */
 
-    clock_gettime(CLOCK_REALTIME, &now);
-
-    if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random)) {
+    if (getrandom(random, n, 0) != (ssize_t)n) {
         perror("getrandom"); /* never, once the system has started */
         abort();
     }
-    char *p = mempcpy(out, prefix, n);
-    p = add_number(p, (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000, MS_CHARS);
-    p = add_number(p, (uint64_t)now.tv_nsec % 1000000, NS_CHARS);
-    for (size_t i = 0; i < sizeof(random); i++) {
+    for (size_t i = 0; i < n; i++) {
         *p++ = digits[random[i] & 31];
     }
     *p = '\0';
+    return p;
+}
+
+static char *add_prefix(char *out, const char *prefix)
+{
+    return mempcpy(out, prefix, strnlen(prefix, AIQ_ID_SIZE - 1 - ULID_CHARS));
+}
+
+void aiq_id(char out[AIQ_ID_SIZE], const char *prefix)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    char *p = add_prefix(out, prefix);
+    p = add_number(p, (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000, MS_CHARS);
+    p = add_number(p, (uint64_t)now.tv_nsec % 1000000, NS_CHARS);
+    add_random(p, ULID_CHARS - MS_CHARS - NS_CHARS);
+}
+
+void aiq_id_owned(char out[AIQ_ID_SIZE], const char *prefix, uint32_t owner)
+{
+    char *p = add_prefix(out, prefix);
+
+    p = add_number(p, (uint64_t)aiq_now_ms(), MS_CHARS);
+    p = add_number(p, owner, OWNER_CHARS);
+    add_random(p, ULID_CHARS - MS_CHARS - OWNER_CHARS);
+}
+
+bool aiq_id_owner(const char *id, size_t len, const char *prefix, uint32_t *owner)
+{
+    size_t n = strlen(prefix);
+
+    if (len != n + ULID_CHARS || memcmp(id, prefix, n) != 0) {
+        return false;
+    }
+    *owner = 0;
+    for (size_t i = 0; i < ULID_CHARS; i++) {
+        const char *digit = memchr(digits, id[n + i], sizeof(digits) - 1);
+        if (digit == NULL) {
+            return false;
+        }
+        if (i >= MS_CHARS && i < MS_CHARS + OWNER_CHARS) {
+            *owner = *owner << 5 | (uint32_t)(digit - digits);
+        }
+    }
+    return true;
 }

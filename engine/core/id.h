@@ -8,6 +8,8 @@
 #ifndef AIQ_ID_H
 #define AIQ_ID_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* "run_" and its like: up to 5 characters, then 26 and the NUL. */
@@ -15,6 +17,12 @@
 
 /* Any thread. */
 void aiq_id(char out[AIQ_ID_SIZE], const char *prefix);
+
+/* One that names who has what it is of: behind the milliseconds 30 bits are the owner's,
+ * and 50 are random. Any thread. */
+void aiq_id_owned(char out[AIQ_ID_SIZE], const char *prefix, uint32_t owner);
+/* Whose it is; false: it is no such id. */
+bool aiq_id_owner(const char *id, size_t len, const char *prefix, uint32_t *owner);
 
 /* Unix time in milliseconds. */
 int64_t aiq_now_ms(void);

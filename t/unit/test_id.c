@@ -43,12 +43,45 @@ static void no_two_are_the_same(void **state)
     }
 }
 
+static void one_that_is_owned_names_its_owner(void **state)
+{
+    char id[AIQ_ID_SIZE], other[AIQ_ID_SIZE];
+    uint32_t owner = 0;
+
+    (void)state;
+    aiq_id_owned(id, "x_", 0x3fffffff);
+    aiq_id_owned(other, "x_", 0x3fffffff);
+    assert_int_equal(strlen(id), 28);
+    assert_string_not_equal(id, other);
+    assert_true(aiq_id_owner(id, 28, "x_", &owner));
+    assert_int_equal(owner, 0x3fffffff);
+    aiq_id_owned(id, "x_", 5 << 10 | 1);
+    assert_true(aiq_id_owner(id, 28, "x_", &owner));
+    assert_int_equal(owner, 5 << 10 | 1);
+}
+
+static void what_is_no_such_id_has_no_owner(void **state)
+{
+    char id[AIQ_ID_SIZE];
+    uint32_t owner;
+
+    (void)state;
+    aiq_id_owned(id, "x_", 1);
+    assert_false(aiq_id_owner(id, 27, "x_", &owner));
+    assert_false(aiq_id_owner(id, 28, "y_", &owner));
+    assert_false(aiq_id_owner("", 0, "x_", &owner));
+    id[27] = 'u'; /* not in the alphabet */
+    assert_false(aiq_id_owner(id, 28, "x_", &owner));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(has_a_prefix_and_26_digits),
         cmocka_unit_test(sorts_by_time),
         cmocka_unit_test(no_two_are_the_same),
+        cmocka_unit_test(one_that_is_owned_names_its_owner),
+        cmocka_unit_test(what_is_no_such_id_has_no_owner),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

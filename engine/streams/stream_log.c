@@ -1,0 +1,251 @@
+#include "streams/stream_log.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include "core/json.h"
+
+/* A stream may be longer than 4 GB, what is kept of it is not: differences count. */
+typedef struct {
+    uint32_t place, ms;
+} mark;
+
+#define NUMBER_MAX 20 /* digits */
+
+void stream_log_init(stream_log *log)
+{
+    *log = (stream_log){.first = 1};
+}
+
+void stream_log_free(stream_log *log)
+{
+    aiq_buf_free(&log->bytes);
+    aiq_buf_free(&log->marks);
+}
+
+static size_t count(const stream_log *log)
+{
+    return log->marks.len / sizeof(mark);
+}
+
+static mark mark_at(const stream_log *log, size_t i)
+{
+    mark m;
+
+    memcpy(&m, log->marks.data + i * sizeof(m), sizeof(m));
+    return m;
+}
+
+/* Where event i begins, in the bytes; i == count(): their end. */
+static size_t offset(const stream_log *log, size_t i)
+{
+    return i == count(log) ? log->bytes.len
+                           : (uint32_t)(mark_at(log, i).place - (uint32_t)log->start);
+}
+
+uint64_t stream_log_end(const stream_log *log)
+{
+    return log->start + log->bytes.len;
+}
+
+uint64_t stream_log_last(const stream_log *log)
+{
+    return log->first + count(log) - 1;
+}
+
+/* Adding. */
+
+static size_t write_number(char *out, uint64_t n)
+{
+    char digits[NUMBER_MAX];
+    size_t len = 0;
+
+    do {
+        digits[len++] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n);
+    for (size_t i = 0; i < len; i++) {
+        out[i] = digits[len - 1 - i];
+    }
+    return len;
+}
+
+static void add_one(stream_log *log, const char *text, size_t len, int64_t now_ms)
+{
+    static const char retry[] = "retry: ", id[] = "id: ";
+    char *to = (char *)aiq_buf_reserve(&log->bytes,
+                                       len + sizeof(retry) + sizeof(id) + 2 * (NUMBER_MAX + 1));
+    char *p = to;
+    uint64_t number = stream_log_last(log) + 1;
+
+    if (number == 1) {
+        log->began_ms = now_ms;
+        p = mempcpy(p, retry, sizeof(retry) - 1);
+        p += write_number(p, STREAM_RETRY_MS);
+        *p++ = '\n';
+    }
+    int64_t ms = now_ms > log->began_ms ? now_ms - log->began_ms : 0; /* clocks are set, too */
+    const mark m = {(uint32_t)stream_log_end(log), (uint32_t)ms};
+    p = mempcpy(p, id, sizeof(id) - 1);
+    p += write_number(p, number);
+    *p++ = '\n';
+    p = mempcpy(p, text, len);
+    log->bytes.len += (size_t)(p - to);
+    aiq_buf_add(&log->marks, &m, sizeof(m));
+}
+
+void stream_log_add(stream_log *log, const void *text, size_t len, int64_t now_ms)
+{
+    const char *pos = text, *end = pos + len, *empty;
+
+    while ((empty = memmem(pos, (size_t)(end - pos), "\n\n", 2)) != NULL) {
+        add_one(log, pos, (size_t)(empty + 2 - pos), now_ms);
+        pos = empty + 2;
+    }
+}
+
+void stream_log_trim(stream_log *log, uint64_t keep, size_t most)
+{
+    size_t n = 0, total = count(log), drop = 0;
+
+    while (n < total && log->bytes.len - drop > most &&
+           log->start + offset(log, n + 1) <= keep) {
+        drop = offset(log, ++n);
+    }
+    if (n == 0) {
+        return;
+    }
+    log->first += n;
+    log->start += drop;
+    aiq_buf_consume(&log->bytes, drop);
+    aiq_buf_consume(&log->marks, n * sizeof(mark));
+}
+
+/* Reading. */
+
+bool stream_log_find(const stream_log *log, uint64_t after, uint64_t *place)
+{
+    assert(after <= stream_log_last(log));
+    if (after + 1 < log->first) {
+        return false;
+    }
+    *place = log->start + offset(log, (size_t)(after + 1 - log->first));
+    return true;
+}
+
+aiq_str stream_log_from(const stream_log *log, uint64_t place)
+{
+    assert(place >= log->start && place <= stream_log_end(log));
+    size_t skip = (size_t)(place - log->start);
+
+    return (aiq_str){(const char *)log->bytes.data + skip, log->bytes.len - skip};
+}
+
+/* The event that begins at an offset: events lie in their order. */
+static size_t event_at(const stream_log *log, size_t at)
+{
+    size_t low = 0, high = count(log);
+
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (offset(log, middle) < at) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* How many of the events from i on. */
+static size_t whole_events(const stream_log *log, size_t i, size_t most)
+{
+    size_t total = count(log), n = i < total;
+
+    while (i + n < total && offset(log, i + n + 1) - offset(log, i) <= most) {
+        n++;
+    }
+    return n;
+}
+
+aiq_str stream_log_events(const stream_log *log, uint64_t place, size_t most)
+{
+    aiq_str rest = stream_log_from(log, place);
+    size_t i = event_at(log, (size_t)(place - log->start));
+
+    rest.len = offset(log, i + whole_events(log, i, most)) - offset(log, i);
+    return rest;
+}
+
+/* RFC 3339, UTC. */
+static void add_time(aiq_buf *out, int64_t ms)
+{
+    time_t seconds = ms / 1000;
+    struct tm tm;
+    char text[32];
+
+    gmtime_r(&seconds, &tm);
+    size_t n = strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+    aiq_buf_add(out, text, n);
+    aiq_buf_printf(out, ".%03dZ", (int)(ms % 1000));
+}
+
+/* A line's value where it is a field of this name. */
+static bool field(aiq_str line, const char *name, aiq_str *value)
+{
+    size_t n = strlen(name);
+
+    if (line.len < n || memcmp(line.data, name, n) != 0) {
+        return false;
+    }
+    *value = (aiq_str){line.data + n, line.len - n};
+    return true;
+}
+
+static void add_json(const stream_log *log, size_t i, aiq_buf *data, aiq_buf *out)
+{
+    const char *pos = (const char *)log->bytes.data + offset(log, i);
+    const char *end = (const char *)log->bytes.data + offset(log, i + 1), *newline;
+    aiq_str type = AIQ_STR("message"), value;
+    unsigned long long number = log->first + i;
+    bool first = true;
+
+    aiq_buf_consume(data, data->len);
+    for (; (newline = memchr(pos, '\n', (size_t)(end - pos))) != NULL; pos = newline + 1) {
+        aiq_str line = {pos, (size_t)(newline - pos)};
+        if (field(line, "data: ", &value)) {
+            aiq_buf_add(data, "\n", first ? 0 : 1);
+            aiq_buf_add(data, value.data, value.len);
+            first = false;
+        } else {
+            field(line, "event: ", &type);
+        }
+    }
+    aiq_buf_printf(out, "{\"seq\":%llu,\"type\":", number);
+    json_quote(out, type.data, type.len);
+    aiq_buf_text(out, ",\"timestamp\":\"");
+    add_time(out, log->began_ms + mark_at(log, i).ms);
+    aiq_buf_text(out, "\",\"data\":");
+    json_quote(out, (const char *)data->data, data->len);
+    aiq_buf_text(out, "}");
+}
+
+uint64_t stream_log_json(const stream_log *log, uint64_t after, size_t most, aiq_buf *out)
+{
+    size_t i = (size_t)(after + 1 - log->first), n = whole_events(log, i, most);
+    aiq_buf data = {0};
+
+    assert(after + 1 >= log->first && after <= stream_log_last(log));
+    for (size_t k = 0; k < n; k++) {
+        aiq_buf_text(out, k ? "," : "");
+        add_json(log, i + k, &data, out);
+    }
+    aiq_buf_free(&data);
+    return after + n;
+}
+
+size_t stream_log_memory(const stream_log *log)
+{
+    return log->bytes.size + log->marks.size;
+}

@@ -1,0 +1,400 @@
+#include "streams/streams.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "core/id.h"
+#include "engine.h"
+
+#define PREFIX      "strm_"
+#define BUCKETS     4096
+#define LOOP_BITS   10
+#define ENGINE_BITS 20
+#define EXPIRY_MS   1000 /* how often it is looked who was kept long enough */
+
+typedef struct table table;
+
+struct stream {
+    stream *next; /* in its bucket */
+    table *table;
+    char id[AIQ_ID_SIZE];
+    stream_log log;
+    size_t keep;
+    size_t memory;                   /* as accounted */
+    const stream_producer *producer; /* NULL: it has ended */
+    void *arg;
+    bool held;
+    uint64_t front; /* place of the fastest reader, or of the one that left last */
+    stream_place *places;
+    unsigned n_places;
+    stream *older, *newer; /* of those that have ended and have no reader */
+    bool idle;             /* it is one of them, … */
+    uint64_t since_ns;     /* … so long */
+    size_t tenant_len;
+    char tenant[];
+};
+
+/* Of a loop. */
+struct table {
+    streams *all;
+    aiq_loop *loop;
+    size_t memory, most;
+    stream *oldest, *newest; /* idle ones */
+    loop_timer expiry;
+    stream *buckets[BUCKETS];
+};
+
+struct streams {
+    aiq_engine *engine;
+    metric *open, *kept, *bytes, *evictions;
+    table *tables; /* one a loop */
+};
+
+/* Life of all. */
+
+static metric *only(metric_family *family)
+{
+    return metrics_sample(family, NULL);
+}
+
+streams *streams_new(aiq_engine *engine, size_t memory)
+{
+    streams *all = aiq_zalloc(sizeof(*all));
+    metrics *m = engine->metrics;
+    unsigned n = engine->options.loops;
+
+    all->engine = engine;
+    all->open = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_open",
+                                    "Streams that are being produced.", "", NULL));
+    all->kept = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_kept",
+                                    "Streams that are over and can still be read.", "", NULL));
+    all->bytes = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_bytes",
+                                     "What all streams take.", "", NULL));
+    all->evictions =
+        only(metrics_family(m, METRIC_COUNTER, "aiq_streams_evictions_total",
+                            "Streams that were dropped early for want of memory.", "", NULL));
+    all->tables = aiq_zalloc(n * sizeof(*all->tables));
+    for (unsigned i = 0; i < n; i++) {
+        all->tables[i] = (table){.all = all, .loop = &engine->loops[i], .most = memory / n};
+    }
+    return all;
+}
+
+static table *table_of(const aiq_loop *loop)
+{
+    return &loop->engine->streams->tables[loop->index];
+}
+
+/* What a stream takes. */
+
+static void account(stream *s, size_t memory)
+{
+    if (memory != s->memory) {
+        s->table->memory += memory - s->memory;
+        metric_add(s->table->all->bytes, (int64_t)memory - (int64_t)s->memory);
+        s->memory = memory;
+    }
+}
+
+static size_t memory_of(const stream *s)
+{
+    return sizeof(*s) + s->tenant_len + stream_log_memory(&s->log);
+}
+
+/* The table. An id's end is random. */
+
+static stream **bucket(table *t, const char *id)
+{
+    const char *end = id + strlen(PREFIX) + 16;
+    uint32_t hash = 0;
+
+    for (int i = 0; i < 10; i++) {
+        hash = hash * 33 + (uint8_t)end[i];
+    }
+    return &t->buckets[hash % BUCKETS];
+}
+
+static void take_off_idle(stream *s)
+{
+    table *t = s->table;
+
+    if (!s->idle) {
+        return;
+    }
+    *(s->older ? &s->older->newer : &t->oldest) = s->newer;
+    *(s->newer ? &s->newer->older : &t->newest) = s->older;
+    s->older = s->newer = NULL;
+    s->idle = false;
+}
+
+static void drop(stream *s)
+{
+    table *t = s->table;
+    stream **at = bucket(t, s->id);
+
+    take_off_idle(s);
+    while (*at != s) {
+        at = &(*at)->next;
+    }
+    *at = s->next;
+    account(s, 0);
+    metric_add(t->all->kept, -1);
+    stream_log_free(&s->log);
+    free(s);
+}
+
+static void on_expiry(aiq_loop *loop, void *arg)
+{
+    table *t = arg;
+    uint64_t now = loop_now_ns();
+
+    while (t->oldest && now - t->oldest->since_ns >= STREAM_KEEP_MS * 1000000ull) {
+        drop(t->oldest);
+    }
+    if (t->oldest) {
+        loop_timer_start(loop, &t->expiry, EXPIRY_MS, on_expiry, t);
+    }
+}
+
+/* It has ended, and its last reader has left. */
+static void put_on_idle(stream *s)
+{
+    table *t = s->table;
+
+    s->idle = true;
+    s->since_ns = loop_now_ns();
+    s->older = t->newest;
+    *(t->newest ? &t->newest->newer : &t->oldest) = s;
+    t->newest = s;
+    if (t->expiry.heap_index == 0) {
+        loop_timer_start(t->loop, &t->expiry, EXPIRY_MS, on_expiry, t);
+    }
+}
+
+static void make_room(table *t)
+{
+    while (t->memory > t->most && t->oldest) {
+        metric_add(t->all->evictions, 1);
+        drop(t->oldest);
+    }
+}
+
+void streams_free(streams *all)
+{
+    unsigned n = all ? all->engine->options.loops : 0;
+
+    /* readers have left; their owners hear of it, and they of that */
+    for (unsigned i = 0; i < 2 * n; i++) {
+        loop_flush(&all->engine->loops[i % n]);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        table *t = &all->tables[i];
+        loop_timer_stop(t->loop, &t->expiry);
+        while (t->oldest) {
+            drop(t->oldest);
+        }
+    }
+    if (all) {
+        free(all->tables);
+        free(all);
+    }
+}
+
+/* Ids. */
+
+static uint32_t engine_tag(const aiq_engine *engine)
+{
+    return (uint32_t)engine->id & ((1u << ENGINE_BITS) - 1);
+}
+
+aiq_loop *stream_owner(aiq_engine *engine, aiq_str id, aiq_err *err)
+{
+    uint32_t owner;
+
+    if (!aiq_id_owner(id.data, id.len, PREFIX, &owner) ||
+        owner >> LOOP_BITS != engine_tag(engine)) {
+        aiq_fail(err, 404, "stream_not_found",
+                 "There is no such stream, or not any more: it is over since a while, or the "
+                 "engine that had it has ended.");
+        return NULL;
+    }
+    unsigned i = owner & ((1u << LOOP_BITS) - 1);
+    if (i >= engine->options.loops) {
+        aiq_fail(err, 404, "stream_not_found", "There is no such stream.");
+        return NULL;
+    }
+    return &engine->loops[i];
+}
+
+stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant)
+{
+    stream *s = *bucket(table_of(loop), id.data);
+
+    while (s && memcmp(s->id, id.data, id.len) != 0) {
+        s = s->next;
+    }
+    return s && aiq_str_eq((aiq_str){s->tenant, s->tenant_len}, tenant) ? s : NULL;
+}
+
+/* A stream. */
+
+stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_producer *producer,
+                   void *arg)
+{
+    table *t = table_of(loop);
+    stream *s = aiq_zalloc(sizeof(*s) + tenant.len);
+
+    s->table = t;
+    s->keep = keep;
+    s->producer = producer;
+    s->arg = arg;
+    s->tenant_len = tenant.len;
+    memcpy(s->tenant, tenant.data, tenant.len);
+    stream_log_init(&s->log);
+    aiq_id_owned(s->id, PREFIX, engine_tag(loop->engine) << LOOP_BITS | loop->index);
+    stream **at = bucket(t, s->id);
+    s->next = *at;
+    *at = s;
+    metric_add(t->all->open, 1);
+    return s;
+}
+
+const char *stream_id(const stream *s)
+{
+    return s->id;
+}
+
+const stream_log *stream_log_of(const stream *s)
+{
+    return &s->log;
+}
+
+bool stream_ended(const stream *s)
+{
+    return s->producer == NULL;
+}
+
+unsigned stream_readers(const stream *s)
+{
+    return s->n_places;
+}
+
+static void find_front(stream *s)
+{
+    const stream_place *place = s->places;
+
+    if (place) {
+        s->front = place->at;
+    }
+    for (; place; place = place->next) {
+        s->front = place->at > s->front ? place->at : s->front;
+    }
+}
+
+/* Has the producer to wait? */
+static void set_pace(stream *s)
+{
+    find_front(s);
+    bool hold = stream_log_end(&s->log) - s->front > s->keep / 2;
+
+    if (s->producer && hold != s->held) {
+        s->held = hold;
+        s->producer->hold(s->arg, hold);
+    }
+}
+
+static void wake(stream *s)
+{
+    stream_place *place = s->places;
+
+    while (place) {
+        stream_place *next = place->next; /* it may leave */
+        if (place->more) {
+            place->more(place);
+        }
+        place = next;
+    }
+}
+
+void stream_add(stream *s, const void *text, size_t len)
+{
+    table *t = s->table;
+
+    stream_log_add(&s->log, text, len, aiq_now_ms());
+    account(s, memory_of(s));
+    make_room(t);
+    find_front(s);
+    stream_log_trim(&s->log, s->front, t->memory > t->most ? 0 : s->keep);
+    wake(s);
+    set_pace(s);
+}
+
+void stream_end(stream *s)
+{
+    metric_add(s->table->all->open, -1);
+    metric_add(s->table->all->kept, 1);
+    s->producer = NULL;
+    wake(s);
+    if (s->places == NULL && !s->idle) {
+        put_on_idle(s);
+    }
+}
+
+/* Readers on its loop. */
+
+void stream_join(stream *s, stream_place *place, uint64_t at)
+{
+    place->stream = s;
+    place->at = at;
+    place->next = s->places;
+    place->prev = &s->places;
+    if (s->places) {
+        s->places->prev = &place->next;
+    }
+    s->places = place;
+    take_off_idle(s);
+    if (++s->n_places == 1 && s->producer) {
+        s->producer->watched(s->arg, true);
+    }
+    set_pace(s);
+}
+
+void stream_leave(stream_place *place)
+{
+    stream *s = place->stream;
+
+    if (s == NULL) {
+        return;
+    }
+    *place->prev = place->next;
+    if (place->next) {
+        place->next->prev = place->prev;
+    }
+    place->stream = NULL;
+    s->n_places--;
+    set_pace(s);
+    if (s->places) {
+        return;
+    }
+    if (s->producer) {
+        s->producer->watched(s->arg, false);
+    } else {
+        put_on_idle(s);
+    }
+}
+
+bool stream_rest(const stream_place *place, aiq_str *rest)
+{
+    const stream_log *log = &place->stream->log;
+
+    if (place->at < log->start) {
+        return false;
+    }
+    *rest = stream_log_from(log, place->at);
+    return true;
+}
+
+void stream_took(stream_place *place, size_t n)
+{
+    place->at += n;
+    set_pace(place->stream);
+}

@@ -1,0 +1,86 @@
+/*
+ * Streams: what is said bit by bit is a numbered log of events (stream_log.h), and whoever
+ * may read it does so at a pace of its own, from where it was.
+ *
+ * A stream belongs to the loop that produces it, and its id names that loop and the engine:
+ * so every loop finds it, and no engine takes another's for its own. Readers of its own loop
+ * have a place in it; those of any loop are a stream_reader (stream_reader.h), which is
+ * told by messages. There is no lock.
+ *
+ * What is kept. Of the log at most `keep` bytes, the latest; but nothing is dropped that the
+ * fastest reader has still to read, for the producer waits for that one: it is to hold once
+ * half of `keep` is unread. The other half is behind that reader, for one who was cut off
+ * and comes back. A reader that is slower, so that its place is not kept any more, is told
+ * so: it delays nobody. After the last event a stream is kept for STREAM_KEEP_MS, and as
+ * long as it has readers.
+ *
+ * A loop's streams together take at most their part of the memory that streams_new() is
+ * given. Where that is not enough, those go first that are over and have no reader, the
+ * oldest first; then those that go on keep only what is unread.
+ */
+
+#ifndef AIQ_STREAMS_H
+#define AIQ_STREAMS_H
+
+#include "core/loop.h"
+#include "streams/stream_log.h"
+
+#define STREAM_KEEP_MS     60000
+#define STREAM_READERS_MAX 256 /* of one stream */
+
+typedef struct streams streams; /* of an engine */
+typedef struct stream stream;
+
+/* memory: bytes, of all loops. Main thread, before the loops start. Never NULL. */
+streams *streams_new(aiq_engine *engine, size_t memory);
+/* After the loops' threads, the links and the services have ended. NULL is fine. */
+void streams_free(streams *all);
+
+/* Who produces a stream; on its loop. */
+typedef struct {
+    void (*hold)(void *arg, bool hold);       /* wait for the readers; go on */
+    void (*watched)(void *arg, bool watched); /* the first reader has come, the last has gone */
+} stream_producer;
+
+/* A stream of this loop, for readers of the tenant. Valid until stream_end(), and for those
+ * who have a place in it until they leave. */
+stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_producer *producer,
+                   void *arg);
+const char *stream_id(const stream *s);
+
+/* Events as stream_log_add() takes them. May call the producer. */
+void stream_add(stream *s, const void *text, size_t len);
+
+/* Nothing more comes; the producer is not called any more. */
+void stream_end(stream *s);
+
+/* A reader on the stream's loop; embedded in its owner, who leaves before it goes. */
+typedef struct stream_place {
+    stream *stream; /* NULL: it reads none */
+    uint64_t at;
+    void (*more)(struct stream_place *place); /* there is more, or the end; may be NULL */
+    struct stream_place *next, **prev;
+} stream_place;
+
+/* From `at` on, which is kept (stream_log_find()). May call the producer. */
+void stream_join(stream *s, stream_place *place, uint64_t at);
+/* Fine where it reads none. May call the producer. */
+void stream_leave(stream_place *place);
+
+/* All that it has not read; valid until the next stream_add(). False: the beginning of that
+ * is not kept any more. */
+bool stream_rest(const stream_place *place, aiq_str *rest);
+/* It has read so many bytes. May call the producer. */
+void stream_took(stream_place *place, size_t n);
+
+/* For readers. NULL: there is none, or it is another tenant's. */
+stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant);
+const stream_log *stream_log_of(const stream *s);
+bool stream_ended(const stream *s);
+unsigned stream_readers(const stream *s);
+
+/* The loop that has the stream, or would; NULL and *err (404): it is no stream's id, or was
+ * another engine's. */
+aiq_loop *stream_owner(aiq_engine *engine, aiq_str id, aiq_err *err);
+
+#endif
