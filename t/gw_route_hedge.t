@@ -39,6 +39,10 @@ $t->conf("
     aiq_provider second { dialect openai; url @{[ $two->url ]}; $rules timeout first_byte=1s; }
     $models
     aiq_model quick   { target first; target second; hedge 1h; }
+    aiq_provider strict { dialect openai; url @{[ $one->url ]}; retry 1; breaker failures=1 open=1h; timeout first_byte=200ms; }
+    aiq_provider cut    { dialect openai; url @{[ $one->url ]}; retry 1; breaker failures=1 open=1h; }
+    aiq_model timed_out { target strict model=mock-hang-headers; target second model=mock-stream-2x400ms; hedge 50ms; }
+    aiq_model cut_off   { target cut model=mock-hang-headers; target second model=mock-stream-1x1ms; hedge 50ms; }
     aiq_model third   { target first model=mock-500; target second model=mock-hang-headers; target first model=third; hedge 50ms; }
     aiq_model goes_on { target hasty model=mock-hang-headers; target second model=mock-reset-mid; target first model=end; hedge 50ms; }
     aiq_model alone   { target first model=mock-stream-2x200ms; target second if=\$http_x_two; hedge 10ms; }
@@ -100,6 +104,13 @@ is($on->{headers}{'x-aiq-provider'}, 'second', 'goes on: the rival has begun');
 like($on->{body}, qr/data: \[DONE\]\n\n\z/, 'goes on: to its end');
 @lines = grep { ($_->{request_id} // '') eq 'ask-goes_on' && $_->{message} eq 'another target is asked as well' } $t->engine_lines;
 is(scalar(@lines), 1, 'goes on: without another rival');
+
+# who lost by its own fault has failed, who was only cut off has not
+sub breaker { return $t->get('/metrics')->{body} =~ /^llm_circuit_breaker_state\{provider="$_[0]"\} (\d)$/m ? $1 : -1 }
+answered_by('timed_out', 1, 'second', 2, 2);
+is(breaker('strict'), 2, 'its breaker has heard of a time-out');
+answered_by('cut_off', 1, 'second', 2, 1);
+is(breaker('cut'), 0, 'and nothing of one that was cut off');
 
 # the client's own error is an answer, too
 is(ask('refused', 1)->{status}, 400, 'refused: an answer');

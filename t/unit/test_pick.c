@@ -265,6 +265,19 @@ static void old_latencies_fade(void **unused)
     assert_int_equal(target_latency(state(&f, 0), NOW + 1000 * SECOND), 0);
     target_measured(state(&f, 0), 0, NOW);
     assert_int_equal(target_latency(state(&f, 0), NOW), 700); /* an eighth of the way */
+    /* that nothing came for so long is no better than what is known */
+    target_waited(state(&f, 0), 100, NOW);
+    assert_int_equal(target_latency(state(&f, 0), NOW), 700);
+    target_waited(state(&f, 0), 1500, NOW);
+    assert_int_equal(target_latency(state(&f, 0), NOW), 800);
+    /* and brings back what was forgotten, if that was too good */
+    target_waited(state(&f, 0), 300, NOW + 10 * SECOND);
+    assert_int_equal(target_latency(state(&f, 0), NOW + 10 * SECOND), 400);
+    target_waited(state(&f, 0), 500, NOW + 10 * SECOND);
+    assert_int_equal(target_latency(state(&f, 0), NOW + 10 * SECOND), 800);
+    /* nothing was known */
+    target_waited(state(&f, 1), 5, NOW);
+    assert_int_equal(target_latency(state(&f, 1), NOW), 5);
     end(&f);
 }
 

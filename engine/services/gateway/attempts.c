@@ -85,6 +85,9 @@ static void end_attempt(attempts *a, unsigned status, attempt_end end)
     aiq_buf_free(&a->one->held);
     if (a->model->order == POLICY_LATENCY) {
         __atomic_sub_fetch(&a->one->state->in_flight, 1, __ATOMIC_RELAXED);
+        if (!a->one->spoke) {
+            target_waited(a->one->state, took, now);
+        }
     }
     counts_attempt(gateway_of(a->job)->counts, a->one->target, a->asked->name, status,
                    (double)took / 1e9);
@@ -212,9 +215,6 @@ static void cancel_rival(attempts *a)
         return;
     }
     swap(a);
-    if (a->model->order == POLICY_LATENCY) {
-        target_measured(a->one->state, loop_now_ns() - a->one->called_ns, loop_now_ns());
-    }
     end_attempt(a, 499, OURS);
     a->lost(a->arg, a->one->target);
     a->one->provider->cancel(call);
@@ -254,6 +254,7 @@ static bool call_target(attempts *a, size_t i, aiq_err *err)
     a->one->key = target_key(target->provider, a->one->keys_tried, true, now);
     a->one->keys_tried |= a->one->key >= 0 ? 1ull << a->one->key : 0;
     a->one->called_ns = now;
+    a->one->spoke = false;
     a->one->number = ++a->n;
     a->made[i]++;
     if (!start_call(a, err)) {
@@ -529,7 +530,7 @@ static void answer(attempts *a)
     uint64_t now = loop_now_ns();
 
     tell_breaker(a, ANSWER);
-    a->answered = true;
+    a->answered = a->one->spoke = true;
     cancel_rival(a);
     if (a->model->order == POLICY_LATENCY) {
         target_measured(a->one->state, now - a->one->called_ns, now);

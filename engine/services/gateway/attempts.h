@@ -21,7 +21,8 @@
  * (continuation.h): at once, and with what has been said so far.
  *
  * Where the model has a `hedge` and no token has come for so long, the next target is
- * asked as well. Whoever answers first wins, the other is cancelled; one that fails leaves
+ * asked as well. Whoever answers first wins, the other is cancelled, which its breaker takes
+ * for nothing and its latency for at least as long as it was given; one that fails leaves
  * the other alone.
  *
  * Targets that do not serve the request (their condition does not hold, it is too long
@@ -55,6 +56,7 @@ typedef struct {
     int key;             /* of the provider's; -1: none */
     uint64_t keys_tried; /* at this target, a bit each */
     bool test;           /* it is the one that decides about an open breaker */
+    bool spoke;          /* its first token has come, or its answer */
     uint64_t called_ns;
     aiq_buf held;     /* events before the first token, each with its length before it */
     const char *type; /* of a raw answer; NULL: it is none */

@@ -387,14 +387,29 @@ void target_measured(target_state *s, uint64_t latency_ns, uint64_t now_ns)
     __atomic_store_n(&s->measured_ns, now_ns, __ATOMIC_RELAXED);
 }
 
-uint64_t target_latency(const target_state *s, uint64_t now_ns)
+/* The average, faded. */
+static uint64_t latency_by_now(const target_state *s, uint64_t now_ns)
 {
     uint64_t latency = __atomic_load_n(&s->latency_ns, __ATOMIC_RELAXED);
     uint64_t at = __atomic_load_n(&s->measured_ns, __ATOMIC_RELAXED);
     uint64_t halvings = now_ns > at ? (now_ns - at) / 10000000000ull : 0;
 
-    latency = halvings < 64 ? latency >> halvings : 0;
-    return latency * (1 + __atomic_load_n(&s->in_flight, __ATOMIC_RELAXED));
+    return halvings < 64 ? latency >> halvings : 0;
+}
+
+/* What is faded and too good is as it was. */
+void target_waited(target_state *s, uint64_t waited_ns, uint64_t now_ns)
+{
+    uint64_t known = __atomic_load_n(&s->latency_ns, __ATOMIC_RELAXED);
+
+    if (waited_ns > latency_by_now(s, now_ns)) {
+        target_measured(s, waited_ns > known ? waited_ns : known, now_ns);
+    }
+}
+
+uint64_t target_latency(const target_state *s, uint64_t now_ns)
+{
+    return latency_by_now(s, now_ns) * (1 + __atomic_load_n(&s->in_flight, __ATOMIC_RELAXED));
 }
 
 void target_changed(targets *t, target_state *s, aiq_str request_id)

@@ -54,6 +54,8 @@ void target_rest_key(const policy_provider *provider, int key, uint64_t until_ns
 
 /* The first token came after so long. */
 void target_measured(target_state *s, uint64_t latency_ns, uint64_t now_ns);
+/* It was let go, or has failed, without a token for so long: it takes at least that. */
+void target_waited(target_state *s, uint64_t waited_ns, uint64_t now_ns);
 /* What it may take now: the average, halved for each 10 s without a measurement, so that a
  * slow target is looked at again, times the requests under way. */
 uint64_t target_latency(const target_state *s, uint64_t now_ns);
