@@ -1,45 +1,11 @@
 #include "providers/http.h"
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine.h"
-#include "providers/http_conn.h"
-
-typedef enum {
-    REQUEST_CONNECTING,
-    REQUEST_SENDING,
-    REQUEST_WAITING, /* for the head */
-    REQUEST_READING  /* the body */
-} request_state;
-
-struct http_request {
-    http_client *client;
-    http_origin *origin;
-    http_conn *conn; /* NULL: none could be had; on_timer() tells */
-    http_request *next, **prev;
-    http_events events;
-    void *arg;
-    request_state state;
-    bool received; /* a byte of the response has come */
-    bool refused;  /* the peer takes no more of the request: its reply may say why */
-    bool paused, in_call, cancelled;
-    loop_timer timer;
-    loop_timer again;  /* reads on what TLS holds, which makes no socket readable */
-    uint64_t since_ns; /* the last sign of life, for the state's time-out */
-    uint64_t ends_ns;  /* when it must be over */
-    uint64_t paused_ns;
-    uint32_t connect_ms, first_byte_ms, idle_ms;
-    http_parser parser;
-    aiq_buf head; /* the request's */
-    const aiq_str *body;
-    size_t n_body;
-    size_t sent, length; /* of head and body together */
-    aiq_err early;       /* what http_start() found wrong */
-};
+#include "providers/http_request.h"
 
 static void on_timer(aiq_loop *loop, void *arg);
-static void read_now(aiq_loop *loop, void *arg);
 
 /* The client of a loop. */
 
@@ -153,8 +119,8 @@ static void fail_with(http_request *r, const aiq_err *err)
     events.failed(arg, err);
 }
 
-static void fail(http_request *r, unsigned status, const char *code, const char *message,
-                 const char *detail)
+void request_fail(http_request *r, unsigned status, const char *code, const char *message,
+                  const char *detail)
 {
     aiq_err err;
 
@@ -163,12 +129,22 @@ static void fail(http_request *r, unsigned status, const char *code, const char 
     fail_with(r, &err);
 }
 
-static void fail_broken(http_request *r, const char *detail)
+void request_done(http_request *r)
 {
-    fail(r, 502, "provider_error",
-         r->state == REQUEST_READING ? "The provider's reply broke off or was malformed."
-                                     : "The provider gave no valid reply.",
-         detail);
+    http_events events = r->events;
+    void *arg = r->arg;
+
+    finish(r);
+    events.done(arg);
+}
+
+void request_fail_broken(http_request *r, const char *detail)
+{
+    request_fail(r, 502, "provider_error",
+                 r->state == REQUEST_READING
+                     ? "The provider's reply broke off or was malformed."
+                     : "The provider gave no valid reply.",
+                 detail);
 }
 
 /* Time. One timer a request; where it fires early it is set anew, so a sign of
@@ -201,7 +177,7 @@ static void start_timer(http_request *r, uint64_t now)
                      on_timer, r);
 }
 
-static void set_state(http_request *r, request_state state)
+void request_set_state(http_request *r, request_state state)
 {
     r->state = state;
     r->since_ns = loop_now_ns();
@@ -234,15 +210,53 @@ static void on_timer(aiq_loop *loop, void *arg)
         start_timer(r, now);
         return;
     }
-    fail(r, 504, "provider_timeout", "The provider did not answer in time.",
-         now < r->ends_ns ? what[r->state] : "the whole reply did not come in time");
+    request_fail(r, 504, "provider_timeout", "The provider did not answer in time.",
+                 now < r->ends_ns ? what[r->state] : "the whole reply did not come in time");
+}
+
+static void tell_later(http_request *r)
+{
+    loop_timer_start(r->client->loop, &r->timer, 0, on_timer, r);
+}
+
+void request_refuse(http_request *r)
+{
+    aiq_fail(&r->early, 503, "overloaded", "The server has no connection to spare.");
+    r->early.retryable = false; /* no provider is to blame */
+    tell_later(r);
+}
+
+/* The owner's calls. */
+
+/* False: it has cancelled the request. */
+static bool called(http_request *r)
+{
+    r->in_call = false;
+    if (r->cancelled) {
+        request_free(r);
+        return false;
+    }
+    return true;
+}
+
+bool request_head(http_request *r, const http_head *head)
+{
+    request_set_state(r, REQUEST_READING);
+    r->in_call = true;
+    r->events.head(r->arg, head);
+    return called(r);
+}
+
+bool request_body(http_request *r, aiq_str piece)
+{
+    r->in_call = true;
+    r->events.body(r->arg, piece);
+    return called(r);
 }
 
 /* Sending. */
 
-/* Copies what is to be sent next; the whole request where it is a usual one, so
- * that it goes out in one write. */
-static size_t gather(http_request *r, uint8_t *out, size_t size)
+size_t request_gather(const http_request *r, uint8_t *out, size_t size)
 {
     size_t skip = r->sent, n = 0;
 
@@ -260,100 +274,30 @@ static size_t gather(http_request *r, uint8_t *out, size_t size)
     return n;
 }
 
-static bool retry(http_request *r);
+/* Connections. */
 
-/* False: the request is gone, or on another connection. */
-static bool send_more(http_request *r)
+http_conn *http_connect(http_client *client, http_origin *origin, uint32_t timeout_ms)
 {
-    http_client *client = r->client;
+    http_conn *c;
 
-    while (r->sent < r->length) {
-        size_t n = gather(r, client->out, sizeof(client->out));
-        ssize_t sent = conn_send(r->conn, client->out, n);
-        if (sent == -EAGAIN || sent == -EINTR) {
-            conn_watch(r->conn, r->conn->events | UV_READABLE | UV_WRITABLE);
-            return true;
-        }
-        if (sent < 0 && retry(r)) {
-            return false;
-        }
-        if (sent < 0) {
-            r->refused = true;
-            break;
-        }
-        r->sent += (size_t)sent;
-        r->since_ns = loop_now_ns();
+    if (client->n_connections == HTTP_CONNECTIONS_MAX) {
+        return NULL;
     }
-    conn_watch(r->conn, r->paused ? 0 : UV_READABLE);
-    if (r->state == REQUEST_SENDING) {
-        set_state(r, REQUEST_WAITING);
+    c = conn_new(client, origin);
+    if (!connect_start(c, timeout_ms)) {
+        conn_close(c);
+        return NULL;
     }
-    return true;
-}
-
-static void send_on(http_request *r, http_conn *c)
-{
-    r->conn = c;
-    c->request = r;
-    r->sent = 0;
-    http_parser_init(&r->parser, r->client->fields);
-    set_state(r, REQUEST_SENDING);
-    send_more(r);
-}
-
-/* on_timer() tells, for nobody is called back before http_start() returns. */
-static void fail_later(http_request *r)
-{
-    loop_timer_start(r->client->loop, &r->timer, 0, on_timer, r);
-}
-
-/* Asks for a connection of its own. */
-static void connect_for(http_request *r)
-{
-    http_client *client = r->client;
-    http_conn *c = NULL;
-
-    if (client->n_connections < HTTP_CONNECTIONS_MAX) {
-        c = conn_new(client, r->origin);
-        if (!connect_start(c, r->connect_ms)) {
-            conn_close(c);
-            c = NULL;
-        }
-    }
-    if (c == NULL) {
-        aiq_fail(&r->early, 503, "overloaded", "The server has no connection to spare.");
-        r->early.retryable = false; /* no provider is to blame */
-        fail_later(r);
-        return;
-    }
-    r->conn = c;
-    c->request = r;
-    set_state(r, REQUEST_CONNECTING);
     if (client->idle_timer.heap_index == 0) {
         loop_timer_start(client->loop, &client->idle_timer, HTTP_IDLE_MS / 4, close_idle,
                          client);
     }
-}
-
-/* The peer closed a connection that was idle before this request came to it. */
-static bool retry(http_request *r)
-{
-    http_conn *c = r->conn;
-
-    if (!c->used || r->received) {
-        return false;
-    }
-    c->request = NULL;
-    conn_close(c);
-    r->conn = NULL;
-    http_parser_free(&r->parser);
-    connect_for(r);
-    return true;
+    return c;
 }
 
 void http_connected(http_conn *c)
 {
-    send_on(c->request, c);
+    http1_connected(c);
 }
 
 void http_unconnected(http_conn *c, CURLcode code)
@@ -363,170 +307,31 @@ void http_unconnected(http_conn *c, CURLcode code)
 
     snprintf(copy, sizeof(copy), "%s", detail);
     if (code == CURLE_OPERATION_TIMEDOUT) {
-        fail(c->request, 504, "provider_timeout", "The provider did not answer in time.", copy);
+        request_fail(c->request, 504, "provider_timeout",
+                     "The provider did not answer in time.", copy);
     } else {
-        fail(c->request, 502, "provider_unreachable", "The provider cannot be reached.", copy);
-    }
-}
-
-/* Receiving. */
-
-/* Calls the owner; false: it has cancelled the request. */
-static bool call_body(http_request *r, aiq_str piece)
-{
-    r->in_call = true;
-    r->events.body(r->arg, piece);
-    r->in_call = false;
-    if (r->cancelled) {
-        request_free(r);
-        return false;
-    }
-    return true;
-}
-
-static bool call_head(http_request *r)
-{
-    set_state(r, REQUEST_READING);
-    r->in_call = true;
-    r->events.head(r->arg, &r->parser.head);
-    r->in_call = false;
-    if (r->cancelled) {
-        request_free(r);
-        return false;
-    }
-    return true;
-}
-
-/* clean: nothing came behind the response. */
-static void response_done(http_request *r, bool clean)
-{
-    http_conn *c = r->conn;
-    http_events events = r->events;
-    void *arg = r->arg;
-
-    if (clean && r->parser.keep_alive && r->sent == r->length && !r->refused) {
-        c->request = NULL;
-        r->conn = NULL;
-        conn_keep(c);
-    }
-    finish(r);
-    events.done(arg);
-}
-
-/* What was read. False: nothing more is to be read for now, the connection may be gone. */
-static bool take(http_conn *c, const uint8_t *data, size_t n)
-{
-    http_request *r = c->request;
-    const uint8_t *pos = data, *end = data + n;
-    aiq_str piece;
-
-    r->received = true;
-    r->since_ns = r->state == REQUEST_READING ? loop_now_ns() : r->since_ns;
-    for (;;) {
-        switch (http_parse(&r->parser, &pos, end, &piece)) {
-        case HTTP_MORE:
-            return !r->paused;
-        case HTTP_HEAD:
-            if (!call_head(r)) {
-                return false;
-            }
-            break;
-        case HTTP_BODY:
-            if (!call_body(r, piece)) {
-                return false;
-            }
-            break;
-        case HTTP_DONE:
-            response_done(r, pos == end);
-            return false;
-        case HTTP_BAD:
-            fail_broken(r, r->parser.reason);
-            return false;
-        }
-    }
-}
-
-static void ended(http_request *r, ssize_t rc)
-{
-    if (rc == 0 && r->received && http_parse_end(&r->parser) == HTTP_DONE) {
-        response_done(r, false);
-    } else if (!retry(r)) {
-        fail_broken(r, rc < 0             ? strerror((int)-rc)
-                       : r->parser.reason ? r->parser.reason
-                                          : "the connection was closed without a reply");
-    }
-}
-
-/* Is there more to read that no event will tell of? */
-static bool reads_unasked(const http_conn *c)
-{
-    return c->easy || c->failed;
-}
-
-/* A bounded number of reads a turn, so that a fast peer leaves time for others. */
-#define READS_MAX 8
-
-static void read_some(http_conn *c)
-{
-    http_client *client = c->client;
-    http_request *r = c->request;
-
-    for (int i = 0; i < READS_MAX; i++) {
-        ssize_t n = conn_recv(c, client->in, sizeof(client->in));
-        if (n == -EINTR || (n == -EAGAIN && !c->failed)) {
-            return;
-        }
-        if (n <= 0) {
-            ended(r, n);
-            return;
-        }
-        if (!take(c, client->in, (size_t)n)) {
-            return;
-        }
-        /* A short read has emptied a socket, but not what TLS may hold. */
-        if (!reads_unasked(c) && (size_t)n < sizeof(client->in)) {
-            return;
-        }
-    }
-    if (reads_unasked(c)) {
-        loop_timer_start(client->loop, &r->again, 0, read_now, r);
-    }
-}
-
-static void read_now(aiq_loop *loop, void *arg)
-{
-    http_request *r = arg;
-
-    (void)loop;
-    if (!r->paused) {
-        read_some(r->conn);
+        request_fail(c->request, 502, "provider_unreachable", "The provider cannot be reached.",
+                     copy);
     }
 }
 
 void http_ready(http_conn *c, int events)
 {
-    http_request *r = c->request;
-
-    if (r == NULL) {
+    if (c->request) {
+        http1_ready(c, events);
+    } else {
         conn_close(c); /* idle: its peer has closed it, or says what nobody asked */
-        return;
-    }
-    if (events & UV_WRITABLE && !send_more(r)) {
-        return;
-    }
-    if (events & UV_READABLE) {
-        read_some(c);
     }
 }
+
+/* Pauses. */
 
 void http_pause(http_request *r)
 {
     if (!r->paused) {
         r->paused = true;
         r->paused_ns = loop_now_ns();
-        if (r->conn && !r->conn->connecting) {
-            conn_watch(r->conn, r->conn->events & ~UV_READABLE);
-        }
+        http1_pause(r);
     }
 }
 
@@ -536,12 +341,7 @@ void http_resume(http_request *r)
         r->paused = false;
         r->since_ns = loop_now_ns();
         r->ends_ns += r->since_ns - r->paused_ns;
-        if (r->conn && !r->conn->connecting) {
-            conn_watch(r->conn, r->conn->events | UV_READABLE);
-            if (reads_unasked(r->conn)) {
-                loop_timer_start(r->client->loop, &r->again, 0, read_now, r);
-            }
-        }
+        http1_resume(r);
     }
 }
 
@@ -616,21 +416,15 @@ http_request *http_start(aiq_loop *loop, const http_call *call, const http_event
 {
     http_client *client = client_of(loop);
     http_request *r = request_new(client, call, events, arg);
-    http_conn *c;
 
     r->origin = origin_get(client, call->url, &call->via);
     if (r->origin == NULL) {
         aiq_fail(&r->early, 502, "provider_unreachable", "The provider cannot be reached.");
         aiq_err_detail(&r->early, "no valid URL: %s", call->url);
-        fail_later(r);
+        tell_later(r);
         return r;
     }
     write_head(r, call);
-    c = conn_take_idle(r->origin);
-    if (c) {
-        send_on(r, c);
-    } else {
-        connect_for(r);
-    }
+    http1_start(r);
     return r;
 }

@@ -1,6 +1,6 @@
 /*
- * Connections, between http.c (requests), http_conn.c (their bytes and their
- * rest) and http_connect.c (their making). An http_conn is made for a request
+ * Connections, between http.c and http1.c (requests), http_conn.c (their bytes
+ * and their rest) and http_connect.c (their making). An http_conn is made for a request
  * and belongs to it or to its origin's idle list; conn_close() ends it.
  *
  *     c->request != NULL   busy: made for it, or serving it
@@ -82,7 +82,10 @@ ssize_t conn_recv(http_conn *c, void *data, size_t n);
 http_origin *origin_get(http_client *client, const char *url, const http_via *via);
 void origin_unref(http_client *client, http_origin *origin);
 
-/* http.c: what happens on a connection with a request. */
+/* http.c */
+
+/* A new one, or NULL: there is none to spare. Of what happens on it the others tell. */
+http_conn *http_connect(http_client *client, http_origin *origin, uint32_t timeout_ms);
 void http_connected(http_conn *c);
 void http_unconnected(http_conn *c, CURLcode code);
 void http_ready(http_conn *c, int events);
