@@ -1,7 +1,7 @@
 
 #include "ngx_http_aiq_jwt.h"
 
-#include <openssl/sha.h>
+#include <openssl/evp.h>
 
 
 /*
@@ -469,6 +469,8 @@ static ngx_int_t
 ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token, u_char *digest)
 {
+    static EVP_MD  *sha256;
+
     u_char  *p, *start;
 
     start = ngx_pnalloc(r->pool, NGX_HTTP_AIQ_JWT_DIGESTS + token->len);
@@ -493,7 +495,19 @@ ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
     p += NGX_HTTP_AIQ_AUTH_DIGEST;
     p = ngx_cpymem(p, token->data, token->len);
 
-    SHA256(start, p - start, digest);
+    /* SHA256() looks it up each time, which costs as much as a token's hash */
+
+    if (sha256 == NULL) {
+        sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+    }
+
+    if (sha256 == NULL
+        || EVP_Digest(start, p - start, digest, NULL, sha256, NULL) != 1)
+    {
+        ngx_log_error(NGX_LOG_ALERT, r->connection->log, 0,
+                      "EVP_Digest() failed");
+        return NGX_ERROR;
+    }
 
     return NGX_OK;
 }

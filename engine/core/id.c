@@ -29,16 +29,22 @@ static char *add_number(char *p, uint64_t number, unsigned n)
     return p + n;
 }
 
+/* One call of the kernel for many ids. More than 256 bytes of it might come short. */
 static char *add_random(char *p, size_t n)
 {
-    uint8_t random[ULID_CHARS]; /* 5 bits of each byte */
+    static _Thread_local uint8_t random[256]; /* 5 bits of each byte */
+    static _Thread_local size_t left;
 
-    if (getrandom(random, n, 0) != (ssize_t)n) {
-        perror("getrandom"); /* never, once the system has started */
-        abort();
+    if (left < n) {
+        left = sizeof(random);
+        if (getrandom(random, left, 0) != (ssize_t)left) {
+            perror("getrandom"); /* never, once the system has started */
+            abort();
+        }
     }
+    left -= n;
     for (size_t i = 0; i < n; i++) {
-        *p++ = digits[random[i] & 31];
+        *p++ = digits[random[left + i] & 31];
     }
     *p = '\0';
     return p;

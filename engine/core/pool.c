@@ -172,6 +172,18 @@ bool aiq_str_is(aiq_str a, const char *literal)
     return aiq_str_eq(a, (aiq_str){literal, strlen(literal)});
 }
 
+char *aiq_put_decimal(char *out, uint64_t n)
+{
+    char digits[20];
+    size_t at = sizeof(digits);
+
+    do {
+        digits[--at] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n > 0);
+    return (char *)memcpy(out, digits + at, sizeof(digits) - at) + sizeof(digits) - at;
+}
+
 uint8_t *aiq_buf_reserve(aiq_buf *b, size_t len)
 {
     size_t before = b->base ? (size_t)(b->data - b->base) : 0;

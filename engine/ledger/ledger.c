@@ -33,10 +33,14 @@ int64_t ledger_cost(const policy_price *price, const journal_usage *usage)
     return cost > INT64_MAX ? INT64_MAX : (int64_t)cost;
 }
 
-size_t ledger_write_usd(char *text, size_t size, int64_t nano_usd)
+size_t ledger_write_usd(char text[LEDGER_USD_SIZE], int64_t nano_usd)
 {
-    return (size_t)snprintf(text, size, "%" PRId64 ".%09" PRId64, nano_usd / 1000000000,
-                            nano_usd % 1000000000);
+    char *p = aiq_put_decimal(text, (uint64_t)nano_usd / 1000000000);
+    /* the one before the nine decimals keeps their zeroes, and makes way for the point */
+    char *end = aiq_put_decimal(p, 1000000000 + (uint64_t)nano_usd % 1000000000);
+
+    *p = '.';
+    return (size_t)(end - text);
 }
 
 int64_t ledger_clock_ms(void)

@@ -45,8 +45,9 @@ void ledger_close(ledger *l);
 /* Nano-USD, rounded half up once. What has no price or is not known costs nothing. */
 int64_t ledger_cost(const policy_price *price, const journal_usage *usage);
 
-/* Nano-USD as USD with all nine decimals; the length. size: 32 is enough. */
-size_t ledger_write_usd(char *text, size_t size, int64_t nano_usd);
+/* Nano-USD, at least 0, as USD with all nine decimals; the length. No NUL. */
+#define LEDGER_USD_SIZE 32
+size_t ledger_write_usd(char text[LEDGER_USD_SIZE], int64_t nano_usd);
 
 /* What is about to be called. Texts are copied. */
 typedef struct {

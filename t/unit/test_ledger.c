@@ -177,6 +177,19 @@ static void settle(bench *b, test_call *c, int64_t nano)
     ledger_settle(b->l, &c->call, &result);
 }
 
+static void money_has_nine_decimals(void **state)
+{
+    char text[LEDGER_USD_SIZE];
+
+    (void)state;
+    assert_int_equal(ledger_write_usd(text, 7), 11);
+    assert_memory_equal(text, "0.000000007", 11);
+    assert_int_equal(ledger_write_usd(text, 12000903000), 12);
+    assert_memory_equal(text, "12.000903000", 12);
+    assert_int_equal(ledger_write_usd(text, INT64_MAX), 20);
+    assert_memory_equal(text, "9223372036.854775807", 20);
+}
+
 static void a_call_without_a_budget_is_an_event(void **state)
 {
     test_call c;
@@ -420,6 +433,7 @@ static void answers_from_the_cache_do_not_crowd_out_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(money_has_nine_decimals),
         cmocka_unit_test_setup_teardown(a_call_without_a_budget_is_an_event, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(the_account_is_the_sum_of_the_events, make_folder,

@@ -133,6 +133,21 @@ static void test_buf_text(void **state)
     aiq_buf_free(&b);
 }
 
+static void test_put_decimal(void **state)
+{
+    static const struct {
+        uint64_t n;
+        const char *text;
+    } cases[] = {{0, "0"}, {7, "7"}, {10, "10"}, {UINT64_MAX, "18446744073709551615"}};
+    char out[21];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        *aiq_put_decimal(out, cases[i].n) = '\0';
+        assert_string_equal(out, cases[i].text);
+    }
+}
+
 static void test_err_fields(void **state)
 {
     aiq_err err = {.retry_after = 9, .detail = "old"};
@@ -196,6 +211,7 @@ int main(void)
         cmocka_unit_test(test_buf_is_a_queue),
         cmocka_unit_test(test_buf_stays_small_as_a_queue),
         cmocka_unit_test(test_buf_text),
+        cmocka_unit_test(test_put_decimal),
         cmocka_unit_test(test_err_fields),
         cmocka_unit_test(test_err_retryable),
         cmocka_unit_test(test_err_cuts_between_characters),

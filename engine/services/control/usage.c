@@ -59,7 +59,7 @@ static void add_group(aiq_buf *out, const store_rows *r)
     static const char *const texts[] = {"tenant", "user", "key", "model", "provider"};
     static const char *const sums[] = {"requests", "tokens_in", "tokens_cached", "tokens_out",
                                        "tokens_reasoning"};
-    char cost[32];
+    char cost[LEDGER_USD_SIZE];
 
     aiq_buf_text(out, "{");
     for (unsigned i = 0; i < 5; i++) {
@@ -78,8 +78,9 @@ static void add_group(aiq_buf *out, const store_rows *r)
     for (unsigned i = 0; i < 5; i++) {
         aiq_buf_printf(out, "\"%s\":%" PRId64 ",", sums[i], store_int(r, 6 + i));
     }
-    ledger_write_usd(cost, sizeof(cost), store_int(r, 11));
-    aiq_buf_printf(out, "\"cost_usd\":%s,\"estimated\":%" PRId64 "}", cost, store_int(r, 12));
+    int n = (int)ledger_write_usd(cost, store_int(r, 11));
+    aiq_buf_printf(out, "\"cost_usd\":\"%.*s\",\"estimated\":%" PRId64 "}", n, cost,
+                   store_int(r, 12));
 }
 
 static bool usage_tx(store_db *db, control_call *call, aiq_err *err)

@@ -194,22 +194,25 @@ static void refuse(chat *c, const aiq_err *err)
     flush(c);
 }
 
-/* What a client can learn of its request's way. */
-static size_t add_way(const chat *c, job_header *headers, char *text, size_t size)
+/* What a client can learn of its request's way: two numbers, and a point. */
+#define WAY_SIZE 48
+static size_t add_way(const chat *c, job_header *headers, char text[WAY_SIZE])
 {
     const attempts *a = &c->attempts;
     uint64_t us = attempts_overhead_ns(a, c->job->started_ns) / 1000;
-    int n = snprintf(text, size, "%u", a->n);
-    int m = snprintf(text + n, size - (size_t)n, "%llu.%03u", (unsigned long long)(us / 1000),
-                     (unsigned)(us % 1000));
+    char *ms = aiq_put_decimal(text, a->n);
+    char *point = aiq_put_decimal(ms, us / 1000);
+    char *end = aiq_put_decimal(point, 1000 + us % 1000); /* 1007: its zeroes stay */
+
+    *point = '.';
 
     headers[0] =
         (job_header){AIQ_STR("x-aiq-provider"),
                      {a->one->target->provider->name, strlen(a->one->target->provider->name)}};
     headers[1] = (job_header){AIQ_STR("x-aiq-model"),
                               {a->one->target->model, strlen(a->one->target->model)}};
-    headers[2] = (job_header){AIQ_STR("x-aiq-attempts"), {text, (size_t)n}};
-    headers[3] = (job_header){AIQ_STR("x-aiq-overhead-ms"), {text + n, (size_t)m}};
+    headers[2] = (job_header){AIQ_STR("x-aiq-attempts"), {text, (size_t)(ms - text)}};
+    headers[3] = (job_header){AIQ_STR("x-aiq-overhead-ms"), {ms, (size_t)(end - ms)}};
     return 4;
 }
 
@@ -218,7 +221,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
 {
     const attempts *a = &c->attempts;
     const policy_target *asked = target_asked(c);
-    char seconds[12], way[48], cost[32], limits[TOKEN_STATE_TEXT];
+    char seconds[12], way[WAY_SIZE], cost[LEDGER_USD_SIZE], limits[TOKEN_STATE_TEXT];
     job_header headers[11];
     job_reply reply = {
         .status = status,
@@ -246,12 +249,12 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
             (job_header){AIQ_STR("x-aiq-budget"), AIQ_STR("more than 80% used")};
     }
     if (c->cost >= 0) { /* of a whole answer; a stream's is known at its end */
-        headers[reply.n_headers++] = (job_header){
-            AIQ_STR("x-aiq-cost"), {cost, ledger_write_usd(cost, sizeof(cost), c->cost)}};
+        headers[reply.n_headers++] =
+            (job_header){AIQ_STR("x-aiq-cost"), {cost, ledger_write_usd(cost, c->cost)}};
     }
     reply.n_headers += token_state_headers(&c->hold.state, headers + reply.n_headers, limits);
     if (a->answered) { /* and not a keep-alive's head, before anybody has answered */
-        reply.n_headers += add_way(c, headers + reply.n_headers, way, sizeof(way));
+        reply.n_headers += add_way(c, headers + reply.n_headers, way);
     }
     job_head(c->job, &reply);
 }
