@@ -97,8 +97,8 @@ const char *provider_query(const provider_request *request)
                            own ? own : "");
 }
 
-bool provider_check_headers(const policy_provider *provider, secrets *s, aiq_pool *pool,
-                            aiq_str *lines, aiq_err *err)
+bool provider_check_headers(const policy_provider *provider, const char *name, secrets *s,
+                            aiq_pool *pool, aiq_str *lines, aiq_err *err)
 {
     static const chat_request nothing;
     const provider_dialect *dialect = provider_find(provider->dialect);
@@ -106,7 +106,7 @@ bool provider_check_headers(const policy_provider *provider, secrets *s, aiq_poo
     const provider_request request = {
         .pool = pool,
         .target = &target,
-        .key = provider->n_keys ? provider->keys[0] : NULL,
+        .key = name,
         .chat = &nothing,
         .secrets = s,
     };

@@ -89,10 +89,10 @@ bool provider_key(const provider_request *request, aiq_str *key, aiq_err *err);
 aiq_str provider_headers(const provider_request *request, const char *key_line, aiq_str key,
                          aiq_str lines);
 
-/* The lines of a request without a body, with the first key. In the pool. False and *err:
- * the key is missing. */
-bool provider_check_headers(const policy_provider *provider, secrets *s, aiq_pool *pool,
-                            aiq_str *lines, aiq_err *err);
+/* The lines of a request without a body, with this of the provider's keys (NULL: it has
+ * none). In the pool. False and *err: the key is missing. */
+bool provider_check_headers(const policy_provider *provider, const char *key, secrets *s,
+                            aiq_pool *pool, aiq_str *lines, aiq_err *err);
 
 /* A POST to the provider, its headers and body still to come. */
 http_call provider_call(const policy_provider *provider, const char *path);

@@ -2,9 +2,15 @@
 #include "core/log.h"
 #include "providers/provider.h"
 
-static void tell(health_check *check, bool sick, const char *detail)
+static void set(health_check *check, bool sick)
 {
     __atomic_store_n(&check->sick, sick, __ATOMIC_RELAXED);
+    metric_set(check->up, !sick);
+}
+
+static void tell(health_check *check, bool sick, const char *detail)
+{
+    set(check, sick);
     aiq_log(sick ? AIQ_LOG_WARN : AIQ_LOG_INFO, "gateway", "health check has changed",
             AIQ_S("provider", check->name), AIQ_S("state", sick ? "sick" : "healthy"),
             AIQ_S("detail", detail));
@@ -56,7 +62,7 @@ static void on_failed(void *arg, const aiq_err *err)
     }
 }
 
-void health_check_start(health_check *check, aiq_loop *loop, secrets *s)
+void health_check_start(health_check *check, aiq_loop *loop, secrets *s, const char *key)
 {
     static const http_events events = {on_head, on_body, on_done, on_failed};
     const policy_provider *p = check->provider;
@@ -67,10 +73,16 @@ void health_check_start(health_check *check, aiq_loop *loop, secrets *s)
     http_call call = provider_call(p, p->check.uri);
     call.method = "GET";
     call.connect_ms = call.first_byte_ms = call.idle_ms = call.total_ms = p->check.timeout_ms;
-    if (provider_check_headers(p, s, pool, &call.headers, &err)) {
+    if (provider_check_headers(p, key, s, pool, &call.headers, &err)) {
         check->http = http_start(loop, &call, &events, check);
     } else {
         ended(check, false, err.detail);
     }
     aiq_pool_free(pool);
+}
+
+void health_check_forget(health_check *check)
+{
+    check->fails = check->passes = 0;
+    set(check, false);
 }

@@ -11,6 +11,7 @@
 #define AIQ_HEALTH_CHECK_H
 
 #include "core/loop.h"
+#include "core/metrics.h"
 #include "core/policy.h"
 #include "providers/http.h"
 #include "providers/secrets.h"
@@ -18,6 +19,7 @@
 typedef struct {
     const char *name;                /* of the provider */
     const policy_provider *provider; /* as the newest policy has it; NULL: is not checked */
+    metric *up;                      /* 0: it is sick */
     bool sick;                       /* atomic */
     http_request *http;              /* NULL: none is under way */
     policy_check rules;              /* of that */
@@ -26,7 +28,11 @@ typedef struct {
     uint64_t due_ns;                 /* when the next one begins */
 } health_check;
 
-/* Not while one is under way. Nothing of provider is kept. */
-void health_check_start(health_check *check, aiq_loop *loop, secrets *s);
+/* With this key; NULL: the provider has none. Not while one is under way. Nothing of provider
+ * is kept. */
+void health_check_start(health_check *check, aiq_loop *loop, secrets *s, const char *key);
+
+/* The provider is not checked any more, and so is well. Not while one is under way. */
+void health_check_forget(health_check *check);
 
 #endif

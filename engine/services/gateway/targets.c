@@ -36,7 +36,7 @@ struct targets {
     aiq_engine *engine;
     pthread_mutex_t lock; /* of the lists, and of who writes a metric */
     provider_state *providers;
-    metric_family *breakers;
+    metric_family *breakers, *up;
     uint64_t epoch; /* the highest */
     bool checks;    /* the first loop looks for health checks that are due */
     loop_timer timer;
@@ -62,6 +62,8 @@ targets *targets_new(aiq_engine *engine)
     t->breakers =
         metrics_family(engine->metrics, METRIC_GAUGE, "llm_circuit_breaker_state",
                        "Circuit breaker: 0 closed, 1 half open, 2 open.", "provider", NULL);
+    t->up = metrics_family(engine->metrics, METRIC_GAUGE, "aiq_provider_up",
+                           "0 where the provider's health check fails.", "provider", NULL);
     return t;
 }
 
@@ -137,6 +139,8 @@ static provider_state *provider_get(targets *t, const char *name)
         strcpy(stpcpy(p->title, "provider "), name);
         p->breaker = metrics_sample(t->breakers, (const char *[]){name});
         p->check.name = p->name;
+        p->check.up = metrics_sample(t->up, (const char *[]){name});
+        metric_set(p->check.up, 1);
         p->health = (health_component){.name = p->title, .check = check, .arg = p};
         p->next = t->providers;
         t->providers = p;
@@ -221,9 +225,6 @@ static void checks_changed(targets *t)
 
     for (provider_state *p = t->providers; p; p = p->next) {
         any |= p->check.provider != NULL;
-        if (p->check.provider == NULL) {
-            __atomic_store_n(&p->check.sick, false, __ATOMIC_RELAXED);
-        }
     }
     if (any && !t->checks) {
         t->checks = true;
@@ -290,6 +291,24 @@ void targets_remove(targets *t, const aiq_policy *policy)
 
 /* Health checks. */
 
+static bool rests(const binding *b, size_t key, uint64_t now_ns)
+{
+    return __atomic_load_n(&b->keys[key]->rests_until_ns, __ATOMIC_RELAXED) > now_ns;
+}
+
+/* The first that does not rest. It is not a request's turn. */
+static const char *key_for_check(const policy_provider *provider, uint64_t now_ns)
+{
+    const binding *b = *provider->shared;
+
+    for (size_t i = 0; i < provider->n_keys; i++) {
+        if (!rests(b, i, now_ns)) {
+            return provider->keys[i];
+        }
+    }
+    return provider->n_keys ? provider->keys[0] : NULL;
+}
+
 static void start_checks(aiq_loop *loop, void *arg)
 {
     targets *t = arg;
@@ -298,8 +317,14 @@ static void start_checks(aiq_loop *loop, void *arg)
     pthread_mutex_lock(&t->lock); /* which keeps the policies, too */
     for (provider_state *p = t->providers; p; p = p->next) {
         health_check *check = &p->check;
-        if (check->provider && check->http == NULL && check->due_ns <= now) {
-            health_check_start(check, loop, t->engine->gateway->loops[0].secrets);
+        if (check->http) {
+            continue;
+        }
+        if (check->provider == NULL) {
+            health_check_forget(check);
+        } else if (check->due_ns <= now) {
+            health_check_start(check, loop, t->engine->gateway->loops[0].secrets,
+                               key_for_check(check->provider, now));
         }
         if (check->provider && check->http == NULL && check->due_ns < next) {
             next = check->due_ns;
@@ -330,11 +355,6 @@ bool target_well(const target_state *s)
 target_state *target_of(const policy_target *target)
 {
     return *target->shared;
-}
-
-static bool rests(const binding *b, size_t key, uint64_t now_ns)
-{
-    return __atomic_load_n(&b->keys[key]->rests_until_ns, __ATOMIC_RELAXED) > now_ns;
 }
 
 bool target_rested(const policy_provider *provider, uint64_t now_ns)
