@@ -43,7 +43,7 @@ LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
 LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/access/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
-             engine/providers/*.c engine/infer/*.c engine/cache/*.c engine/ledger/*.c engine/redis/*.c engine/store/*.c engine/streams/*.c kernels/*.c kernels/cpu/*.c)
+             engine/providers/*.c engine/infer/*.c engine/cache/*.c engine/limits/*.c engine/ledger/*.c engine/redis/*.c engine/store/*.c engine/streams/*.c kernels/*.c kernels/cpu/*.c)
 ENGINE_SRC := engine/main.c
 CLI_SRC := $(wildcard engine/cli/*.c)
 UNIT_SRC := $(wildcard t/unit/test_*.c)
@@ -76,6 +76,12 @@ $B/gen/store_migrations.h: $(MIGRATIONS)
 	  for f in $^; do sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $$f; echo '    ,'; done; \
 	  echo '};'; } >$@
 $B/obj/engine/store/migrate.o: $B/gen/store_migrations.h
+
+# What Redis runs, built in.
+$B/gen/rates_lua.h: engine/limits/rates.lua
+	@mkdir -p $(@D)
+	@{ echo 'static const char rates_lua[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $<; echo '    ;'; } >$@
+$B/obj/engine/limits/rates.o: $B/gen/rates_lua.h
 
 $B/libaiq.a: $(LIB_SRC:%.c=$B/obj/%.o)
 	@rm -f $@; $(call say,AR) ar rcs $@ $^

@@ -19,6 +19,7 @@
 #include "core/pool.h"
 #include "engine.h"
 #include "ledger/ledger.h"
+#include "limits/rates.h"
 #include "link/server.h"
 #include "redis/redis.h"
 #include "services/service.h"
@@ -403,6 +404,7 @@ static bool start(process *p, aiq_err *err)
     if (!open_redis(engine, err)) {
         return false;
     }
+    engine->rates = rates_new(engine);
     if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
         abort();
     }
@@ -462,6 +464,7 @@ static void stop(process *p)
     }
     keyring_free(engine->keyring);
     cache_free(engine->cache);
+    rates_free(engine->rates);
     redis_free(engine->redis);
     ledger_close(engine->ledger);
     store_close(engine->store);

@@ -9,6 +9,8 @@ static int ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f,
     ngx_http_aiq_event_t *ev);
 static int ngx_http_aiq_frames_break(ngx_http_aiq_frames_t *f,
     const char *why);
+static const char *ngx_http_aiq_frames_rates(const uint8_t *data, size_t len,
+    ngx_http_aiq_answer_t *a);
 static int ngx_http_aiq_frames_word(aiq_text s);
 static int ngx_http_aiq_frames_own_header(aiq_text name);
 
@@ -24,7 +26,7 @@ ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t n, void *job)
     slot->generation++;
     slot->credit.promised = AIQ_WINDOW;
     slot->allowed = AIQ_WINDOW;
-    slot->check = 0;
+    slot->answer = 0;
     slot->head = 0;
     slot->usage = 0;
     slot->cancel = 0;
@@ -34,15 +36,16 @@ ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t n, void *job)
 
 
 void
-ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t n, void *check)
+ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t n, void *question,
+    aiq_frame_type answer)
 {
     ngx_http_aiq_slot_t  *slot;
 
     slot = &f->slots[n];
 
-    slot->job = check;
+    slot->job = question;
     slot->generation++;
-    slot->check = 1;
+    slot->answer = (uint8_t) answer;
     slot->cancel = 0;
 }
 
@@ -144,13 +147,14 @@ static int
 ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
     const aiq_frame *frame, ngx_http_aiq_event_t *ev)
 {
-    if (slot->check) {
-        if (frame->type != AIQ_FRAME_VERDICT
-            || frame->len < sizeof(aiq_verdict)
+    if (slot->answer) {
+        if (frame->type != slot->answer
+            || frame->len < (slot->answer == AIQ_FRAME_VERDICT
+                             ? sizeof(aiq_verdict) : sizeof(aiq_answer))
             || frame->len > AIQ_CHECK_MAX)
         {
             return ngx_http_aiq_frames_break(f,
-                                   "no VERDICT, or one of a wrong length");
+                                 "no answer, or one of a wrong length");
         }
 
         return 1;
@@ -210,7 +214,8 @@ ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
         return 1;
 
     case AIQ_FRAME_VERDICT:
-        return ngx_http_aiq_frames_break(f, "VERDICT for a job");
+    case AIQ_FRAME_ANSWER:
+        return ngx_http_aiq_frames_break(f, "an answer for a job");
 
     default:
         return ngx_http_aiq_frames_break(f, "a frame of an unknown type");
@@ -455,6 +460,77 @@ ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
         && (v->tenant.len == 0 || v->role.len == 0 || v->key_id.len == 0))
     {
         return "VERDICT that does not say whose key it is";
+    }
+
+    return NULL;
+}
+
+
+const char *
+ngx_http_aiq_frames_answer(const uint8_t *data, size_t len,
+    ngx_http_aiq_answer_t *a)
+{
+    int             rc;
+    uint16_t        id, n;
+    aiq_answer      answer;
+    aiq_fields      fields;
+    const char     *why;
+    const uint8_t  *p;
+
+    memcpy(&answer, data, sizeof(aiq_answer));
+    memset(a, 0, sizeof(ngx_http_aiq_answer_t));
+
+    if (answer.status != 200 && answer.status != 429 && answer.status != 503) {
+        return "ANSWER with an impossible status";
+    }
+
+    if (answer.wait_ms > AIQ_WAIT_MAX_MS) {
+        return "ANSWER with an impossible time";
+    }
+
+    a->status = answer.status;
+    a->wait = answer.wait_ms;
+
+    fields.pos = data + sizeof(aiq_answer);
+    fields.end = data + len;
+
+    while ((rc = aiq_field_next(&fields, &id, &p, &n)) == 1) {
+
+        if (id == AIQ_FIELD_RATES) {
+            why = ngx_http_aiq_frames_rates(p, n, a);
+
+            if (why) {
+                return why;
+            }
+        }
+    }
+
+    return rc == 0 ? NULL : "ANSWER with a field that leads outside";
+}
+
+
+static const char *
+ngx_http_aiq_frames_rates(const uint8_t *data, size_t len,
+    ngx_http_aiq_answer_t *a)
+{
+    uint32_t   i;
+    aiq_rate  *rate;
+
+    if (len > sizeof(a->rates) || len % sizeof(aiq_rate) != 0) {
+        return "ANSWER with rates of a wrong length";
+    }
+
+    memcpy(a->rates, data, len);
+    a->nrates = (uint32_t) (len / sizeof(aiq_rate));
+
+    for (i = 0; i < a->nrates; i++) {
+        rate = &a->rates[i];
+
+        if (rate->reset_ms > AIQ_WAIT_MAX_MS || rate->wait_ms > AIQ_WAIT_MAX_MS
+            || rate->refused > 1)
+        {
+            return "ANSWER with an impossible rate";
+        }
     }
 
     return NULL;

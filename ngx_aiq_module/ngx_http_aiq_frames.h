@@ -6,7 +6,7 @@
  *
  * A slot is free, or open (its job may be NULL: then only its CANCEL is owed
  * and what still comes for it is dropped).  A slot that was opened for a CHECK
- * takes nothing but its VERDICT.  Invariants of an open slot:
+ * or an ASK takes nothing but its VERDICT or ANSWER.  Invariants of an open slot:
  *
  *     slot->allowed <= slot->credit.promised
  *     frames->promised is the sum of credit.promised over the open slots
@@ -30,7 +30,7 @@ typedef struct {
     uint32_t               next;        /* slot + 1, in one of the link's lists */
     aiq_credit             credit;
     uint32_t               allowed;     /* bytes that the engine may still send */
-    unsigned               check:1;     /* a CHECK, no job */
+    uint8_t                answer;      /* the frame that a question waits for */
     unsigned               head:1;      /* HEAD was read */
     unsigned               usage:1;     /* USAGE was read */
     unsigned               waiting:1;   /* in the link's list of waiting slots */
@@ -53,7 +53,10 @@ typedef struct {
     uint32_t               slot;
     void                  *job;
 
-    /* HEAD, DATA, ERROR, VERDICT: in the ring, to be copied before it is parsed */
+    /*
+     * HEAD, DATA, ERROR, VERDICT, ANSWER: in the ring, to be copied before it
+     * is parsed
+     */
     const uint8_t         *data;
     uint32_t               len;
 
@@ -89,11 +92,19 @@ typedef struct {
 } ngx_http_aiq_verdict_t;
 
 
+typedef struct {
+    unsigned               status;      /* 200, 429, 503 */
+    uint32_t               wait;        /* ms */
+    uint32_t               nrates;
+    aiq_rate               rates[AIQ_RATES_MAX];
+} ngx_http_aiq_answer_t;
+
+
 void ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t slot,
     void *job);
-/* the same for a CHECK: nothing but a VERDICT may come */
+/* the same for a question: nothing but this frame may come */
 void ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t slot,
-    void *check);
+    void *question, aiq_frame_type answer);
 void ngx_http_aiq_frames_close(ngx_http_aiq_frames_t *f, uint32_t slot);
 
 /* 1: an event, 0: nothing there, -1: f->broken says what the engine did */
@@ -115,6 +126,8 @@ const char *ngx_http_aiq_frames_error(const uint8_t *data, size_t len,
     aiq_error_info *e, uint32_t *retry_after);
 const char *ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
     ngx_http_aiq_verdict_t *v);
+const char *ngx_http_aiq_frames_answer(const uint8_t *data, size_t len,
+    ngx_http_aiq_answer_t *a);
 
 /*
  * The next header that may go to the client as it is; 0 after the last one.

@@ -407,7 +407,7 @@ ngx_http_aiq_link_close(ngx_http_aiq_link_t *link)
     for (i = 0; i < link->frames.nslots; i++) {
         slot = &link->frames.slots[i];
 
-        if (slot->job && slot->check) {
+        if (slot->job && slot->answer) {
             ngx_http_aiq_check_lost(slot->job, link->frames.ring.broken);
 
         } else if (slot->job) {
@@ -505,7 +505,7 @@ ngx_http_aiq_link_check(ngx_http_aiq_check_t *check)
         return NGX_BUSY;
     }
 
-    ngx_http_aiq_frames_ask(&link->frames, n, check);
+    ngx_http_aiq_frames_ask(&link->frames, n, check, AIQ_FRAME_VERDICT);
     link->jobs++;
 
     p = aiq_ring_push(&link->frames.ring, AIQ_FRAME_CHECK, 0, n,

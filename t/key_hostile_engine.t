@@ -19,8 +19,8 @@ $t->conf('
     }');
 
 my %answer = (
-    short    => qr/no VERDICT, or one of a wrong length/,
-    head     => qr/no VERDICT, or one of a wrong length/,
+    short    => qr/no answer, or one of a wrong length/,
+    head     => qr/no answer, or one of a wrong length/,
     outside  => qr/VERDICT with a field that leads outside/,
     status   => qr/VERDICT with an impossible status/,
     nobody   => qr/VERDICT that does not say whose key it is/,
@@ -30,7 +30,7 @@ my %answer = (
     high_rate => qr/VERDICT with an impossible rate/,
 );
 my %rule = (
-    verdict   => qr/VERDICT for a job/,
+    verdict   => qr/an answer for a job/,
     bad_epoch => qr/NOTICE of a wrong length/,
 );
 

@@ -30,6 +30,8 @@
  *                                  "amount": 200000000000}],
  *                     "limits": [{"zone": "tokens", "tokens": 50000, "window_ms": 60000,
  *                                 "keys": 8192}],
+ *                     "rates": [{"zone": "user", "requests": 20, "window_ms": 60000,
+ *                                "grain_ms": 1, "burst": 5, "dry_run": false}],
  *                     "files": "openai"}]}
  *
  * A provider may also have "key_header", "query", "no_stream_options",
@@ -156,6 +158,18 @@ typedef struct {
 
 #define POLICY_LIMITS AIQ_LIMITS_MAX /* of one location */
 
+/* How many requests each key may make in any time so long, of all nginx together. ASK has
+ * the keys, in the order of the rates (AIQ_FIELD_RATE_KEYS). */
+typedef struct {
+    const char *zone;
+    uint32_t requests, window_ms;
+    uint32_t grain_ms; /* times are kept so exactly */
+    uint32_t burst;    /* so many may wait for their turn */
+    bool dry_run;      /* counts, but refuses nobody */
+} policy_rate;
+
+#define POLICY_RATES AIQ_RATES_MAX /* of one location */
+
 typedef struct {
     const char *service;
     uint64_t max_body;     /* bytes; 0: no limit */
@@ -164,6 +178,8 @@ typedef struct {
     size_t n_budgets;
     const policy_limit *limits;
     size_t n_limits;
+    const policy_rate *rates;
+    size_t n_rates;
     const policy_model *files; /* who keeps files and batches, as a model; NULL: nobody */
 } policy_location;
 

@@ -12,6 +12,8 @@
 #define ATTEMPTS_MAX 100
 #define FAILURES_MAX 1000000
 #define PRICE_MAX    1000000000000000
+#define REQUESTS_MAX 1000000000
+#define BURST_MAX    1024
 
 /* What is being read, and where errors go. */
 typedef struct {
@@ -499,6 +501,53 @@ static bool read_limits(reader *r, const json_t *object, policy_location *locati
     return true;
 }
 
+static bool read_rate(reader *r, const json_t *object, policy_rate *rate)
+{
+    const json_t *burst = json_object_get(object, "burst");
+    const json_t *dry_run = json_object_get(object, "dry_run");
+
+    if (!read_text(r, object, "rate", "zone", true, &rate->zone) ||
+        !read_number(r, object, "rate", "requests", REQUESTS_MAX, &rate->requests) ||
+        !read_number(r, object, "rate", "window_ms", MS_MAX, &rate->window_ms) ||
+        !read_number(r, object, "rate", "grain_ms", rate->window_ms, &rate->grain_ms)) {
+        return false;
+    }
+    if (!json_is_integer(burst) || json_integer_value(burst) < 0 ||
+        json_integer_value(burst) > BURST_MAX) {
+        return invalid(r, "rate", "burst");
+    }
+    if (!json_is_boolean(dry_run)) {
+        return invalid(r, "rate", "dry_run");
+    }
+    rate->burst = (uint32_t)json_integer_value(burst);
+    rate->dry_run = json_is_true(dry_run);
+    return true;
+}
+
+static bool read_rates(reader *r, const json_t *object, policy_location *location)
+{
+    policy_rate *rates;
+    const json_t *array;
+
+    if (json_object_get(object, "rates") == NULL) {
+        return true;
+    }
+    if (!read_array(r, object, "location", "rates", sizeof(*rates), &array, &location->n_rates,
+                    &rates)) {
+        return false;
+    }
+    if (location->n_rates > POLICY_RATES) {
+        return invalid(r, "location", "number of rates");
+    }
+    for (size_t i = 0; i < location->n_rates; i++) {
+        if (!read_rate(r, json_array_get(array, i), &rates[i])) {
+            return false;
+        }
+    }
+    location->rates = rates;
+    return true;
+}
+
 /* Never asked twice for the same: what makes a file or a batch would make two. */
 static bool read_files(reader *r, const json_t *object, const policy_model **files)
 {
@@ -549,6 +598,7 @@ static bool read_locations(reader *r, const json_t *document)
             return false;
         }
         if (!read_budgets(r, object, &locations[i]) || !read_limits(r, object, &locations[i]) ||
+            !read_rates(r, object, &locations[i]) ||
             !read_files(r, object, &locations[i].files)) {
             return false;
         }

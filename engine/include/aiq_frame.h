@@ -47,7 +47,11 @@
  * within AIQ_EPOCH_MS; a verdict that was looked up before a change and arrives
  * after it is of an old epoch, and nobody remembers it.
  *
- * A full ring refuses only OPEN and CHECK (503). Every other frame waits in its job and
+ * An ASK takes a slot as well, and its ANSWER (or CANCEL) ends it: whether a request may
+ * go on to its content, whatever serves that. Its location is one of the policy's, which
+ * says what is counted there; who asks, and by what he is counted, are its fields.
+ *
+ * A full ring refuses only OPEN, CHECK and ASK. Every other frame waits in its job and
  * is pushed when the peer has read on; readers always drain.
  *
  * Numbers are in host order: both ends are on one machine.
@@ -74,7 +78,9 @@ typedef enum {
     AIQ_FRAME_MESSAGE = 10, /* ↔  bytes; flags are AIQ_MESSAGE_* */
     AIQ_FRAME_CHECK = 11,   /* →  fields (KEY_HASH): whose key is it? */
     AIQ_FRAME_VERDICT = 12, /* ←  aiq_verdict, fields (TENANT … KEY_ID, KEY_RATE) */
-    AIQ_FRAME_NOTICE = 13   /* ←  aiq_notice; no job */
+    AIQ_FRAME_NOTICE = 13,  /* ←  aiq_notice; no job */
+    AIQ_FRAME_ASK = 14,     /* →  aiq_ask, fields: may this request go on? */
+    AIQ_FRAME_ANSWER = 15   /* ←  aiq_answer, fields (RATES) */
 } aiq_frame_type;
 
 /* DATA flag: this ends an event of a stream; the client should see it now. */
@@ -155,6 +161,29 @@ typedef struct {
     int64_t expires_ms; /* the key's end, Unix time; -1: none */
 } aiq_verdict;
 
+/* ASK: this, then fields (REQUEST_ID, TENANT, USER, ROLE, KEY_ID, RATE_KEYS). */
+typedef struct {
+    uint32_t location; /* index into the policy's locations */
+    uint32_t reserved; /* 0 */
+} aiq_ask;
+
+/* ANSWER: this, then fields where status is 200 or 429. */
+typedef struct {
+    uint16_t status;   /* 200: it may, after wait_ms; 429: it may not; 503: cannot say now */
+    uint16_t reserved; /* 0 */
+    uint32_t wait_ms;
+} aiq_answer;
+
+/* What one of a location's shared rates says of a request. */
+typedef struct {
+    uint32_t remaining; /* with it, where it was counted */
+    uint32_t reset_ms;  /* until the window is empty */
+    uint32_t wait_ms;   /* until it has room for the request */
+    uint32_t refused;   /* 0 or 1: as many wait already as may */
+} aiq_rate;
+
+#define AIQ_WAIT_MAX_MS 259200000u /* of what an ANSWER says: three days */
+
 /* NOTICE: a u32; EPOCH: another with the epoch. */
 typedef enum {
     AIQ_NOTICE_DRAIN = 1, /* open no more jobs here; connect anew; the open ones go on */
@@ -178,7 +207,7 @@ typedef enum {
     AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD. In OPEN: x-aiq-*,
                          openai-*, anthropic-*, cache-control, last-event-id,
                          idempotency-key; sec-websocket-protocol, as nginx chose it */
-    /* OPEN, VERDICT: who asks, as nginx found out; none: nobody in particular */
+    /* OPEN, ASK, VERDICT: who asks, as nginx found out; none: nobody in particular */
     AIQ_FIELD_TENANT = 16,
     AIQ_FIELD_USER,
     AIQ_FIELD_ROLE,   /* admin, developer, user, viewer */
@@ -193,6 +222,10 @@ typedef enum {
     /* VERDICT */
     AIQ_FIELD_KEY_RATE, /* u32: requests of the key a minute, 1 to AIQ_KEY_RATE_MAX; none: any
                          */
+    /* ASK: LIMIT_KEYS, of the location's shared rates */
+    AIQ_FIELD_RATE_KEYS,
+    /* ANSWER: an aiq_rate of each of them, in their order; zeroes where it does not count */
+    AIQ_FIELD_RATES,
     /* HEAD, for variables */
     AIQ_FIELD_MODEL = 32,
     AIQ_FIELD_PROVIDER,
@@ -207,7 +240,7 @@ typedef enum {
 #define AIQ_HEAD_MAX  (4u << 10)
 #define AIQ_ERROR_MAX (4u << 10)
 
-/* Of CHECK and VERDICT, and of each name of an identity. */
+/* Of CHECK, VERDICT, ASK and ANSWER, and of each name of an identity. */
 #define AIQ_CHECK_MAX    (4u << 10)
 #define AIQ_IDENTITY_MAX 256
 #define AIQ_KEY_RATE_MAX 1000000000u
@@ -216,6 +249,7 @@ typedef enum {
 #define AIQ_CONDITIONS_MAX 64
 #define AIQ_HASHES_MAX     8
 #define AIQ_LIMITS_MAX     4  /* of tokens, of a location */
+#define AIQ_RATES_MAX      8  /* shared, of a location */
 #define AIQ_LIMIT_KEY      16 /* bytes */
 
 typedef struct {

@@ -100,6 +100,9 @@ static void job_free(link_job *j)
         link_job_unwait(j);
     }
     link_job_unkey(j);
+    if (j->question) {
+        rates_cancel(j->question);
+    }
     l->promised -= j->in.promised;
     l->slots[j->slot] = NULL;
     l->n_jobs--;
@@ -188,6 +191,9 @@ void link_job_cut(link_job *j)
         break;
     case JOB_CHECKING:
         link_job_verdict(j, &(keyring_verdict){.status = 503, .expires_ms = -1});
+        break;
+    case JOB_ASKING:
+        link_job_answer(j, NULL);
         break;
     case JOB_ENDING:
         /* a small reply whose reader has stopped reading */
@@ -295,7 +301,11 @@ bool link_job_flush(link_job *j)
         !push_copy(j, AIQ_FRAME_VERDICT, j->owed_verdict.data, j->owed_verdict.len)) {
         return false;
     }
-    if (j->owes_end || j->owed_error.data || j->owed_verdict.data) {
+    if (j->owed_answer.data &&
+        !push_copy(j, AIQ_FRAME_ANSWER, j->owed_answer.data, j->owed_answer.len)) {
+        return false;
+    }
+    if (j->owes_end || j->owed_error.data || j->owed_verdict.data || j->owed_answer.data) {
         job_free(j);
     }
     return true;
@@ -483,6 +493,27 @@ void link_job_verdict(link_job *j, const keyring_verdict *v)
     }
     j->state = JOB_ENDING;
     j->owed_verdict = (aiq_str){aiq_pool_copy(j->job.pool, out.data, out.len), out.len};
+    link_job_settle(j);
+}
+
+void link_job_answer(link_job *j, const rates_answer *a)
+{
+    const aiq_answer answer = {
+        .status = a == NULL    ? 503
+                  : a->refused ? 429
+                               : 200,
+        .wait_ms = a ? a->wait_ms : 0,
+    };
+    uint8_t memory[AIQ_CHECK_MAX];
+    aiq_buf out = stack_buf(memory, sizeof(memory));
+
+    aiq_buf_add(&out, &answer, sizeof(answer));
+    if (a) {
+        add_field(&out, AIQ_CHECK_MAX, AIQ_FIELD_RATES, (const char *)a->rates,
+                  j->job.location->n_rates * sizeof(a->rates[0]));
+    }
+    j->state = JOB_ENDING;
+    j->owed_answer = (aiq_str){aiq_pool_copy(j->job.pool, out.data, out.len), out.len};
     link_job_settle(j);
 }
 

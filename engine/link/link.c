@@ -202,8 +202,9 @@ static void frame_of_job(aiq_link *l, link_job *j, const aiq_frame *frame,
 {
     uint32_t n;
 
-    if (j->state == JOB_CHECKING && frame->type != AIQ_FRAME_CANCEL) {
-        link_break(l, "a frame that no CHECK takes");
+    if ((j->state == JOB_CHECKING || j->state == JOB_ASKING) &&
+        frame->type != AIQ_FRAME_CANCEL) {
+        link_break(l, "a frame that no question takes");
         return;
     }
     switch (frame->type) {
@@ -252,6 +253,10 @@ static void handle_frame(aiq_link *l, const aiq_frame *frame, const uint8_t *pay
     }
     if (frame->type == AIQ_FRAME_CHECK) {
         link_check(l, frame, payload);
+        return;
+    }
+    if (frame->type == AIQ_FRAME_ASK) {
+        link_ask(l, frame, payload);
         return;
     }
     link_job *j = l->slots[frame->slot];

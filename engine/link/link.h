@@ -13,6 +13,7 @@
  *     link->slots[s] == j   <=>  j->link == link, j->slot == s
  *     JOB_RUNNING               its handler knows it
  *     JOB_CHECKING              a CHECK: no handler, the keyring is asked
+ *     JOB_ASKING                an ASK: no handler, the shared rates are asked
  *     JOB_ENDING                its handler is done with it; something of it (the rest
  *                               of a small reply, END, ERROR) waits for credit or the ring
  *     j->in.promised == j->allowed + received bytes that were not consumed yet
@@ -30,6 +31,7 @@
 #include "access/keyring.h"
 #include "aiq_link.h"
 #include "engine.h"
+#include "limits/rates.h"
 #include "link/job.h"
 
 /* Frames of one link handled in a turn, so that a busy worker does not keep
@@ -53,7 +55,7 @@ typedef struct link_end link_end;
 typedef struct link_job link_job;
 typedef struct link_counts link_counts;
 
-typedef enum { JOB_RUNNING, JOB_CHECKING, JOB_ENDING } link_job_state;
+typedef enum { JOB_RUNNING, JOB_CHECKING, JOB_ASKING, JOB_ENDING } link_job_state;
 
 struct link_job {
     aiq_job job; /* first: an aiq_job * is its link_job * */
@@ -71,6 +73,7 @@ struct link_job {
     aiq_str owed_close;   /* END's payload, of a WebSocket, in the pool */
     aiq_str owed_error;   /* ERROR's payload, in the pool */
     aiq_str owed_verdict; /* VERDICT's, of a CHECK */
+    aiq_str owed_answer;  /* ANSWER's, of an ASK */
     bool wants_write;     /* job_write() was short: writable() is due */
     bool waiting;         /* in link->waiting */
     bool stream;          /* HEAD said so */
@@ -90,6 +93,8 @@ struct link_job {
     bool asking;                        /* end() waits for the keyring's answer */
     bool unsure;                        /* keys have changed since it was asked */
     link_job *next_keyed, **prev_keyed; /* in end->keyed, while running; prev NULL: not */
+
+    rates_question *question; /* of an ASK, in the pool; or NULL */
 
     /* for the log and the counters */
     unsigned status;
@@ -181,7 +186,8 @@ void link_job_finished(link_job *j, const char *result);
 void link_job_settle(link_job *j);
 /* A frame's payload in the ring, or NULL: no room. */
 uint8_t *link_job_push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len);
-void link_job_verdict(link_job *j, const keyring_verdict *v); /* answers a CHECK */
+void link_job_verdict(link_job *j, const keyring_verdict *v);  /* answers a CHECK */
+void link_job_answer(link_job *j, const rates_answer *answer); /* an ASK; NULL: cannot say */
 
 /* message.c */
 void link_job_message(link_job *j, uint8_t flags, const uint8_t *data, uint32_t n);
@@ -198,7 +204,12 @@ bool link_job_vouch(link_job *j);
 void link_job_unkey(link_job *j); /* nothing more is asked about it */
 void link_end_watch_keys(link_end *end);
 
+/* ask.c */
+void link_ask(aiq_link *l, const aiq_frame *frame, const uint8_t *payload);
+
 /* open.c: fills j->job from an OPEN payload. NULL, or what is wrong with it. */
 const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len);
+/* The same from an ASK payload: what it has of it. */
+const char *link_ask_parse(link_job *j, const uint8_t *payload, uint32_t len);
 
 #endif

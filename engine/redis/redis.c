@@ -198,11 +198,13 @@ static void on_reply(redisAsyncContext *context, void *data, void *arg)
     c->bytes -= command->bytes;
     c->heard_ns = loop_now_ns();
     free(command);
-    if (reply && reply->type == REDIS_REPLY_ERROR) {
+    bool refused = reply && reply->type == REDIS_REPLY_ERROR;
+    if (refused) {
         metric_add(c->redis->errors, 1);
         reply = NULL;
     }
     if (call) {
+        call->refused = refused;
         end_call(call, reply);
     }
 }

@@ -41,6 +41,7 @@ void redis_free(redis *r);
 /* Embedded in its owner, who cancels it before its memory goes. */
 typedef struct redis_call {
     struct redis_command *command; /* NULL: over */
+    bool refused;                  /* it was answered, with an error */
     aiq_loop *loop;
     loop_timer timer;
     /* reply: valid during the call; NULL: no answer in time, or an error. */

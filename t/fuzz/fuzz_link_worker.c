@@ -18,8 +18,9 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define GUARD 4096
-#define SLOTS 8 /* the last one free, the one before it open for a CHECK */
-#define CHECK (SLOTS - 2)
+#define SLOTS 9 /* the last one free, the ones before it open for a CHECK and an ASK */
+#define CHECK (SLOTS - 3)
+#define ASK   (SLOTS - 2)
 
 /* Memory with a guard behind it. */
 static uint8_t *guarded(void)
@@ -88,6 +89,19 @@ static void read_verdict(const uint8_t *data, size_t len)
     assert(v.status != 200 || (v.tenant.len && v.role.len && v.key_id.len));
 }
 
+static void read_answer(const uint8_t *data, size_t len)
+{
+    ngx_http_aiq_answer_t a;
+
+    if (ngx_http_aiq_frames_answer(data, len, &a) != NULL) {
+        return;
+    }
+    assert(a.wait <= AIQ_WAIT_MAX_MS && a.nrates <= AIQ_RATES_MAX);
+    for (uint32_t i = 0; i < a.nrates; i++) {
+        assert(a.rates[i].wait_ms <= AIQ_WAIT_MAX_MS);
+    }
+}
+
 /* What a worker does with an event, at its worst: it takes and grants at once. */
 static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
 {
@@ -98,11 +112,13 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
     }
     assert(ev->slot < SLOTS && ev->job != NULL);
     assert((ev->type == AIQ_FRAME_VERDICT) == (ev->slot == CHECK));
+    assert((ev->type == AIQ_FRAME_ANSWER) == (ev->slot == ASK));
     switch (ev->type) {
     case AIQ_FRAME_HEAD:
     case AIQ_FRAME_DATA:
     case AIQ_FRAME_ERROR:
     case AIQ_FRAME_VERDICT:
+    case AIQ_FRAME_ANSWER:
         copy = malloc(ev->len); /* exactly: a read beyond it is seen */
         memcpy(copy, ev->data, ev->len);
         if (ev->type == AIQ_FRAME_HEAD) {
@@ -111,6 +127,8 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
             read_error(copy, ev->len);
         } else if (ev->type == AIQ_FRAME_VERDICT) {
             read_verdict(copy, ev->len);
+        } else if (ev->type == AIQ_FRAME_ANSWER) {
+            read_answer(copy, ev->len);
         }
         free(copy);
         break;
@@ -123,9 +141,9 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
         ngx_http_aiq_frames_close(f, ev->slot);
         ngx_http_aiq_frames_open(f, ev->slot, f);
     }
-    if (ev->type == AIQ_FRAME_VERDICT) {
+    if (ev->type == AIQ_FRAME_VERDICT || ev->type == AIQ_FRAME_ANSWER) {
         ngx_http_aiq_frames_close(f, ev->slot);
-        ngx_http_aiq_frames_ask(f, ev->slot, f);
+        ngx_http_aiq_frames_ask(f, ev->slot, f, ev->type);
     }
 }
 
@@ -174,7 +192,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (uint32_t i = 0; i < CHECK; i++) {
         ngx_http_aiq_frames_open(&f, i, slots);
     }
-    ngx_http_aiq_frames_ask(&f, CHECK, slots);
+    ngx_http_aiq_frames_ask(&f, CHECK, slots, AIQ_FRAME_VERDICT);
+    ngx_http_aiq_frames_ask(&f, ASK, slots, AIQ_FRAME_ANSWER);
     uint32_t at = 0u - 16 * take(&data, &size, 2), lie = take(&data, &size, 4);
     f.ring.head = f.ring.released = at;
     engine->tail = at;

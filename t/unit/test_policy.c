@@ -33,6 +33,8 @@ static const char good[] =
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,\"cache_ttl_ms\":7,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}],"
     "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}],"
+    "\"rates\":[{\"zone\":\"r\",\"requests\":20,\"window_ms\":60000,\"grain_ms\":1,"
+    "\"burst\":5,\"dry_run\":true}],"
     "\"files\":\"openai\"},{\"service\":\"echo\",\"max_body\":10}]}";
 
 static const aiq_policy *parse(const char *text, aiq_err *err)
@@ -77,6 +79,13 @@ static void reads_a_document(void **state)
     assert_int_equal(p->locations[0].limits[0].tokens, 50000);
     assert_int_equal(p->locations[0].limits[0].window_ms, 60000);
     assert_int_equal(p->locations[0].limits[0].keys, 2048);
+    assert_int_equal(p->locations[0].n_rates, 1);
+    assert_string_equal(p->locations[0].rates[0].zone, "r");
+    assert_int_equal(p->locations[0].rates[0].requests, 20);
+    assert_int_equal(p->locations[0].rates[0].window_ms, 60000);
+    assert_int_equal(p->locations[0].rates[0].grain_ms, 1);
+    assert_int_equal(p->locations[0].rates[0].burst, 5);
+    assert_true(p->locations[0].rates[0].dry_run);
     m = p->locations[0].files;
     assert_non_null(m);
     assert_int_equal(m->n_targets, 1);
@@ -175,6 +184,11 @@ static void refuses_broken_documents(void **state)
         {"\"window_ms\":60000", "\"window_ms\":86400001"},
         {"\"keys\":2048", "\"keys\":0"},
         {"\"limits\":[", "\"limits\":[{},{},{},{},"},
+        {"\"rates\":[", "\"rates\":[{},{},{},{},{},{},{},{},"},
+        {"\"requests\":20", "\"requests\":0"},
+        {"\"grain_ms\":1", "\"grain_ms\":60001"},
+        {"\"burst\":5", "\"burst\":-1"},
+        {"\"dry_run\":true", "\"dry_run\":1"},
         {"\"files\":\"openai\"", "\"files\":\"nobody\""},
         {"\"files\":\"openai\"", "\"files\":7"},
     };
