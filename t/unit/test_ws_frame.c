@@ -158,7 +158,7 @@ static void run(const limits_t *limits, const test_case *cases, size_t n_cases)
     }
 }
 
-#define RUN(cases) run(&plain, cases, sizeof(cases) / sizeof(cases[0]))
+#define RUN(cases) run(&plain, (cases), sizeof(cases) / sizeof((cases)[0]))
 #define X25        "*************************"
 #define X125       X25 X25 X25 X25 X25
 
