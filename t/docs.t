@@ -63,7 +63,7 @@ same('metrics', set(@metrics), set(doc('metrics') =~ /^\| `(\w+)` \|/mg));
 # fails before the engine serves is for its operator.
 my $serving = text(grep { !m{/(?:server|handshake)\.c$} }
     files('engine/services/*.c', 'engine/services/*/*.c', 'engine/providers/*.c', 'engine/link/*.c', 'engine/ledger/*.c'));
-my @codes = ($serving =~ /\b(?:aiq_fail(?:_param)?|fail)\([^;"]*"([a-z_]+)"/g,
+my @codes = ($serving =~ /\b(?:aiq_fail(?:_param)?|(?:request_)?fail)\([^;"]*"([a-z_]+)"/g,
     $module =~ /(?:NGX_HTTP_[A-Z_]+|\d{3}),\s*ngx_string\("([a-z_]+)"\)/g);
 push @codes, text(files('engine/store/*.c')) =~ /"(store_[a-z]+)"/g;
 my %start = map { $_ => 1 } qw(curl thread random store_invalid store_newer);    # the engine then does not start

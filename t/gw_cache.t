@@ -151,7 +151,7 @@ $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\
 my $usage = $t->json($t->get('/api/v1/usage?group_by=provider&tenant=acme',
     headers => AIQ::Admin::bearer($admin->json(qw(keys create --admin))->{key})))->{data};
 is_deeply([ map { [ @$_{qw(provider requests tokens_in tokens_out cost_usd estimated)} ] } @$usage ],
-    [ [ 'cache', 3, 0, 0, 0, 0 ], [ 'mock', 2, 18, 24, 0.000258, 0 ] ], 'usage has the hits');
+    [ [ 'cache', 3, 0, 0, '0.000000000', 0 ], [ 'mock', 2, 18, 24, '0.000258000', 0 ] ], 'usage has the hits');
 
 # Time. The location that reads has a say, too.
 my $brief = $t->chat('chat', 'brief');
