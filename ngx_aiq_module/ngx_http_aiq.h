@@ -342,17 +342,22 @@ ngx_uint_t ngx_http_aiq_link_expected(void);
 /* NGX_DECLINED: it would not be served anyway */
 ngx_int_t ngx_http_aiq_link_park(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_link_unpark(ngx_http_aiq_ctx_t *ctx);
+/* others wait for room already: who comes now is behind them */
+ngx_uint_t ngx_http_aiq_link_crowded(void);
 
 /* ngx_http_aiq_link.c */
 
-/* NGX_OK: the job has a slot, NGX_DECLINED: there is no link to open it on */
+/*
+ * NGX_OK: the job has a slot, NGX_DECLINED: there is no link to open it on,
+ * NGX_BUSY: others wait for room on it, NGX_ERROR: there are no slots
+ */
 ngx_int_t ngx_http_aiq_link_attach(ngx_http_aiq_ctx_t *ctx);
 /* ended: the engine has ended the job; else it is told that we have */
 void ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended);
 
 /*
  * NGX_OK: the engine is asked, NGX_DECLINED: there is no link, NGX_BUSY: there
- * is no room on it
+ * is no room on it, NGX_ERROR: there are no slots
  */
 ngx_int_t ngx_http_aiq_link_check(ngx_http_aiq_check_t *check);
 /* ended: by its VERDICT or with its link; else the engine need not answer */
@@ -372,7 +377,7 @@ void ngx_http_aiq_link_consumed(ngx_http_aiq_ctx_t *ctx, size_t n);
 ngx_int_t ngx_http_aiq_handler(ngx_http_request_t *r);
 /* the same for a location of the module's own, without a body */
 ngx_int_t ngx_http_aiq_ask(ngx_http_request_t *r);
-/* a parked request, when the link is there */
+/* a parked request, when the link is there and has room */
 void ngx_http_aiq_start(ngx_http_aiq_ctx_t *ctx);
 ngx_int_t ngx_http_aiq_uri(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
     ngx_str_t *uri);
@@ -416,8 +421,9 @@ const char *ngx_http_aiq_check_verdict(ngx_http_aiq_check_t *check,
     ngx_http_aiq_event_t *ev);
 /* broken: the engine broke a rule; else it is gone, its successor is asked */
 void ngx_http_aiq_check_lost(ngx_http_aiq_check_t *check, ngx_uint_t broken);
-/* there is a link again */
-void ngx_http_aiq_check_linked(void);
+/* questions that wait for a link, or for room on it, are asked */
+void ngx_http_aiq_check_ask_parked(void);
+ngx_uint_t ngx_http_aiq_check_parked(void);
 /* the engine has named its epoch of keys */
 void ngx_http_aiq_check_epoch(uint32_t epoch);
 /* the engine was lost: what is remembered holds no more */

@@ -66,7 +66,8 @@ static ngx_uint_t ngx_http_aiq_check_stale(ngx_http_aiq_verdict_t *verdict,
     ngx_http_aiq_check_shctx_t *now);
 static void ngx_http_aiq_check_answer(ngx_http_aiq_key_check_t *check,
     ngx_http_aiq_verdict_t *verdict, uint64_t generation);
-static void ngx_http_aiq_check_fail(ngx_http_aiq_key_check_t *check);
+static void ngx_http_aiq_check_fail(ngx_http_aiq_key_check_t *check,
+    ngx_uint_t status);
 static void ngx_http_aiq_check_done(ngx_http_aiq_key_check_t *check);
 static void ngx_http_aiq_check_timeout_handler(ngx_event_t *ev);
 static void ngx_http_aiq_check_resume_handler(ngx_event_t *ev);
@@ -216,8 +217,8 @@ ngx_http_aiq_check_get(u_char *digest, ngx_http_aiq_key_check_t **out)
 
 
 /*
- * NGX_OK: it will be answered, NGX_DECLINED: there is no link to the engine,
- * NGX_BUSY: there is no room on it
+ * NGX_OK: it will be answered, or waits for that; NGX_DECLINED: there is no
+ * link to the engine, NGX_BUSY: there is no room on it
  */
 
 static ngx_int_t
@@ -229,16 +230,22 @@ ngx_http_aiq_check_start(ngx_http_aiq_key_check_t *check)
         return NGX_DECLINED;
     }
 
-    check->asks++;
-
     rc = ngx_http_aiq_link_check(&check->check);
 
     if (rc == NGX_OK) {
+        check->asks++;
+
+        ngx_http_aiq_check_unpark(check);
+
         ngx_add_timer(&check->timeout, NGX_HTTP_AIQ_CHECK_TIMEOUT);
         return NGX_OK;
     }
 
-    if (rc == NGX_DECLINED && ngx_http_aiq_link_expected()
+    if (check->parked) {
+        return NGX_OK;
+    }
+
+    if (rc != NGX_ERROR && ngx_http_aiq_link_expected()
         && ngx_http_aiq_check_nparked < NGX_HTTP_AIQ_CHECK_PARKED)
     {
         check->parked = 1;
@@ -248,7 +255,7 @@ ngx_http_aiq_check_start(ngx_http_aiq_key_check_t *check)
         return NGX_OK;
     }
 
-    return rc;
+    return rc == NGX_DECLINED ? NGX_DECLINED : NGX_BUSY;
 }
 
 
@@ -304,7 +311,7 @@ ngx_http_aiq_check_verdict(ngx_http_aiq_check_t *data,
     if (known && ngx_http_aiq_check_stale(&verdict, &now)) {
 
         if (ngx_http_aiq_check_start(check) != NGX_OK) {
-            ngx_http_aiq_check_fail(check);
+            ngx_http_aiq_check_fail(check, NGX_HTTP_SERVICE_UNAVAILABLE);
         }
 
         return NULL;
@@ -394,15 +401,15 @@ ngx_http_aiq_check_answer(ngx_http_aiq_key_check_t *check,
 }
 
 
-/* Nobody can say: 503. */
+/* Nobody can say. */
 
 static void
-ngx_http_aiq_check_fail(ngx_http_aiq_key_check_t *check)
+ngx_http_aiq_check_fail(ngx_http_aiq_key_check_t *check, ngx_uint_t status)
 {
     ngx_http_aiq_verdict_t  verdict;
 
     ngx_memzero(&verdict, sizeof(ngx_http_aiq_verdict_t));
-    verdict.status = NGX_HTTP_SERVICE_UNAVAILABLE;
+    verdict.status = status;
 
     ngx_http_aiq_check_answer(check, &verdict, 0);
     ngx_http_aiq_check_done(check);
@@ -440,13 +447,20 @@ ngx_http_aiq_check_lost(ngx_http_aiq_check_t *data, ngx_uint_t broken)
     /* it may be this question that the engine cannot answer */
 
     if (broken || ngx_http_aiq_check_start(check) != NGX_OK) {
-        ngx_http_aiq_check_fail(check);
+        ngx_http_aiq_check_fail(check, NGX_HTTP_SERVICE_UNAVAILABLE);
     }
 }
 
 
+ngx_uint_t
+ngx_http_aiq_check_parked(void)
+{
+    return ngx_http_aiq_check_nparked;
+}
+
+
 void
-ngx_http_aiq_check_linked(void)
+ngx_http_aiq_check_ask_parked(void)
 {
     ngx_uint_t                 i;
     ngx_queue_t               *q, *next, *bucket;
@@ -467,14 +481,8 @@ ngx_http_aiq_check_linked(void)
             next = ngx_queue_next(q);
             check = ngx_queue_data(q, ngx_http_aiq_key_check_t, queue);
 
-            if (!check->parked) {
-                continue;
-            }
-
-            ngx_http_aiq_check_unpark(check);
-
-            if (ngx_http_aiq_check_start(check) != NGX_OK) {
-                ngx_http_aiq_check_fail(check);
+            if (check->parked) {
+                (void) ngx_http_aiq_check_start(check);
             }
         }
     }
@@ -484,12 +492,18 @@ ngx_http_aiq_check_linked(void)
 static void
 ngx_http_aiq_check_timeout_handler(ngx_event_t *ev)
 {
+    ngx_uint_t                 status;
     ngx_http_aiq_key_check_t  *check;
 
     check = ev->data;
+    status = NGX_HTTP_SERVICE_UNAVAILABLE;
 
     if (check->parked) {
         ngx_http_aiq_check_unpark(check);
+
+        if (ngx_http_aiq_link_up()) {
+            status = NGX_HTTP_AIQ_KEY_NO_ROOM;
+        }
 
     } else {
         ngx_log_error(NGX_LOG_ERR, ev->log, 0,
@@ -498,7 +512,7 @@ ngx_http_aiq_check_timeout_handler(ngx_event_t *ev)
         ngx_http_aiq_link_uncheck(&check->check, 0);
     }
 
-    ngx_http_aiq_check_fail(check);
+    ngx_http_aiq_check_fail(check, status);
 }
 
 

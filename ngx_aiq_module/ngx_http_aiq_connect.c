@@ -9,6 +9,9 @@
 #define NGX_HTTP_AIQ_HANDSHAKE   1000
 #define NGX_HTTP_AIQ_RETRY_TIME  500
 
+/* for any OPEN, wherever it comes to lie in the ring */
+#define NGX_HTTP_AIQ_OPEN_ROOM   (2 * aiq_frame_span(AIQ_OPEN_MAX))
+
 
 /* a worker's relation to its engine */
 
@@ -25,6 +28,7 @@ typedef struct {
     u_char                     trouble[256]; /* what was logged last */
     unsigned                   lost:1;
     unsigned                   linked:1;     /* there was a link already */
+    unsigned                   resuming:1;
 } ngx_http_aiq_engine_t;
 
 
@@ -668,8 +672,6 @@ ngx_http_aiq_link_map_peer(int memfd, char **why)
 static void
 ngx_http_aiq_link_opened(ngx_http_aiq_link_t *link)
 {
-    ngx_queue_t             parked, *q;
-    ngx_http_aiq_ctx_t     *ctx;
     ngx_http_aiq_engine_t  *engine;
 
     engine = &ngx_http_aiq_engine;
@@ -691,25 +693,63 @@ ngx_http_aiq_link_opened(ngx_http_aiq_link_t *link)
                   "aiq: linked to the engine at \"unix:%V\"",
                   &engine->conf->engine);
 
-    ngx_http_aiq_check_linked();
+    ngx_http_aiq_link_resume(link);
+}
 
-    /* a request may end here and another of its connection park again */
 
-    ngx_queue_init(&parked);
+/*
+ * The oldest first, each only when there is room for any: so none parks again,
+ * and a second is what it waits at most.
+ */
 
-    if (!ngx_queue_empty(&engine->parked)) {
-        ngx_queue_add(&parked, &engine->parked);
-        ngx_queue_init(&engine->parked);
+void
+ngx_http_aiq_link_resume(ngx_http_aiq_link_t *link)
+{
+    ngx_queue_t            *q;
+    ngx_http_aiq_ctx_t     *ctx;
+    ngx_http_aiq_engine_t  *engine;
+
+    engine = &ngx_http_aiq_engine;
+
+    if (!ngx_http_aiq_link_parked() || link != ngx_http_aiq_link_current()
+        || link->frames.ring.broken
+        || aiq_ring_room(&link->frames.ring, NGX_HTTP_AIQ_OPEN_ROOM)
+           < NGX_HTTP_AIQ_OPEN_ROOM)
+    {
+        return;
     }
 
-    while (!ngx_queue_empty(&parked)) {
-        q = ngx_queue_head(&parked);
+    ngx_http_aiq_check_ask_parked();
+
+    engine->resuming = 1;
+
+    while (!ngx_queue_empty(&engine->parked)
+           && aiq_ring_room(&link->frames.ring, NGX_HTTP_AIQ_OPEN_ROOM)
+              >= NGX_HTTP_AIQ_OPEN_ROOM)
+    {
+        q = ngx_queue_head(&engine->parked);
         ctx = (ngx_http_aiq_ctx_t *)
                   ((u_char *) q - offsetof(ngx_http_aiq_ctx_t, job.queue));
 
         ngx_http_aiq_link_unpark(ctx);
         ngx_http_aiq_start(ctx);
     }
+
+    engine->resuming = 0;
+}
+
+
+ngx_uint_t
+ngx_http_aiq_link_parked(void)
+{
+    return ngx_http_aiq_engine.nparked || ngx_http_aiq_check_parked();
+}
+
+
+ngx_uint_t
+ngx_http_aiq_link_crowded(void)
+{
+    return ngx_http_aiq_engine.nparked && !ngx_http_aiq_engine.resuming;
 }
 
 

@@ -227,27 +227,30 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
         return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_HEADERS_TOO_LARGE);
     }
 
+    p = NULL;
+
     rc = ngx_http_aiq_link_attach(ctx);
 
-    if (rc == NGX_DECLINED) {
+    if (rc == NGX_OK) {
+        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_OPEN, open.len);
 
-        if (ctx->pass->fail == NULL && ngx_http_aiq_link_park(ctx) == NGX_OK) {
-            ngx_http_aiq_watch_client(r);
-            return NGX_DONE;
+        if (p == NULL) {
+            ngx_http_aiq_link_detach(ctx, 1);
+            rc = NGX_BUSY;
         }
-
-        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_ENGINE_UNAVAILABLE);
     }
 
-    p = (rc == NGX_OK)
-        ? ngx_http_aiq_link_push(ctx, AIQ_FRAME_OPEN, open.len) : NULL;
+    if ((rc == NGX_DECLINED || rc == NGX_BUSY)
+        && ctx->pass->fail == NULL && ngx_http_aiq_link_park(ctx) == NGX_OK)
+    {
+        ngx_http_aiq_watch_client(r);
+        return NGX_DONE;
+    }
 
-    if (p == NULL) {
-        if (rc == NGX_OK) {
-            ngx_http_aiq_link_detach(ctx, 1);
-        }
-
-        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_LINK_FULL);
+    if (rc != NGX_OK) {
+        return ngx_http_aiq_refuse(r, ctx, rc == NGX_DECLINED
+                                           ? NGX_HTTP_AIQ_ENGINE_UNAVAILABLE
+                                           : NGX_HTTP_AIQ_LINK_FULL);
     }
 
     ngx_memzero(&head, sizeof(aiq_open));

@@ -123,7 +123,9 @@ ngx_http_aiq_job_timeout_handler(ngx_event_t *ev)
 
     if (ctx->job.parked) {
         ngx_http_aiq_link_unpark(ctx);
-        ngx_http_aiq_job_fail(ctx, NGX_HTTP_AIQ_ENGINE_UNAVAILABLE);
+        ngx_http_aiq_job_fail(ctx, ngx_http_aiq_link_up()
+                                   ? NGX_HTTP_AIQ_LINK_FULL
+                                   : NGX_HTTP_AIQ_ENGINE_UNAVAILABLE);
 
     } else if (ctx->job.held) {
 

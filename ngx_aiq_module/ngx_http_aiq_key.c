@@ -224,6 +224,9 @@ ngx_http_aiq_key_apply(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     case 403:
         return ngx_http_aiq_key_deny(r, ctx, NGX_HTTP_AIQ_DISABLED_API_KEY);
 
+    case NGX_HTTP_AIQ_KEY_NO_ROOM:
+        return ngx_http_aiq_key_deny(r, ctx, NGX_HTTP_AIQ_LINK_FULL);
+
     default:
         return ngx_http_aiq_key_deny(r, ctx,
                                      ngx_http_aiq_link_up()

@@ -14,6 +14,9 @@
 
 /* an answer, as it is remembered: this, then tenant, user, role and key id */
 
+#define NGX_HTTP_AIQ_KEY_NO_ROOM  1          /* a status: the link was full */
+
+
 typedef struct {
     uint64_t                    generation;
     int64_t                     expires_ms;

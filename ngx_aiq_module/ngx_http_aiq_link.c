@@ -286,6 +286,10 @@ ngx_http_aiq_link_settle(ngx_http_aiq_link_t *link)
         ngx_http_aiq_link_push_waiting(link);
     }
 
+    if (link->waiting == 0) {
+        ngx_http_aiq_link_resume(link);
+    }
+
     wake = aiq_ring_publish(ring);
     wake |= aiq_ring_release(ring);
 
@@ -303,7 +307,9 @@ ngx_http_aiq_link_settle(ngx_http_aiq_link_t *link)
         rc = NGX_AGAIN;
     }
 
-    if (link->waiting && !aiq_ring_arm_space(ring)) {
+    if ((link->waiting || ngx_http_aiq_link_parked())
+        && !aiq_ring_arm_space(ring))
+    {
         rc = NGX_AGAIN;
     }
 
@@ -458,8 +464,12 @@ ngx_http_aiq_link_attach(ngx_http_aiq_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    if (ngx_http_aiq_slot_get(link, &n) != NGX_OK) {
+    if (ngx_http_aiq_link_crowded()) {
         return NGX_BUSY;
+    }
+
+    if (ngx_http_aiq_slot_get(link, &n) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     ngx_http_aiq_frames_open(&link->frames, n, ctx);
@@ -502,7 +512,7 @@ ngx_http_aiq_link_check(ngx_http_aiq_check_t *check)
     }
 
     if (ngx_http_aiq_slot_get(link, &n) != NGX_OK) {
-        return NGX_BUSY;
+        return NGX_ERROR;
     }
 
     ngx_http_aiq_frames_ask(&link->frames, n, check, AIQ_FRAME_VERDICT);

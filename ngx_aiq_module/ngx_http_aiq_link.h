@@ -42,6 +42,10 @@ struct ngx_http_aiq_link_s {
 
 /* the link that takes jobs, or NULL */
 ngx_http_aiq_link_t *ngx_http_aiq_link_current(void);
+/* what waits for a link, or for room on it, goes on as far as there is some */
+void ngx_http_aiq_link_resume(ngx_http_aiq_link_t *link);
+/* does anything wait for that? */
+ngx_uint_t ngx_http_aiq_link_parked(void);
 /* it takes none from now on; another is looked for */
 void ngx_http_aiq_link_leave(ngx_http_aiq_link_t *link);
 
