@@ -259,6 +259,19 @@ typedef struct {
 } ngx_http_aiq_check_t;
 
 
+/* a question to the engine: may the request go on to its content? */
+
+typedef struct {
+    ngx_http_aiq_link_t       *link;         /* NULL: it is not asked now */
+    uint32_t                   slot;
+    ngx_http_request_t        *request;
+    ngx_queue_t                queue;        /* of those that were answered */
+    ngx_event_t                timeout;
+    ngx_http_aiq_answer_t      answer;       /* when it waits no more */
+    unsigned                   waiting:1;
+} ngx_http_aiq_question_t;
+
+
 /* who asks; set in the ACCESS phase, values of at most AIQ_IDENTITY_MAX bytes */
 
 typedef struct {
@@ -301,6 +314,13 @@ struct ngx_http_aiq_ctx_s {
 
 char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     ngx_str_t *service, ngx_http_handler_pt handler);
+
+/*
+ * The location's entry in the policy, made where nothing is passed from it, so
+ * that the engine knows what holds there; NULL: no memory
+ */
+ngx_http_aiq_pass_t *ngx_http_aiq_need_entry(ngx_conf_t *cf,
+    ngx_http_aiq_loc_conf_t *alcf, u_char *file, ngx_uint_t line);
 
 /* ngx_http_aiq_provider.c */
 
@@ -362,6 +382,10 @@ void ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended);
 ngx_int_t ngx_http_aiq_link_check(ngx_http_aiq_check_t *check);
 /* ended: by its VERDICT or with its link; else the engine need not answer */
 void ngx_http_aiq_link_uncheck(ngx_http_aiq_check_t *check, ngx_uint_t ended);
+/* the same for an ASK with this payload */
+ngx_int_t ngx_http_aiq_link_ask(ngx_http_aiq_question_t *q, u_char *data,
+    size_t len);
+void ngx_http_aiq_link_unask(ngx_http_aiq_question_t *q, ngx_uint_t ended);
 
 u_char *ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
     size_t len);
@@ -429,6 +453,23 @@ void ngx_http_aiq_check_epoch(uint32_t epoch);
 /* the engine was lost: what is remembered holds no more */
 void ngx_http_aiq_check_forget(void);
 
+/* ngx_http_aiq_question.c */
+
+/*
+ * NGX_AGAIN: the phases are run again when q->answer is there, and until then
+ * q stays where it is; NGX_DECLINED: there is nobody to ask.  keys: for
+ * AIQ_FIELD_RATE_KEYS.
+ */
+ngx_int_t ngx_http_aiq_question_ask(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_question_t *q, ngx_uint_t location,
+    u_char *keys, size_t len);
+/* NULL, or why the link must be closed */
+const char *ngx_http_aiq_question_answer(ngx_http_aiq_question_t *q,
+    ngx_http_aiq_event_t *ev);
+/* its link is gone */
+void ngx_http_aiq_question_lost(ngx_http_aiq_question_t *q);
+void ngx_http_aiq_question_init_process(void);
+
 /* ngx_http_aiq_error.c */
 
 ngx_int_t ngx_http_aiq_refuse(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
@@ -491,7 +532,7 @@ void ngx_http_aiq_count_jobs(ngx_int_t n);
 
 /* ngx_http_aiq_limit_module.c */
 
-/* of a location, for the policy document: its limits of tokens */
+/* of a location, for the policy document: limits that the engine counts */
 size_t ngx_http_aiq_limit_document_len(ngx_array_t *limits);
 u_char *ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits);
 /* ngx_http_aiq_limit_metrics.c */

@@ -11,6 +11,10 @@
  *     has charged is given back.  A refused request is charged nowhere.
  *   - An API key may have a rate of its own.  It is counted by the key's id in
  *     a zone that "aiq_key" brings along, wherever the key is used.
+ *   - A shared limit is counted for all nginx together, by the engine in Redis
+ *     (PRECONTENT, after the others).  What that lets through is counted in
+ *     the zone as well, so that this worker's nginx can go on alone, with its
+ *     part of the rate, where the engine or Redis has no answer.
  *   - What counts tokens is the engine's: it is told the limits of a location
  *     in its policy, and the keys of a request as it is opened.
  *   - A zone counts a request once, whatever internal redirects it takes, and
@@ -53,7 +57,8 @@ typedef enum {
     NGX_HTTP_AIQ_LIMIT_RATE = 0,
     NGX_HTTP_AIQ_LIMIT_CONN,
     NGX_HTTP_AIQ_LIMIT_FULL,
-    NGX_HTTP_AIQ_LIMIT_NO_IDENTITY
+    NGX_HTTP_AIQ_LIMIT_NO_IDENTITY,
+    NGX_HTTP_AIQ_LIMIT_NO_ANSWER
 } ngx_http_aiq_limit_reason_e;
 
 
@@ -67,6 +72,7 @@ typedef struct {
     ngx_queue_t                    busy;     /* have requests now */
     ngx_atomic_uint_t              counts[NGX_HTTP_AIQ_LIMIT_STATUSES];
     ngx_atomic_uint_t              full;
+    ngx_atomic_uint_t              alone;    /* shared, without an answer */
 } ngx_http_aiq_limit_shctx_t;
 
 
@@ -89,7 +95,10 @@ typedef struct {
 typedef struct {
     ngx_shm_zone_t                *shm_zone;
     ngx_uint_t                     burst;
-    ngx_uint_t                     dry_run;  /* unsigned  dry_run:1 */
+    ngx_uint_t                     nodes;    /* 0: fail closed */
+    unsigned                       dry_run:1;
+    unsigned                       shared:1;
+    unsigned                       fail_closed:1;
     u_char                        *file;
     ngx_uint_t                     line;
 } ngx_http_aiq_limit_t;
@@ -123,6 +132,7 @@ typedef struct {
 typedef struct {
     ngx_array_t                   *limits;   /* ngx_http_aiq_limit_t * */
     ngx_uint_t                     log_level;
+    ngx_uint_t                     entry;    /* in the policy's locations */
 } ngx_http_aiq_limit_loc_conf_t;
 
 
@@ -135,6 +145,12 @@ typedef struct {
     ngx_str_t                      key;
     uint32_t                       hash;
 
+    /* of a shared one */
+    ngx_uint_t                     index;    /* among the location's */
+    aiq_rate                       rate;     /* what all nginx together say */
+    unsigned                       told:1;   /* they do */
+    unsigned                       closed:1; /* they do not, and so it fails */
+
     /* what the check says; node is valid as long as the zone is locked */
     ngx_http_aiq_limit_node_t     *node;
     ngx_http_aiq_limit_status_e    status;
@@ -142,7 +158,7 @@ typedef struct {
     uint64_t                       turn;
 
     uint64_t                       time;     /* charged with it */
-    unsigned                       rate:1;   /* is charged */
+    unsigned                       charged:1;
     unsigned                       conn:1;   /* is charged */
 } ngx_http_aiq_limit_use_t;
 
@@ -163,6 +179,11 @@ struct ngx_http_aiq_limit_ctx_s {
     ngx_http_aiq_limit_info_t      info;
     ngx_http_aiq_limit_status_e    status;
     uint64_t                       turn;     /* of a waiting request */
+
+    ngx_http_aiq_question_t        question;
+    ngx_uint_t                     shared;   /* the last uses, yet to decide */
+
+    unsigned                       asked:1;  /* about them */
     unsigned                       counted:1;
     unsigned                       waiting:1;
     unsigned                       refused:1;
@@ -173,6 +194,18 @@ struct ngx_http_aiq_limit_ctx_s {
 
 ngx_int_t ngx_http_aiq_limit_preaccess_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_aiq_limit_precontent_handler(ngx_http_request_t *r);
+
+/* AIQ_LIMIT_KEY bytes that stand for it */
+void ngx_http_aiq_limit_digest(ngx_str_t *key, u_char *p);
+
+/* ngx_http_aiq_limit_shared.c */
+
+/*
+ * NGX_OK: the shared uses know what all nginx together say, or how they go on
+ * without; NGX_AGAIN: the handler is called again then
+ */
+ngx_int_t ngx_http_aiq_limit_ask(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx);
 
 /* ngx_http_aiq_limit_headers.c */
 

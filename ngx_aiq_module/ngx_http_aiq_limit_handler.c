@@ -13,10 +13,16 @@ typedef struct {
 
 static ngx_int_t ngx_http_aiq_limit_handler(ngx_http_request_t *r,
     ngx_uint_t late);
+static ngx_int_t ngx_http_aiq_limit_find_all(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late);
+static ngx_int_t ngx_http_aiq_limit_apply(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t first, ngx_uint_t n);
+static ngx_int_t ngx_http_aiq_limit_shared(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx);
 static ngx_http_aiq_limit_ctx_t *ngx_http_aiq_limit_need_ctx(
     ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
-    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late);
+    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late, ngx_uint_t shared);
 static ngx_int_t ngx_http_aiq_limit_find_key(ngx_http_request_t *r,
     ngx_http_aiq_limit_ctx_t *ctx);
 static ngx_uint_t ngx_http_aiq_limit_used(ngx_http_aiq_limit_ctx_t *ctx,
@@ -60,7 +66,10 @@ static ngx_http_aiq_limit_refusal_t  ngx_http_aiq_limit_refusals[] = {
 
     { NGX_HTTP_FORBIDDEN, ngx_string("identity_required"),
       ngx_string("The request has no identity that its limits are counted "
-                 "by.") }
+                 "by.") },
+
+    { NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("limit_unavailable"),
+      ngx_string("The server cannot count this request at the moment.") }
 };
 
 
@@ -82,10 +91,9 @@ static ngx_int_t
 ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
 {
     ngx_int_t                       rc;
-    ngx_uint_t                      first, n;
+    ngx_uint_t                      first;
     ngx_http_aiq_ctx_t             *actx;
     ngx_http_aiq_limit_ctx_t       *ctx;
-    ngx_http_aiq_limit_use_t       *use, *refused;
     ngx_http_aiq_limit_loc_conf_t  *llcf;
 
     llcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_limit_module);
@@ -104,7 +112,13 @@ ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
     }
 
     if (ctx->waiting) {
-        return ngx_http_aiq_limit_wait(r, ctx);
+        rc = ngx_http_aiq_limit_wait(r, ctx);
+
+        return (rc == NGX_DECLINED) ? ngx_http_aiq_limit_shared(r, ctx) : rc;
+    }
+
+    if (ctx->asked) {
+        return ngx_http_aiq_limit_shared(r, ctx);
     }
 
     if (ctx->refused) {
@@ -113,11 +127,7 @@ ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
 
     first = ctx->uses.nelts;
 
-    rc = (llcf->limits) ? ngx_http_aiq_limit_find_uses(r, ctx, late) : NGX_OK;
-
-    if (rc == NGX_OK && late) {
-        rc = ngx_http_aiq_limit_find_key(r, ctx);
-    }
+    rc = ngx_http_aiq_limit_find_all(r, ctx, late);
 
     if (rc == NGX_DECLINED) {
         return ngx_http_aiq_limit_refuse(r, ctx,
@@ -128,7 +138,51 @@ ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    n = ctx->uses.nelts - first;
+    rc = ngx_http_aiq_limit_apply(r, ctx, first,
+                                  ctx->uses.nelts - ctx->shared - first);
+
+    return (rc == NGX_DECLINED) ? ngx_http_aiq_limit_shared(r, ctx) : rc;
+}
+
+
+/* What is shared comes last.  NGX_DECLINED: there is no identity. */
+
+static ngx_int_t
+ngx_http_aiq_limit_find_all(ngx_http_request_t *r,
+    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late)
+{
+    ngx_int_t   rc;
+    ngx_uint_t  n;
+
+    rc = ngx_http_aiq_limit_find_uses(r, ctx, late, 0);
+
+    if (rc != NGX_OK || !late) {
+        return rc;
+    }
+
+    rc = ngx_http_aiq_limit_find_key(r, ctx);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    n = ctx->uses.nelts;
+
+    rc = ngx_http_aiq_limit_find_uses(r, ctx, late, 1);
+
+    ctx->shared = ctx->uses.nelts - n;
+
+    return rc;
+}
+
+
+/* NGX_DECLINED: they let it through */
+
+static ngx_int_t
+ngx_http_aiq_limit_apply(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx,
+    ngx_uint_t first, ngx_uint_t n)
+{
+    ngx_http_aiq_limit_use_t  *use, *refused;
 
     if (n == 0) {
         return NGX_DECLINED;
@@ -145,11 +199,35 @@ ngx_http_aiq_limit_handler(ngx_http_request_t *r, ngx_uint_t late)
         return ngx_http_aiq_limit_refuse(r, ctx, refused->reason);
     }
 
-    if (ctx->waiting) {
-        return ngx_http_aiq_limit_wait(r, ctx);
+    return ctx->waiting ? ngx_http_aiq_limit_wait(r, ctx) : NGX_DECLINED;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_limit_shared(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx)
+{
+    ngx_int_t   rc;
+    ngx_uint_t  n;
+
+    n = ctx->shared;
+
+    if (n == 0) {
+        return NGX_DECLINED;
     }
 
-    return NGX_DECLINED;
+    rc = ngx_http_aiq_limit_ask(r, ctx);
+
+    if (rc == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
+
+    if (rc != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ctx->shared = 0;
+
+    return ngx_http_aiq_limit_apply(r, ctx, ctx->uses.nelts - n, n);
 }
 
 
@@ -198,23 +276,40 @@ ngx_http_aiq_limit_need_ctx(ngx_http_request_t *r)
 
 static ngx_int_t
 ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
-    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late)
+    ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t late, ngx_uint_t shared)
 {
     ngx_int_t                        rc;
     ngx_str_t                        key;
-    ngx_uint_t                       i;
+    ngx_uint_t                       i, index;
     ngx_http_aiq_limit_t           **limit;
     ngx_http_aiq_limit_use_t        *use;
     ngx_http_aiq_limit_zone_t       *zone;
     ngx_http_aiq_limit_loc_conf_t   *llcf;
 
     llcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_limit_module);
+
+    if (llcf->limits == NULL) {
+        return NGX_OK;
+    }
+
     limit = llcf->limits->elts;
+    index = 0;
 
     for (i = 0; i < llcf->limits->nelts; i++) {
         zone = limit[i]->shm_zone->data;
 
-        if (zone->late != late || ngx_http_aiq_limit_used(ctx, zone)) {
+        if (limit[i]->shared != shared) {
+            continue;
+        }
+
+        if (shared) {
+            index++;
+
+        } else if (zone->late != late) {
+            continue;
+        }
+
+        if (ngx_http_aiq_limit_used(ctx, zone)) {
             continue;
         }
 
@@ -248,6 +343,7 @@ ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
         use->rule = zone->rule;
         use->key = key;
         use->hash = ngx_crc32_short(key.data, key.len);
+        use->index = index - 1;
     }
 
     return NGX_OK;
@@ -299,7 +395,7 @@ ngx_http_aiq_limit_find_key(ngx_http_request_t *r,
 ngx_int_t
 ngx_http_aiq_limit_keys(ngx_http_request_t *r, u_char *keys, ngx_uint_t *n)
 {
-    u_char                       digest[SHA256_DIGEST_LENGTH], *p;
+    u_char                      *p;
     ngx_str_t                    key;
     ngx_uint_t                   i;
     ngx_http_aiq_limit_t       **limit;
@@ -332,12 +428,21 @@ ngx_http_aiq_limit_keys(ngx_http_request_t *r, u_char *keys, ngx_uint_t *n)
         ngx_memzero(p, AIQ_LIMIT_KEY);
 
         if (key.len) {
-            SHA256(key.data, key.len, digest);
-            ngx_memcpy(p, digest, AIQ_LIMIT_KEY);
+            ngx_http_aiq_limit_digest(&key, p);
         }
     }
 
     return NGX_OK;
+}
+
+
+void
+ngx_http_aiq_limit_digest(ngx_str_t *key, u_char *p)
+{
+    u_char  digest[SHA256_DIGEST_LENGTH];
+
+    SHA256(key->data, key->len, digest);
+    ngx_memcpy(p, digest, AIQ_LIMIT_KEY);
 }
 
 
@@ -707,7 +812,7 @@ ngx_http_aiq_limit_return(ngx_http_aiq_limit_ctx_t *ctx, ngx_uint_t rates)
 
     for (i = 0; i < ctx->uses.nelts; i++) {
 
-        if (use[i].rate && rates) {
+        if (use[i].charged && rates) {
             ngx_http_aiq_limit_return_rate(&use[i]);
         }
 

@@ -137,6 +137,13 @@ ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
 
     static char  full_count[] = "aiq_limit_full_total{zone=\"%V\"} %uA\n";
 
+    static char  alone[] =
+        "# HELP aiq_limit_unshared_total Requests of a shared limit that had "
+        "no answer.\n"
+        "# TYPE aiq_limit_unshared_total counter\n";
+
+    static char  alone_count[] = "aiq_limit_unshared_total{zone=\"%V\"} %uA\n";
+
     static char  hits[] =
         "# HELP llm_rate_limit_hits_total Requests that a limit refused, by "
         "tenant.\n"
@@ -151,14 +158,15 @@ ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
         return NGX_OK;
     }
 
-    len = sizeof(head) + sizeof(full) + sizeof(hits)
+    len = sizeof(head) + sizeof(full) + sizeof(alone) + sizeof(hits)
           + (NGX_HTTP_AIQ_LIMIT_TENANTS + 1) * NGX_HTTP_AIQ_LIMIT_HIT_LEN;
 
     for (i = 0; i < lmcf->zones.nelts; i++) {
         len += NGX_HTTP_AIQ_LIMIT_STATUSES
                * (sizeof(count) + sizeof("REJECTED_DRY_RUN")
                   + zone[i]->name.len + NGX_ATOMIC_T_LEN)
-               + sizeof(full_count) + zone[i]->name.len + NGX_ATOMIC_T_LEN;
+               + sizeof(full_count) + zone[i]->name.len + NGX_ATOMIC_T_LEN
+               + sizeof(alone_count) + zone[i]->name.len + NGX_ATOMIC_T_LEN;
     }
 
     p = ngx_pnalloc(r->pool, len);
@@ -182,6 +190,12 @@ ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
 
     for (i = 0; i < lmcf->zones.nelts; i++) {
         p = ngx_sprintf(p, full_count, &zone[i]->name, zone[i]->sh->full);
+    }
+
+    p = ngx_cpymem(p, alone, sizeof(alone) - 1);
+
+    for (i = 0; i < lmcf->zones.nelts; i++) {
+        p = ngx_sprintf(p, alone_count, &zone[i]->name, zone[i]->sh->alone);
     }
 
     p = ngx_cpymem(p, hits, sizeof(hits) - 1);

@@ -25,6 +25,9 @@ static char *ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf);
 static void *ngx_http_aiq_limit_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static ngx_int_t ngx_http_aiq_limit_find_entry(ngx_conf_t *cf,
+    ngx_http_aiq_limit_loc_conf_t *prev, ngx_http_aiq_limit_loc_conf_t *conf,
+    ngx_http_aiq_loc_conf_t *alcf);
 static ngx_int_t ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf,
     ngx_array_t *limits);
 static ngx_int_t ngx_http_aiq_limit_key_zone(ngx_conf_t *cf,
@@ -52,7 +55,8 @@ static ngx_command_t  ngx_http_aiq_limit_commands[] = {
       NULL },
 
     { ngx_string("aiq_limit"),
-      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE123,
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF
+                        |NGX_CONF_1MORE,
       ngx_http_aiq_limit,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
@@ -177,6 +181,11 @@ ngx_http_aiq_limit_status_variable(ngx_http_request_t *r,
 size_t
 ngx_http_aiq_limit_document_len(ngx_array_t *limits)
 {
+    /* of a limit or a rate, whichever it is */
+
+    static char  record[] = ",{\"zone\":\"\",\"requests\":,\"window_ms\":,"
+                            "\"grain_ms\":,\"burst\":,\"dry_run\":false}";
+
     size_t                   len;
     ngx_uint_t               i;
     ngx_http_aiq_limit_t   **limit;
@@ -185,12 +194,12 @@ ngx_http_aiq_limit_document_len(ngx_array_t *limits)
         return 0;
     }
 
-    len = sizeof(",\"limits\":[]");
+    len = sizeof(",\"limits\":[],\"rates\":[]");
     limit = limits->elts;
 
     for (i = 0; i < limits->nelts; i++) {
-        len += sizeof(",{\"zone\":\"\",\"tokens\":,\"window_ms\":,\"keys\":}")
-               + limit[i]->shm_zone->shm.name.len + 3 * NGX_INT64_LEN;
+        len += sizeof(record) + limit[i]->shm_zone->shm.name.len
+               + 4 * NGX_INT64_LEN;
     }
 
     return len;
@@ -226,6 +235,25 @@ ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits)
                         zone->window,
                         limit[i]->shm_zone->shm.size
                         / NGX_HTTP_AIQ_LIMIT_TOKEN_KEY);
+    }
+
+    p = ngx_sprintf(p, "],\"rates\":[");
+
+    n = 0;
+
+    for (i = 0; i < limits->nelts; i++) {
+        zone = limit[i]->shm_zone->data;
+
+        if (!limit[i]->shared) {
+            continue;
+        }
+
+        p = ngx_sprintf(p, "%s{\"zone\":\"%V\",\"requests\":%uD,"
+                        "\"window_ms\":%uD,\"grain_ms\":%uD,"
+                        "\"burst\":%ui,\"dry_run\":%s}",
+                        n++ ? "," : "", &zone->name, zone->rule.limit,
+                        zone->rule.length, zone->rule.grain, limit[i]->burst,
+                        limit[i]->dry_run ? "true" : "false");
     }
 
     return ngx_sprintf(p, "]");
@@ -316,11 +344,26 @@ ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf)
             return NGX_CONF_ERROR;
         }
 
+        rule = &zone->rule;
+
+        if (limit[i]->shared && (rule->limit == 0 || zone->conn)) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"shared\" needs a zone with a rate of requests "
+                          "and nothing else in %s:%ui",
+                          limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+
+        if (limit[i]->nodes > rule->limit) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"nodes\" is more than the rate has requests for "
+                          "in %s:%ui", limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+
         if (limit[i]->burst == 0) {
             continue;
         }
-
-        rule = &zone->rule;
 
         if (rule->limit == 0) {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
@@ -362,6 +405,7 @@ ngx_http_aiq_limit_create_loc_conf(ngx_conf_t *cf)
      */
 
     conf->log_level = NGX_CONF_UNSET_UINT;
+    conf->entry = NGX_CONF_UNSET_UINT;
 
     return conf;
 }
@@ -385,9 +429,68 @@ ngx_http_aiq_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     alcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_aiq_module);
     alcf->limits = conf->limits;
 
+    if (ngx_http_aiq_limit_find_entry(cf, prev, conf, alcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     ngx_conf_merge_uint_value(conf->log_level, prev->log_level, NGX_LOG_WARN);
 
     return NGX_CONF_OK;
+}
+
+
+/* by which the engine knows what is shared here */
+
+static ngx_int_t
+ngx_http_aiq_limit_find_entry(ngx_conf_t *cf,
+    ngx_http_aiq_limit_loc_conf_t *prev, ngx_http_aiq_limit_loc_conf_t *conf,
+    ngx_http_aiq_loc_conf_t *alcf)
+{
+    ngx_uint_t              i, n;
+    ngx_http_aiq_pass_t    *entry;
+    ngx_http_aiq_limit_t  **limit, *shared;
+
+    if (conf->limits == NULL) {
+        return NGX_OK;
+    }
+
+    limit = conf->limits->elts;
+    shared = NULL;
+    n = 0;
+
+    for (i = 0; i < conf->limits->nelts; i++) {
+        if (limit[i]->shared) {
+            shared = limit[i];
+            n++;
+        }
+    }
+
+    if (n == 0) {
+        return NGX_OK;
+    }
+
+    if (n > AIQ_RATES_MAX) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "more than %d shared limits on this level in %s:%ui",
+                      AIQ_RATES_MAX, shared->file, shared->line);
+        return NGX_ERROR;
+    }
+
+    if (conf->limits == prev->limits && alcf->pass == NULL
+        && prev->entry != NGX_CONF_UNSET_UINT)
+    {
+        conf->entry = prev->entry;
+        return NGX_OK;
+    }
+
+    entry = ngx_http_aiq_need_entry(cf, alcf, shared->file, shared->line);
+    if (entry == NULL) {
+        return NGX_ERROR;
+    }
+
+    conf->entry = entry->index;
+
+    return NGX_OK;
 }
 
 
@@ -747,7 +850,7 @@ ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_aiq_limit_loc_conf_t *llcf = conf;
 
-    ngx_int_t              burst;
+    ngx_int_t              burst, nodes;
     ngx_str_t             *value, name;
     ngx_uint_t             i;
     ngx_http_aiq_limit_t  *limit;
@@ -795,8 +898,34 @@ ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             continue;
         }
 
+        if (ngx_strncmp(value[i].data, "nodes=", 6) == 0) {
+
+            nodes = ngx_atoi(value[i].data + 6, value[i].len - 6);
+
+            if (nodes <= 0) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "invalid number of nodes \"%V\"",
+                                   &value[i]);
+                return NGX_CONF_ERROR;
+            }
+
+            limit->nodes = nodes;
+
+            continue;
+        }
+
         if (ngx_strcmp(value[i].data, "dry_run") == 0) {
             limit->dry_run = 1;
+            continue;
+        }
+
+        if (ngx_strcmp(value[i].data, "shared") == 0) {
+            limit->shared = 1;
+            continue;
+        }
+
+        if (ngx_strcmp(value[i].data, "fail_closed") == 0) {
+            limit->fail_closed = 1;
             continue;
         }
 
@@ -808,6 +937,17 @@ ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (limit->shm_zone == NULL) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"%V\" must have \"zone\" parameter", &cmd->name);
+        return NGX_CONF_ERROR;
+    }
+
+    /* what happens without Redis is nobody's guess */
+
+    if (limit->shared != (limit->nodes || limit->fail_closed)
+        || (limit->nodes && limit->fail_closed))
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"shared\" must have either \"nodes=number\" or "
+                           "\"fail_closed\", and these are for nothing else");
         return NGX_CONF_ERROR;
     }
 

@@ -57,6 +57,8 @@ static ngx_http_aiq_limit_node_t *ngx_http_aiq_limit_find(
     ngx_http_aiq_limit_use_t *use);
 static ngx_http_aiq_limit_node_t *ngx_http_aiq_limit_create(
     ngx_http_aiq_limit_use_t *use, uint64_t now);
+static ngx_uint_t ngx_http_aiq_limit_full(ngx_http_aiq_limit_use_t *use,
+    uint64_t now);
 static ngx_int_t ngx_http_aiq_limit_room(ngx_http_aiq_limit_use_t *use,
     uint64_t now);
 static ngx_int_t ngx_http_aiq_limit_share_room(ngx_http_aiq_limit_use_t *use,
@@ -96,7 +98,6 @@ ngx_http_aiq_limit_now(void)
 void
 ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now)
 {
-    uint32_t                    waiting;
     ngx_http_aiq_limit_zone_t  *zone;
     ngx_http_aiq_limit_node_t  *ln;
 
@@ -105,6 +106,11 @@ ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now)
     use->status = NGX_HTTP_AIQ_LIMIT_REJECTED;
     use->reason = NGX_HTTP_AIQ_LIMIT_FULL;
     use->turn = now;
+
+    if (use->closed) {
+        use->reason = NGX_HTTP_AIQ_LIMIT_NO_ANSWER;
+        return;
+    }
 
     ln = ngx_http_aiq_limit_find(use);
 
@@ -130,16 +136,9 @@ ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now)
     }
 
     if (use->rule.limit) {
-        use->turn = ngx_http_aiq_limit_turn(&ln->window, &use->rule, now);
-
-        if (use->turn > now) {
-            waiting = ngx_http_aiq_limit_waiting(&ln->window, &use->rule, now,
-                                                 use->limit->burst);
-
-            if (waiting >= use->limit->burst) {
-                use->reason = NGX_HTTP_AIQ_LIMIT_RATE;
-                return;
-            }
+        if (ngx_http_aiq_limit_full(use, now)) {
+            use->reason = NGX_HTTP_AIQ_LIMIT_RATE;
+            return;
         }
 
         if (ngx_http_aiq_limit_room(use, now) != NGX_OK) {
@@ -156,6 +155,28 @@ ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now)
 }
 
 
+/* Finds the turn; is there one, with so many that wait? */
+
+static ngx_uint_t
+ngx_http_aiq_limit_full(ngx_http_aiq_limit_use_t *use, uint64_t now)
+{
+    ngx_http_aiq_limit_window_t  *window;
+
+    if (use->told) {
+        use->turn = now + use->rate.wait_ms;
+        return use->rate.refused;
+    }
+
+    window = &use->node->window;
+    use->turn = ngx_http_aiq_limit_turn(window, &use->rule, now);
+
+    return use->turn > now
+           && ngx_http_aiq_limit_waiting(window, &use->rule, now,
+                                         use->limit->burst)
+              >= use->limit->burst;
+}
+
+
 void
 ngx_http_aiq_limit_charge(ngx_http_aiq_limit_use_t *use, uint64_t time)
 {
@@ -169,7 +190,7 @@ ngx_http_aiq_limit_charge(ngx_http_aiq_limit_use_t *use, uint64_t time)
     if (use->rule.limit) {
         ngx_http_aiq_limit_add(&ln->window, &use->rule, time);
         use->time = time;
-        use->rate = 1;
+        use->charged = 1;
     }
 
     if (zone->conn) {
@@ -200,6 +221,13 @@ ngx_http_aiq_limit_state(ngx_http_aiq_limit_use_t *use, uint64_t now,
     window = &use->node->window;
 
     info->limit = rule->limit;
+
+    if (use->told) {
+        info->remaining = use->rate.remaining;
+        info->reset = use->rate.reset_ms;
+        return;
+    }
+
     info->remaining = (window->total < rule->limit)
                       ? rule->limit - window->total : 0;
     info->reset = ngx_http_aiq_limit_reset(window, rule, now);
@@ -213,7 +241,7 @@ ngx_http_aiq_limit_return_rate(ngx_http_aiq_limit_use_t *use)
     ngx_http_aiq_limit_zone_t  *zone;
 
     zone = use->zone;
-    use->rate = 0;
+    use->charged = 0;
 
     ngx_shmtx_lock(&zone->shpool->mutex);
 

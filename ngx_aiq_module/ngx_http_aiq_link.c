@@ -23,6 +23,9 @@ static void ngx_http_aiq_link_push_waiting(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_work_handler(ngx_event_t *ev);
 static void ngx_http_aiq_link_lost(ngx_http_aiq_link_t *link,
     const char *why);
+static ngx_int_t ngx_http_aiq_link_question(void *owner, aiq_frame_type type,
+    aiq_frame_type answer, u_char *data, size_t len,
+    ngx_http_aiq_link_t **out, uint32_t *slot);
 
 static ngx_int_t ngx_http_aiq_slot_get(ngx_http_aiq_link_t *link,
     uint32_t *slot);
@@ -176,8 +179,10 @@ ngx_http_aiq_link_event(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
         return;
     }
 
-    if (ev->type == AIQ_FRAME_VERDICT) {
-        why = ngx_http_aiq_check_verdict(ev->job, ev);
+    if (ev->type == AIQ_FRAME_VERDICT || ev->type == AIQ_FRAME_ANSWER) {
+        why = (ev->type == AIQ_FRAME_VERDICT)
+              ? ngx_http_aiq_check_verdict(ev->job, ev)
+              : ngx_http_aiq_question_answer(ev->job, ev);
 
         if (why) {
             link->frames.ring.broken = 1;
@@ -413,8 +418,11 @@ ngx_http_aiq_link_close(ngx_http_aiq_link_t *link)
     for (i = 0; i < link->frames.nslots; i++) {
         slot = &link->frames.slots[i];
 
-        if (slot->job && slot->answer) {
+        if (slot->job && slot->answer == AIQ_FRAME_VERDICT) {
             ngx_http_aiq_check_lost(slot->job, link->frames.ring.broken);
+
+        } else if (slot->job && slot->answer) {
+            ngx_http_aiq_question_lost(slot->job);
 
         } else if (slot->job) {
             ngx_http_aiq_job_lost(slot->job);
@@ -501,6 +509,30 @@ ngx_http_aiq_link_detach(ngx_http_aiq_ctx_t *ctx, ngx_uint_t ended)
 ngx_int_t
 ngx_http_aiq_link_check(ngx_http_aiq_check_t *check)
 {
+    u_char  data[4 + sizeof(check->digest)];
+
+    (void) aiq_field_put(data, AIQ_FIELD_KEY_HASH, check->digest,
+                         sizeof(check->digest));
+
+    return ngx_http_aiq_link_question(check, AIQ_FRAME_CHECK,
+                                      AIQ_FRAME_VERDICT, data, sizeof(data),
+                                      &check->link, &check->slot);
+}
+
+
+ngx_int_t
+ngx_http_aiq_link_ask(ngx_http_aiq_question_t *q, u_char *data, size_t len)
+{
+    return ngx_http_aiq_link_question(q, AIQ_FRAME_ASK, AIQ_FRAME_ANSWER,
+                                      data, len, &q->link, &q->slot);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_link_question(void *owner, aiq_frame_type type,
+    aiq_frame_type answer, u_char *data, size_t len,
+    ngx_http_aiq_link_t **out, uint32_t *slot)
+{
     u_char               *p;
     uint32_t              n;
     ngx_http_aiq_link_t  *link;
@@ -515,27 +547,25 @@ ngx_http_aiq_link_check(ngx_http_aiq_check_t *check)
         return NGX_ERROR;
     }
 
-    ngx_http_aiq_frames_ask(&link->frames, n, check, AIQ_FRAME_VERDICT);
+    ngx_http_aiq_frames_ask(&link->frames, n, owner, answer);
     link->jobs++;
 
-    p = aiq_ring_push(&link->frames.ring, AIQ_FRAME_CHECK, 0, n,
-                      link->frames.slots[n].generation,
-                      (uint32_t) aiq_field_span(sizeof(check->digest)));
+    p = aiq_ring_push(&link->frames.ring, type, 0, n,
+                      link->frames.slots[n].generation, (uint32_t) len);
 
     if (p == NULL) {
         ngx_http_aiq_slot_close(link, n, 1);
         return NGX_BUSY;
     }
 
-    (void) aiq_field_put(p, AIQ_FIELD_KEY_HASH, check->digest,
-                         sizeof(check->digest));
+    ngx_memcpy(p, data, len);
 
     if (!link->work.posted) {
         ngx_post_event(&link->work, &ngx_posted_events);
     }
 
-    check->link = link;
-    check->slot = n;
+    *out = link;
+    *slot = n;
 
     return NGX_OK;
 }
@@ -550,6 +580,18 @@ ngx_http_aiq_link_uncheck(ngx_http_aiq_check_t *check, ngx_uint_t ended)
     check->link = NULL;
 
     ngx_http_aiq_slot_close(link, check->slot, ended);
+}
+
+
+void
+ngx_http_aiq_link_unask(ngx_http_aiq_question_t *q, ngx_uint_t ended)
+{
+    ngx_http_aiq_link_t  *link;
+
+    link = q->link;
+    q->link = NULL;
+
+    ngx_http_aiq_slot_close(link, q->slot, ended);
 }
 
 

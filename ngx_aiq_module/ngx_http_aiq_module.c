@@ -15,6 +15,9 @@ static char *ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_aiq_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_aiq_init_module(ngx_cycle_t *cycle);
+static ngx_http_aiq_pass_t *ngx_http_aiq_add_entry(ngx_conf_t *cf,
+    ngx_http_aiq_loc_conf_t *alcf, ngx_str_t *service, u_char *file,
+    ngx_uint_t line);
 static ngx_int_t ngx_http_aiq_init_process(ngx_cycle_t *cycle);
 static void ngx_http_aiq_exit_process(ngx_cycle_t *cycle);
 static void ngx_http_aiq_exit_master(ngx_cycle_t *cycle);
@@ -706,37 +709,20 @@ char *
 ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     ngx_str_t *service, ngx_http_handler_pt handler)
 {
-    ngx_http_aiq_pass_t       *pass, **p;
     ngx_http_core_loc_conf_t  *clcf;
-    ngx_http_aiq_main_conf_t  *amcf;
 
     if (alcf->pass) {
         return "is duplicate";
     }
 
-    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+    alcf->pass = ngx_http_aiq_add_entry(cf, alcf, service,
+                                        cf->conf_file->file.name.data,
+                                        cf->conf_file->line);
+    if (alcf->pass == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-
-    pass = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_pass_t));
-    if (pass == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    p = ngx_array_push(&amcf->passes);
-    if (p == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    *p = pass;
-
-    pass->service = *service;
-    pass->location = clcf->name;
-    pass->index = amcf->passes.nelts - 1;
-    pass->conf = alcf;
-    pass->file = cf->conf_file->file.name.data;
-    pass->line = cf->conf_file->line;
-
-    alcf->pass = pass;
 
     clcf->handler = handler;
 
@@ -745,6 +731,56 @@ ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     }
 
     return NGX_CONF_OK;
+}
+
+
+ngx_http_aiq_pass_t *
+ngx_http_aiq_need_entry(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
+    u_char *file, ngx_uint_t line)
+{
+    /* the engine has no such service, so nobody can open a request there */
+
+    static ngx_str_t  service = ngx_string("limits");
+
+    if (alcf->pass) {
+        return alcf->pass;
+    }
+
+    return ngx_http_aiq_add_entry(cf, alcf, &service, file, line);
+}
+
+
+static ngx_http_aiq_pass_t *
+ngx_http_aiq_add_entry(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
+    ngx_str_t *service, u_char *file, ngx_uint_t line)
+{
+    ngx_http_aiq_pass_t       *pass, **p;
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_http_aiq_main_conf_t  *amcf;
+
+    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_module);
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    pass = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_pass_t));
+    if (pass == NULL) {
+        return NULL;
+    }
+
+    p = ngx_array_push(&amcf->passes);
+    if (p == NULL) {
+        return NULL;
+    }
+
+    *p = pass;
+
+    pass->service = *service;
+    pass->location = clcf->name;
+    pass->index = amcf->passes.nelts - 1;
+    pass->conf = alcf;
+    pass->file = file;
+    pass->line = line;
+
+    return pass;
 }
 
 
@@ -819,6 +855,7 @@ ngx_http_aiq_init_process(ngx_cycle_t *cycle)
 
     ngx_http_aiq_metrics_init_process(amcf);
     ngx_http_aiq_check_init_process(amcf);
+    ngx_http_aiq_question_init_process();
 
     return ngx_http_aiq_link_init(cycle, amcf);
 }

@@ -62,6 +62,18 @@ config(tokens(location('') . "server { aiq_limit zone=t $_; }"), qr/"burst" and 
     for 'burst=1', 'dry_run';
 config(join('', map { "aiq_limit_zone \$host zone=t$_:1m rate=9t/m;" } 1 .. 5)
     . 'server { ' . join('', map { "aiq_limit zone=t$_;" } 1 .. 5) . ' }', qr/more than 4 rates of tokens on this level$here/, 'five');
+sub shared { return "aiq_engine unix:%%DIR%%/e;" . limit("aiq_limit zone=a shared $_[0];") }
+config(shared($_), 'ok', $_) for 'nodes=2', 'fail_closed', 'nodes=1 burst=2', 'dry_run fail_closed';
+config(shared($_), qr/"shared" must have either "nodes=number" or "fail_closed", and these are for nothing else$here/, "shared $_")
+    for '', 'burst=2', 'nodes=2 fail_closed';
+config(limit("aiq_limit zone=a $_;"), qr/these are for nothing else$here/, "$_ of what is not shared") for 'nodes=2', 'fail_closed';
+config(shared("nodes=$_"), qr/invalid number of nodes "nodes=$_"$here/, "nodes=$_") for 0, 'x', -1;
+config(shared('nodes=3'), qr/"nodes" is more than the rate has requests for$here/, 'nothing left for a node');
+config('aiq_engine unix:%%DIR%%/e;' . limit('aiq_limit zone=c shared nodes=1;'),
+    qr/"shared" needs a zone with a rate of requests and nothing else$here/, 'concurrency is not shared');
+config(limit('aiq_limit zone=a shared nodes=1;'), qr/no "aiq_engine" is defined for the service "limits"$here/, 'shared by whom');
+config('aiq_engine unix:%%DIR%%/e;' . join('', map { "aiq_limit_zone \$host zone=s$_:1m rate=9r/m;" } 1 .. 9)
+    . 'server { ' . join('', map { "aiq_limit zone=s$_ shared nodes=2;" } 1 .. 9) . ' }', qr/more than 8 shared limits on this level$here/, 'nine');
 config(limit('aiq_limit_log_level info;'), 'ok', 'a level');
 config(limit('aiq_limit_log_level loud;'), qr/invalid value "loud"$here/, 'no level');
 

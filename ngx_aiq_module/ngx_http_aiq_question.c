@@ -1,0 +1,267 @@
+
+#include "ngx_http_aiq.h"
+
+
+/*
+ * A question to the engine before content: may the request go on?  It waits in
+ * its phase meanwhile, and who leaves takes his question back.
+ *
+ * Nobody waits for an engine: where there is none at the moment, or it has no
+ * answer, the request goes by what its asker knows itself.
+ */
+
+
+#define NGX_HTTP_AIQ_QUESTION_TIMEOUT  500   /* ms; the engine's own are less */
+
+
+static size_t ngx_http_aiq_question_fields(u_char *buf,
+    ngx_http_aiq_ctx_t *ctx, ngx_uint_t location, u_char *keys, size_t len);
+static u_char *ngx_http_aiq_question_text(u_char *p, uint16_t id,
+    ngx_str_t *value);
+static void ngx_http_aiq_question_cleanup(void *data);
+static void ngx_http_aiq_question_done(ngx_http_aiq_question_t *q);
+static void ngx_http_aiq_question_timeout_handler(ngx_event_t *ev);
+static void ngx_http_aiq_question_resume_handler(ngx_event_t *ev);
+static void ngx_http_aiq_question_resume(ngx_http_request_t *r);
+
+
+/* a worker's */
+
+static ngx_queue_t  ngx_http_aiq_questions_done;
+static ngx_event_t  ngx_http_aiq_question_resume_event;
+
+
+ngx_int_t
+ngx_http_aiq_question_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_question_t *q, ngx_uint_t location, u_char *keys, size_t len)
+{
+    u_char               buf[AIQ_CHECK_MAX];
+    size_t               n;
+    ngx_event_t         *rev;
+    ngx_http_cleanup_t  *cln;
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(q, sizeof(ngx_http_aiq_question_t));
+
+    q->request = r;
+    q->answer.status = NGX_HTTP_SERVICE_UNAVAILABLE;
+    q->timeout.handler = ngx_http_aiq_question_timeout_handler;
+    q->timeout.data = q;
+    q->timeout.log = r->connection->log;
+
+    n = ngx_http_aiq_question_fields(buf, ctx, location, keys, len);
+
+    if (ngx_http_aiq_link_ask(q, buf, n) != NGX_OK) {
+        return NGX_DECLINED;
+    }
+
+    q->waiting = 1;
+
+    cln->handler = ngx_http_aiq_question_cleanup;
+    cln->data = q;
+
+    ngx_add_timer(&q->timeout, NGX_HTTP_AIQ_QUESTION_TIMEOUT);
+
+    /* the client may leave */
+
+    rev = r->connection->read;
+
+    if (rev->ready) {
+        ngx_post_event(rev, &ngx_posted_events);
+
+    } else if (ngx_handle_read_event(rev, 0) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    return NGX_AGAIN;
+}
+
+
+/* Names are of at most AIQ_IDENTITY_MAX bytes, so the buffer has room. */
+
+static size_t
+ngx_http_aiq_question_fields(u_char *buf, ngx_http_aiq_ctx_t *ctx,
+    ngx_uint_t location, u_char *keys, size_t len)
+{
+    u_char    *p;
+    aiq_ask    ask;
+
+    ngx_memzero(&ask, sizeof(aiq_ask));
+    ask.location = (uint32_t) location;
+
+    p = ngx_cpymem(buf, &ask, sizeof(aiq_ask));
+
+    p = ngx_http_aiq_question_text(p, AIQ_FIELD_REQUEST_ID, &ctx->request_id);
+    p = ngx_http_aiq_question_text(p, AIQ_FIELD_TENANT,
+                                   &ctx->identity.tenant);
+    p = ngx_http_aiq_question_text(p, AIQ_FIELD_USER, &ctx->identity.user);
+    p = ngx_http_aiq_question_text(p, AIQ_FIELD_ROLE, &ctx->identity.role);
+    p = ngx_http_aiq_question_text(p, AIQ_FIELD_KEY_ID,
+                                   &ctx->identity.key_id);
+    p = aiq_field_put(p, AIQ_FIELD_RATE_KEYS, keys, (uint16_t) len);
+
+    return p - buf;
+}
+
+
+static u_char *
+ngx_http_aiq_question_text(u_char *p, uint16_t id, ngx_str_t *value)
+{
+    if (value->len == 0 || value->len > AIQ_IDENTITY_MAX
+        || !ngx_http_aiq_frames_clean(value->data, value->len))
+    {
+        return p;
+    }
+
+    return aiq_field_put(p, id, value->data, (uint16_t) value->len);
+}
+
+
+static void
+ngx_http_aiq_question_cleanup(void *data)
+{
+    ngx_http_aiq_question_t *q = data;
+
+    if (!q->waiting) {
+        return;
+    }
+
+    q->waiting = 0;
+
+    if (q->timeout.timer_set) {
+        ngx_del_timer(&q->timeout);
+    }
+
+    if (q->link) {
+        ngx_http_aiq_link_unask(q, 0);
+
+    } else {
+        ngx_queue_remove(&q->queue);
+    }
+}
+
+
+const char *
+ngx_http_aiq_question_answer(ngx_http_aiq_question_t *q,
+    ngx_http_aiq_event_t *ev)
+{
+    u_char                  buf[AIQ_CHECK_MAX];
+    const char             *why;
+    ngx_http_aiq_answer_t   answer;
+
+    ngx_memcpy(buf, ev->data, ev->len);
+
+    why = ngx_http_aiq_frames_answer(buf, ev->len, &answer);
+
+    if (why) {
+        return why;
+    }
+
+    q->answer = answer;
+
+    ngx_http_aiq_link_unask(q, 1);
+    ngx_http_aiq_question_done(q);
+
+    return NULL;
+}
+
+
+void
+ngx_http_aiq_question_lost(ngx_http_aiq_question_t *q)
+{
+    ngx_http_aiq_link_unask(q, 1);
+    ngx_http_aiq_question_done(q);
+}
+
+
+static void
+ngx_http_aiq_question_timeout_handler(ngx_event_t *ev)
+{
+    ngx_http_aiq_question_t  *q;
+
+    q = ev->data;
+
+    ngx_http_aiq_link_unask(q, 0);
+    ngx_http_aiq_question_done(q);
+}
+
+
+/*
+ * The request goes on once the link is in order again: it may take others of
+ * its connection with it, and use the link itself.
+ */
+
+static void
+ngx_http_aiq_question_done(ngx_http_aiq_question_t *q)
+{
+    if (q->timeout.timer_set) {
+        ngx_del_timer(&q->timeout);
+    }
+
+    ngx_queue_insert_tail(&ngx_http_aiq_questions_done, &q->queue);
+
+    ngx_post_event(&ngx_http_aiq_question_resume_event, &ngx_posted_events);
+}
+
+
+static void
+ngx_http_aiq_question_resume_handler(ngx_event_t *ev)
+{
+    ngx_queue_t              *queue;
+    ngx_http_aiq_question_t  *q;
+
+    while (!ngx_queue_empty(&ngx_http_aiq_questions_done)) {
+
+        queue = ngx_queue_head(&ngx_http_aiq_questions_done);
+        q = ngx_queue_data(queue, ngx_http_aiq_question_t, queue);
+
+        ngx_queue_remove(queue);
+        q->waiting = 0;
+
+        ngx_http_aiq_question_resume(q->request);
+    }
+}
+
+
+static void
+ngx_http_aiq_question_resume(ngx_http_request_t *r)
+{
+    ngx_connection_t  *c;
+
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
+        ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
+
+    } else {
+        r->read_event_handler = ngx_http_block_reading;
+        r->write_event_handler = ngx_http_core_run_phases;
+
+        ngx_http_core_run_phases(r);
+    }
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+void
+ngx_http_aiq_question_init_process(void)
+{
+    ngx_event_t  *ev;
+
+    ngx_queue_init(&ngx_http_aiq_questions_done);
+
+    ev = &ngx_http_aiq_question_resume_event;
+
+    ev->handler = ngx_http_aiq_question_resume_handler;
+    ev->log = ngx_cycle->log;
+}
