@@ -21,7 +21,7 @@ $(error BUILD is release, debug or sanitize, not $(BUILD))
 endif
 B := build$(if $(filter release,$(BUILD)),,-$(BUILD))
 
-PKGS := libuv jansson libcurl openssl sqlite3 libpq hiredis
+PKGS := libuv jansson libcurl libnghttp2 openssl sqlite3 libpq hiredis
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

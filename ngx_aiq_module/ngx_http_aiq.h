@@ -67,6 +67,7 @@ typedef struct {
     ngx_str_t                 *remote;       /* an option not for local ones */
     unsigned                   no_stream_options:1;
     unsigned                   no_max_completion_tokens:1;
+    unsigned                   http_version:2;
 } ngx_http_aiq_provider_t;
 
 

@@ -367,6 +367,10 @@ ngx_http_aiq_policy_remote(u_char *p, ngx_http_aiq_provider_t *provider)
                                    &provider->certificate_key);
     p = ngx_http_aiq_policy_option(p, "proxy", &provider->proxy);
 
+    if (provider->http_version == 2) {
+        p = ngx_sprintf(p, ",\"http2\":true");
+    }
+
     if (provider->check_uri.len) {
         p = ngx_sprintf(p, ",\"check\":{");
         p = ngx_http_aiq_policy_string(p, "uri", &provider->check_uri);

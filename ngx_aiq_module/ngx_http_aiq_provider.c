@@ -36,6 +36,8 @@ static char *ngx_http_aiq_provider_certificate(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_proxy(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_http_version(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_timeout(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_retry(ngx_conf_t *cf,
@@ -61,6 +63,7 @@ static ngx_http_aiq_provider_option_t  ngx_http_aiq_provider_options[] = {
     { ngx_string("ca"), 2, 1, ngx_http_aiq_provider_ca },
     { ngx_string("certificate"), 3, 1, ngx_http_aiq_provider_certificate },
     { ngx_string("proxy"), 2, 1, ngx_http_aiq_provider_proxy },
+    { ngx_string("http_version"), 2, 1, ngx_http_aiq_provider_http_version },
     { ngx_string("timeout"), 0, 1, ngx_http_aiq_provider_timeout },
     { ngx_string("retry"), 0, 0, ngx_http_aiq_provider_retry },
     { ngx_string("health_check"), 1, 1, ngx_http_aiq_provider_health_check },
@@ -514,6 +517,35 @@ ngx_http_aiq_provider_proxy(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     value = cf->args->elts;
 
     return ngx_http_aiq_check_url(&value[1], &provider->proxy);
+}
+
+
+static char *
+ngx_http_aiq_provider_http_version(ngx_conf_t *cf,
+    ngx_http_aiq_provider_t *provider)
+{
+    ngx_str_t  *value;
+
+    if (provider->http_version) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "1.1") == 0) {
+        provider->http_version = 1;
+
+    } else if (ngx_strcmp(value[1].data, "2") == 0) {
+        provider->http_version = 2;
+
+    } else {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\", "
+                           "it must be \"1.1\" or \"2\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
 }
 
 

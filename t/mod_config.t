@@ -95,6 +95,9 @@ refuses(provider('dialect openai; url https://x; query a; query a;'), '"query" i
 refuses(provider('dialect openai; url https://x; ca a; ca b;'), '"ca" is duplicate');
 refuses(provider('dialect openai; url https://x; certificate a;'), 'invalid number of arguments in "certificate"');
 refuses(provider('dialect openai; url https://x; proxy socks://x;'), '"proxy" must begin with');
+refuses(provider('dialect openai; url https://x; http_version 3;'), 'invalid value "3", it must be "1.1" or "2"');
+refuses(provider('dialect openai; url https://x; http_version 2; http_version 1.1;'), '"http_version" is duplicate');
+refuses(provider('dialect local; model a b; http_version 1.1;'), 'is local and cannot have a "http_version"');
 refuses(provider('dialect openai; url https://x; retry 0;'), 'invalid number of attempts "0"');
 refuses(provider('dialect openai; url https://x; retry 2 after=1s;'), 'unknown parameter "after=1s"');
 refuses(provider('dialect openai; url https://x; retry 2 backoff=0;'), 'invalid time in "backoff=0"');
@@ -165,7 +168,7 @@ refuses("$local aiq_model a { target p; } aiq_model a { target p; }", 'duplicate
 
 accepts('aiq_model m { target p model=a; }' . $local, 'a target before its provider');
 accepts('aiq_provider o { dialect openai; url http://[::1]:8080/v1///; key file:a.key;
-    key env:B; header X-Title "a b"; query v=1; ca ca.pem; certificate c.pem c.key; proxy http://x:3128;
+    key env:B; header X-Title "a b"; query v=1; ca ca.pem; certificate c.pem c.key; proxy http://x:3128; http_version 1.1;
     retry 3 backoff=1s; breaker failures=3 open=1m; timeout first_byte=1m connect=5 idle=500ms total=1h; lacks stream_options max_completion_tokens;
     health_check; }
     aiq_model "meta/llama-3:free" { target o weight=2 input=0.1 output=0; target o model=x backup noncritical;

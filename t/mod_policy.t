@@ -29,7 +29,7 @@ my $http = '
     aiq_provider remote { dialect openai; url https://api.example.com/v1/;
                           key env:KEY header=api-key; key file:key2 header=api-key;
                           header X-Project "a \"b\""; header X-Team c; query api-version=1&x=2;
-                          ca ca.pem; certificate c.pem /abs/c.key; proxy http://proxy:3128;
+                          ca ca.pem; certificate c.pem /abs/c.key; proxy http://proxy:3128; http_version 2;
                           retry 3 backoff=100ms; breaker failures=2 open=1m;
                           timeout idle=5s connect=200ms;
                           lacks stream_options; health_check uri=/up fails=3; }
@@ -71,7 +71,7 @@ is_deeply($policy, {
           headers => [ { name => 'X-Project', value => 'a "b"' }, { name => 'X-Team', value => 'c' } ],
           query => 'api-version=1&x=2', no_stream_options => JSON::PP::true,
           check => { uri => '/up', interval_ms => 5000, timeout_ms => 5000, fails => 3, passes => 1 }, ca => $t->dir . '/ca.pem', certificate => $t->dir . '/c.pem',
-          certificate_key => '/abs/c.key', proxy => 'http://proxy:3128',
+          certificate_key => '/abs/c.key', proxy => 'http://proxy:3128', http2 => JSON::PP::true,
           connect_ms => 200, first_byte_ms => 30000, idle_ms => 5000, total_ms => 600000 },
     ],
     models => [

@@ -35,13 +35,13 @@
  *                     "files": "openai"}]}
  *
  * A provider may also have "key_header", "query", "no_stream_options",
- * "no_max_completion_tokens", "ca", "certificate", "certificate_key", "proxy" and
- * "check": {"uri": "/models", "interval_ms": 5000, "timeout_ms": 5000, "fails": 1,
- * "passes": 1}, and a model
- * whose policy is "hash" has the number of its "key". Conditions and keys are numbers, for
- * nginx looks at them: OPEN says what they are for a request (AIQ_FIELD_CONDITIONS,
- * AIQ_FIELD_HASHES). epoch is the master's clock in microseconds when it read the
- * configuration: what the process shares takes its parameters from the highest.
+ * "no_max_completion_tokens", "ca", "certificate", "certificate_key", "proxy",
+ * "http2": true and "check": {"uri": "/models", "interval_ms": 5000, "timeout_ms": 5000,
+ * "fails": 1, "passes": 1}, and a model whose policy is "hash" has the number of its "key".
+ * Conditions and keys are numbers, for nginx looks at them: OPEN says what they are for a
+ * request (AIQ_FIELD_CONDITIONS, AIQ_FIELD_HASHES). epoch is the master's clock in microseconds
+ * when it read the configuration: what the process shares takes its parameters from the
+ * highest.
  */
 
 #ifndef AIQ_POLICY_H
@@ -85,6 +85,7 @@ typedef struct {
     bool no_stream_options, no_max_completion_tokens; /* its API does not know them */
     const char *ca, *certificate, *certificate_key;   /* PEM files */
     const char *proxy;                                /* URL */
+    bool http2;
     uint32_t connect_ms, first_byte_ms, idle_ms, total_ms;
     uint32_t attempts, backoff_ms;              /* core/retry.h */
     uint32_t breaker_failures, breaker_open_ms; /* core/breaker.h */

@@ -235,6 +235,7 @@ static bool read_remote(reader *r, const json_t *object, policy_provider *provid
            read_text(r, object, "provider", "certificate_key", false,
                      &provider->certificate_key) &&
            read_text(r, object, "provider", "proxy", false, &provider->proxy) &&
+           read_flag(r, object, "provider", "http2", &provider->http2) &&
            read_number(r, object, "provider", "connect_ms", MS_MAX, &provider->connect_ms) &&
            read_number(r, object, "provider", "first_byte_ms", MS_MAX,
                        &provider->first_byte_ms) &&

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine.h"
-#include "providers/http_request.h"
+#include "providers/http2.h"
 
 static void on_timer(aiq_loop *loop, void *arg);
 
@@ -20,6 +20,13 @@ static void close_idle(aiq_loop *loop, void *arg)
         for (http_conn *c = o->idle, *after; c; c = after) {
             after = c->next;
             if (now - c->idle_since_ns >= HTTP_IDLE_MS * 1000000ull) {
+                conn_close(c);
+            }
+        }
+        for (http_conn *c = o->shared, *after; c; c = after) {
+            after = c->next;
+            if (c->session && c->n_requests == 0 &&
+                now - c->idle_since_ns >= HTTP_IDLE_MS * 1000000ull) {
                 conn_close(c);
             }
         }
@@ -53,6 +60,9 @@ static void client_free(aiq_loop *loop, void *arg)
         while (o->idle) {
             conn_close(o->idle);
         }
+        while (o->shared) {
+            conn_close(o->shared);
+        }
         origin_unref(client, o);
     }
     loop_timer_stop(loop, &client->idle_timer);
@@ -80,6 +90,7 @@ static void request_free(http_request *r)
 {
     http_parser_free(&r->parser);
     aiq_buf_free(&r->head);
+    aiq_buf_free(&r->held);
     free(r);
 }
 
@@ -88,7 +99,9 @@ static void finish(http_request *r)
 {
     loop_timer_stop(r->client->loop, &r->timer);
     loop_timer_stop(r->client->loop, &r->again);
-    if (r->conn) {
+    if (r->conn && r->conn->shared) {
+        http2_leave(r);
+    } else if (r->conn) {
         r->conn->request = NULL;
         conn_close(r->conn);
     }
@@ -210,6 +223,7 @@ static void on_timer(aiq_loop *loop, void *arg)
         start_timer(r, now);
         return;
     }
+    http2_suspect(r);
     request_fail(r, 504, "provider_timeout", "The provider did not answer in time.",
                  now < r->ends_ns ? what[r->state] : "the whole reply did not come in time");
 }
@@ -297,27 +311,43 @@ http_conn *http_connect(http_client *client, http_origin *origin, uint32_t timeo
 
 void http_connected(http_conn *c)
 {
-    http1_connected(c);
+    if (c->origin->via.http2) {
+        http2_connected(c);
+    } else {
+        http1_connected(c);
+    }
+}
+
+static void fail_unconnected(http_request *r, CURLcode code, const char *detail)
+{
+    if (code == CURLE_OPERATION_TIMEDOUT) {
+        request_fail(r, 504, "provider_timeout", "The provider did not answer in time.",
+                     detail);
+    } else {
+        request_fail(r, 502, "provider_unreachable", "The provider cannot be reached.", detail);
+    }
 }
 
 void http_unconnected(http_conn *c, CURLcode code)
 {
-    const char *detail = c->error[0] ? c->error : curl_easy_strerror(code);
-    char copy[CURL_ERROR_SIZE];
+    char detail[CURL_ERROR_SIZE];
 
-    snprintf(copy, sizeof(copy), "%s", detail);
-    if (code == CURLE_OPERATION_TIMEDOUT) {
-        request_fail(c->request, 504, "provider_timeout",
-                     "The provider did not answer in time.", copy);
-    } else {
-        request_fail(c->request, 502, "provider_unreachable", "The provider cannot be reached.",
-                     copy);
+    snprintf(detail, sizeof(detail), "%s", c->error[0] ? c->error : curl_easy_strerror(code));
+    if (!c->shared) {
+        fail_unconnected(c->request, code, detail);
+        return;
     }
+    while (TAILQ_FIRST(&c->requests)) {
+        fail_unconnected(TAILQ_FIRST(&c->requests), code, detail);
+    }
+    conn_close(c);
 }
 
 void http_ready(http_conn *c, int events)
 {
-    if (c->request) {
+    if (c->session) {
+        http2_ready(c, events);
+    } else if (c->request) {
         http1_ready(c, events);
     } else {
         conn_close(c); /* idle: its peer has closed it, or says what nobody asked */
@@ -331,7 +361,9 @@ void http_pause(http_request *r)
     if (!r->paused) {
         r->paused = true;
         r->paused_ns = loop_now_ns();
-        http1_pause(r);
+        if (r->conn && !r->conn->shared) {
+            http1_pause(r);
+        }
     }
 }
 
@@ -341,7 +373,11 @@ void http_resume(http_request *r)
         r->paused = false;
         r->since_ns = loop_now_ns();
         r->ends_ns += r->since_ns - r->paused_ns;
-        http1_resume(r);
+        if (r->conn && !r->conn->shared) {
+            http1_resume(r);
+        } else {
+            http2_resume(r);
+        }
     }
 }
 
@@ -425,6 +461,10 @@ http_request *http_start(aiq_loop *loop, const http_call *call, const http_event
         return r;
     }
     write_head(r, call);
-    http1_start(r);
+    if (r->origin->via.http2) {
+        http2_start(r);
+    } else {
+        http1_start(r);
+    }
     return r;
 }

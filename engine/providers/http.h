@@ -1,6 +1,6 @@
 /*
- * The HTTP/1.1 client of a loop: requests to model providers, over connections
- * that are kept and used again.
+ * The HTTP client of a loop: requests to model providers, over connections that
+ * are kept and used again.
  *
  * libcurl makes the connections (names, addresses, TLS with verification);
  * requests and responses are ours, because driving a whole transfer through
@@ -12,8 +12,8 @@
  * Invariants:
  *  - A request gets exactly one last call, done or failed, unless it is
  *    cancelled; none during http_start().
- *  - A connection carries one request at a time. It is used again only after a
- *    response that was whole, with nothing behind it.
+ *  - A connection of HTTP/1.1 carries one request at a time. It is used again only
+ *    after a response that was whole, with nothing behind it. HTTP/2 is in http2.h.
  *  - A request that fails on a connection that was used before, before any byte
  *    of the response, is sent once more on a new connection: the peer has
  *    closed the idle one. Nothing else is ever sent twice.
@@ -47,6 +47,7 @@ typedef struct {
     const char *ca;                            /* PEM file to trust instead of the system's */
     const char *certificate, *certificate_key; /* PEM files: who we are */
     const char *proxy;                         /* URL; connections are tunnelled through it */
+    bool http2; /* by prior knowledge for http; for https where the peer agrees to it */
 } http_via;
 
 typedef struct {

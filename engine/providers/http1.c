@@ -213,14 +213,14 @@ void http1_ready(http_conn *c, int events)
 
 void http1_pause(http_request *r)
 {
-    if (r->conn && !r->conn->connecting) {
+    if (!r->conn->connecting) {
         conn_watch(r->conn, r->conn->events & ~UV_READABLE);
     }
 }
 
 void http1_resume(http_request *r)
 {
-    if (r->conn && !r->conn->connecting) {
+    if (!r->conn->connecting) {
         conn_watch(r->conn, r->conn->events | UV_READABLE);
         if (reads_unasked(r->conn)) {
             loop_timer_start(r->client->loop, &r->again, 0, read_now, r);

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "providers/http_conn.h"
+#include "providers/http2.h"
 
 /* Origins. */
 
@@ -53,7 +53,7 @@ static bool origin_parse(http_origin *o, CURLU *url)
     bool ok = false;
 
     if (scheme && path && (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0)) {
-        o->tls = strcmp(scheme, "https") == 0;
+        o->https = o->tls = strcmp(scheme, "https") == 0;
         o->path = strdup(strcmp(path, "/") == 0 ? "" : path);
         o->host = host_of(url, o->tls);
         ok = o->path && o->host && asprintf(&o->connect, "%s://%s/", scheme, o->host) > 0;
@@ -76,7 +76,8 @@ static bool same(const char *a, const char *b)
 static bool same_via(const http_via *a, const http_via *b)
 {
     return same(a->ca, b->ca) && same(a->certificate, b->certificate) &&
-           same(a->certificate_key, b->certificate_key) && same(a->proxy, b->proxy);
+           same(a->certificate_key, b->certificate_key) && same(a->proxy, b->proxy) &&
+           a->http2 == b->http2;
 }
 
 static http_origin *origin_new(const char *text, const http_via *via)
@@ -85,14 +86,15 @@ static http_origin *origin_new(const char *text, const http_via *via)
     http_origin *o = aiq_zalloc(sizeof(*o));
 
     o->url = copy(text);
+    o->room = HTTP2_ROOM;
     o->via = (http_via){copy(via->ca), copy(via->certificate), copy(via->certificate_key),
-                        copy(via->proxy)};
+                        copy(via->proxy), via->http2};
     if (!url || curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK ||
         !origin_parse(o, url)) {
         origin_free(o);
         o = NULL;
     } else if (via->proxy && strncmp(via->proxy, "https:", 6) == 0) {
-        o->tls = true; /* the way to the proxy is */
+        o->tls_proxy = o->tls = true;
     }
     curl_url_cleanup(url);
     return o;
@@ -139,12 +141,23 @@ http_conn *conn_new(http_client *client, http_origin *origin)
     c->client = client;
     c->origin = origin;
     c->fd = -1;
+    TAILQ_INIT(&c->requests);
     origin->refs++;
     client->n_connections++;
     return c;
 }
 
-static void unlink_idle(http_conn *c)
+static void link_to(http_conn *c, http_conn **list)
+{
+    c->next = *list;
+    c->prev = list;
+    if (c->next) {
+        c->next->prev = &c->next;
+    }
+    *list = c;
+}
+
+static void unlink_from(http_conn *c, uint32_t *n)
 {
     if (c->prev) {
         *c->prev = c->next;
@@ -152,7 +165,7 @@ static void unlink_idle(http_conn *c)
             c->next->prev = c->prev;
         }
         c->prev = NULL;
-        c->origin->n_idle--;
+        --*n;
     }
 }
 
@@ -161,9 +174,22 @@ http_conn *conn_take_idle(http_origin *origin)
     http_conn *c = origin->idle;
 
     if (c) {
-        unlink_idle(c);
+        unlink_from(c, &origin->n_idle);
     }
     return c;
+}
+
+void conn_share(http_conn *c)
+{
+    c->shared = true;
+    link_to(c, &c->origin->shared);
+    c->origin->n_shared++;
+}
+
+void conn_unshare(http_conn *c)
+{
+    c->shared = false;
+    unlink_from(c, &c->origin->n_shared);
 }
 
 void conn_keep(http_conn *c)
@@ -176,12 +202,7 @@ void conn_keep(http_conn *c)
     }
     c->used = true;
     c->idle_since_ns = loop_now_ns();
-    c->next = o->idle;
-    c->prev = &o->idle;
-    if (c->next) {
-        c->next->prev = &c->next;
-    }
-    o->idle = c;
+    link_to(c, &o->idle);
     o->n_idle++;
     conn_watch(c, UV_READABLE);
 }
@@ -193,7 +214,8 @@ static void on_poll_closed(uv_handle_t *handle)
 
 void conn_close(http_conn *c)
 {
-    unlink_idle(c);
+    unlink_from(c, c->shared ? &c->origin->n_shared : &c->origin->n_idle);
+    http2_close(c);
     if (c->poll) {
         uv_close((uv_handle_t *)c->poll, on_poll_closed);
     }

@@ -5,6 +5,7 @@
  *
  *     c->request != NULL   busy: made for it, or serving it
  *     c->connecting        libcurl works on it; c->fd is -1
+ *     c->shared            in its origin's list of such; c->requests are its own
  *     otherwise            c is in its origin's idle list, its peer is watched
  */
 
@@ -12,9 +13,12 @@
 #define AIQ_HTTP_CONN_H
 
 #include <curl/curl.h>
+#include <sys/queue.h>
 #include "providers/http.h"
 
 typedef struct http_conn http_conn;
+typedef struct http2_session http2_session;
+typedef TAILQ_HEAD(http_requests, http_request) http_requests;
 
 /* Where requests of one url go, and how. Lives while it has connections or requests. */
 typedef struct http_origin {
@@ -24,25 +28,36 @@ typedef struct http_origin {
     char *connect; /* for libcurl: scheme, host, port */
     char *host;    /* the Host field's value */
     char *path;    /* what the url begins every path with */
-    bool tls;      /* libcurl keeps the connection, for it encrypts */
+    bool https, tls_proxy;
+    bool tls;        /* libcurl keeps the connection, for it encrypts */
+    bool http1_only; /* it was offered HTTP/2 and took HTTP/1.1 */
     uint32_t refs;
     http_conn *idle; /* the one used last first: its peer keeps it longest */
     uint32_t n_idle;
+    http_conn *shared; /* connections of HTTP/2, and those that are to be */
+    uint32_t n_shared;
+    uint32_t room; /* streams that a connection has had room for */
 } http_origin;
 
 struct http_conn {
     http_client *client;
     http_origin *origin;
     http_request *request;
-    http_conn *next, **prev; /* in origin->idle */
+    http_conn *next, **prev; /* in origin->idle or origin->shared */
+    bool shared;
+    bool http2;             /* what its peer has agreed to */
+    http_requests requests; /* of a shared one: its streams, or who waits for it */
+    uint32_t n_requests;
+    http2_session *session; /* of a shared one, once it is connected */
     int fd;
     int events; /* what poll watches */
     uv_poll_t *poll;
     CURL *easy; /* while connecting; kept for TLS */
     bool connecting, stolen;
-    bool used;   /* has served a request */
-    bool failed; /* the loop watches it no more: what came before the error is still to be read
-                  */
+    bool proxied; /* TLS with the proxy has begun: the next is with the provider */
+    bool used;    /* has served a request */
+    bool failed;  /* the loop watches it no more: what came before the error is still to be read
+                   */
     uint64_t idle_since_ns;
     char error[CURL_ERROR_SIZE];
 };
@@ -72,6 +87,9 @@ void connect_drop(http_conn *c);
 http_conn *conn_new(http_client *client, http_origin *origin);
 http_conn *conn_take_idle(http_origin *origin);
 void conn_keep(http_conn *c); /* to the idle list, or closed where it is full */
+/* To its origin's list of shared ones, and out of it. */
+void conn_share(http_conn *c);
+void conn_unshare(http_conn *c);
 void conn_close(http_conn *c);
 void conn_watch(http_conn *c, int events);
 /* Bytes moved; 0: the peer has closed (recv); -EAGAIN: not now; another -errno. */

@@ -4,6 +4,7 @@
  * part in when something is read or written.
  */
 
+#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -37,6 +38,7 @@ static void collect(http_client *client)
             continue;
         }
         c->fd = fd;
+        c->http2 |= c->origin->via.http2 && !c->origin->https;
         if (!c->origin->tls) {
             c->stolen = true; /* libcurl's close leaves the descriptor to us */
             connect_drop(c);
@@ -124,6 +126,37 @@ static int close_socket(void *arg, curl_socket_t fd)
     return c->stolen && c->fd == fd ? 0 : close(fd);
 }
 
+/* What the peer has agreed to; libcurl cannot be asked any more when it has connected. */
+static void on_handshake(const SSL *ssl, int where, int result)
+{
+    http_conn *c = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    const uint8_t *name;
+    unsigned len;
+
+    (void)result;
+    if (where & SSL_CB_HANDSHAKE_DONE) {
+        SSL_get0_alpn_selected(ssl, &name, &len);
+        c->http2 = len == 2 && memcmp(name, "h2", 2) == 0;
+    }
+}
+
+/* Offers HTTP/2 ourselves: libcurl, if it did, would speak it as well. */
+static CURLcode offer_http2(CURL *easy, void *ctx, void *arg)
+{
+    static const uint8_t names[] = "\x02h2\x08http/1.1";
+    http_conn *c = arg;
+
+    (void)easy;
+    if (c->origin->tls_proxy && !c->proxied) {
+        c->proxied = true;
+        return CURLE_OK;
+    }
+    SSL_CTX_set_app_data((SSL_CTX *)ctx, c);
+    SSL_CTX_set_info_callback(ctx, on_handshake);
+    return SSL_CTX_set_alpn_protos(ctx, names, sizeof(names) - 1) == 0 ? CURLE_OK
+                                                                       : CURLE_OUT_OF_MEMORY;
+}
+
 static bool set_options(http_conn *c, uint32_t timeout_ms)
 {
     CURL *e = c->easy;
@@ -154,6 +187,11 @@ static bool set_options(http_conn *c, uint32_t timeout_ms)
     SET(CURLOPT_CLOSESOCKETDATA, c);
     if (ca) {
         SET(CURLOPT_CAINFO, ca);
+    }
+    if (via->http2 && c->origin->https) {
+        SET(CURLOPT_SSL_ENABLE_ALPN, 0L);
+        SET(CURLOPT_SSL_CTX_FUNCTION, offer_http2);
+        SET(CURLOPT_SSL_CTX_DATA, c);
     }
     if (via->certificate) {
         SET(CURLOPT_SSLCERT, via->certificate);

@@ -105,7 +105,7 @@ static bool parse_field(http_field *field, aiq_str line)
     return true;
 }
 
-static bool parse_length(aiq_str value, int64_t *length)
+bool http_parse_length(aiq_str value, int64_t *length)
 {
     *length = 0;
     for (size_t i = 0; i < value.len; i++) {
@@ -126,7 +126,7 @@ static const char *parse_framing(http_parser *p)
             if (p->head.length >= 0) {
                 return "two lengths";
             }
-            if (!parse_length(f->value, &p->head.length)) {
+            if (!http_parse_length(f->value, &p->head.length)) {
                 return "an invalid length";
             }
         } else if (is_word(f->name, "transfer-encoding")) {

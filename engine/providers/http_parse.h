@@ -79,6 +79,9 @@ http_event http_parse(http_parser *p, const uint8_t **pos, const uint8_t *end, a
 /* The connection has ended: HTTP_DONE where that ends the body, else HTTP_BAD. */
 http_event http_parse_end(http_parser *p);
 
+/* A Content-Length's value. False: it is none. */
+bool http_parse_length(aiq_str value, int64_t *length);
+
 /* The value of a field, or an empty slice. name in any case. */
 aiq_str http_head_get(const http_head *head, const char *name);
 

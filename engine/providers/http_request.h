@@ -1,6 +1,7 @@
 /*
  * A request, between http.c (its life, its time, its owner's calls) and what
- * carries it (http1.c).
+ * carries it: http1.c, a connection of its own, or http2.c, a stream of one that
+ * it shares.
  */
 
 #ifndef AIQ_HTTP_REQUEST_H
@@ -18,7 +19,8 @@ typedef enum {
 struct http_request {
     http_client *client;
     http_origin *origin;
-    http_conn *conn; /* NULL: none could be had; on_timer() tells */
+    http_conn *conn; /* NULL: none could be had, on_timer() tells; or its stream is over */
+    TAILQ_ENTRY(http_request) link; /* in conn->requests, if that is shared */
     http_request *next, **prev;
     http_events events;
     void *arg;
@@ -37,6 +39,13 @@ struct http_request {
     const aiq_str *body;
     size_t n_body;
     size_t sent, length; /* of head and body together */
+    int32_t stream;      /* of HTTP/2; 0: none */
+    uint8_t interim;     /* responses before the one that counts */
+    bool whole;          /* the reply; what is held of it may still be to be told */
+    uint8_t resent;      /* so often */
+    char broken[64];     /* why there will be no more of the reply than is held */
+    aiq_buf held;        /* came while it was paused */
+    uint64_t reads;      /* of its connection, when it was sent */
     aiq_err early;       /* what is to be told, but not within http_start() */
 };
 

@@ -75,7 +75,7 @@ http_call provider_call(const policy_provider *p, const char *path)
     return (http_call){
         .method = "POST",
         .url = p->url,
-        .via = {p->ca, p->certificate, p->certificate_key, p->proxy},
+        .via = {p->ca, p->certificate, p->certificate_key, p->proxy, p->http2},
         .path = path,
         .query = p->query,
         .connect_ms = p->connect_ms,
