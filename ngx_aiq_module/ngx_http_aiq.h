@@ -14,6 +14,8 @@
 #define NGX_HTTP_AIQ_TRACEPARENT_LEN  55
 
 
+typedef struct ngx_http_aiq_charge_s    ngx_http_aiq_charge_t;
+typedef struct ngx_http_aiq_charge_ctx_s  ngx_http_aiq_charge_ctx_t;
 typedef struct ngx_http_aiq_ctx_s       ngx_http_aiq_ctx_t;
 typedef struct ngx_http_aiq_jwt_ctx_s   ngx_http_aiq_jwt_ctx_t;
 typedef struct ngx_http_aiq_key_wait_s  ngx_http_aiq_key_wait_t;
@@ -118,6 +120,7 @@ typedef struct {
 
     u_char                    *key_file;     /* of the first "aiq_key" */
     ngx_uint_t                 key_line;
+    ngx_uint_t                 charges;      /* unsigned charges:1 */
 } ngx_http_aiq_main_conf_t;
 
 
@@ -147,6 +150,8 @@ typedef struct {
 typedef struct {
     ngx_http_aiq_pass_t       *pass;
     ngx_array_t               *budgets;      /* ngx_http_aiq_budget_t */
+    ngx_http_aiq_charge_t     *charge;       /* "aiq_charge"; or NULL */
+    ngx_http_aiq_pass_t       *charge_pass;  /* NULL: nothing is charged */
     ngx_http_aiq_files_t      *files;
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
@@ -290,12 +295,14 @@ struct ngx_http_aiq_ctx_s {
     ngx_http_aiq_key_wait_t   *key_wait;
     ngx_http_aiq_jwt_ctx_t    *jwt;          /* NULL: no token yet */
     ngx_http_aiq_limit_ctx_t  *limit;        /* NULL: no "aiq_limit" yet */
+    ngx_http_aiq_charge_ctx_t *charge;       /* NULL: nothing was charged */
     ngx_http_aiq_pass_t       *pass;
     ngx_http_aiq_job_t         job;
     ngx_http_aiq_failure_t     failure;
     ngx_str_t                  error_body;   /* replaces nginx's error page */
     unsigned                   own:1;        /* the reply is the module's */
     unsigned                   revoked:1;    /* its token, before it began */
+    unsigned                   charging:1;   /* a ngx_http_aiq_charge_ctx_t */
 
     ngx_str_t                  request_id;
     ngx_str_t                  traceparent;
@@ -316,6 +323,10 @@ struct ngx_http_aiq_ctx_s {
 char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     ngx_str_t *service, ngx_http_handler_pt handler);
 
+/* an entry for it in the policy, of this service; NULL: no memory */
+ngx_http_aiq_pass_t *ngx_http_aiq_add_entry(ngx_conf_t *cf,
+    ngx_http_aiq_loc_conf_t *alcf, ngx_str_t *service, u_char *file,
+    ngx_uint_t line);
 /*
  * The location's entry in the policy, made where nothing is passed from it, so
  * that the engine knows what holds there; NULL: no memory
@@ -404,6 +415,11 @@ ngx_int_t ngx_http_aiq_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_aiq_ask(ngx_http_request_t *r);
 /* a parked request, when the link is there and has room */
 void ngx_http_aiq_start(ngx_http_aiq_ctx_t *ctx);
+/*
+ * NGX_OK: the job is open, or parked; NGX_ERROR: ctx->failure says why it is
+ * not
+ */
+ngx_int_t ngx_http_aiq_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
 ngx_int_t ngx_http_aiq_uri(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
     ngx_str_t *uri);
 
@@ -512,6 +528,19 @@ ngx_http_aiq_ctx_t *ngx_http_aiq_need_ctx(ngx_http_request_t *r);
 
 char *ngx_http_aiq_budget(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 u_char *ngx_http_aiq_budget_document(u_char *p, ngx_array_t *budgets);
+/* up to nine decimals, exactly */
+ngx_int_t ngx_http_aiq_budget_dollars(ngx_str_t *value, int64_t *nano);
+
+/* ngx_http_aiq_charge.c */
+
+char *ngx_http_aiq_charge(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+/* when "pass" and "budgets" are merged */
+char *ngx_http_aiq_charge_merge(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *prev,
+    ngx_http_aiq_loc_conf_t *conf);
+/* has a limit of tokens something to count here? */
+ngx_uint_t ngx_http_aiq_charge_has_tokens(ngx_http_aiq_loc_conf_t *conf);
+ngx_int_t ngx_http_aiq_charge_init(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
 
 /* ngx_http_aiq_cache.c */
 

@@ -10,8 +10,6 @@
 
 static ngx_int_t ngx_http_aiq_budget_amount(ngx_str_t *value,
     ngx_http_aiq_budget_t *budget);
-static ngx_int_t ngx_http_aiq_budget_dollars(ngx_str_t *value,
-    int64_t *nano);
 static char *ngx_http_aiq_budget_word(ngx_str_t *value, char **words);
 
 
@@ -124,7 +122,10 @@ ngx_http_aiq_budget_amount(ngx_str_t *value, ngx_http_aiq_budget_t *budget)
 
     if (unit.len == 3 && ngx_strncmp(unit.data, "usd", 3) == 0) {
         budget->unit = "usd";
-        return ngx_http_aiq_budget_dollars(&number, &budget->amount);
+
+        return (ngx_http_aiq_budget_dollars(&number, &budget->amount) == NGX_OK
+                && budget->amount)
+               ? NGX_OK : NGX_ERROR;
     }
 
     if (unit.len == 6 && ngx_strncmp(unit.data, "tokens", 6) == 0) {
@@ -140,9 +141,7 @@ ngx_http_aiq_budget_amount(ngx_str_t *value, ngx_http_aiq_budget_t *budget)
 }
 
 
-/* up to nine decimals, exactly */
-
-static ngx_int_t
+ngx_int_t
 ngx_http_aiq_budget_dollars(ngx_str_t *value, int64_t *nano)
 {
     u_char   *p, *last;
@@ -176,7 +175,7 @@ ngx_http_aiq_budget_dollars(ngx_str_t *value, int64_t *nano)
         *nano += (*p++ - '0') * unit;
     }
 
-    return *nano ? NGX_OK : NGX_ERROR;
+    return NGX_OK;
 }
 
 

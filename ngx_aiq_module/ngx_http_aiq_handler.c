@@ -1,5 +1,5 @@
 
-#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_charge.h"
 
 
 /* writes OPEN's fields, or only counts them where pos is NULL */
@@ -24,7 +24,7 @@ static ngx_int_t ngx_http_aiq_begin(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_watch_client(ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_open_values(ngx_http_request_t *r,
-    ngx_http_aiq_open_t *open);
+    ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_open_t *open);
 static void ngx_http_aiq_open_fields(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_str_t *uri, ngx_http_aiq_open_t *open);
 static void ngx_http_aiq_open_identity(ngx_http_aiq_identity_t *identity,
@@ -173,6 +173,11 @@ ngx_http_aiq_start(ngx_http_aiq_ctx_t *ctx)
     ngx_connection_t    *c;
     ngx_http_request_t  *r;
 
+    if (ctx->charging) {
+        ngx_http_aiq_charge_start(ctx);
+        return;
+    }
+
     r = ctx->request;
     c = r->connection;
 
@@ -193,6 +198,23 @@ ngx_http_aiq_start(ngx_http_aiq_ctx_t *ctx)
 static ngx_int_t
 ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 {
+    if (ctx->revoked) {
+        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_TOKEN_REVOKED);
+    }
+
+    if (ngx_http_aiq_open(r, ctx) != NGX_OK) {
+        return ngx_http_aiq_fail(r, ctx);
+    }
+
+    ngx_http_aiq_watch_client(r);
+
+    return NGX_DONE;
+}
+
+
+ngx_int_t
+ngx_http_aiq_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
     u_char               *p;
     ngx_int_t             rc;
     ngx_str_t             uri;
@@ -202,29 +224,26 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     job = &ctx->job;
 
-    if (ctx->revoked) {
-        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_TOKEN_REVOKED);
-    }
-
-    if (ngx_http_aiq_uri(r, ctx->pass, &uri) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
     ngx_memzero(&open, sizeof(ngx_http_aiq_open_t));
     open.len = sizeof(aiq_open);
 
-    if (ngx_http_aiq_open_values(r, &open) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    if (ngx_http_aiq_uri(r, ctx->pass, &uri) != NGX_OK
+        || ngx_http_aiq_open_values(r, ctx, &open) != NGX_OK)
+    {
+        ngx_http_aiq_set_failure(ctx, NGX_HTTP_AIQ_INTERNAL_ERROR);
+        return NGX_ERROR;
     }
 
     ngx_http_aiq_open_fields(r, ctx, &uri, &open);
 
     if (open.invalid) {
-        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_INVALID_HEADER);
+        ngx_http_aiq_set_failure(ctx, NGX_HTTP_AIQ_INVALID_HEADER);
+        return NGX_ERROR;
     }
 
     if (open.len > AIQ_OPEN_MAX) {
-        return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_HEADERS_TOO_LARGE);
+        ngx_http_aiq_set_failure(ctx, NGX_HTTP_AIQ_HEADERS_TOO_LARGE);
+        return NGX_ERROR;
     }
 
     p = NULL;
@@ -243,14 +262,14 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     if ((rc == NGX_DECLINED || rc == NGX_BUSY)
         && ctx->pass->fail == NULL && ngx_http_aiq_link_park(ctx) == NGX_OK)
     {
-        ngx_http_aiq_watch_client(r);
-        return NGX_DONE;
+        return NGX_OK;
     }
 
     if (rc != NGX_OK) {
-        return ngx_http_aiq_refuse(r, ctx, rc == NGX_DECLINED
-                                           ? NGX_HTTP_AIQ_ENGINE_UNAVAILABLE
-                                           : NGX_HTTP_AIQ_LINK_FULL);
+        ngx_http_aiq_set_failure(ctx, rc == NGX_DECLINED
+                                      ? NGX_HTTP_AIQ_ENGINE_UNAVAILABLE
+                                      : NGX_HTTP_AIQ_LINK_FULL);
+        return NGX_ERROR;
     }
 
     ngx_memzero(&head, sizeof(aiq_open));
@@ -276,9 +295,7 @@ ngx_http_aiq_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     ngx_add_timer(&job->timeout, ngx_http_aiq_job_timeout(ctx));
 
-    ngx_http_aiq_watch_client(r);
-
-    return NGX_DONE;
+    return NGX_OK;
 }
 
 
@@ -339,12 +356,18 @@ ngx_http_aiq_uri(ngx_http_request_t *r, ngx_http_aiq_pass_t *pass,
  */
 
 static ngx_int_t
-ngx_http_aiq_open_values(ngx_http_request_t *r, ngx_http_aiq_open_t *open)
+ngx_http_aiq_open_values(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_open_t *open)
 {
     ngx_str_t                  s;
     ngx_uint_t                 i;
     ngx_http_aiq_value_t      *value;
     ngx_http_aiq_main_conf_t  *amcf;
+
+    if (ctx->charging) {
+        return ngx_http_aiq_limit_keys(r, open->limit_keys,
+                                       &open->nlimit_keys);
+    }
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_module);
 
@@ -384,10 +407,6 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 {
     ngx_http_aiq_open_text(open, AIQ_FIELD_URI, uri);
 
-    if (r->args.len) {
-        ngx_http_aiq_open_text(open, AIQ_FIELD_ARGS, &r->args);
-    }
-
     if (ngx_http_aiq_method(r) == AIQ_METHOD_OTHER) {
         ngx_http_aiq_open_text(open, AIQ_FIELD_METHOD, &r->method_name);
     }
@@ -402,12 +421,31 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_http_aiq_open_text(open, AIQ_FIELD_REMOTE_ADDR,
                            &r->connection->addr_text);
 
+    ngx_http_aiq_open_identity(&ctx->identity, open);
+
+    if (open->nlimit_keys) {
+        ngx_http_aiq_open_bytes(open, AIQ_FIELD_LIMIT_KEYS, open->limit_keys,
+                                open->nlimit_keys * AIQ_LIMIT_KEY);
+    }
+
+    if (ctx->charging) {
+
+        /* what the client says is for others */
+
+        ngx_http_aiq_open_bytes(open, AIQ_FIELD_CHARGE,
+                                &((ngx_http_aiq_charge_ctx_t *) ctx)->sum,
+                                sizeof(aiq_charge));
+        return;
+    }
+
+    if (r->args.len) {
+        ngx_http_aiq_open_text(open, AIQ_FIELD_ARGS, &r->args);
+    }
+
     if (r->headers_in.content_type && r->headers_in.content_type->value.len) {
         ngx_http_aiq_open_text(open, AIQ_FIELD_CONTENT_TYPE,
                                &r->headers_in.content_type->value);
     }
-
-    ngx_http_aiq_open_identity(&ctx->identity, open);
 
     if (open->conditions) {
         ngx_http_aiq_open_bytes(open, AIQ_FIELD_CONDITIONS, &open->conditions,
@@ -417,11 +455,6 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     if (open->nhashes) {
         ngx_http_aiq_open_bytes(open, AIQ_FIELD_HASHES, open->hashes,
                                 open->nhashes * sizeof(uint32_t));
-    }
-
-    if (open->nlimit_keys) {
-        ngx_http_aiq_open_bytes(open, AIQ_FIELD_LIMIT_KEYS, open->limit_keys,
-                                open->nlimit_keys * AIQ_LIMIT_KEY);
     }
 
     ngx_http_aiq_open_headers(r, open);

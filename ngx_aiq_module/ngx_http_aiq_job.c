@@ -1,5 +1,5 @@
 
-#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_charge.h"
 
 
 #define NGX_HTTP_AIQ_BODY_PIECE   32768
@@ -269,10 +269,16 @@ ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
         break;
 
     case AIQ_FRAME_HEAD:
-        why = ngx_http_aiq_job_head(ctx, ev);
+        why = ctx->charging ? ngx_http_aiq_charge_head(ctx, ev)
+                            : ngx_http_aiq_job_head(ctx, ev);
         break;
 
     case AIQ_FRAME_DATA:
+
+        if (ctx->charging) {
+            return "DATA for a charge";
+        }
+
         ngx_http_aiq_job_data(ctx, ev);
         break;
 
@@ -289,7 +295,9 @@ ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
         break;
     }
 
-    if (job->link) {
+    /* a charge that is held lasts as long as others take to serve it */
+
+    if (job->link && !(ctx->charging && job->head)) {
         ngx_add_timer(&job->timeout, ngx_http_aiq_job_timeout(ctx));
     }
 
@@ -638,6 +646,11 @@ ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx)
     ngx_int_t            rc;
     ngx_connection_t    *c;
     ngx_http_request_t  *r;
+
+    if (ctx->charging) {
+        ngx_http_aiq_charge_run(ctx);
+        return;
+    }
 
     r = ctx->request;
     c = r->connection;

@@ -520,11 +520,13 @@ ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf, ngx_array_t *limits)
 
         if (clcf->handler
             && (alcf->pass == NULL || alcf->pass->service.len != 7
-                || ngx_strncmp(alcf->pass->service.data, "gateway", 7) != 0))
+                || ngx_strncmp(alcf->pass->service.data, "gateway", 7) != 0)
+            && !ngx_http_aiq_charge_has_tokens(alcf))
         {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                           "a rate of tokens has nothing to count in a "
-                          "location without \"aiq_pass gateway\" in %s:%ui",
+                          "location without \"aiq_pass gateway\" or "
+                          "\"aiq_charge\" of tokens in %s:%ui",
                           limit[i]->file, limit[i]->line);
             return NGX_ERROR;
         }

@@ -1,5 +1,5 @@
 
-#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_charge.h"
 #include "ngx_http_aiq_auth_cache.h"
 
 
@@ -15,9 +15,6 @@ static char *ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_aiq_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_aiq_init_module(ngx_cycle_t *cycle);
-static ngx_http_aiq_pass_t *ngx_http_aiq_add_entry(ngx_conf_t *cf,
-    ngx_http_aiq_loc_conf_t *alcf, ngx_str_t *service, u_char *file,
-    ngx_uint_t line);
 static ngx_int_t ngx_http_aiq_init_process(ngx_cycle_t *cycle);
 static void ngx_http_aiq_exit_process(ngx_cycle_t *cycle);
 static void ngx_http_aiq_exit_master(ngx_cycle_t *cycle);
@@ -92,6 +89,13 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
     { ngx_string("aiq_budget"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE2,
       ngx_http_aiq_budget,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("aiq_charge"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
+      ngx_http_aiq_charge,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
@@ -472,6 +476,7 @@ ngx_http_aiq_create_main_conf(ngx_conf_t *cf)
      *     amcf->auth_zone = NULL;
      *     amcf->key_zone = NULL;
      *     amcf->key_file = NULL;
+     *     amcf->charges = 0;
      */
 
     if (ngx_array_init(&amcf->providers, cf->pool, 4,
@@ -512,6 +517,8 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
      *
      *     alcf->pass = NULL;
      *     alcf->budgets = NULL;
+     *     alcf->charge = NULL;
+     *     alcf->charge_pass = NULL;
      *     alcf->files = NULL;
      *     alcf->key_realm = { 0, NULL };
      */
@@ -531,6 +538,7 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_aiq_loc_conf_t *conf = child;
 
     ngx_http_aiq_budget_t     *budget;
+    ngx_http_aiq_charge_t     *charge;
     ngx_http_core_loc_conf_t  *clcf;
 
     ngx_conf_merge_off_value(conf->max_body_size, prev->max_body_size,
@@ -541,13 +549,16 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
-    if (conf->budgets && clcf->handler && clcf->handler != ngx_http_aiq_handler)
+    charge = conf->charge ? conf->charge : prev->charge;
+
+    if (conf->budgets && clcf->handler && clcf->handler != ngx_http_aiq_handler
+        && (charge == NULL || charge->off || conf->pass))
     {
         budget = conf->budgets->elts;
 
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                       "\"aiq_budget\" has nothing to count in a location "
-                      "without \"aiq_pass\" in %s:%ui",
+                      "without \"aiq_pass\" or \"aiq_charge\" in %s:%ui",
                       budget->file, budget->line);
         return NGX_CONF_ERROR;
     }
@@ -570,7 +581,7 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         }
     }
 
-    return NGX_CONF_OK;
+    return ngx_http_aiq_charge_merge(cf, prev, conf);
 }
 
 
@@ -750,7 +761,7 @@ ngx_http_aiq_need_entry(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
 }
 
 
-static ngx_http_aiq_pass_t *
+ngx_http_aiq_pass_t *
 ngx_http_aiq_add_entry(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     ngx_str_t *service, u_char *file, ngx_uint_t line)
 {
@@ -803,6 +814,7 @@ ngx_http_aiq_init(ngx_conf_t *cf)
     }
 
     if (ngx_http_aiq_key_init(cf, amcf) != NGX_OK
+        || ngx_http_aiq_charge_init(cf, amcf) != NGX_OK
         || ngx_http_aiq_policy_init(cf, amcf) != NGX_OK)
     {
         return NGX_ERROR;

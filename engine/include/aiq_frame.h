@@ -39,6 +39,10 @@
  * last. Both ENDs say why, see aiq_close. After the worker's END the engine may still
  * send what it has; the worker sends nothing more.
  *
+ * A charge is a job of the service "charge", without a body, for a request that the worker
+ * has others serve: its HEAD says that what the request costs is held. It lasts as long
+ * as the request. CANCEL, and the link's end, mean that it is due, unless END came before.
+ *
  * A CHECK takes a slot too; its VERDICT (or the worker's CANCEL) ends it. It asks
  * whose an API key is. What the engine says holds for an epoch, which is that of
  * the store's keys: whatever is revoked or changed begins a new one. NOTICE names the
@@ -125,6 +129,15 @@ typedef struct {
 
 /* A WebSocket, body_length is 0: HEAD with status 101 accepts it. */
 #define AIQ_OPEN_WEBSOCKET 0x01
+
+/* What a request costs: AIQ_FIELD_CHARGE. */
+typedef struct {
+    int64_t tokens;   /* 0 to AIQ_CHARGE_TOKENS_MAX */
+    int64_t nano_usd; /* 0 to AIQ_CHARGE_NANO_USD_MAX */
+} aiq_charge;
+
+#define AIQ_CHARGE_TOKENS_MAX   1000000000000
+#define AIQ_CHARGE_NANO_USD_MAX 1000000000000000
 
 /* HEAD: this, then fields. */
 typedef struct {
@@ -217,11 +230,11 @@ typedef enum {
     AIQ_FIELD_HASHES,     /* u32 each: of what the policy's keys are for this request */
     AIQ_FIELD_LIMIT_KEYS, /* by what each of the location's limits counts it: a digest of
                              AIQ_LIMIT_KEY bytes each; zeroes: not at all */
+    AIQ_FIELD_CHARGE,     /* aiq_charge */
     /* CHECK */
     AIQ_FIELD_KEY_HASH = 24, /* SHA-256 of the API key, 32 bytes */
     /* VERDICT */
-    AIQ_FIELD_KEY_RATE, /* u32: requests of the key a minute, 1 to AIQ_KEY_RATE_MAX; none: any
-                         */
+    AIQ_FIELD_KEY_RATE, /* u32: the key's requests a minute, 1 to AIQ_KEY_RATE_MAX; none: any */
     /* ASK: LIMIT_KEYS, of the location's shared rates */
     AIQ_FIELD_RATE_KEYS,
     /* ANSWER: an aiq_rate of each of them, in their order; zeroes where it does not count */

@@ -633,6 +633,12 @@ void link_job_body(link_job *j, const uint8_t *data, uint32_t n)
 
 void link_job_whole(link_job *j)
 {
+    if (j->whole && j->job.route && j->job.route->handler->release) {
+        if (j->state == JOB_RUNNING) {
+            j->job.route->handler->release(&j->job);
+        }
+        return;
+    }
     if (j->whole || (j->job.body_length >= 0 && j->received != j->job.body_length)) {
         link_break(j->link, "END before the body's end");
         return;

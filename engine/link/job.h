@@ -59,6 +59,8 @@ typedef struct {
     /* the client wants to close, or nginx for a reload (1012): no message comes any more.
      * The service sends what it still has and calls job_close(). NULL: closed at once. */
     void (*closing)(aiq_job *job, unsigned code);
+    /* a charge (aiq_frame.h) is not due; cancel() follows */
+    void (*release)(aiq_job *job);
 } job_handler;
 
 typedef struct {
@@ -91,6 +93,8 @@ struct aiq_job {
     const uint8_t *rate_keys;  /* of an ASK: the same of each of the location's rates */
     const job_header *headers;
     size_t n_headers;
+    aiq_charge charge; /* of the service charge, where there is one: */
+    bool charged;
     aiq_str path_args[4]; /* what the route's {…} segments matched */
     aiq_dialect dialect;
     int64_t body_length; /* -1: not known */

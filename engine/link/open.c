@@ -91,12 +91,19 @@ static int count_headers(aiq_fields fields)
     return rc < 0 ? -1 : n;
 }
 
-/* What is no text. False: it is of a wrong length. */
+/* What is no text. False: it is wrong. */
 static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t len)
 {
     if (id == AIQ_FIELD_CONDITIONS) {
         memcpy(&job->conditions, data, len == sizeof(job->conditions) ? len : 0);
         return len == sizeof(job->conditions);
+    }
+    if (id == AIQ_FIELD_CHARGE) {
+        memcpy(&job->charge, data, len == sizeof(job->charge) ? len : 0);
+        job->charged = true;
+        return len == sizeof(job->charge) && job->charge.tokens >= 0 &&
+               job->charge.tokens <= AIQ_CHARGE_TOKENS_MAX && job->charge.nano_usd >= 0 &&
+               job->charge.nano_usd <= AIQ_CHARGE_NANO_USD_MAX;
     }
     if (id == AIQ_FIELD_LIMIT_KEYS) {
         job->limit_keys = data;
@@ -116,7 +123,7 @@ static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t
 static bool is_numbers(uint16_t id)
 {
     return id == AIQ_FIELD_CONDITIONS || id == AIQ_FIELD_HASHES || id == AIQ_FIELD_LIMIT_KEYS ||
-           id == AIQ_FIELD_RATE_KEYS;
+           id == AIQ_FIELD_RATE_KEYS || id == AIQ_FIELD_CHARGE;
 }
 
 static const char *parse_fields(aiq_job *job, aiq_fields fields)
@@ -135,7 +142,7 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
         aiq_str *place = place_of(job, id);
         if (is_numbers(id)) {
             if (!parse_numbers(job, id, data, len)) {
-                return "numbers of a wrong length";
+                return "wrong numbers";
             }
         } else if (place) {
             /* nginx decodes the URI, so any byte may be in it */

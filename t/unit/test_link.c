@@ -75,13 +75,21 @@ static void probe_cancel(aiq_job *job)
     note(job, "c");
 }
 
+static void probe_release(aiq_job *job)
+{
+    note(job, "r");
+}
+
+static const job_handler charge = {
+    .end = probe_end, .release = probe_release, .cancel = probe_cancel};
 static const job_handler handler = {probe_open, probe_body, probe_end, probe_writable,
                                     probe_cancel};
 static const job_handler sink = {.end = probe_end};
 static const aiq_route routes[] = {{AIQ_METHOD_POST, "/probe", PERMIT_NONE, &handler, "Probe"},
                                    {AIQ_METHOD_GET, "/probe", PERMIT_NONE, &handler, "Probe"},
-                                   {AIQ_METHOD_POST, "/sink", PERMIT_NONE, &sink, "Sink"}};
-static const aiq_service service = {.name = "probe", .routes = routes, .n_routes = 3};
+                                   {AIQ_METHOD_POST, "/sink", PERMIT_NONE, &sink, "Sink"},
+                                   {AIQ_METHOD_GET, "/charge", PERMIT_NONE, &charge, "Due"}};
+static const aiq_service service = {.name = "probe", .routes = routes, .n_routes = 4};
 const aiq_service *const aiq_services[] = {&service, NULL};
 
 const aiq_service *service_find(const char *name)
@@ -544,6 +552,24 @@ static void test_cancel(void **state)
     expect_nothing(e);
 }
 
+static void test_end_releases_a_charge(void **state)
+{
+    const aiq_open open = {.method = AIQ_METHOD_GET};
+    ends *e = *state;
+
+    push_open(e, 1, 1, &open, "/charge");
+    assert_true(turn(e));
+    assert_string_equal(p.events, "e");
+    push(e, AIQ_FRAME_END, 1, 1, NULL, 0);
+    push(e, AIQ_FRAME_CANCEL, 1, 1, NULL, 0);
+    assert_true(turn(e));
+    assert_string_equal(p.events, "erc");
+    push_open(e, 1, 2, &open, "/charge");
+    push(e, AIQ_FRAME_CANCEL, 1, 2, NULL, 0);
+    assert_true(turn(e));
+    assert_string_equal(p.events, "ercec");
+}
+
 static void test_frames_of_an_older_generation_are_dropped(void **state)
 {
     ends *e = *state;
@@ -782,6 +808,11 @@ static void keys_without_limits(ends *e)
     push_numbers(e, AIQ_FIELD_LIMIT_KEYS, AIQ_LIMIT_KEY);
 }
 
+static void half_a_charge(ends *e)
+{
+    push_numbers(e, AIQ_FIELD_CHARGE, 8);
+}
+
 static void limits_without_keys(ends *e)
 {
     push_open(e, 2, 1, &(aiq_open){.location = 3, .method = AIQ_METHOD_GET}, "/probe");
@@ -892,6 +923,7 @@ static void test_crimes(void **state)
         {"too many hashes", too_many_hashes},
         {"keys without limits", keys_without_limits},
         {"limits without keys", limits_without_keys},
+        {"half a charge", half_a_charge},
         {"BODY beyond credit", over_credit},
         {"BODY beyond length", over_length},
         {"END too early", early_end},
@@ -949,6 +981,7 @@ int main(void)
         TEST(test_no_credit_where_the_rest_is_covered),
         TEST(test_a_service_without_body_consumes_it),
         TEST(test_cancel),
+        TEST(test_end_releases_a_charge),
         TEST(test_frames_of_an_older_generation_are_dropped),
         TEST(test_the_link_takes_its_jobs_along),
         TEST(test_leaving_cuts_with_an_error),
