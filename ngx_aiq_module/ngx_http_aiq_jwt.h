@@ -11,6 +11,8 @@
 #include "ngx_http_aiq_auth_cache.h"
 #include "ngx_http_aiq_jwt_core.h"
 
+#include <openssl/evp.h>
+
 
 /* keys from files, never changed after the configuration was read */
 
@@ -76,6 +78,7 @@ typedef struct {
 
 typedef struct {
     ngx_shm_zone_t              *zone;
+    EVP_MD                      *sha256;
     ngx_uint_t                   enabled;    /* unsigned  enabled:1; */
     ngx_uint_t                   remote;     /* unsigned  remote:1; */
 } ngx_http_aiq_jwt_main_conf_t;

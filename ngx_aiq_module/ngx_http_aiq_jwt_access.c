@@ -1,8 +1,6 @@
 
 #include "ngx_http_aiq_jwt.h"
 
-#include <openssl/evp.h>
-
 
 /*
  * The ACCESS phase: a token is verified once and then remembered, in shared
@@ -469,9 +467,8 @@ static ngx_int_t
 ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token, u_char *digest)
 {
-    static EVP_MD  *sha256;
-
-    u_char  *p, *start;
+    u_char                        *p, *start;
+    ngx_http_aiq_jwt_main_conf_t  *jmcf;
 
     start = ngx_pnalloc(r->pool, NGX_HTTP_AIQ_JWT_DIGESTS + token->len);
     if (start == NULL) {
@@ -495,15 +492,9 @@ ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
     p += NGX_HTTP_AIQ_AUTH_DIGEST;
     p = ngx_cpymem(p, token->data, token->len);
 
-    /* SHA256() looks it up each time, which costs as much as a token's hash */
+    jmcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_jwt_module);
 
-    if (sha256 == NULL) {
-        sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-    }
-
-    if (sha256 == NULL
-        || EVP_Digest(start, p - start, digest, NULL, sha256, NULL) != 1)
-    {
+    if (EVP_Digest(start, p - start, digest, NULL, jmcf->sha256, NULL) != 1) {
         ngx_log_error(NGX_LOG_ALERT, r->connection->log, 0,
                       "EVP_Digest() failed");
         return NGX_ERROR;

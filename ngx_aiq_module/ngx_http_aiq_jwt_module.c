@@ -42,6 +42,7 @@ static char *ngx_http_aiq_jwt_identity(ngx_conf_t *cf, ngx_command_t *cmd,
 static char *ngx_http_aiq_jwt_check_key_cache(ngx_conf_t *cf, void *post,
     void *data);
 static ngx_int_t ngx_http_aiq_jwt_init(ngx_conf_t *cf);
+static void ngx_http_aiq_jwt_digest_cleanup(void *data);
 
 
 static ngx_conf_post_t  ngx_http_aiq_jwt_key_cache_post =
@@ -265,6 +266,7 @@ ngx_http_aiq_jwt_create_main_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     jmcf->zone = NULL;
+     *     jmcf->sha256 = NULL;
      *     jmcf->enabled = 0;
      *     jmcf->remote = 0;
      */
@@ -864,6 +866,7 @@ ngx_http_aiq_jwt_check_key_cache(ngx_conf_t *cf, void *post, void *data)
 static ngx_int_t
 ngx_http_aiq_jwt_init(ngx_conf_t *cf)
 {
+    ngx_pool_cleanup_t            *cln;
     ngx_http_handler_pt           *h;
     ngx_http_core_main_conf_t     *cmcf;
     ngx_http_aiq_jwt_main_conf_t  *jmcf;
@@ -873,6 +876,22 @@ ngx_http_aiq_jwt_init(ngx_conf_t *cf)
     if (!jmcf->enabled) {
         return NGX_OK;
     }
+
+    cln = ngx_pool_cleanup_add(cf->pool, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    /* SHA256() looks it up each time, which costs as much as a token's hash */
+
+    jmcf->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+    if (jmcf->sha256 == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "EVP_MD_fetch() failed");
+        return NGX_ERROR;
+    }
+
+    cln->handler = ngx_http_aiq_jwt_digest_cleanup;
+    cln->data = jmcf->sha256;
 
     jmcf->zone = ngx_http_aiq_auth_cache_zone(cf);
     if (jmcf->zone == NULL) {
@@ -893,4 +912,11 @@ ngx_http_aiq_jwt_init(ngx_conf_t *cf)
     }
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_aiq_jwt_digest_cleanup(void *data)
+{
+    EVP_MD_free(data);
 }

@@ -67,7 +67,9 @@ static void put_text(char *out, size_t size, aiq_str text)
 {
     size_t n = text.len < size - 1 ? text.len : size - 1;
 
-    memcpy(out, text.data, n);
+    if (n) { /* else data may be NULL */
+        memcpy(out, text.data, n);
+    }
     out[n] = '\0';
 }
 
