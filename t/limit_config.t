@@ -53,11 +53,11 @@ config(limit('aiq_limit zone=a nodelay;'), qr/invalid parameter "nodelay"$here/,
 config(join('', map { "aiq_limit_zone \$host zone=z$_:32k rate=1r/s;" } 1 .. 17)
     . location(join('', map { "aiq_limit zone=z$_;" } 1 .. 17)), qr/"aiq_limit" directive is one too many$here/, 'seventeen');
 sub tokens { return 'aiq_limit_zone $host zone=t:1m rate=9t/m;' . $_[0] }
-config(tokens(location('aiq_limit zone=t;')), qr/a rate of tokens has nothing to count in a location without "aiq_pass gateway"$here/,
+config(tokens(location('aiq_limit zone=t;')), qr/a rate of tokens has nothing to count in a location without "aiq_pass gateway" or "aiq_charge" of tokens$here/,
     'tokens of what is proxied');
 config(tokens('aiq_limit zone=t;' . location('')), 'ok', 'unless it is inherited');
 config('aiq_engine unix:%%DIR%%/e;' . tokens('server { listen 127.0.0.1:%%PORT_0%%; location / { aiq_limit zone=t; aiq_pass echo; } }'),
-    qr/without "aiq_pass gateway"$here/, 'tokens of an echo');
+    qr/without "aiq_pass gateway" or "aiq_charge" of tokens$here/, 'tokens of an echo');
 config(tokens(location('') . "server { aiq_limit zone=t $_; }"), qr/"burst" and "dry_run" are not for a rate of tokens$here/, $_)
     for 'burst=1', 'dry_run';
 config(join('', map { "aiq_limit_zone \$host zone=t$_:1m rate=9t/m;" } 1 .. 5)
