@@ -27,7 +27,7 @@ static void check_json(const aiq_buf *out)
 /* Each is two lines, the second one JSON behind "data: ". */
 static void check_events(const aiq_buf *out)
 {
-    const char *pos = (const char *)out->data, *end = pos + out->len;
+    const char *pos = (const char *)out->data, *end = out->len ? pos + out->len : pos;
 
     while (pos < end) {
         const char *data = memchr(pos, '\n', (size_t)(end - pos));
