@@ -15,14 +15,16 @@ $t->conf('
     log_format limit "$uri $status $aiq_limit_status";
     aiq_limit_zone $arg_k zone=second:1m rate=1r/s;
     aiq_limit_zone $arg_k zone=day:1m rate=2r/d conn=3;
+    aiq_limit_zone $arg_k zone=shared:1m rate=2r/d;
     server {
         listen 127.0.0.1:%%PORT_0%% http2;
         access_log %%DIR%%/logs/limit.log limit;
         location /second/ { aiq_limit zone=second burst=2; proxy_pass http://127.0.0.1:%%PORT_1%%; }
+        location /shared/ { aiq_limit zone=shared shared nodes=1; proxy_pass http://127.0.0.1:%%PORT_1%%; }
         location /day/ { aiq_limit zone=day burst=1; proxy_pass http://127.0.0.1:%%PORT_1%%; }
     }
     server { listen 127.0.0.1:%%PORT_1%%; location / { return 200 hello; } }');
-$t->start_nginx;
+$t->start;
 
 sub command { my ($n, $path) = @_; return ('nghttp', map { 'http://127.0.0.1:' . $t->port(0) . "$path&n=$_" } 1 .. $n) }
 
@@ -40,6 +42,12 @@ waitpid($pid, 0);
 $t->wait_for(sub { my $n = () = $t->read_file('logs/limit.log') =~ m{^/day/}mg; $n == 3 }, 10, 'the client has left');
 open(my $next, '-|', command(1, '/second/?k=c')) // die $!;
 is(join('', <$next>), 'hello', 'nginx goes on');
+
+# The engine has no Redis: they ask, side by side, and go by what nginx knows.
+open(my $shared, '-|', command(5, '/shared/?k=d')) // die $!;
+$text = join('', <$shared>);
+is((() = $text =~ /hello/g), 2, 'shared: each stream asks for itself');
+is((() = $text =~ /"rate_limit_exceeded"/g), 3, 'the others are refused');
 
 $t->finish;
 done_testing;

@@ -9,6 +9,8 @@
  * then it reads nothing before SIGUSR1. One link at a time, everything blocks,
  * standard output tells every frame that came.
  *
+ * An ASK is answered as its request id tells it to, see told().
+ *
  * What it knows of API keys is in SOCKET.keys, which is read again all the time:
  *
  *     epoch N              the epoch that it names, often; no such line: it names none
@@ -444,16 +446,17 @@ static const char *name_of(uint16_t id)
         [AIQ_FIELD_CONDITIONS] = "conditions",
         [AIQ_FIELD_HASHES] = "hashes",
         [AIQ_FIELD_HEADER] = "header",
+        [AIQ_FIELD_RATE_KEYS] = "rate_keys",
     };
 
     assert(id < sizeof(names) / sizeof(names[0]) && names[id]);
     return names[id];
 }
 
-/* Conditions and hashes are bytes: they are shown in hexadecimal. */
+/* Conditions, hashes and keys are bytes: they are shown in hexadecimal. */
 static void show_field(uint16_t id, const uint8_t *text, uint16_t n)
 {
-    if (id != AIQ_FIELD_CONDITIONS && id != AIQ_FIELD_HASHES) {
+    if (id != AIQ_FIELD_CONDITIONS && id != AIQ_FIELD_HASHES && id != AIQ_FIELD_RATE_KEYS) {
         printf("  %s=%.*s\n", name_of(id), (int)n, text);
         return;
     }
@@ -487,6 +490,82 @@ static void opened(uint32_t slot, const uint8_t *payload, uint32_t len)
     }
 }
 
+static void say(uint32_t slot, unsigned status, uint32_t wait_ms, const void *rates,
+                uint16_t len)
+{
+    const aiq_answer a = {.status = (uint16_t)status, .wait_ms = wait_ms};
+    uint8_t payload[AIQ_CHECK_MAX];
+
+    memcpy(payload, &a, sizeof(a));
+    uint8_t *end = payload + sizeof(a);
+    if (rates) {
+        end = aiq_field_put(end, AIQ_FIELD_RATES, rates, len);
+    }
+    put(AIQ_FRAME_ANSWER, 0, slot, payload, (size_t)(end - payload));
+}
+
+/* How the request's id wants its question to be answered. */
+static void told(uint32_t slot, const char *how)
+{
+    const aiq_rate fine = {.remaining = 7, .reset_ms = 60000};
+    const aiq_rate refuses = {.reset_ms = 60000, .wait_ms = 2500, .refused = 1};
+    const aiq_rate waits = {.reset_ms = 60000, .wait_ms = 200};
+    const aiq_rate odd = {.refused = 2}, late = {.wait_ms = AIQ_WAIT_MAX_MS + 1};
+    const aiq_rate many[AIQ_RATES_MAX + 1] = {{0}};
+    const uint8_t outside[sizeof(aiq_answer) + 4] = {[0] = 200, [8] = 26, [10] = 255};
+
+    if (HOW("die")) {
+        die();
+    } else if (HOW("fine")) {
+        say(slot, 200, 0, &fine, sizeof(fine));
+    } else if (HOW("refuses")) {
+        say(slot, 429, 0, &refuses, sizeof(refuses));
+    } else if (HOW("waits")) {
+        say(slot, 200, 200, &waits, sizeof(waits));
+    } else if (HOW("cannot")) {
+        say(slot, 503, 0, NULL, 0);
+    } else if (HOW("nothing")) {
+        say(slot, 200, 0, NULL, 0);
+    } else if (HOW("short")) {
+        put(AIQ_FRAME_ANSWER, 0, slot, outside, sizeof(aiq_answer) - 1);
+    } else if (HOW("outside")) {
+        put(AIQ_FRAME_ANSWER, 0, slot, outside, sizeof(outside));
+    } else if (HOW("verdict")) {
+        verdict(slot, 401, l.epoch, -1, NULL);
+    } else if (HOW("status")) {
+        say(slot, 204, 0, NULL, 0);
+    } else if (HOW("time")) {
+        say(slot, 200, AIQ_WAIT_MAX_MS + 1, NULL, 0);
+    } else if (HOW("half")) {
+        say(slot, 200, 0, &fine, sizeof(fine) / 2);
+    } else if (HOW("many")) {
+        say(slot, 200, 0, many, sizeof(many));
+    } else if (HOW("odd")) {
+        say(slot, 200, 0, &odd, sizeof(odd));
+    } else if (HOW("late")) {
+        say(slot, 200, 0, &late, sizeof(late));
+    }
+}
+
+static void asked(uint32_t slot, const uint8_t *payload, uint32_t len)
+{
+    aiq_fields fields = {payload + sizeof(aiq_ask), payload + len};
+    char how[65] = "";
+    const uint8_t *text;
+    uint16_t id, n;
+    aiq_ask a;
+
+    memcpy(&a, payload, sizeof(a));
+    printf("ASK location=%u\n", a.location);
+    while (aiq_field_next(&fields, &id, &text, &n) == 1) {
+        show_field(id, text, n);
+        if (id == AIQ_FIELD_REQUEST_ID) {
+            snprintf(how, sizeof(how), "%.*s", (int)n, text);
+        }
+    }
+    told(slot, how);
+}
+
 static void frame_came(const aiq_frame *f, const uint8_t *payload)
 {
     uint32_t n;
@@ -500,6 +579,12 @@ static void frame_came(const aiq_frame *f, const uint8_t *payload)
         l.generation[f->slot] = f->generation;
         snprintf(l.path[f->slot], sizeof(l.path[f->slot]), "check");
         check_came(f->slot, payload, f->len);
+        return;
+    }
+    if (f->type == AIQ_FRAME_ASK) {
+        l.generation[f->slot] = f->generation;
+        snprintf(l.path[f->slot], sizeof(l.path[f->slot]), "ask");
+        asked(f->slot, payload, f->len);
         return;
     }
     if (l.generation[f->slot] != f->generation) {
