@@ -213,6 +213,7 @@ typedef struct {
     ngx_str_t                  message;
     ngx_str_t                  param;
     ngx_uint_t                 retry_after;
+    aiq_fields                 headers;      /* of a relayed one */
     unsigned                   relayed:1;    /* the service's own reply */
 } ngx_http_aiq_failure_t;
 

@@ -26,6 +26,8 @@ static ngx_int_t ngx_http_aiq_error_render(ngx_http_request_t *r,
     aiq_dialect *dialect);
 static ngx_uint_t ngx_http_aiq_has_error_page(ngx_http_request_t *r,
     ngx_uint_t status);
+static ngx_int_t ngx_http_aiq_add_relayed_headers(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_add_retry_headers(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_header_filter(ngx_http_request_t *r);
@@ -202,6 +204,7 @@ ngx_http_aiq_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     if (ngx_http_aiq_error_render(r, ctx->pass, &info, &body, &dialect)
         != NGX_OK
+        || ngx_http_aiq_add_relayed_headers(r, ctx) != NGX_OK
         || ngx_http_aiq_add_retry_headers(r, ctx) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -506,6 +509,28 @@ ngx_http_aiq_add_header(ngx_http_request_t *r, ngx_str_t *name,
     {
         /* so that "gzip" leaves it alone */
         r->headers_out.content_encoding = h;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_add_relayed_headers(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx)
+{
+    aiq_text    n, v;
+    ngx_str_t   name, value;
+
+    while (ngx_http_aiq_frames_header(&ctx->failure.headers, &n, &v)) {
+        name.data = (u_char *) n.data;
+        name.len = n.len;
+        value.data = (u_char *) v.data;
+        value.len = v.len;
+
+        if (ngx_http_aiq_add_header(r, &name, &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
     }
 
     return NGX_OK;

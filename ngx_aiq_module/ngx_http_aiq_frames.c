@@ -320,7 +320,7 @@ ngx_http_aiq_frames_head(const uint8_t *data, size_t len,
 
 const char *
 ngx_http_aiq_frames_error(const uint8_t *data, size_t len, aiq_error_info *e,
-    uint32_t *retry_after)
+    uint32_t *retry_after, aiq_fields *headers)
 {
     int             rc;
     uint16_t        id, n;
@@ -341,6 +341,7 @@ ngx_http_aiq_frames_error(const uint8_t *data, size_t len, aiq_error_info *e,
 
     fields.pos = data + sizeof(aiq_failure);
     fields.end = data + len;
+    *headers = fields;
 
     while ((rc = aiq_field_next(&fields, &id, &p, &n)) == 1) {
 
@@ -364,6 +365,12 @@ ngx_http_aiq_frames_error(const uint8_t *data, size_t len, aiq_error_info *e,
         case AIQ_FIELD_PARAM:
             if (ngx_http_aiq_frames_utf8(text)) {
                 e->param = text;
+            }
+            break;
+
+        case AIQ_FIELD_HEADER:
+            if (!ngx_http_aiq_frames_clean(p, n)) {
+                return "ERROR with control characters in a header";
             }
             break;
         }
@@ -538,7 +545,7 @@ ngx_http_aiq_frames_rates(const uint8_t *data, size_t len,
 
 
 int
-ngx_http_aiq_frames_header(ngx_http_aiq_head_t *head, aiq_text *name,
+ngx_http_aiq_frames_header(aiq_fields *headers, aiq_text *name,
     aiq_text *value)
 {
     size_t          i;
@@ -546,7 +553,7 @@ ngx_http_aiq_frames_header(ngx_http_aiq_head_t *head, aiq_text *name,
     const char     *end;
     const uint8_t  *p;
 
-    while (aiq_field_next(&head->headers, &id, &p, &n) == 1) {
+    while (aiq_field_next(headers, &id, &p, &n) == 1) {
 
         if (id != AIQ_FIELD_HEADER) {
             continue;

@@ -123,7 +123,7 @@ uint32_t ngx_http_aiq_frames_grant(ngx_http_aiq_frames_t *f, uint32_t n);
 const char *ngx_http_aiq_frames_head(const uint8_t *data, size_t len,
     ngx_http_aiq_head_t *head);
 const char *ngx_http_aiq_frames_error(const uint8_t *data, size_t len,
-    aiq_error_info *e, uint32_t *retry_after);
+    aiq_error_info *e, uint32_t *retry_after, aiq_fields *headers);
 const char *ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
     ngx_http_aiq_verdict_t *v);
 const char *ngx_http_aiq_frames_answer(const uint8_t *data, size_t len,
@@ -133,7 +133,7 @@ const char *ngx_http_aiq_frames_answer(const uint8_t *data, size_t len,
  * The next header that may go to the client as it is; 0 after the last one.
  * Invalid ones and those that are nginx's own affair are skipped.
  */
-int ngx_http_aiq_frames_header(ngx_http_aiq_head_t *head, aiq_text *name,
+int ngx_http_aiq_frames_header(aiq_fields *headers, aiq_text *name,
     aiq_text *value);
 
 /* field content of HTTP: no control characters but tabs */

@@ -381,7 +381,7 @@ ngx_http_aiq_job_headers(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     cache_control = 0;
 
-    while (ngx_http_aiq_frames_header(head, &n, &v)) {
+    while (ngx_http_aiq_frames_header(&head->headers, &n, &v)) {
 
         name.data = (u_char *) n.data;
         name.len = n.len;
@@ -463,6 +463,7 @@ ngx_http_aiq_job_error(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 {
     u_char                  *p;
     uint32_t                 retry_after;
+    aiq_fields               headers;
     const char              *why;
     aiq_error_info           e;
     ngx_http_aiq_failure_t  *failure;
@@ -477,7 +478,7 @@ ngx_http_aiq_job_error(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 
     ngx_memcpy(p, ev->data, ev->len);
 
-    why = ngx_http_aiq_frames_error(p, ev->len, &e, &retry_after);
+    why = ngx_http_aiq_frames_error(p, ev->len, &e, &retry_after, &headers);
 
     if (why) {
         return why;
@@ -499,6 +500,7 @@ ngx_http_aiq_job_error(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
     failure->param.data = (u_char *) e.param.data;
     failure->param.len = e.param.len;
     failure->retry_after = retry_after;
+    failure->headers = headers;
     failure->relayed = 1;
 
     ctx->status = failure->code;

@@ -60,6 +60,9 @@ my $error = $t->json($r)->{error};
 is("$error->{type} $error->{code}", 'rate_limit_error rate_limit_exceeded', "in OpenAI's words");
 cmp_ok($r->{headers}{'retry-after'}, '>', 80000, 'Retry-After');
 is($r->{headers}{'retry-after-ms'}, $r->{headers}{'retry-after'} . '000', 'retry-after-ms');
+is($r->{headers}{'x-ratelimit-limit-tokens'}, 100, 'a refusal tells of its limit');
+is(left($r), 41, 'and what is left of it');
+like($r->{headers}{'x-ratelimit-reset-tokens'}, qr/^2[34]h\d+m\d+s$/, 'until when');
 is(ask('bob', 'chat')->{status}, 200, 'another key has its own');
 is(ask('', 'chat')->{status}, 200, 'an empty one is not counted') for 1 .. 10;
 

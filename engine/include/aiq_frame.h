@@ -158,7 +158,7 @@ typedef struct {
     int64_t cost_nano_usd;
 } aiq_usage;
 
-/* ERROR: this, then fields (CODE, MESSAGE, PARAM). Before HEAD the worker
+/* ERROR: this, then fields (CODE, MESSAGE, PARAM, HEADER). Before HEAD the worker
  * renders it in the client's dialect (aiq_error.h); after HEAD it cuts the reply. */
 typedef struct {
     uint16_t status;      /* 400..599 */
@@ -217,8 +217,8 @@ typedef enum {
     AIQ_FIELD_REMOTE_ADDR,
     AIQ_FIELD_CONTENT_TYPE, /* also in HEAD */
     AIQ_FIELD_ACCEPT,
-    AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD. In OPEN: x-aiq-*,
-                         openai-*, anthropic-*, cache-control, last-event-id,
+    AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD and ERROR. In OPEN:
+                         x-aiq-*, openai-*, anthropic-*, cache-control, last-event-id,
                          idempotency-key; sec-websocket-protocol, as nginx chose it */
     /* OPEN, ASK, VERDICT: who asks, as nginx found out; none: nobody in particular */
     AIQ_FIELD_TENANT = 16,

@@ -342,7 +342,7 @@ static aiq_buf stack_buf(uint8_t *memory, size_t size)
     return (aiq_buf){.data = memory, .base = memory, .size = size};
 }
 
-static void add_header(aiq_buf *out, const job_header *header)
+static void add_header(aiq_buf *out, size_t max, const job_header *header)
 {
     char line[AIQ_HEAD_MAX];
     size_t len = header->name.len + 2 + header->value.len;
@@ -351,7 +351,7 @@ static void add_header(aiq_buf *out, const job_header *header)
         memcpy(line, header->name.data, header->name.len);
         memcpy(line + header->name.len, ": ", 2);
         memcpy(line + header->name.len + 2, header->value.data, header->value.len);
-        add_field(out, AIQ_HEAD_MAX, AIQ_FIELD_HEADER, line, len);
+        add_field(out, max, AIQ_FIELD_HEADER, line, len);
     }
 }
 
@@ -373,7 +373,7 @@ void job_head(aiq_job *job, const job_reply *reply)
     add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_MODEL, reply->model);
     add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_PROVIDER, reply->provider);
     for (size_t i = 0; i < reply->n_headers; i++) {
-        add_header(&out, &reply->headers[i]);
+        add_header(&out, AIQ_HEAD_MAX, &reply->headers[i]);
     }
     job->head_sent = true;
     j->status = reply->status;
@@ -445,6 +445,11 @@ static void log_failure(aiq_job *job, const aiq_err *err)
 
 void job_fail(aiq_job *job, const aiq_err *err)
 {
+    job_fail_with(job, err, NULL, 0);
+}
+
+void job_fail_with(aiq_job *job, const aiq_err *err, const job_header *headers, size_t n)
+{
     link_job *j = (link_job *)job;
     uint8_t memory[AIQ_ERROR_MAX];
     aiq_buf out = stack_buf(memory, sizeof(memory));
@@ -460,6 +465,9 @@ void job_fail(aiq_job *job, const aiq_err *err)
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_CODE, err->code);
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_MESSAGE, err->message);
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_PARAM, err->param);
+    for (size_t i = 0; i < n; i++) {
+        add_header(&out, AIQ_ERROR_MAX, &headers[i]);
+    }
     j->status = err->status;
     link_job_finished(j, "request refused");
     j->owed_error = (aiq_str){aiq_pool_copy(job->pool, out.data, out.len), out.len};

@@ -155,6 +155,8 @@ void job_close(aiq_job *job, unsigned code, const char *reason);
  * error reply in the client's dialect; after it, the reply is cut. */
 void job_end(aiq_job *job);
 void job_fail(aiq_job *job, const aiq_err *err);
+/* The same with headers, for an error reply. */
+void job_fail_with(aiq_job *job, const aiq_err *err, const job_header *headers, size_t n);
 
 /* A whole small reply at once: head, body, end. The body is copied and sent as
  * credit allows. The job is gone when this returns. */

@@ -53,7 +53,7 @@ static void read_head(const uint8_t *data, size_t len)
         return;
     }
     assert(head.status >= 200 && head.status <= 599);
-    while (ngx_http_aiq_frames_header(&head, &name, &value)) {
+    while (ngx_http_aiq_frames_header(&head.headers, &name, &value)) {
         assert(name.len > 0);
         assert(ngx_http_aiq_frames_clean((const uint8_t *)name.data, name.len));
         assert(ngx_http_aiq_frames_clean((const uint8_t *)value.data, value.len));
@@ -65,11 +65,16 @@ static void read_error(const uint8_t *data, size_t len)
     char body[AIQ_ERROR_BODY_MAX];
     aiq_error_info e;
     uint32_t retry_after;
+    aiq_fields headers;
+    aiq_text name, value;
 
-    if (ngx_http_aiq_frames_error(data, len, &e, &retry_after) == NULL) {
+    if (ngx_http_aiq_frames_error(data, len, &e, &retry_after, &headers) == NULL) {
         assert(e.code.len > 0 && e.code.len <= 64);
         for (int dialect = AIQ_DIALECT_OWN; dialect <= AIQ_DIALECT_ANTHROPIC; dialect++) {
             aiq_error_render(body, (aiq_dialect)dialect, &e);
+        }
+        while (ngx_http_aiq_frames_header(&headers, &name, &value)) {
+            assert(ngx_http_aiq_frames_clean((const uint8_t *)value.data, value.len));
         }
     }
 }

@@ -166,7 +166,8 @@ static void log_failure(const chat *c, const aiq_err *err)
 /* The end without an answer; whoever was asked is settled with. */
 static void refuse(chat *c, const aiq_err *err)
 {
-    char body[AIQ_ERROR_BODY_MAX];
+    char body[AIQ_ERROR_BODY_MAX], limits[TOKEN_STATE_TEXT];
+    job_header headers[TOKEN_STATE_HEADERS];
     const aiq_error_info info = {
         .status = err->status,
         .code = {err->code, strlen(err->code)},
@@ -184,7 +185,8 @@ static void refuse(chat *c, const aiq_err *err)
     /* nothing can be said in the middle of an answer that may be anything */
     if (!c->job->head_sent || c->client->error == NULL) {
         stop_timer(c);
-        job_fail(c->job, err);
+        job_fail_with(c->job, err, headers,
+                      token_state_headers(&c->hold.state, headers, limits));
         return;
     }
     c->client->error(c->stream, (aiq_str){body, aiq_error_render(body, c->job->dialect, &info)},

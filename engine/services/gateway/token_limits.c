@@ -310,9 +310,8 @@ bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *ru
             add(hold->windows[i], hold->slots[i], hold->tokens[i]);
         }
     }
-    if (fits) {
-        hold->state = state_of(hold, now_ms);
-    } else {
+    hold->state = state_of(hold, now_ms);
+    if (!fits) {
         metric_add(t->refused, 1);
         let_go(hold);
     }
@@ -372,5 +371,5 @@ size_t token_state_headers(const token_state *state, job_header *headers,
     headers[0] = (job_header){AIQ_STR("x-ratelimit-limit-tokens"), {text, a}};
     headers[1] = (job_header){AIQ_STR("x-ratelimit-remaining-tokens"), {text + a, b - a}};
     headers[2] = (job_header){AIQ_STR("x-ratelimit-reset-tokens"), {text + b, c - b}};
-    return 3;
+    return TOKEN_STATE_HEADERS;
 }

@@ -44,7 +44,7 @@ typedef struct {
     uint64_t slots[LIMITS_HELD];
     int64_t tokens[LIMITS_HELD];
     size_t n;
-    token_state state; /* when it was held, then when it was settled */
+    token_state state; /* when it was held or refused, then when it was settled */
 } token_hold;
 
 /* Holds from all or from none. keys: of AIQ_LIMIT_KEY bytes each, in the order of the
@@ -58,8 +58,9 @@ bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *ru
 /* The request has used so many, and holds nothing any more. Fine where it did not. */
 void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms);
 
-/* As many headers as there are: 3 or none. text: what they need. */
-#define TOKEN_STATE_TEXT 80
+/* As many headers as there are: all or none. text: what they need. */
+#define TOKEN_STATE_TEXT    80
+#define TOKEN_STATE_HEADERS 3
 size_t token_state_headers(const token_state *state, job_header *headers,
                            char text[TOKEN_STATE_TEXT]);
 
