@@ -257,7 +257,7 @@ ngx_http_aiq_charge_head(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
         return why;
     }
 
-    while (ngx_http_aiq_frames_header(&head, &n, &v)) {
+    while (ngx_http_aiq_frames_header(&head.headers, &n, &v)) {
 
         name.data = (u_char *) n.data;
         name.len = n.len;
