@@ -22,6 +22,7 @@ typedef struct ngx_http_aiq_key_wait_s  ngx_http_aiq_key_wait_t;
 typedef struct ngx_http_aiq_limit_ctx_s ngx_http_aiq_limit_ctx_t;
 typedef struct ngx_http_aiq_link_s      ngx_http_aiq_link_t;
 typedef struct ngx_http_aiq_pass_s      ngx_http_aiq_pass_t;
+typedef struct ngx_http_aiq_ws_s        ngx_http_aiq_ws_t;
 
 
 /* of targets; worker processes look at it, see ngx_http_aiq_handler.c */
@@ -201,6 +202,9 @@ typedef enum {
     NGX_HTTP_AIQ_DISABLED_API_KEY,
     NGX_HTTP_AIQ_KEY_UNVERIFIED,
     NGX_HTTP_AIQ_TOKEN_REVOKED,
+    NGX_HTTP_AIQ_INVALID_HANDSHAKE,
+    NGX_HTTP_AIQ_WEBSOCKET_VERSION,
+    NGX_HTTP_AIQ_ORIGIN_NOT_ALLOWED,
     NGX_HTTP_AIQ_REASONS
 } ngx_http_aiq_reason_e;
 
@@ -299,6 +303,7 @@ struct ngx_http_aiq_ctx_s {
     ngx_http_aiq_charge_ctx_t *charge;       /* NULL: nothing was charged */
     ngx_http_aiq_pass_t       *pass;
     ngx_http_aiq_job_t         job;
+    ngx_http_aiq_ws_t         *ws;           /* NULL: no WebSocket */
     ngx_http_aiq_failure_t     failure;
     ngx_str_t                  error_body;   /* replaces nginx's error page */
     unsigned                   own:1;        /* the reply is the module's */
@@ -401,13 +406,19 @@ ngx_int_t ngx_http_aiq_link_ask(ngx_http_aiq_question_t *q, u_char *data,
 void ngx_http_aiq_link_unask(ngx_http_aiq_question_t *q, ngx_uint_t ended);
 
 u_char *ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
-    size_t len);
+    ngx_uint_t flags, size_t len);
+/* a frame of this length would find room now */
+ngx_uint_t ngx_http_aiq_link_room(ngx_http_aiq_ctx_t *ctx, size_t len);
 void ngx_http_aiq_link_unpush(ngx_http_aiq_ctx_t *ctx, uint32_t tail);
 uint32_t ngx_http_aiq_link_tail(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_link_dirty(ngx_http_aiq_ctx_t *ctx);
 /* calls ngx_http_aiq_job_push() when the engine has read on */
 void ngx_http_aiq_link_wait(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_link_consumed(ngx_http_aiq_ctx_t *ctx, size_t n);
+/* HEAD has made it a WebSocket */
+void ngx_http_aiq_link_upgrade(ngx_http_aiq_ctx_t *ctx);
+/* nginx, or the engine at this link, wants to leave */
+ngx_uint_t ngx_http_aiq_link_leaving(ngx_http_aiq_ctx_t *ctx);
 
 /* ngx_http_aiq_handler.c */
 
@@ -560,6 +571,10 @@ void ngx_http_aiq_metrics_init_process(ngx_http_aiq_main_conf_t *amcf);
 void ngx_http_aiq_count_refused(ngx_http_aiq_reason_e reason);
 void ngx_http_aiq_count_reconnect(void);
 void ngx_http_aiq_count_jobs(ngx_int_t n);
+void ngx_http_aiq_count_websockets(ngx_int_t n);
+void ngx_http_aiq_count_message(ngx_uint_t sent);
+/* 1006: without a Close */
+void ngx_http_aiq_count_close(ngx_uint_t code);
 
 /* ngx_http_aiq_limit_module.c */
 

@@ -334,7 +334,7 @@ ngx_http_aiq_charge_cleanup(void *data)
 
         /* where there is no room for it, it is due all the same */
 
-        (void) ngx_http_aiq_link_push(&charge->ctx, AIQ_FRAME_END, 0);
+        (void) ngx_http_aiq_link_push(&charge->ctx, AIQ_FRAME_END, 0, 0);
     }
 }
 

@@ -83,6 +83,15 @@ static ngx_http_aiq_error_t  ngx_http_aiq_errors[] = {
     { NGX_HTTP_UNAUTHORIZED, ngx_string("token_revoked"),
       ngx_string("The token's key is not accepted any more."), 0 },
 
+    { NGX_HTTP_BAD_REQUEST, ngx_string("invalid_handshake"),
+      ngx_string("The handshake of the WebSocket is not valid."), 0 },
+
+    { 426, ngx_string("websocket_version"),
+      ngx_string("Only version 13 of WebSocket is spoken here."), 0 },
+
+    { NGX_HTTP_FORBIDDEN, ngx_string("origin_not_allowed"),
+      ngx_string("Pages of this origin may not open a WebSocket here."), 0 },
+
     /* nginx's own, by status */
 
     { NGX_HTTP_BAD_REQUEST, ngx_string("bad_request"),

@@ -7,6 +7,8 @@ static int ngx_http_aiq_frames_notice(ngx_http_aiq_frames_t *f,
 static int ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f,
     ngx_http_aiq_slot_t *slot, const aiq_frame *frame,
     ngx_http_aiq_event_t *ev);
+static int ngx_http_aiq_frames_message(ngx_http_aiq_frames_t *f,
+    ngx_http_aiq_slot_t *slot, const aiq_frame *frame);
 static int ngx_http_aiq_frames_break(ngx_http_aiq_frames_t *f,
     const char *why);
 static const char *ngx_http_aiq_frames_rates(const uint8_t *data, size_t len,
@@ -29,6 +31,8 @@ ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t n, void *job)
     slot->answer = 0;
     slot->head = 0;
     slot->usage = 0;
+    slot->websocket = 0;
+    slot->message = 0;
     slot->cancel = 0;
 
     f->promised += AIQ_WINDOW;
@@ -62,6 +66,13 @@ ngx_http_aiq_frames_close(ngx_http_aiq_frames_t *f, uint32_t n)
     slot->job = NULL;
     slot->credit.promised = 0;
     slot->allowed = 0;
+}
+
+
+void
+ngx_http_aiq_frames_upgrade(ngx_http_aiq_frames_t *f, uint32_t n)
+{
+    f->slots[n].websocket = 1;
 }
 
 
@@ -174,11 +185,15 @@ ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
         break;
 
     case AIQ_FRAME_DATA:
-        if (!slot->head) {
-            return ngx_http_aiq_frames_break(f, "DATA before HEAD");
+        if (!slot->head || slot->websocket) {
+            return ngx_http_aiq_frames_break(f,
+                                       "DATA before HEAD or of a WebSocket");
         }
 
         break;
+
+    case AIQ_FRAME_MESSAGE:
+        return ngx_http_aiq_frames_message(f, slot, frame);
 
     case AIQ_FRAME_USAGE:
         if (slot->usage || frame->len != sizeof(aiq_usage)) {
@@ -199,9 +214,12 @@ ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
         return 1;
 
     case AIQ_FRAME_END:
-        if (!slot->head || frame->len != 0) {
+        if (slot->websocket
+            ? frame->len < sizeof(aiq_close) || frame->len > AIQ_CLOSE_MAX
+            : !slot->head || frame->len != 0)
+        {
             return ngx_http_aiq_frames_break(f,
-                                       "END before HEAD or with a payload");
+                                       "END before HEAD or of a wrong length");
         }
 
         return 1;
@@ -228,6 +246,39 @@ ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
     }
 
     slot->allowed -= frame->len;
+
+    return 1;
+}
+
+
+static int
+ngx_http_aiq_frames_message(ngx_http_aiq_frames_t *f,
+    ngx_http_aiq_slot_t *slot, const aiq_frame *frame)
+{
+    unsigned  opcode;
+
+    opcode = frame->flags & AIQ_MESSAGE_OPCODE;
+
+    if (!slot->websocket) {
+        return ngx_http_aiq_frames_break(f, "MESSAGE without a WebSocket");
+    }
+
+    if ((frame->flags & ~(AIQ_MESSAGE_OPCODE|AIQ_MESSAGE_FIN))
+        || (slot->message ? opcode != AIQ_MESSAGE_MORE
+                          : opcode != AIQ_MESSAGE_TEXT
+                            && opcode != AIQ_MESSAGE_BINARY))
+    {
+        return ngx_http_aiq_frames_break(f, "MESSAGE with a wrong opcode");
+    }
+
+    if (slot->allowed < AIQ_MESSAGE_COST
+        || frame->len > slot->allowed - AIQ_MESSAGE_COST)
+    {
+        return ngx_http_aiq_frames_break(f, "more bytes than their credit");
+    }
+
+    slot->allowed -= frame->len + AIQ_MESSAGE_COST;
+    slot->message = (frame->flags & AIQ_MESSAGE_FIN) ? 0 : 1;
 
     return 1;
 }
@@ -277,7 +328,9 @@ ngx_http_aiq_frames_head(const uint8_t *data, size_t len,
     memcpy(&h, data, sizeof(aiq_head));
     memset(head, 0, sizeof(ngx_http_aiq_head_t));
 
-    if (h.status < 200 || h.status > 599 || h.content_length < -1) {
+    if ((h.status != 101 && (h.status < 200 || h.status > 599))
+        || h.content_length < -1)
+    {
         return "HEAD with an impossible status or length";
     }
 
@@ -610,6 +663,9 @@ ngx_http_aiq_frames_own_header(aiq_text name)
         { "keep-alive", 10 },
         { "proxy-authenticate", 18 },
         { "proxy-connection", 16 },
+        { "sec-websocket-accept", 20 },
+        { "sec-websocket-extensions", 24 },
+        { "sec-websocket-protocol", 22 },
         { "server", 6 },
         { "te", 2 },
         { "traceparent", 11 },

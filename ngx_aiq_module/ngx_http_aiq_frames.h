@@ -33,6 +33,8 @@ typedef struct {
     uint8_t                answer;      /* the frame that a question waits for */
     unsigned               head:1;      /* HEAD was read */
     unsigned               usage:1;     /* USAGE was read */
+    unsigned               websocket:1; /* HEAD has made it one */
+    unsigned               message:1;   /* within one, of MESSAGEs */
     unsigned               waiting:1;   /* in the link's list of waiting slots */
     unsigned               cancel:1;    /* CANCEL is owed */
 } ngx_http_aiq_slot_t;
@@ -54,8 +56,8 @@ typedef struct {
     void                  *job;
 
     /*
-     * HEAD, DATA, ERROR, VERDICT, ANSWER: in the ring, to be copied before it
-     * is parsed
+     * HEAD, DATA, MESSAGE, ERROR, VERDICT, ANSWER, END of a WebSocket: in the
+     * ring, to be copied before it is parsed
      */
     const uint8_t         *data;
     uint32_t               len;
@@ -106,14 +108,16 @@ void ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t slot,
 void ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t slot,
     void *question, aiq_frame_type answer);
 void ngx_http_aiq_frames_close(ngx_http_aiq_frames_t *f, uint32_t slot);
+/* its HEAD said 101: a WebSocket from here on */
+void ngx_http_aiq_frames_upgrade(ngx_http_aiq_frames_t *f, uint32_t slot);
 
 /* 1: an event, 0: nothing there, -1: f->broken says what the engine did */
 int ngx_http_aiq_frames_next(ngx_http_aiq_frames_t *f,
     ngx_http_aiq_event_t *ev);
 
 /*
- * The client has taken len bytes of the reply in slot n; then, the credit
- * that is due to the engine for it, mostly 0.
+ * The client has taken len bytes of the reply in slot n, or so much of
+ * messages' cost; then, the credit that is due to the engine for it, mostly 0.
  */
 void ngx_http_aiq_frames_consumed(ngx_http_aiq_frames_t *f, uint32_t n,
     size_t len);

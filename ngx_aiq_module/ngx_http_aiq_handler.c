@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq_charge.h"
+#include "ngx_http_aiq_ws.h"
 
 
 /* writes OPEN's fields, or only counts them where pos is NULL */
@@ -19,6 +20,8 @@ typedef struct {
 
 static ngx_int_t ngx_http_aiq_init_request(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t **ctx);
+static ngx_int_t ngx_http_aiq_without_body(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_body_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_begin(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
@@ -63,6 +66,16 @@ ngx_http_aiq_handler(ngx_http_request_t *r)
         return ngx_http_aiq_refuse(r, ctx, NGX_HTTP_AIQ_ENGINE_UNAVAILABLE);
     }
 
+    rc = ngx_http_aiq_ws_handshake(r, ctx);
+
+    if (rc == NGX_OK) {
+        return ngx_http_aiq_without_body(r, ctx);
+    }
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
     rc = ngx_http_read_client_request_body(r, ngx_http_aiq_body_handler);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
@@ -83,6 +96,15 @@ ngx_http_aiq_ask(ngx_http_request_t *r)
     if (rc != NGX_OK) {
         return rc;
     }
+
+    return ngx_http_aiq_without_body(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_without_body(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_int_t  rc;
 
     r->main->count++;
 
@@ -251,7 +273,7 @@ ngx_http_aiq_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     rc = ngx_http_aiq_link_attach(ctx);
 
     if (rc == NGX_OK) {
-        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_OPEN, open.len);
+        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_OPEN, 0, open.len);
 
         if (p == NULL) {
             ngx_http_aiq_link_detach(ctx, 1);
@@ -276,6 +298,7 @@ ngx_http_aiq_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     head.location = (uint32_t) ctx->pass->index;
     head.method = ngx_http_aiq_method(r);
     head.body_length = job->body_length;
+    head.flags = ctx->ws ? AIQ_OPEN_WEBSOCKET : 0;
 #if (NGX_HTTP_SSL)
     head.secure = (r->connection->ssl != NULL);
 #endif
@@ -405,6 +428,8 @@ static void
 ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_str_t *uri, ngx_http_aiq_open_t *open)
 {
+    ngx_table_elt_t  protocol;
+
     ngx_http_aiq_open_text(open, AIQ_FIELD_URI, uri);
 
     if (ngx_http_aiq_method(r) == AIQ_METHOD_OTHER) {
@@ -458,6 +483,14 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     }
 
     ngx_http_aiq_open_headers(r, open);
+
+    if (ctx->ws && ctx->ws->protocol.len) {
+        ngx_str_set(&protocol.key, "sec-websocket-protocol");
+        protocol.lowcase_key = protocol.key.data;
+        protocol.value = ctx->ws->protocol;
+
+        ngx_http_aiq_open_header(open, &protocol);
+    }
 }
 
 

@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq_charge.h"
+#include "ngx_http_aiq_ws.h"
 
 
 #define NGX_HTTP_AIQ_BODY_PIECE   32768
@@ -60,6 +61,7 @@ ngx_http_aiq_job_init(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ngx_memzero(&ctx->failure, sizeof(ngx_http_aiq_failure_t));
     ngx_str_null(&ctx->status);
     ctx->own = 0;
+    ctx->ws = NULL;
 
     job->last_out = &job->out;
     job->left = -1;
@@ -80,6 +82,10 @@ ngx_http_aiq_job_cleanup(void *data)
     ngx_http_aiq_job_t  *job;
 
     job = &ctx->job;
+
+    if (ctx->ws) {
+        ngx_http_aiq_ws_free(ctx->ws);
+    }
 
     if (job->parked) {
         ngx_http_aiq_link_unpark(ctx);
@@ -153,13 +159,18 @@ ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
     job = &ctx->job;
 
     if (job->grant) {
-        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_CREDIT, sizeof(uint32_t));
+        p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_CREDIT, 0,
+                                   sizeof(uint32_t));
         if (p == NULL) {
             return NGX_AGAIN;
         }
 
         ngx_memcpy(p, &job->grant, sizeof(uint32_t));
         job->grant = 0;
+    }
+
+    if (ctx->ws) {
+        return ngx_http_aiq_ws_push(ctx);
     }
 
     while (job->unsent && job->credit && !job->failed) {
@@ -169,7 +180,7 @@ ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
     }
 
     if (job->unsent == 0 && job->owes_end) {
-        if (ngx_http_aiq_link_push(ctx, AIQ_FRAME_END, 0) == NULL) {
+        if (ngx_http_aiq_link_push(ctx, AIQ_FRAME_END, 0, 0) == NULL) {
             return NGX_AGAIN;
         }
 
@@ -214,7 +225,7 @@ ngx_http_aiq_job_push_body(ngx_http_aiq_ctx_t *ctx)
 
     tail = ngx_http_aiq_link_tail(ctx);
 
-    p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_BODY, size);
+    p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_BODY, 0, size);
     if (p == NULL) {
         return NGX_AGAIN;
     }
@@ -290,14 +301,25 @@ ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
         why = ngx_http_aiq_job_error(ctx, ev);
         break;
 
+    case AIQ_FRAME_MESSAGE:
+        ngx_http_aiq_ws_message(ctx, ev);
+        break;
+
     case AIQ_FRAME_END:
+
+        if (ctx->ws && ctx->ws->accepted) {
+            ngx_http_aiq_ws_end(ctx, ev);
+        }
+
         ngx_http_aiq_job_end(ctx);
         break;
     }
 
     /* a charge that is held lasts as long as others take to serve it */
 
-    if (job->link && !(ctx->charging && job->head)) {
+    if (job->link && !(ctx->charging && job->head)
+        && !(ctx->ws && ctx->ws->accepted))
+    {
         ngx_add_timer(&job->timeout, ngx_http_aiq_job_timeout(ctx));
     }
 
@@ -335,6 +357,15 @@ ngx_http_aiq_job_head(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 
     if (why) {
         return why;
+    }
+
+    if (head.status == NGX_HTTP_SWITCHING_PROTOCOLS) {
+
+        if (ctx->ws == NULL) {
+            return "HEAD with an impossible status or length";
+        }
+
+        ngx_http_aiq_ws_accept(ctx);
     }
 
     job->head = 1;
@@ -659,7 +690,8 @@ ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx)
 
     ngx_http_set_log_request(c->log, r);
 
-    rc = ngx_http_aiq_job_output(r, ctx, 0);
+    rc = (ctx->ws && ctx->ws->accepted) ? ngx_http_aiq_ws_turn(r, ctx)
+                                        : ngx_http_aiq_job_output(r, ctx, 0);
 
     if (rc != NGX_DONE) {
         ngx_http_finalize_request(r, rc);

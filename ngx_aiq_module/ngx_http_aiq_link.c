@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq_link.h"
+#include "ngx_http_aiq_ws.h"
 
 #include <sys/mman.h>
 
@@ -15,6 +16,7 @@ static void ngx_http_aiq_link_event(ngx_http_aiq_link_t *link,
     ngx_http_aiq_event_t *ev);
 static void ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link,
     ngx_http_aiq_event_t *ev);
+static void ngx_http_aiq_link_leave_websockets(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_mark(ngx_http_aiq_link_t *link,
     ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link);
@@ -47,6 +49,9 @@ ngx_http_aiq_link_start(ngx_http_aiq_link_t *link)
 
     c->read->handler = ngx_http_aiq_link_read_handler;
 
+    /* nginx closes what is idle when it leaves: so WebSockets hear of it */
+    c->idle = 1;
+
     link->work.handler = ngx_http_aiq_link_work_handler;
     link->work.data = c;
     link->work.log = c->log;
@@ -69,6 +74,11 @@ ngx_http_aiq_link_read_handler(ngx_event_t *rev)
 
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, rev->log, 0, "http aiq link, jobs:%ui",
                    link->jobs);
+
+    if (c->close) {
+        c->close = 0;
+        ngx_http_aiq_link_leave_websockets(link);
+    }
 
     rc = ngx_http_aiq_link_drain_socket(link);
 
@@ -235,6 +245,23 @@ ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
     link->draining = 1;
 
     ngx_http_aiq_link_leave(link);
+    ngx_http_aiq_link_leave_websockets(link);
+}
+
+
+static void
+ngx_http_aiq_link_leave_websockets(ngx_http_aiq_link_t *link)
+{
+    uint32_t              i;
+    ngx_http_aiq_slot_t  *slot;
+
+    for (i = 0; i < link->frames.nslots; i++) {
+        slot = &link->frames.slots[i];
+
+        if (slot->job && !slot->answer && slot->websocket) {
+            ngx_http_aiq_ws_leave(slot->job);
+        }
+    }
 }
 
 
@@ -637,7 +664,7 @@ ngx_http_aiq_slot_close(ngx_http_aiq_link_t *link, uint32_t n,
 
 u_char *
 ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
-    size_t len)
+    ngx_uint_t flags, size_t len)
 {
     u_char               *p;
     uint32_t              n;
@@ -646,7 +673,7 @@ ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
     link = ctx->job.link;
     n = ctx->job.slot;
 
-    p = aiq_ring_push(&link->frames.ring, type, 0, n,
+    p = aiq_ring_push(&link->frames.ring, type, (uint8_t) flags, n,
                       link->frames.slots[n].generation, (uint32_t) len);
 
     if (p && !link->work.posted) {
@@ -654,6 +681,19 @@ ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
     }
 
     return p;
+}
+
+
+ngx_uint_t
+ngx_http_aiq_link_room(ngx_http_aiq_ctx_t *ctx, size_t len)
+{
+    uint32_t  need;
+
+    /* with a filler up to the wrap, which is shorter */
+
+    need = 2 * aiq_frame_span((uint32_t) len);
+
+    return aiq_ring_room(&ctx->job.link->frames.ring, need) >= need;
 }
 
 
@@ -694,6 +734,20 @@ void
 ngx_http_aiq_link_wait(ngx_http_aiq_ctx_t *ctx)
 {
     ngx_http_aiq_slot_wait(ctx->job.link, ctx->job.slot);
+}
+
+
+void
+ngx_http_aiq_link_upgrade(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_aiq_frames_upgrade(&ctx->job.link->frames, ctx->job.slot);
+}
+
+
+ngx_uint_t
+ngx_http_aiq_link_leaving(ngx_http_aiq_ctx_t *ctx)
+{
+    return ngx_exiting || (ctx->job.link && ctx->job.link->draining);
 }
 
 

@@ -15,12 +15,20 @@
 typedef struct {
     ngx_atomic_t                 pid;
     ngx_atomic_t                 jobs;
+    ngx_atomic_t                 websockets;
 } ngx_http_aiq_worker_t;
+
+
+/* of WebSockets: codes from 1000 on; those of applications are the last one */
+
+#define NGX_HTTP_AIQ_CLOSES  16
 
 
 typedef struct {
     ngx_atomic_t                 refused[NGX_HTTP_AIQ_REASONS];
     ngx_atomic_t                 reconnects;
+    ngx_atomic_t                 messages[2];    /* received, sent */
+    ngx_atomic_t                 closes[NGX_HTTP_AIQ_CLOSES];
     ngx_http_aiq_worker_t        workers[NGX_MAX_PROCESSES];
 } ngx_http_aiq_counters_t;
 
@@ -30,7 +38,8 @@ static ngx_int_t ngx_http_aiq_metrics_tail(ngx_http_request_t *r,
     ngx_str_t *tail);
 static ngx_int_t ngx_http_aiq_metrics_fail(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
-static ngx_atomic_uint_t ngx_http_aiq_active(void);
+static void ngx_http_aiq_active(ngx_atomic_uint_t *jobs,
+    ngx_atomic_uint_t *websockets);
 static ngx_int_t ngx_http_aiq_init_zone(ngx_shm_zone_t *shm_zone, void *data);
 
 
@@ -82,10 +91,11 @@ ngx_http_aiq_metrics_handler(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
 {
-    u_char      *p;
-    size_t       len;
-    ngx_str_t    limits;
-    ngx_uint_t   i;
+    u_char             *p;
+    size_t              len;
+    ngx_str_t           limits;
+    ngx_uint_t          i;
+    ngx_atomic_uint_t   jobs, websockets;
 
     static char  gauges[] =
         "# HELP aiq_engine_up Whether the worker that answers has a link to "
@@ -106,7 +116,23 @@ ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
 
     static char  refused[] = "aiq_refused_total{reason=\"%V\"} %uA\n";
 
-    len = sizeof(gauges) + 3 * NGX_ATOMIC_T_LEN
+    static char  websocket[] =
+        "# HELP aiq_websockets Open WebSockets.\n"
+        "# TYPE aiq_websockets gauge\n"
+        "aiq_websockets %uA\n"
+        "# HELP aiq_websocket_messages_total Messages of WebSockets.\n"
+        "# TYPE aiq_websocket_messages_total counter\n"
+        "aiq_websocket_messages_total{direction=\"received\"} %uA\n"
+        "aiq_websocket_messages_total{direction=\"sent\"} %uA\n"
+        "# HELP aiq_websocket_closes_total WebSockets that ended, by the code "
+        "that nginx sent; 1006: the connection was lost, 3000: an "
+        "application's code.\n"
+        "# TYPE aiq_websocket_closes_total counter\n";
+
+    static char  closes[] = "aiq_websocket_closes_total{code=\"%ui\"} %uA\n";
+
+    len = sizeof(gauges) + sizeof(websocket) + 6 * NGX_ATOMIC_T_LEN
+          + NGX_HTTP_AIQ_CLOSES * (sizeof(closes) + 2 * NGX_ATOMIC_T_LEN)
           + NGX_HTTP_AIQ_REASONS * (sizeof(refused) + 64 + NGX_ATOMIC_T_LEN);
 
     if (ngx_http_aiq_limit_metrics(r, &limits) != NGX_OK) {
@@ -122,12 +148,27 @@ ngx_http_aiq_metrics_tail(ngx_http_request_t *r, ngx_str_t *tail)
 
     tail->data = p;
 
-    p = ngx_sprintf(p, gauges, ngx_http_aiq_link_up(), ngx_http_aiq_active(),
+    ngx_http_aiq_active(&jobs, &websockets);
+
+    p = ngx_sprintf(p, gauges, ngx_http_aiq_link_up(), jobs,
                     ngx_http_aiq_counters->reconnects);
 
     for (i = 0; i < NGX_HTTP_AIQ_REASONS; i++) {
         p = ngx_sprintf(p, refused, ngx_http_aiq_reason_code(i),
                         ngx_http_aiq_counters->refused[i]);
+    }
+
+    p = ngx_sprintf(p, websocket, websockets,
+                    ngx_http_aiq_counters->messages[0],
+                    ngx_http_aiq_counters->messages[1]);
+
+    for (i = 0; i < NGX_HTTP_AIQ_CLOSES; i++) {
+
+        if (ngx_http_aiq_counters->closes[i]) {
+            p = ngx_sprintf(p, closes,
+                            i == NGX_HTTP_AIQ_CLOSES - 1 ? 3000 : 1000 + i,
+                            ngx_http_aiq_counters->closes[i]);
+        }
     }
 
     if (limits.len) {
@@ -154,24 +195,25 @@ ngx_http_aiq_metrics_fail(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 }
 
 
-static ngx_atomic_uint_t
-ngx_http_aiq_active(void)
+static void
+ngx_http_aiq_active(ngx_atomic_uint_t *jobs, ngx_atomic_uint_t *websockets)
 {
     ngx_uint_t              i;
-    ngx_atomic_uint_t       n;
     ngx_http_aiq_worker_t  *worker;
 
-    n = 0;
+    *jobs = 0;
+    *websockets = 0;
 
     for (i = 0; i < NGX_MAX_PROCESSES; i++) {
         worker = &ngx_http_aiq_counters->workers[i];
 
-        if (worker->jobs && kill((ngx_pid_t) worker->pid, 0) == 0) {
-            n += worker->jobs;
+        if ((worker->jobs || worker->websockets)
+            && kill((ngx_pid_t) worker->pid, 0) == 0)
+        {
+            *jobs += worker->jobs;
+            *websockets += worker->websockets;
         }
     }
-
-    return n;
 }
 
 
@@ -194,6 +236,29 @@ ngx_http_aiq_count_jobs(ngx_int_t n)
 {
     /* nobody else writes it */
     ngx_http_aiq_counters->workers[ngx_process_slot].jobs += n;
+}
+
+
+void
+ngx_http_aiq_count_websockets(ngx_int_t n)
+{
+    ngx_http_aiq_counters->workers[ngx_process_slot].websockets += n;
+}
+
+
+void
+ngx_http_aiq_count_message(ngx_uint_t sent)
+{
+    (void) ngx_atomic_fetch_add(&ngx_http_aiq_counters->messages[sent], 1);
+}
+
+
+void
+ngx_http_aiq_count_close(ngx_uint_t code)
+{
+    code = ngx_min(code - 1000, NGX_HTTP_AIQ_CLOSES - 1);
+
+    (void) ngx_atomic_fetch_add(&ngx_http_aiq_counters->closes[code], 1);
 }
 
 
@@ -256,5 +321,6 @@ ngx_http_aiq_metrics_init_process(ngx_http_aiq_main_conf_t *amcf)
     worker = &ngx_http_aiq_counters->workers[ngx_process_slot];
 
     worker->jobs = 0;
+    worker->websockets = 0;
     worker->pid = ngx_pid;
 }

@@ -44,20 +44,22 @@ static void check_invariants(const ngx_http_aiq_frames_t *f)
     assert(promised == f->promised);
 }
 
-static void read_head(const uint8_t *data, size_t len)
+/* Returns the status; 0: the link would be closed. */
+static unsigned read_head(const uint8_t *data, size_t len)
 {
     ngx_http_aiq_head_t head;
     aiq_text name, value;
 
     if (ngx_http_aiq_frames_head(data, len, &head) != NULL) {
-        return;
+        return 0;
     }
-    assert(head.status >= 200 && head.status <= 599);
+    assert(head.status == 101 || (head.status >= 200 && head.status <= 599));
     while (ngx_http_aiq_frames_header(&head.headers, &name, &value)) {
         assert(name.len > 0);
         assert(ngx_http_aiq_frames_clean((const uint8_t *)name.data, name.len));
         assert(ngx_http_aiq_frames_clean((const uint8_t *)value.data, value.len));
     }
+    return head.status;
 }
 
 static void read_error(const uint8_t *data, size_t len)
@@ -127,7 +129,9 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
         copy = malloc(ev->len); /* exactly: a read beyond it is seen */
         memcpy(copy, ev->data, ev->len);
         if (ev->type == AIQ_FRAME_HEAD) {
-            read_head(copy, ev->len);
+            if (read_head(copy, ev->len) == 101) {
+                ngx_http_aiq_frames_upgrade(f, ev->slot);
+            }
         } else if (ev->type == AIQ_FRAME_ERROR) {
             read_error(copy, ev->len);
         } else if (ev->type == AIQ_FRAME_VERDICT) {
@@ -140,6 +144,11 @@ static void handle(ngx_http_aiq_frames_t *f, const ngx_http_aiq_event_t *ev)
     }
     if (ev->type == AIQ_FRAME_HEAD || ev->type == AIQ_FRAME_DATA) {
         ngx_http_aiq_frames_consumed(f, ev->slot, ev->len);
+        ngx_http_aiq_frames_grant(f, ev->slot);
+    }
+    if (ev->type == AIQ_FRAME_MESSAGE) {
+        assert(f->slots[ev->slot].websocket);
+        ngx_http_aiq_frames_consumed(f, ev->slot, ev->len + AIQ_MESSAGE_COST);
         ngx_http_aiq_frames_grant(f, ev->slot);
     }
     if (ev->type == AIQ_FRAME_END || ev->type == AIQ_FRAME_ERROR) {

@@ -1,0 +1,118 @@
+
+/*
+ * WebSockets.  ngx_http_aiq_ws_handshake.c says which requests are one and
+ * writes the answer, ngx_http_aiq_ws.c carries messages once the service has
+ * accepted it.
+ */
+
+#ifndef _NGX_HTTP_AIQ_WS_H_INCLUDED_
+#define _NGX_HTTP_AIQ_WS_H_INCLUDED_
+
+
+#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_ws_frame.h"
+
+
+typedef struct ngx_http_aiq_ws_buf_s  ngx_http_aiq_ws_buf_t;
+
+
+typedef struct {
+    ngx_flag_t                 enable;
+    ngx_array_t               *origins;      /* ngx_str_t; NULL: the same */
+    ngx_array_t               *protocols;    /* ngx_str_t */
+    size_t                     max_message;
+    ngx_int_t                  max_fragments;
+    ngx_int_t                  control_rate; /* a second */
+    ngx_msec_t                 ping;
+    ngx_msec_t                 idle_timeout;
+    ngx_msec_t                 close_timeout;
+} ngx_http_aiq_ws_loc_conf_t;
+
+
+/*
+ * A WebSocket opens with HEAD, and ends in steps, each of them once:
+ *
+ *     leaving   END is told to the engine: the client wants to close, or we;
+ *               nothing more goes there
+ *     closed    the job is over, our Close is in "out"
+ *     done      nothing more from the client matters: when "out" is empty, the
+ *               connection ends
+ */
+
+struct ngx_http_aiq_ws_s {
+    ngx_http_aiq_ws_loc_conf_t  *conf;
+    ngx_str_t                    protocol;
+    u_char                       accept[28];
+
+    /* from the client */
+    ngx_http_aiq_ws_reader_t     reader;
+    ngx_http_aiq_ws_limits_t     limits;
+    ngx_http_aiq_ws_event_t      piece;       /* on its way to the engine */
+    u_char                      *in;          /* what the engine does not take */
+    u_char                      *pos;         /* in it, behind the piece */
+    u_char                      *last;
+    ngx_int_t                    controls;    /* in this second */
+    time_t                       second;
+
+    /* to the client */
+    ngx_http_aiq_ws_buf_t       *out;
+    ngx_http_aiq_ws_buf_t       *last_out;
+    size_t                       cost;        /* credit of what is in out */
+    u_char                       pong[NGX_HTTP_AIQ_WS_CONTROL];
+    uint8_t                      pong_len;
+
+    ngx_event_t                  timer;
+    ngx_msec_t                   heard;       /* when anything has come */
+    ngx_msec_t                   active;      /* when a message came or went */
+
+    ngx_uint_t                   code;        /* of END, then of our Close */
+    u_char                       reason[NGX_HTTP_AIQ_WS_CONTROL - 2];
+    uint8_t                      reason_len;
+
+    unsigned                     accepted:1;  /* by HEAD */
+    unsigned                     open:1;      /* the 101 is sent */
+    unsigned                     has_piece:1;
+    unsigned                     full:1;      /* the ring is */
+    unsigned                     owes_pong:1;
+    unsigned                     pinged:1;    /* and nothing heard since */
+    unsigned                     heard_close:1; /* the client's */
+    unsigned                     leaving:1;
+    unsigned                     closed:1;
+    unsigned                     done:1;
+    unsigned                     broken:1;    /* no memory */
+    unsigned                     counted:1;   /* not open any more */
+};
+
+
+/* ngx_http_aiq_ws_handshake.c */
+
+/*
+ * NGX_DECLINED: it is no WebSocket, NGX_OK: it is one, ctx->ws is made; else
+ * what to finalize the request with
+ */
+ngx_int_t ngx_http_aiq_ws_handshake(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+/* sends the answer */
+ngx_int_t ngx_http_aiq_ws_answer(ngx_http_request_t *r,
+    ngx_http_aiq_ws_t *ws);
+
+/* ngx_http_aiq_ws.c */
+
+/* the service has accepted it */
+void ngx_http_aiq_ws_accept(ngx_http_aiq_ctx_t *ctx);
+/* MESSAGE and END of the engine; ngx_http_aiq_ws_turn() follows */
+void ngx_http_aiq_ws_message(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev);
+void ngx_http_aiq_ws_end(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev);
+/* what the engine should get, when the ring has room; NGX_AGAIN: it has none */
+ngx_int_t ngx_http_aiq_ws_push(ngx_http_aiq_ctx_t *ctx);
+/* NGX_DONE: the connection goes on; else what to finalize the request with */
+ngx_int_t ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
+/* nginx or the engine wants to leave: the client shall connect anew */
+void ngx_http_aiq_ws_leave(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws);
+
+
+extern ngx_module_t  ngx_http_aiq_ws_module;
+
+
+#endif /* _NGX_HTTP_AIQ_WS_H_INCLUDED_ */
