@@ -151,6 +151,17 @@ is(used('acme'), '11 70 0.000000000', 'while it is served it is not settled');
 $c->close;
 ok(eval { $t->wait_for(sub { used('acme') eq '12 80 0.000000000' }, 10) }, 'who leaves before the answer has made others work');
 
+# connections live on, bodies come through
+my $june = key('june');
+$c = $t->connect;
+my @bearer = @{ AIQ::Admin::bearer($june->{key}) };
+$c->request('POST', '/budget', headers => \@bearer, body => 'x' x 200_000);
+is($c->response->{status}, 200, 'a body');
+$c->send(join '', map { "GET /budget HTTP/1.1\r\nHost: t\r\n$bearer[0]: $bearer[1]\r\n\r\n" } 1 .. 5);
+is(join(',', map { $c->response->{status} } 1 .. 5), '200,200,200,200,402', 'requests that do not wait for each other');
+$c->close;
+is(used('june'), '5 10 0.000000000', 'each is charged');
+
 # a refusal has its error page, for nothing
 is(get($acme, '/life/ok')->{status}, 200, 'up to the limit') for 1 .. 2;
 is(get($acme, '/life/page')->{body}, 'a file', 'error_page');

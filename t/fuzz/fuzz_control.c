@@ -14,20 +14,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void read_body(aiq_str body)
 {
-    control_value v[8] = {0};
+    control_value v[9] = {0};
     const control_field fields[] = {
         {"tenant", FIELD_TENANT, false, &v[0]}, {"user", FIELD_USER, false, &v[1]},
         {"role", FIELD_ROLE, false, &v[2]},     {"disabled", FIELD_BOOL, false, &v[3]},
         {"models", FIELD_MODELS, false, &v[4]}, {"expires_at", FIELD_TIME, false, &v[5]},
         {"scope", FIELD_SCOPE, false, &v[6]},   {"amount", FIELD_AMOUNT, false, &v[7]},
+        {"limits", FIELD_LIMITS, false, &v[8]},
     };
     aiq_pool *pool = aiq_pool_new();
     json_error error;
     aiq_err err;
 
-    if (!control_fields(pool, body, fields, 8, &err)) {
+    if (!control_fields(pool, body, fields, 9, &err)) {
         assert(err.status == 400 && err.code[0] && err.message[0]);
-    } else if (v[4].given) {
+        aiq_pool_free(pool);
+        return;
+    }
+    assert(v[8].requests >= 0 && v[8].requests <= CONTROL_LIMIT_MAX);
+    assert(v[8].tokens >= 0 && v[8].tokens <= CONTROL_LIMIT_MAX);
+    if (v[4].given) {
         /* it goes into the store and back to callers as it is */
         assert(json_valid(v[4].text.data, v[4].text.len, &error));
     }
