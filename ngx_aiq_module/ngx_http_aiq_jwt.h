@@ -32,10 +32,8 @@ typedef struct {
     ngx_http_aiq_jwt_set_t       set;        /* keys: NULL before the first */
     ngx_msec_t                   fetched;
     ngx_msec_t                   tried;
+    ngx_atomic_uint_t            changes;    /* of all workers, at "tried" */
     ngx_queue_t                  waiting;    /* ngx_http_aiq_jwt_ctx_t */
-    ngx_queue_t                  passed;     /* the same, by its keys */
-    ngx_queue_t                  doubted;    /* by those that it had before */
-    ngx_event_t                  doubt;
     unsigned                     tried_once:1;
     unsigned                     busy:1;
     unsigned                     failed:1;   /* the last time */
@@ -79,6 +77,8 @@ typedef struct {
 typedef struct {
     ngx_shm_zone_t              *zone;
     EVP_MD                      *sha256;
+    ngx_shm_zone_t              *watch;      /* NULL: not enabled */
+    ngx_array_t                  sets;       /* ngx_http_aiq_jwt_set_t * */
     ngx_uint_t                   enabled;    /* unsigned  enabled:1; */
     ngx_uint_t                   remote;     /* unsigned  remote:1; */
 } ngx_http_aiq_jwt_main_conf_t;
@@ -107,8 +107,6 @@ struct ngx_http_aiq_jwt_loc_conf_s {
 /* ngx_http_aiq_jwt_access.c */
 
 ngx_int_t ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r);
-/* whether a token that has passed would still be accepted by its keys */
-ngx_uint_t ngx_http_aiq_jwt_vouched(ngx_http_aiq_jwt_ctx_t *ctx);
 
 /* ngx_http_aiq_jwt_remote.c */
 
@@ -129,14 +127,29 @@ ngx_int_t ngx_http_aiq_jwt_remote_get(ngx_http_aiq_jwt_ctx_t *ctx,
 
 /* what the request's end means to others that wait */
 void ngx_http_aiq_jwt_remote_leave(ngx_http_aiq_jwt_ctx_t *ctx);
-/*
- * From a token that passed on, until ngx_http_aiq_jwt_remote_unwatch(): what
- * it has open at the engine ends when other keys come that do not accept it.
- */
-void ngx_http_aiq_jwt_remote_watch(ngx_http_aiq_jwt_ctx_t *ctx,
-    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token);
-void ngx_http_aiq_jwt_remote_unwatch(ngx_http_aiq_jwt_ctx_t *ctx);
 void ngx_http_aiq_jwt_remote_filter_init(void);
+
+/* ngx_http_aiq_jwt_watch.c */
+
+ngx_int_t ngx_http_aiq_jwt_watch_init(ngx_conf_t *cf,
+    ngx_http_aiq_jwt_main_conf_t *jmcf);
+void ngx_http_aiq_jwt_watch_init_process(ngx_http_aiq_jwt_main_conf_t *jmcf,
+    ngx_log_t *log);
+/*
+ * From a token that passed on, until ngx_http_aiq_jwt_unwatch(): what it has
+ * open at the engine ends when its key is taken back.
+ */
+void ngx_http_aiq_jwt_watch(ngx_http_aiq_jwt_ctx_t *ctx,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token);
+void ngx_http_aiq_jwt_unwatch(ngx_http_aiq_jwt_ctx_t *ctx);
+/* in the master, when nothing can refuse the configuration any more */
+void ngx_http_aiq_jwt_watch_files(ngx_http_aiq_jwt_main_conf_t *jmcf,
+    ngx_log_t *log);
+/* other keys have come; old: NULL where they are the first */
+void ngx_http_aiq_jwt_watch_fetched(ngx_http_aiq_jwt_remote_t *remote,
+    ngx_http_aiq_jwt_keys_t *old, ngx_http_aiq_jwt_keys_t *new);
+/* how often keys were taken back, as far as any worker knows */
+ngx_atomic_uint_t ngx_http_aiq_jwt_watch_changes(void);
 
 /* ngx_http_aiq_jwt_claims.c */
 

@@ -240,8 +240,8 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
 
-    if (rc == NGX_OK && jlcf->remote && alcf->pass) {
-        ngx_http_aiq_jwt_remote_watch(ctx, jlcf, &token);
+    if (rc == NGX_OK && alcf->pass) {
+        ngx_http_aiq_jwt_watch(ctx, jlcf, &token);
     }
 
     return rc;
@@ -293,7 +293,7 @@ ngx_http_aiq_jwt_forget(ngx_http_request_t *r)
         actx->jwt->claims = NULL;
         actx->jwt->payload.len = 0;
 
-        ngx_http_aiq_jwt_remote_unwatch(actx->jwt);
+        ngx_http_aiq_jwt_unwatch(actx->jwt);
     }
 }
 
@@ -337,7 +337,7 @@ ngx_http_aiq_jwt_cleanup(void *data)
     ngx_http_aiq_jwt_ctx_t *ctx = data;
 
     ngx_http_aiq_jwt_remote_leave(ctx);
-    ngx_http_aiq_jwt_remote_unwatch(ctx);
+    ngx_http_aiq_jwt_unwatch(ctx);
     json_decref(ctx->claims);
 }
 
@@ -570,25 +570,6 @@ ngx_http_aiq_jwt_verify_signature(ngx_http_aiq_jwt_loc_conf_t *jlcf,
     remote = ngx_http_aiq_jwt_keys_verify(jlcf->remote->set.keys, token);
 
     return (remote == NGX_HTTP_AIQ_JWT_UNKNOWN_KEY) ? result : remote;
-}
-
-
-ngx_uint_t
-ngx_http_aiq_jwt_vouched(ngx_http_aiq_jwt_ctx_t *ctx)
-{
-    ngx_http_aiq_jwt_token_t   token;
-    ngx_http_aiq_jwt_result_e  result;
-
-    result = ngx_http_aiq_jwt_parse((char *) ctx->token.data, ctx->token.len,
-                                    &token);
-
-    if (result == NGX_HTTP_AIQ_JWT_OK) {
-        result = ngx_http_aiq_jwt_verify_signature(ctx->conf, &token);
-    }
-
-    ngx_http_aiq_jwt_free(&token);
-
-    return result == NGX_HTTP_AIQ_JWT_OK;
 }
 
 

@@ -33,6 +33,7 @@
 #define NGX_HTTP_AIQ_JWT_DEPTH_MAX    16       /* of JSON */
 #define NGX_HTTP_AIQ_JWT_KEYS_MAX     64       /* in a set */
 #define NGX_HTTP_AIQ_JWT_KEYSET_MAX   262144   /* bytes of a set */
+#define NGX_HTTP_AIQ_JWT_PRINT        32       /* a key's fingerprint */
 #define NGX_HTTP_AIQ_JWT_TRIES        8        /* keys for one token */
 #define NGX_HTTP_AIQ_JWT_TIME_MAX     253402300799  /* the year 9999 */
 
@@ -99,6 +100,16 @@ void ngx_http_aiq_jwt_keys_free(ngx_http_aiq_jwt_keys_t *keys);
 int ngx_http_aiq_jwt_keys_add(ngx_http_aiq_jwt_keys_t *keys, const char *text,
     size_t len, int strict, const char **error);
 size_t ngx_http_aiq_jwt_keys_count(const ngx_http_aiq_jwt_keys_t *keys);
+
+/*
+ * The fingerprint of a key, NGX_HTTP_AIQ_JWT_PRINT bytes, says which it is and
+ * what for: of the n-th of a set, or of the one that has signed; NULL: none has.
+ */
+const unsigned char *ngx_http_aiq_jwt_keys_print(
+    const ngx_http_aiq_jwt_keys_t *keys, size_t n);
+const unsigned char *ngx_http_aiq_jwt_keys_signer(
+    const ngx_http_aiq_jwt_keys_t *keys,
+    const ngx_http_aiq_jwt_token_t *token);
 
 /* the algorithm of that name, or NULL */
 const ngx_http_aiq_jwt_alg_t *ngx_http_aiq_jwt_alg(const char *name,

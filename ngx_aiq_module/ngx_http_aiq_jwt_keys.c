@@ -11,6 +11,7 @@
 #include <openssl/hmac.h>
 #include <openssl/param_build.h>
 #include <openssl/rsa.h>
+#include <openssl/x509.h>
 
 #include "ngx_http_aiq_jwt_core.h"
 
@@ -47,6 +48,7 @@ typedef struct {
     size_t                         secret_len;
     char                          *kid;    /* NULL: has none */
     size_t                         kid_len;
+    unsigned char                  print[NGX_HTTP_AIQ_JWT_PRINT];
 } ngx_http_aiq_jwt_key_t;
 
 
@@ -79,8 +81,13 @@ static const char *ngx_http_aiq_jwt_load_okp(const json_t *jwk,
 static long ngx_http_aiq_jwt_key_member(const json_t *jwk, const char *name,
     unsigned char *out);
 static EVP_PKEY *ngx_http_aiq_jwt_pkey(const char *type, OSSL_PARAM_BLD *bld);
+static const char *ngx_http_aiq_jwt_key_fingerprint(
+    ngx_http_aiq_jwt_key_t *key);
 static unsigned ngx_http_aiq_jwt_algs_of(ngx_http_aiq_jwt_kind_e kind);
 static void ngx_http_aiq_jwt_key_free(ngx_http_aiq_jwt_key_t *key);
+static const ngx_http_aiq_jwt_key_t *ngx_http_aiq_jwt_keys_find(
+    const ngx_http_aiq_jwt_keys_t *keys,
+    const ngx_http_aiq_jwt_token_t *token, unsigned *tries);
 static int ngx_http_aiq_jwt_verify_key(const ngx_http_aiq_jwt_key_t *key,
     const ngx_http_aiq_jwt_token_t *token);
 static int ngx_http_aiq_jwt_verify_hmac(const ngx_http_aiq_jwt_key_t *key,
@@ -165,6 +172,13 @@ size_t
 ngx_http_aiq_jwt_keys_count(const ngx_http_aiq_jwt_keys_t *keys)
 {
     return keys->n;
+}
+
+
+const unsigned char *
+ngx_http_aiq_jwt_keys_print(const ngx_http_aiq_jwt_keys_t *keys, size_t n)
+{
+    return keys->keys[n].print;
 }
 
 
@@ -263,6 +277,10 @@ ngx_http_aiq_jwt_add_key(ngx_http_aiq_jwt_keys_t *keys, const json_t *jwk)
         rv = ngx_http_aiq_jwt_key_restrict(jwk, key);
     }
 
+    if (rv == NULL) {
+        rv = ngx_http_aiq_jwt_key_fingerprint(key);
+    }
+
     if (rv) {
         ngx_http_aiq_jwt_key_free(key);
 
@@ -346,6 +364,34 @@ ngx_http_aiq_jwt_key_restrict(const json_t *jwk, ngx_http_aiq_jwt_key_t *key)
     memcpy(key->kid, json_string_value(value), key->kid_len);
 
     return NULL;
+}
+
+
+static const char *
+ngx_http_aiq_jwt_key_fingerprint(ngx_http_aiq_jwt_key_t *key)
+{
+    int             n, ok;
+    EVP_MD_CTX     *ctx;
+    unsigned char  *der;
+
+    der = NULL;
+    n = key->pkey ? i2d_PUBKEY(key->pkey, &der) : 0;
+
+    ctx = EVP_MD_CTX_new();
+
+    ok = n >= 0 && ctx
+         && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1
+         && EVP_DigestUpdate(ctx, &key->algs, sizeof(key->algs)) == 1
+         && EVP_DigestUpdate(ctx, &key->kid_len, sizeof(key->kid_len)) == 1
+         && EVP_DigestUpdate(ctx, key->kid, key->kid_len) == 1
+         && EVP_DigestUpdate(ctx, key->secret, key->secret_len) == 1
+         && EVP_DigestUpdate(ctx, der, n) == 1
+         && EVP_DigestFinal_ex(ctx, key->print, NULL) == 1;
+
+    EVP_MD_CTX_free(ctx);
+    OPENSSL_free(der);
+
+    return ok ? NULL : "needs more memory than there is";
 }
 
 
@@ -613,15 +659,42 @@ ngx_http_aiq_jwt_result_e
 ngx_http_aiq_jwt_keys_verify(const ngx_http_aiq_jwt_keys_t *keys,
     const ngx_http_aiq_jwt_token_t *token)
 {
+    unsigned  tries;
+
+    if (ngx_http_aiq_jwt_keys_find(keys, token, &tries)) {
+        return NGX_HTTP_AIQ_JWT_OK;
+    }
+
+    return tries ? NGX_HTTP_AIQ_JWT_SIGNATURE : NGX_HTTP_AIQ_JWT_UNKNOWN_KEY;
+}
+
+
+const unsigned char *
+ngx_http_aiq_jwt_keys_signer(const ngx_http_aiq_jwt_keys_t *keys,
+    const ngx_http_aiq_jwt_token_t *token)
+{
+    unsigned                       tries;
+    const ngx_http_aiq_jwt_key_t  *key;
+
+    key = ngx_http_aiq_jwt_keys_find(keys, token, &tries);
+
+    return key ? key->print : NULL;
+}
+
+
+static const ngx_http_aiq_jwt_key_t *
+ngx_http_aiq_jwt_keys_find(const ngx_http_aiq_jwt_keys_t *keys,
+    const ngx_http_aiq_jwt_token_t *token, unsigned *tries)
+{
     int                            rc;
     size_t                         i;
-    unsigned                       alg, tries;
+    unsigned                       alg;
     const ngx_http_aiq_jwt_key_t  *key;
 
     alg = 1u << (token->alg - ngx_http_aiq_jwt_algs);
-    tries = 0;
+    *tries = 0;
 
-    for (i = 0; i < keys->n && tries < NGX_HTTP_AIQ_JWT_TRIES; i++) {
+    for (i = 0; i < keys->n && *tries < NGX_HTTP_AIQ_JWT_TRIES; i++) {
         key = &keys->keys[i];
 
         if (!(key->algs & alg)) {
@@ -635,18 +708,18 @@ ngx_http_aiq_jwt_keys_verify(const ngx_http_aiq_jwt_keys_t *keys,
             continue;
         }
 
-        tries++;
+        (*tries)++;
 
         rc = ngx_http_aiq_jwt_verify_key(key, token);
 
         ERR_clear_error();
 
         if (rc) {
-            return NGX_HTTP_AIQ_JWT_OK;
+            return key;
         }
     }
 
-    return tries ? NGX_HTTP_AIQ_JWT_SIGNATURE : NGX_HTTP_AIQ_JWT_UNKNOWN_KEY;
+    return NULL;
 }
 
 

@@ -43,6 +43,8 @@ static char *ngx_http_aiq_jwt_check_key_cache(ngx_conf_t *cf, void *post,
     void *data);
 static ngx_int_t ngx_http_aiq_jwt_init(ngx_conf_t *cf);
 static void ngx_http_aiq_jwt_digest_cleanup(void *data);
+static ngx_int_t ngx_http_aiq_jwt_init_module(ngx_cycle_t *cycle);
+static ngx_int_t ngx_http_aiq_jwt_init_process(ngx_cycle_t *cycle);
 
 
 static ngx_conf_post_t  ngx_http_aiq_jwt_key_cache_post =
@@ -155,8 +157,8 @@ ngx_module_t  ngx_http_aiq_jwt_module = {
     ngx_http_aiq_jwt_commands,             /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    NULL,                                  /* init module */
-    NULL,                                  /* init process */
+    ngx_http_aiq_jwt_init_module,          /* init module */
+    ngx_http_aiq_jwt_init_process,         /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -262,16 +264,31 @@ ngx_http_aiq_jwt_add_variables(ngx_conf_t *cf)
 static void *
 ngx_http_aiq_jwt_create_main_conf(ngx_conf_t *cf)
 {
+    ngx_http_aiq_jwt_main_conf_t  *jmcf;
+
+    jmcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_jwt_main_conf_t));
+    if (jmcf == NULL) {
+        return NULL;
+    }
+
     /*
      * set by ngx_pcalloc():
      *
      *     jmcf->zone = NULL;
      *     jmcf->sha256 = NULL;
+     *     jmcf->watch = NULL;
      *     jmcf->enabled = 0;
      *     jmcf->remote = 0;
      */
 
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_aiq_jwt_main_conf_t));
+    if (ngx_array_init(&jmcf->sets, cf->pool, 4,
+                       sizeof(ngx_http_aiq_jwt_set_t *))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
+    return jmcf;
 }
 
 
@@ -515,8 +532,11 @@ ngx_http_aiq_jwt_key_file(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static ngx_http_aiq_jwt_set_t *
 ngx_http_aiq_jwt_create_set(ngx_conf_t *cf)
 {
-    ngx_pool_cleanup_t      *cln;
-    ngx_http_aiq_jwt_set_t  *set;
+    ngx_pool_cleanup_t             *cln;
+    ngx_http_aiq_jwt_set_t         *set, **sets;
+    ngx_http_aiq_jwt_main_conf_t   *jmcf;
+
+    jmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_aiq_jwt_module);
 
     cln = ngx_pool_cleanup_add(cf->pool, sizeof(ngx_http_aiq_jwt_set_t));
     if (cln == NULL) {
@@ -532,6 +552,13 @@ ngx_http_aiq_jwt_create_set(ngx_conf_t *cf)
     }
 
     cln->handler = ngx_http_aiq_jwt_set_cleanup;
+
+    sets = ngx_array_push(&jmcf->sets);
+    if (sets == NULL) {
+        return NULL;
+    }
+
+    *sets = set;
 
     return set;
 }
@@ -894,7 +921,9 @@ ngx_http_aiq_jwt_init(ngx_conf_t *cf)
     cln->data = jmcf->sha256;
 
     jmcf->zone = ngx_http_aiq_auth_cache_zone(cf);
-    if (jmcf->zone == NULL) {
+    if (jmcf->zone == NULL
+        || ngx_http_aiq_jwt_watch_init(cf, jmcf) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -919,4 +948,34 @@ static void
 ngx_http_aiq_jwt_digest_cleanup(void *data)
 {
     EVP_MD_free(data);
+}
+
+
+static ngx_int_t
+ngx_http_aiq_jwt_init_module(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_jwt_main_conf_t  *jmcf;
+
+    jmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_aiq_jwt_module);
+
+    if (jmcf && jmcf->watch) {
+        ngx_http_aiq_jwt_watch_files(jmcf, cycle->log);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_jwt_init_process(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_jwt_main_conf_t  *jmcf;
+
+    jmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_aiq_jwt_module);
+
+    if (jmcf && jmcf->watch) {
+        ngx_http_aiq_jwt_watch_init_process(jmcf, cycle->log);
+    }
+
+    return NGX_OK;
 }

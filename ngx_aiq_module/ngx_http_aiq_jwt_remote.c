@@ -12,7 +12,6 @@
 
 
 #define NGX_HTTP_AIQ_JWT_RETRY  10000    /* ms between two subrequests */
-#define NGX_HTTP_AIQ_JWT_BATCH  32       /* tokens verified anew in one turn */
 
 
 static ngx_int_t ngx_http_aiq_jwt_remote_ask(ngx_http_aiq_jwt_ctx_t *ctx,
@@ -21,8 +20,6 @@ static ngx_int_t ngx_http_aiq_jwt_remote_done(ngx_http_request_t *r,
     void *data, ngx_int_t rc);
 static ngx_int_t ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
     ngx_http_aiq_jwt_ctx_t *ctx);
-static void ngx_http_aiq_jwt_remote_doubt(ngx_http_aiq_jwt_remote_t *remote);
-static void ngx_http_aiq_jwt_remote_doubt_handler(ngx_event_t *ev);
 static void ngx_http_aiq_jwt_remote_wake(ngx_http_aiq_jwt_remote_t *remote,
     ngx_uint_t again);
 static void ngx_http_aiq_jwt_remote_cleanup(void *data);
@@ -55,11 +52,6 @@ ngx_http_aiq_jwt_remote_create(ngx_conf_t *cf, ngx_str_t *uri)
 
     remote->uri = *uri;
     ngx_queue_init(&remote->waiting);
-    ngx_queue_init(&remote->passed);
-    ngx_queue_init(&remote->doubted);
-
-    remote->doubt.handler = ngx_http_aiq_jwt_remote_doubt_handler;
-    remote->doubt.data = remote;
 
     cln->handler = ngx_http_aiq_jwt_remote_cleanup;
 
@@ -86,7 +78,8 @@ ngx_http_aiq_jwt_remote_get(ngx_http_aiq_jwt_ctx_t *ctx,
     age = ngx_current_msec - remote->fetched;
 
     usable = remote->set.keys && age / 2 < max_age;
-    wanted = unknown || remote->set.keys == NULL || age >= max_age;
+    wanted = unknown || remote->set.keys == NULL || age >= max_age
+             || remote->changes != ngx_http_aiq_jwt_watch_changes();
 
     if (wanted && !ctx->asked) {
 
@@ -171,6 +164,7 @@ ngx_http_aiq_jwt_remote_ask(ngx_http_aiq_jwt_ctx_t *ctx,
     remote->busy = 1;
     remote->failed = 0;
     remote->tried = ngx_current_msec;
+    remote->changes = ngx_http_aiq_jwt_watch_changes();
 
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
                    "http aiq jwt fetches keys: \"%V\"", &remote->uri);
@@ -220,7 +214,7 @@ ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
 {
     u_char                      digest[NGX_HTTP_AIQ_AUTH_DIGEST];
     const char                 *error;
-    ngx_http_aiq_jwt_keys_t    *keys;
+    ngx_http_aiq_jwt_keys_t    *keys, *old;
     ngx_http_aiq_jwt_remote_t  *remote;
 
     remote = ctx->remote;
@@ -255,7 +249,7 @@ ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    ngx_http_aiq_jwt_keys_free(remote->set.keys);
+    old = remote->set.keys;
 
     remote->set.keys = keys;
     remote->fetched = ngx_current_msec;
@@ -266,84 +260,12 @@ ngx_http_aiq_jwt_remote_parse(ngx_http_request_t *r,
         != 0)
     {
         ngx_memcpy(remote->set.digest, digest, NGX_HTTP_AIQ_AUTH_DIGEST);
-        ngx_http_aiq_jwt_remote_doubt(remote);
+        ngx_http_aiq_jwt_watch_fetched(remote, old, keys);
     }
+
+    ngx_http_aiq_jwt_keys_free(old);
 
     return NGX_OK;
-}
-
-
-void
-ngx_http_aiq_jwt_remote_watch(ngx_http_aiq_jwt_ctx_t *ctx,
-    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token)
-{
-    ctx->conf = jlcf;
-    ctx->token = *token;
-
-    ngx_queue_insert_tail(&jlcf->remote->passed, &ctx->passed);
-}
-
-
-void
-ngx_http_aiq_jwt_remote_unwatch(ngx_http_aiq_jwt_ctx_t *ctx)
-{
-    if (ctx->conf) {
-        ctx->conf = NULL;
-        ngx_queue_remove(&ctx->passed);
-    }
-}
-
-
-static void
-ngx_http_aiq_jwt_remote_doubt(ngx_http_aiq_jwt_remote_t *remote)
-{
-    if (ngx_queue_empty(&remote->passed)) {
-        return;
-    }
-
-    ngx_queue_add(&remote->doubted, &remote->passed);
-    ngx_queue_init(&remote->passed);
-
-    remote->doubt.log = ngx_cycle->log;
-
-    ngx_post_event(&remote->doubt, &ngx_posted_next_events);
-}
-
-
-/* Signatures take their time: so not all of them in one turn. */
-
-static void
-ngx_http_aiq_jwt_remote_doubt_handler(ngx_event_t *ev)
-{
-    ngx_uint_t                  n;
-    ngx_queue_t                *q;
-    ngx_http_aiq_jwt_ctx_t     *ctx;
-    ngx_http_aiq_jwt_remote_t  *remote;
-
-    remote = ev->data;
-
-    for (n = 0; n < NGX_HTTP_AIQ_JWT_BATCH; n++) {
-
-        if (ngx_queue_empty(&remote->doubted)) {
-            return;
-        }
-
-        q = ngx_queue_head(&remote->doubted);
-        ctx = ngx_queue_data(q, ngx_http_aiq_jwt_ctx_t, passed);
-
-        ngx_queue_remove(q);
-
-        if (ngx_http_aiq_jwt_vouched(ctx)) {
-            ngx_queue_insert_tail(&remote->passed, q);
-            continue;
-        }
-
-        ctx->conf = NULL;
-
-        ngx_http_aiq_job_revoke(ngx_http_aiq_get_ctx(ctx->request));
-    }
-
-    ngx_post_event(ev, &ngx_posted_next_events);
 }
 
 

@@ -401,6 +401,51 @@ static void sets_are_searched_by_kid(void **state)
     EVP_PKEY_free(old);
 }
 
+/* All algorithms' keys in one set; more: for each. */
+static keys_t *all_keys(const char *more)
+{
+    static char set[32768];
+    char jwk[4096];
+    size_t n = (size_t)sprintf(set, "{\"keys\":[");
+
+    for (size_t i = 0; i < ALGS; i++) {
+        n += (size_t)sprintf(set + n, "%s%s", i ? "," : "",
+                             signer_jwk(algs[i], pkeys[i], more, jwk));
+    }
+    strcpy(set + n, "]}");
+    return keys_of(set);
+}
+
+static void a_key_is_known_by_its_fingerprint(void **state)
+{
+    keys_t *keys = all_keys(""), *same = all_keys(""), *named = all_keys(",\"kid\":\"x\"");
+    char header[64], text[4096];
+
+    (void)state;
+    for (size_t i = 0; i < ALGS; i++) {
+        const unsigned char *print = ngx_http_aiq_jwt_keys_print(keys, i);
+        ngx_http_aiq_jwt_token_t token;
+        for (size_t k = 0; k < ALGS; k++) {
+            assert_int_equal(memcmp(print, ngx_http_aiq_jwt_keys_print(same, k),
+                                    NGX_HTTP_AIQ_JWT_PRINT) == 0,
+                             pkeys[i] == pkeys[k]); /* HS* have one secret */
+            assert_memory_not_equal(print, ngx_http_aiq_jwt_keys_print(named, k),
+                                    NGX_HTTP_AIQ_JWT_PRINT);
+        }
+        sprintf(header, "{\"alg\":\"%s\"}", algs[i]);
+        signer_token(algs[i], pkeys[i], header, "{}", text);
+        assert_int_equal(ngx_http_aiq_jwt_parse(text, strlen(text), &token), OK);
+        assert_memory_equal(ngx_http_aiq_jwt_keys_signer(keys, &token), print,
+                            NGX_HTTP_AIQ_JWT_PRINT);
+        token.signature[0] ^= 1;
+        assert_null(ngx_http_aiq_jwt_keys_signer(keys, &token));
+        ngx_http_aiq_jwt_free(&token);
+    }
+    ngx_http_aiq_jwt_keys_free(keys);
+    ngx_http_aiq_jwt_keys_free(same);
+    ngx_http_aiq_jwt_keys_free(named);
+}
+
 static void a_token_is_tried_with_few_keys(void **state)
 {
     char jwk[4096], token[4096];
@@ -600,6 +645,7 @@ int main(void)
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(base64url_has_one_spelling),
         cmocka_unit_test(sets_are_searched_by_kid),
+        cmocka_unit_test(a_key_is_known_by_its_fingerprint),
         cmocka_unit_test(a_token_is_tried_with_few_keys),
         cmocka_unit_test(key_sets_that_are_refused),
         cmocka_unit_test(weak_rsa_keys_are_refused),
