@@ -9,8 +9,8 @@
  * the charge then lasts as long as the request; when that ends, it is due, or
  * not where nobody got anything.  If we die meanwhile, it is due.
  *
- * A request is charged once, by the first location that it comes to with an
- * "aiq_charge", whatever internal redirects it takes.
+ * A request is charged once, by the first location with an "aiq_charge" whose
+ * content handler it comes to, whatever internal redirects that one makes.
  */
 
 
@@ -552,6 +552,7 @@ ngx_http_aiq_charge_has_tokens(ngx_http_aiq_loc_conf_t *conf)
 ngx_int_t
 ngx_http_aiq_charge_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 {
+    ngx_array_t                *handlers;
     ngx_http_handler_pt        *h;
     ngx_http_core_main_conf_t  *cmcf;
 
@@ -561,12 +562,20 @@ ngx_http_aiq_charge_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
-    /* limits add theirs after this one, so they come first */
+    handlers = &cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers;
 
-    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
-    if (h == NULL) {
+    if (ngx_array_push(handlers) == NULL) {
         return NGX_ERROR;
     }
+
+    /*
+     * the first one runs last: when limits have let the request pass, and
+     * "try_files" has led it to where it is served
+     */
+
+    h = handlers->elts;
+    ngx_memmove(h + 1, h,
+                (handlers->nelts - 1) * sizeof(ngx_http_handler_pt));
 
     *h = ngx_http_aiq_charge_handler;
 

@@ -43,7 +43,7 @@ $t->conf("
             location /life/saved    { error_page 502 = /life/ok; proxy_pass http://127.0.0.1:%%PORT_2%%; }
             location /life/silent   { proxy_pass http://127.0.0.1:@{[ $silent->sockport ]}; }
             location /life/file     { root %%DIR%%; try_files /file =404; }
-            location /life/tried    { try_files /none /life/ok; }
+            location /life/cheap    { aiq_charge 1tokens; try_files /none /life/ok; }
             location /life/free     { aiq_charge off; proxy_pass http://127.0.0.1:%%PORT_1%%/ok; }
             location /life/page     { error_page 402 \@page; proxy_pass http://127.0.0.1:%%PORT_1%%/ok; }
         }
@@ -138,7 +138,7 @@ is(join(',', map { get($iris, '/key')->{status} } 1 .. 3), '200,200,429', 'and o
 is(get($acme, '/life/fails')->{status}, 503, 'who gets an error') for 1 .. 12;
 is(get($acme, '/life/away')->{status}, 502, 'or nothing') for 1 .. 12;
 is(used('acme'), '5 10 0.000000000', 'pays nothing, however often');
-is(get($acme, "/life/$_->[0]")->{status}, $_->[1], $_->[0]) for [ ok => 200 ], [ missing => 404 ], [ tried => 200 ], [ saved => 200 ];
+is(get($acme, "/life/$_->[0]")->{status}, $_->[1], $_->[0]) for [ ok => 200 ], [ missing => 404 ], [ cheap => 200 ], [ saved => 200 ];
 is(get($acme, '/life/file')->{body}, 'a file', 'a file');
 is(used('acme'), '10 60 0.000000000', 'whoever gets something pays, and once');
 is(get($acme, '/life/free')->{status}, 200, 'off');
