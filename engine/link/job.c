@@ -90,22 +90,11 @@ static void give_memory_back(aiq_loop *loop, void *arg)
     malloc_trim(0);
 }
 
-/* The slot is free again, the memory too. */
-static void job_free(link_job *j)
+/* The memory is free again. */
+static void dispose(link_job *j)
 {
-    aiq_link *l = j->link;
-    link_end *end = l->end;
+    link_end *end = j->job.loop->links;
 
-    if (j->waiting) {
-        link_job_unwait(j);
-    }
-    link_job_unkey(j);
-    if (j->question) {
-        rates_cancel(j->question);
-    }
-    l->promised -= j->in.promised;
-    l->slots[j->slot] = NULL;
-    l->n_jobs--;
     end->n_jobs--;
     end->n_streams -= j->stream;
     metric_add(end->counts->jobs, -1);
@@ -122,6 +111,72 @@ static void job_free(link_job *j)
         end->peak_jobs = 0;
         loop_timer_start(end->loop, &end->trim_timer, LINK_TRIM_MS, give_memory_back, NULL);
     }
+}
+
+/* The slot is free again; the memory, too, unless somebody keeps it. */
+static void job_free(link_job *j)
+{
+    aiq_link *l = j->link;
+
+    if (j->waiting) {
+        link_job_unwait(j);
+    }
+    link_job_unkey(j);
+    if (j->question) {
+        rates_cancel(j->question);
+    }
+    l->promised -= j->in.promised;
+    l->slots[j->slot] = NULL;
+    l->n_jobs--;
+    j->link = NULL;
+    if (!j->kept) {
+        dispose(j);
+    }
+}
+
+bool job_keep(aiq_job *job)
+{
+    link_job *j = (link_job *)job;
+    link_end *end = job->loop->links;
+
+    if (end->closing || j->aborted) {
+        return false;
+    }
+    if (!j->kept) {
+        j->kept = true;
+        policy_ref(job->policy); /* the link's may go */
+        j->next_kept = end->kept;
+        j->prev_kept = &end->kept;
+        if (end->kept) {
+            end->kept->prev_kept = &j->next_kept;
+        }
+        end->kept = j;
+    }
+    return true;
+}
+
+void job_release(aiq_job *job)
+{
+    link_job *j = (link_job *)job;
+    const aiq_policy *policy = job->policy;
+
+    *j->prev_kept = j->next_kept;
+    if (j->next_kept) {
+        j->next_kept->prev_kept = j->prev_kept;
+    }
+    j->kept = false;
+    if (j->link == NULL) {
+        dispose(j); /* what it holds may look at the policy */
+    }
+    policy_unref(policy);
+}
+
+void link_job_drop(link_job *j)
+{
+    if (j->job.route->handler->cancel) {
+        j->job.route->handler->cancel(&j->job);
+    }
+    job_release(&j->job);
 }
 
 static const char *text_of(aiq_job *job, aiq_str s)
@@ -168,6 +223,7 @@ void link_job_abort(link_job *j, const aiq_err *err)
 {
     /* what the handler still calls must not end the job under our feet */
     j->state = JOB_ENDING;
+    j->aborted = true;
     if (j->job.route && j->job.route->handler->cancel) {
         j->job.route->handler->cancel(&j->job);
     }

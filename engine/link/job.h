@@ -2,7 +2,7 @@
  * The engine's end of a job: what a service sees of a request. A job belongs
  * to its loop's thread. It is open from its handler's open() to job_end(),
  * job_fail() or cancel(), whichever is first; after that nothing of it may be
- * touched (its pool is freed).
+ * touched (its pool is freed), unless it is kept (job_keep()).
  *
  * Output. job_write() takes what the worker's credit allows and returns how
  * much that was; the rest is the service's to keep and to offer again in
@@ -157,6 +157,14 @@ void job_end(aiq_job *job);
 void job_fail(aiq_job *job, const aiq_err *err);
 /* The same with headers, for an error reply. */
 void job_fail_with(aiq_job *job, const aiq_err *err, const job_header *headers, size_t n);
+
+/* For work that outlives the client: from here to job_release() the job and its pool stay,
+ * whatever becomes of the reply; once that is over, writing comes to nothing. In cancel(),
+ * or while the job is open. Where the engine leaves, cancel() comes (again), and the job is
+ * gone when that returns. False: there is no going on, for the engine leaves or the caller
+ * may not any more. */
+bool job_keep(aiq_job *job);
+void job_release(aiq_job *job);
 
 /* A whole small reply at once: head, body, end. The body is copied and sent as
  * credit allows. The job is gone when this returns. */

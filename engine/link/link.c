@@ -500,6 +500,7 @@ void link_end_drain(link_end *end)
 
 void link_end_close(link_end *end, bool tell)
 {
+    end->closing = true;
     loop_timer_stop(end->loop, &end->drain_timer);
     while (end->links) {
         aiq_link *l = end->links;
@@ -511,6 +512,9 @@ void link_end_close(link_end *end, bool tell)
         link_settle(l);
         cancel_jobs(l);
         link_free(l);
+    }
+    while (end->kept) {
+        link_job_drop(end->kept);
     }
     loop_timer_stop(end->loop, &end->trim_timer);
     keyring_forget(&end->recheck);

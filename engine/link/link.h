@@ -80,6 +80,11 @@ struct link_job {
     bool in_message;      /* its last MESSAGE was not the last of a message */
     link_job *next;       /* in link->waiting, or among the free ones */
 
+    /* job_keep() */
+    bool kept;    /* where it is, link may be NULL: the slot is another's by now */
+    bool aborted; /* it is too late for that */
+    link_job *next_kept, **prev_kept; /* in end->kept */
+
     /* from the worker */
     aiq_credit in;
     uint32_t allowed; /* bytes that it may still send */
@@ -130,8 +135,9 @@ struct link_end {
     aiq_link *links;
     loop_source source;
     loop_timer drain_timer, trim_timer;
-    bool draining;
+    bool draining, closing;
     uint32_t n_jobs, n_streams;
+    link_job *kept;     /* jobs that go on though their client is gone */
     uint32_t peak_jobs; /* since memory was last given back */
     uint64_t spin_ns;
     bool spinning;      /* looking on, though there was nothing to do */
@@ -173,6 +179,7 @@ link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation);
 void link_job_cancel(link_job *j);                    /* the worker does not want it any more */
 void link_job_cut(link_job *j);                       /* the engine leaves */
 void link_job_abort(link_job *j, const aiq_err *err); /* a running one, with its handler */
+void link_job_drop(link_job *j);                      /* a kept one, with its handler */
 void link_job_body(link_job *j, const uint8_t *data, uint32_t n);
 void link_job_whole(link_job *j);
 void link_job_credit(link_job *j, uint32_t n);

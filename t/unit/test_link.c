@@ -24,6 +24,7 @@ typedef struct {
     void (*on_body)(aiq_job *job, const uint8_t *data, size_t n);
     void (*on_end)(aiq_job *job);
     void (*on_writable)(aiq_job *job);
+    void (*on_cancel)(aiq_job *job);
 } probe;
 
 static probe p;
@@ -73,6 +74,9 @@ static void probe_writable(aiq_job *job)
 static void probe_cancel(aiq_job *job)
 {
     note(job, "c");
+    if (p.on_cancel) {
+        p.on_cancel(job);
+    }
 }
 
 static void probe_release(aiq_job *job)
@@ -539,6 +543,92 @@ static void test_a_service_without_body_consumes_it(void **state)
 
 /* The end of jobs. */
 
+/* Work that outlives its client. */
+
+static aiq_job *kept;
+
+static void keep(aiq_job *job)
+{
+    kept = job_keep(job) ? job : NULL;
+}
+
+static void released(void *arg)
+{
+    note(arg, "r");
+}
+
+static void keep_from_the_start(aiq_job *job)
+{
+    aiq_pool_cleanup(job->pool, released, job);
+    keep(job);
+}
+
+static void test_a_job_may_outlive_its_client(void **state)
+{
+    ends *e = *state;
+
+    p.on_cancel = keep;
+    push_request(e, -1);
+    push(e, AIQ_FRAME_CANCEL, 1, 1, NULL, 0);
+    push_open(e, 1, 2, &(aiq_open){.method = AIQ_METHOD_GET}, "/probe");
+    assert_true(turn(e));
+    assert_string_equal(p.events, "ocoe"); /* the slot is another's */
+    assert_non_null(kept);
+    assert_int_equal(e->loop.links->n_jobs, 2);
+
+    assert_int_equal(job_write(kept, "x", 1, true), 0);
+    assert_int_equal(job_room(kept), 0);
+    job_end(kept);
+    expect_nothing(e);
+    job_release(kept);
+    assert_int_equal(e->loop.links->n_jobs, 1);
+}
+
+static void test_it_may_outlive_its_link(void **state)
+{
+    ends *e = *state;
+
+    p.on_cancel = keep;
+    push_request(e, -1);
+    assert_true(turn(e));
+    push(e, 99, 1, 1, NULL, 0); /* no such frame */
+    assert_false(turn(e));
+    assert_string_equal(kept->policy->locations[0].service, "probe");
+    assert_int_equal(e->loop.links->n_jobs, 1);
+    job_release(kept);
+}
+
+static void test_it_may_outlive_its_reply(void **state)
+{
+    ends *e = *state;
+
+    p.on_open = keep_from_the_start;
+    p.on_end = answer;
+    push_request(e, 0);
+    assert_true(turn(e));
+    assert_null(e->link->slots[1]);
+    assert_string_equal(p.events, "oe");
+    job_release(kept);
+    assert_string_equal(p.events, "oer");
+}
+
+static void test_but_not_the_engine(void **state)
+{
+    ends *e = *state;
+
+    p.on_cancel = keep;
+    push_request(e, -1);
+    push_open(e, 2, 1, &(aiq_open){.method = AIQ_METHOD_POST, .body_length = -1}, "/probe");
+    push(e, AIQ_FRAME_CANCEL, 1, 1, NULL, 0);
+    assert_true(turn(e));
+    assert_non_null(kept);
+    assert_string_equal(p.events, "ooc");
+    link_end_close(e->loop.links, true);
+    assert_string_equal(p.events, "ooccc"); /* both of them */
+    assert_null(kept);
+    assert_int_equal(e->loop.links->n_jobs, 0);
+}
+
 static void test_cancel(void **state)
 {
     ends *e = *state;
@@ -982,6 +1072,10 @@ int main(void)
         TEST(test_a_service_without_body_consumes_it),
         TEST(test_cancel),
         TEST(test_end_releases_a_charge),
+        TEST(test_a_job_may_outlive_its_client),
+        TEST(test_it_may_outlive_its_link),
+        TEST(test_it_may_outlive_its_reply),
+        TEST(test_but_not_the_engine),
         TEST(test_frames_of_an_older_generation_are_dropped),
         TEST(test_the_link_takes_its_jobs_along),
         TEST(test_leaving_cuts_with_an_error),
