@@ -157,6 +157,9 @@ typedef struct {
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
     ngx_msec_t                 cache_ttl;    /* 0: "aiq_cache off" */
+    size_t                     stream_buffer;
+    ngx_msec_t                 stream_grace;
+    ngx_msec_t                 abort_drain;
     ngx_str_t                  key_realm;    /* empty: "aiq_key off" */
     ngx_array_t               *limits;       /* see "aiq_limit"; or NULL */
 } ngx_http_aiq_loc_conf_t;
@@ -355,6 +358,9 @@ char *ngx_http_aiq_set_file(ngx_conf_t *cf, ngx_str_t *value, ngx_str_t *file);
 /* of "value" behind its prefix */
 char *ngx_http_aiq_set_time(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
     ngx_msec_t *time);
+
+char *ngx_http_aiq_check_time(ngx_conf_t *cf, void *post, void *data);
+char *ngx_http_aiq_check_buffer(ngx_conf_t *cf, void *post, void *data);
 
 /* ngx_http_aiq_model.c */
 

@@ -35,6 +35,12 @@ static ngx_int_t ngx_http_aiq_cost_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 
 
+static ngx_conf_post_t  ngx_http_aiq_time_post = { ngx_http_aiq_check_time };
+
+static ngx_conf_post_t  ngx_http_aiq_buffer_post =
+    { ngx_http_aiq_check_buffer };
+
+
 static ngx_command_t  ngx_http_aiq_commands[] = {
 
     { ngx_string("aiq_engine"),
@@ -78,6 +84,13 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
+
+    { ngx_string("aiq_abort_drain"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_loc_conf_t, abort_drain),
+      &ngx_http_aiq_time_post },
 
     { ngx_string("aiq_auth_cache"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
@@ -135,6 +148,20 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_aiq_loc_conf_t, read_timeout),
       NULL },
+
+    { ngx_string("aiq_stream_buffer"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_size_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_loc_conf_t, stream_buffer),
+      &ngx_http_aiq_buffer_post },
+
+    { ngx_string("aiq_stream_grace"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_loc_conf_t, stream_grace),
+      &ngx_http_aiq_time_post },
 
       ngx_null_command
 };
@@ -526,6 +553,9 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
     alcf->max_body_size = NGX_CONF_UNSET;
     alcf->cache_ttl = NGX_CONF_UNSET_MSEC;
     alcf->read_timeout = NGX_CONF_UNSET_MSEC;
+    alcf->stream_buffer = NGX_CONF_UNSET_SIZE;
+    alcf->stream_grace = NGX_CONF_UNSET_MSEC;
+    alcf->abort_drain = NGX_CONF_UNSET_MSEC;
 
     return alcf;
 }
@@ -545,6 +575,10 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                              10 * 1024 * 1024);
     ngx_conf_merge_msec_value(conf->read_timeout, prev->read_timeout, 300000);
     ngx_conf_merge_msec_value(conf->cache_ttl, prev->cache_ttl, 0);
+    ngx_conf_merge_size_value(conf->stream_buffer, prev->stream_buffer,
+                              256 * 1024);
+    ngx_conf_merge_msec_value(conf->stream_grace, prev->stream_grace, 10000);
+    ngx_conf_merge_msec_value(conf->abort_drain, prev->abort_drain, 5000);
     ngx_conf_merge_str_value(conf->key_realm, prev->key_realm, "");
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);

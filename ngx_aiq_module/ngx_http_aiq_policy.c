@@ -30,6 +30,8 @@ static u_char *ngx_http_aiq_policy_option(u_char *p, char *key,
     ngx_str_t *value);
 static u_char *ngx_http_aiq_policy_string(u_char *p, char *key,
     ngx_str_t *value);
+static u_char *ngx_http_aiq_policy_number(u_char *p, char *key,
+    uint64_t value);
 static ngx_int_t ngx_http_aiq_policy_write(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf, ngx_str_t *document);
 static ngx_int_t ngx_http_aiq_policy_failed(ngx_conf_t *cf, char *what,
@@ -126,10 +128,14 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
         p = ngx_http_aiq_policy_string(p, "service", &pass[i]->service);
         p = ngx_sprintf(p, ",\"max_body\":%O", pass[i]->conf->max_body_size);
 
-        if (pass[i]->conf->cache_ttl) {
-            p = ngx_sprintf(p, ",\"cache_ttl_ms\":%M",
-                            pass[i]->conf->cache_ttl);
-        }
+        p = ngx_http_aiq_policy_number(p, "cache_ttl_ms",
+                                       pass[i]->conf->cache_ttl);
+        p = ngx_http_aiq_policy_number(p, "stream_buffer",
+                                       pass[i]->conf->stream_buffer);
+        p = ngx_http_aiq_policy_number(p, "stream_grace_ms",
+                                       pass[i]->conf->stream_grace);
+        p = ngx_http_aiq_policy_number(p, "abort_drain_ms",
+                                       pass[i]->conf->abort_drain);
 
         p = ngx_http_aiq_budget_document(p, pass[i]->conf->budgets);
         p = ngx_http_aiq_limit_document(p, pass[i]->conf->limits);
@@ -478,6 +484,19 @@ ngx_http_aiq_policy_option(u_char *p, char *key, ngx_str_t *value)
     *p++ = ',';
 
     return ngx_http_aiq_policy_string(p, key, value);
+}
+
+
+/* the engine takes what is not there as 0 */
+
+static u_char *
+ngx_http_aiq_policy_number(u_char *p, char *key, uint64_t value)
+{
+    if (value == 0) {
+        return p;
+    }
+
+    return ngx_sprintf(p, ",\"%s\":%uL", key, value);
 }
 
 

@@ -8,7 +8,9 @@
 #include "ngx_http_aiq.h"
 
 
-#define NGX_HTTP_AIQ_TIME_MAX  (24 * 3600 * 1000)
+#define NGX_HTTP_AIQ_TIME_MAX    (24 * 3600 * 1000)
+#define NGX_HTTP_AIQ_BUFFER_MIN  (16 * 1024)
+#define NGX_HTTP_AIQ_BUFFER_MAX  (64 * 1024 * 1024)
 
 
 char *
@@ -189,4 +191,34 @@ ngx_http_aiq_check_word(ngx_str_t *s, char *more)
     }
 
     return s->len ? NGX_OK : NGX_ERROR;
+}
+
+
+/* post handlers of ngx_conf_set_msec_slot() and ngx_conf_set_size_slot() */
+
+char *
+ngx_http_aiq_check_time(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_msec_t  *time = data;
+
+    if (*time > NGX_HTTP_AIQ_TIME_MAX) {
+        return "must be at most 1d";
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+char *
+ngx_http_aiq_check_buffer(ngx_conf_t *cf, void *post, void *data)
+{
+    size_t  *size = data;
+
+    if (*size && (*size < NGX_HTTP_AIQ_BUFFER_MIN
+                  || *size > NGX_HTTP_AIQ_BUFFER_MAX))
+    {
+        return "must be 0 or from 16k to 64m";
+    }
+
+    return NGX_CONF_OK;
 }

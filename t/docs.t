@@ -62,7 +62,7 @@ same('metrics', set(@metrics), set(doc('metrics') =~ /^\| `(\w+)` \|/mg));
 # Codes that a caller can see: of services, providers, the link and the module. What
 # fails before the engine serves is for its operator.
 my $serving = text(grep { !m{/(?:server|handshake)\.c$} }
-    files('engine/services/*.c', 'engine/services/*/*.c', 'engine/providers/*.c', 'engine/link/*.c', 'engine/ledger/*.c'));
+    files('engine/services/*.c', 'engine/services/*/*.c', 'engine/providers/*.c', 'engine/link/*.c', 'engine/ledger/*.c', 'engine/streams/*.c'));
 my @codes = ($serving =~ /\b(?:aiq_fail(?:_param)?|(?:request_)?fail)\([^;"]*"([a-z_]+)"/g,
     $module =~ /(?:NGX_HTTP_[A-Z_]+|\d{3}),\s*ngx_string\("([a-z_]+)"\)/g);
 push @codes, text(files('engine/store/*.c')) =~ /"(store_[a-z]+)"/g;

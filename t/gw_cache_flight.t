@@ -20,7 +20,8 @@ $t->conf("
         mock-first-1-hang-headers-2 mock-first-2-400 mock-hang-headers mock-stream-9x300ms)) ]}
     server {
         listen 127.0.0.1:%%PORT_0%%;
-        location /v1/     { aiq_cache exact; aiq_pass gateway; }
+        # who leaves, leaves at once
+        location /v1/     { aiq_cache exact; aiq_stream_grace 0; aiq_abort_drain 0; aiq_pass gateway; }
         location /metrics { aiq_metrics; }
     }", workers => 2);
 $t->start;

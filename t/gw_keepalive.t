@@ -14,6 +14,7 @@ my $t = AIQ::Test->new;
 my $mock = AIQ::Mock->new($t);
 
 $t->conf("
+    aiq_abort_drain 0;
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; timeout first_byte=120s; }
     @{[ $mock->models(qw(mock-hang-headers mock-stream-4x5000ms mock-first-1-hang-headers
         mock-first-1-hang-headers-2)) ]}
@@ -45,7 +46,7 @@ my (undef, $waits) = my @replayed = two('mock-stream-4x5000ms');
 my ($leaves, $follows) = two('mock-first-1-hang-headers');
 my ($fails, $failed) = two('mock-first-1-hang-headers-2', '/v1/messages', max_tokens => 9);
 
-my $comment = ": keep-alive\n\n";
+my $comment = ": keep-alive\n";
 sub is_kept {
     my ($c, $what) = @_;
     my $head = $c->head;
@@ -77,7 +78,7 @@ is(rest($waits), $answer, 'and then all of it, once');
 # Who leads is gone, and the other one goes on.
 is_kept($follows, 'one that leads later');
 $leaves->close;
-like(rest($follows), qr/\A(?:: keep-alive\n\n)*data: .*"role":"assistant".*data: \[DONE\]\n\n\z/s, 'is answered');
+like(rest($follows), qr/\A(?:: keep-alive\n)*data: .*"role":"assistant".*data: \[DONE\]\n\n\z/s, 'is answered');
 
 # What goes wrong then is an event, in the client's dialect.
 is_kept($failed, 'one whose leader fails');

@@ -13,10 +13,12 @@ use AIQ::Mock;
 
 # as many descriptors in the test, nginx, the engine and the mock
 my $clients = $ENV{AIQ_VALGRIND} ? 20 : POSIX::sysconf(POSIX::_SC_OPEN_MAX()) > 4096 ? 1000 : 200;
-my $t = AIQ::Test->new;
+my $t = AIQ::Test->new(engine_args => [ '--stream-memory', '256k' ]);
 my $mock = AIQ::Mock->new($t);
 
 $t->conf("
+    aiq_stream_grace 0;
+    aiq_abort_drain 0;
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
     @{[ $mock->models('mock-stream-100000x100ms', 'mock-hang-headers', 'mock-chat') ]}
     server {

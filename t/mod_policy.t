@@ -59,6 +59,8 @@ is((stat $folder)[2] & 07777, 0755, "the folder's mode");
 
 my $policy = $t->json($text);
 cmp_ok(abs(delete($policy->{epoch}) / 1e6 - Time::HiRes::time()), '<', 600, 'the epoch is now, in microseconds');
+my %streams = (stream_buffer => 262144, stream_grace_ms => 10000, abort_drain_ms => 5000);
+
 is_deeply($policy, {
     aiq => 1,
     providers => [
@@ -90,11 +92,11 @@ is_deeply($policy, {
             { provider => 'remote', model => 'c', weight => 1, condition => 0 } ] },
     ],
     locations => [
-        { service => 'gateway', max_body => 10485760 },
-        { service => 'echo', max_body => 0 },
-        { service => 'echo', max_body => 0 },
-        { service => 'health', max_body => 10485760 },
-        { service => 'metrics', max_body => 10485760 },
+        { service => 'gateway', max_body => 10485760, %streams },
+        { service => 'echo', max_body => 0, %streams },
+        { service => 'echo', max_body => 0, %streams },
+        { service => 'health', max_body => 10485760, %streams },
+        { service => 'metrics', max_body => 10485760, %streams },
     ],
 }, 'what it says');
 

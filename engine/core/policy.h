@@ -173,8 +173,11 @@ typedef struct {
 
 typedef struct {
     const char *service;
-    uint64_t max_body;     /* bytes; 0: no limit */
-    uint32_t cache_ttl_ms; /* of the exact cache; 0: it is off */
+    uint64_t max_body;        /* bytes; 0: no limit */
+    uint32_t cache_ttl_ms;    /* of the exact cache; 0: it is off */
+    uint32_t stream_buffer;   /* bytes of a stream that are kept; 0: it cannot be read again */
+    uint32_t stream_grace_ms; /* how long one goes on without a reader */
+    uint32_t abort_drain_ms;  /* how long a provider's usage is waited for then */
     const policy_budget *budgets;
     size_t n_budgets;
     const policy_limit *limits;

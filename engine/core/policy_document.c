@@ -6,8 +6,9 @@
 #include <string.h>
 #include "aiq_frame.h"
 
-#define VERSION 1
-#define MS_MAX  (24u * 3600 * 1000)
+#define VERSION           1
+#define MS_MAX            (24u * 3600 * 1000)
+#define STREAM_BUFFER_MAX (64u << 20)
 /* As the module has them. */
 #define ATTEMPTS_MAX 100
 #define FAILURES_MAX 1000000
@@ -573,6 +574,22 @@ static bool read_files(reader *r, const json_t *object, const policy_model **fil
     return target->provider || invalid(r, "location", "files");
 }
 
+/* A number of a location; 0 where it is missing. */
+static bool read_option(reader *r, const json_t *object, const char *key, uint32_t max,
+                        uint32_t *out)
+{
+    return json_object_get(object, key) == NULL ||
+           read_number(r, object, "location", key, max, out);
+}
+
+static bool read_streams(reader *r, const json_t *object, policy_location *location)
+{
+    return read_option(r, object, "stream_buffer", STREAM_BUFFER_MAX,
+                       &location->stream_buffer) &&
+           read_option(r, object, "stream_grace_ms", MS_MAX, &location->stream_grace_ms) &&
+           read_option(r, object, "abort_drain_ms", MS_MAX, &location->abort_drain_ms);
+}
+
 static bool read_locations(reader *r, const json_t *document)
 {
     policy_location *locations;
@@ -593,9 +610,8 @@ static bool read_locations(reader *r, const json_t *document)
             return invalid(r, "location", "max_body");
         }
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
-        if (json_object_get(object, "cache_ttl_ms") &&
-            !read_number(r, object, "location", "cache_ttl_ms", MS_MAX,
-                         &locations[i].cache_ttl_ms)) {
+        if (!read_option(r, object, "cache_ttl_ms", MS_MAX, &locations[i].cache_ttl_ms) ||
+            !read_streams(r, object, &locations[i])) {
             return false;
         }
         if (!read_budgets(r, object, &locations[i]) || !read_limits(r, object, &locations[i]) ||

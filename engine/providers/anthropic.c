@@ -351,6 +351,7 @@ const provider_dialect provider_anthropic = {
     .dialect = "anthropic",
     .speaks = AIQ_DIALECT_ANTHROPIC,
     .has_paths = true,
+    .bills = true,
     .key_line = KEY_LINE,
     .lines = VERSION,
     .start = start,

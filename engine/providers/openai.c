@@ -431,6 +431,7 @@ const provider_dialect provider_openai = {
     .dialect = "openai",
     .speaks = AIQ_DIALECT_OPENAI,
     .has_paths = true,
+    .bills = true,
     .key_line = KEY_LINE,
     .lines = "",
     .start = start,

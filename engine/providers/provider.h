@@ -67,6 +67,7 @@ typedef struct {
     aiq_dialect speaks;   /* requests of clients of this dialect are not translated, nor are
                              the answers to them */
     bool has_paths;       /* takes requests with a chat_request.path */
+    bool bills;           /* for what it has done, and says at the end what that is */
     const char *key_line; /* what stands before the key in its header; with name and colon */
     const char *lines;    /* of every request's head; "": none */
     /* The call, or NULL and *err: then there is no event. */

@@ -39,8 +39,8 @@ typedef struct aiq_service {
 
 extern const aiq_service *const aiq_services[]; /* table.c; ended by NULL */
 
-extern const aiq_service service_charge, service_control, service_echo, service_gateway,
-    service_health, service_metrics;
+extern const aiq_service service_charge, service_control, service_echo, service_events,
+    service_gateway, service_health, service_metrics;
 
 /* The route for a request, or NULL and *err: 404 unknown path, 405 another
  * method (the message lists the allowed ones), 403 where the caller's role does not

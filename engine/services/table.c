@@ -4,8 +4,8 @@
 
 /* Every service. A new one is a line here and its name in service.h. */
 const aiq_service *const aiq_services[] = {
-    &service_charge, &service_control, &service_echo, &service_gateway,
-    &service_health, &service_metrics, NULL,
+    &service_charge,  &service_control, &service_echo,    &service_events,
+    &service_gateway, &service_health,  &service_metrics, NULL,
 };
 
 const aiq_service *service_find(const char *name)

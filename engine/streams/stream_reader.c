@@ -117,7 +117,7 @@ static bool join(stream_reader *r)
     }
     const stream_log *log = stream_log_of(s);
     if (r->question.after > stream_log_last(log)) {
-        return aiq_fail_param(err, 400, "invalid_request", "after",
+        return aiq_fail_param(err, 400, "invalid_value", "after",
                               "The stream has not come to this event yet.");
     }
     if (!stream_log_find(log, r->question.after, &at)) {

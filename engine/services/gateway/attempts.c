@@ -426,7 +426,9 @@ static bool fall_back(attempts *a, const policy_model *model)
 
 static bool another(attempts *a, attempt_end end, uint32_t retry_after)
 {
-    if (loop_now_ns() - a->started_ns > a->model->retry_timeout_ms * 1000000ull) {
+    uint64_t past_ns = loop_now_ns() - a->started_ns;
+
+    if (a->draining || past_ns > a->model->retry_timeout_ms * 1000000ull) {
         return false;
     }
     switch (end) {
@@ -805,6 +807,18 @@ void attempts_cancel(attempts *a)
         end_attempt(a, 499, a->answered ? ANSWER : OURS);
         provider->cancel(call);
     }
+}
+
+bool attempts_drain(attempts *a)
+{
+    if (a->one->call == NULL || !a->one->provider->bills) {
+        return false;
+    }
+    a->draining = true;
+    a->more.allowed = false;
+    cancel_rival(a);
+    attempts_resume(a);
+    return true;
 }
 
 void attempts_pause(attempts *a)

@@ -78,7 +78,7 @@ struct attempts {
     attempt *one;   /* who answers, whose event this is, or who was asked last */
     attempt *rival; /* is asked as well; has a call only while `one` has */
     bool answered;  /* the first token has passed, or the whole answer */
-    bool paused;
+    bool paused, draining;
     continuation more;
     bool continued; /* another target's stream has broken off before */
 
@@ -109,6 +109,10 @@ bool attempts_may_pay_more(const aiq_job *job, const policy_model *model,
 
 /* The client is gone. Not after the last event. */
 void attempts_cancel(attempts *a);
+
+/* The same, but who is at work may end it and say what that costs; nobody else begins.
+ * False: nobody is, or it costs nothing; there is nothing to wait for. */
+bool attempts_drain(attempts *a);
 
 void attempts_pause(attempts *a);
 void attempts_resume(attempts *a);

@@ -9,6 +9,12 @@
  *                 come
  *     ending      the provider is done; what waits for credit is sent, then END
  *
+ * Where the client leaves while a provider is at work, the request goes on without it. A
+ * stream that others can read or come back to is produced for them; once nobody has read it
+ * for the location's `aiq_stream_grace`, or where nobody can, it is abandoned: for at most
+ * `aiq_abort_drain` the provider is still heard, for it says what is to be paid. One that is
+ * not paid is stopped at once.
+ *
  * The head of a stream is sent with its first event (or first keep-alive, in whichever
  * state that is), so that whatever fails before that is a plain error reply with its
  * status, and an event after it.
@@ -22,6 +28,7 @@
 #include "services/gateway/cached.h"
 #include "services/gateway/client.h"
 #include "services/gateway/gateway.h"
+#include "services/gateway/outlet.h"
 #include "services/gateway/spool.h"
 #include "services/gateway/token_limits.h"
 
@@ -52,17 +59,27 @@ typedef struct {
     token_hold hold;  /* of limits */
     int64_t probable; /* tokens; what it holds */
     attempts attempts;
-    aiq_buf out; /* what waits for credit */
+    outlet outlet;
     bool paused;
+    bool gone;      /* the client is; the job is kept */
+    bool abandoned; /* and nobody else is there */
     uint64_t first_ns, sent_ns;
     loop_timer keepalive;
+    loop_timer alone; /* how long it still goes on without anybody */
 } chat;
 
 /* Ending. Each of these may free the chat: it lies in the job's pool. */
 
-static void stop_timer(chat *c)
+static void stop_timers(chat *c)
 {
     loop_timer_stop(c->job->loop, &c->keepalive);
+    loop_timer_stop(c->job->loop, &c->alone);
+}
+
+static void finish(chat *c)
+{
+    stop_timers(c);
+    (c->gone ? job_release : job_end)(c->job);
 }
 
 static uint64_t clock_ms(void)
@@ -126,20 +143,52 @@ static void report_usage(chat *c, provider_tokens tokens)
 
 /* Output. */
 
+static void set_paused(chat *c, bool paused)
+{
+    if (paused != c->paused && attempts_running(&c->attempts)) {
+        c->paused = paused;
+        (paused ? attempts_pause : attempts_resume)(&c->attempts);
+    }
+}
+
+/* It reads its stream more slowly than others do. Those go on. */
+static void lose_client(chat *c)
+{
+    aiq_err err;
+
+    outlet_leave(&c->outlet);
+    loop_timer_stop(c->job->loop, &c->keepalive);
+    if (c->state == CHAT_CALLING) {
+        c->gone = job_keep(c->job);
+    }
+    aiq_fail(&err, 410, "stream_truncated", "The next events are not kept any more.");
+    job_fail(c->job, &err);
+}
+
 static void flush(chat *c)
 {
-    size_t sent = job_write(c->job, c->out.data, c->out.len, true);
+    outlet_state state = outlet_send(&c->outlet);
 
-    aiq_buf_consume(&c->out, sent);
     c->sent_ns = loop_now_ns();
-    if (attempts_running(&c->attempts) && (c->out.len > 0) != c->paused) {
-        c->paused = !c->paused;
-        (c->paused ? attempts_pause : attempts_resume)(&c->attempts);
+    if (state == OUTLET_LOST) {
+        lose_client(c);
+        return;
     }
-    if (c->state == CHAT_ENDING && c->out.len == 0) {
-        stop_timer(c);
-        job_end(c->job);
+    if (c->outlet.log == NULL) {
+        set_paused(c, state == OUTLET_WAITS);
     }
+    if (c->state == CHAT_ENDING && state == OUTLET_SENT) {
+        finish(c);
+    }
+}
+
+/* All is said. */
+static void end(chat *c)
+{
+    outlet_say(&c->outlet);
+    outlet_end(&c->outlet);
+    c->state = CHAT_ENDING;
+    flush(c);
 }
 
 /* Who answers, or was asked last; NULL: nobody was asked. */
@@ -163,11 +212,9 @@ static void log_failure(const chat *c, const aiq_err *err)
             AIQ_S("detail", err->detail[0] ? err->detail : err->message));
 }
 
-/* The end without an answer; whoever was asked is settled with. */
-static void refuse(chat *c, const aiq_err *err)
+static void say_error(chat *c, const aiq_err *err)
 {
-    char body[AIQ_ERROR_BODY_MAX], limits[TOKEN_STATE_TEXT];
-    job_header headers[TOKEN_STATE_HEADERS];
+    char body[AIQ_ERROR_BODY_MAX];
     const aiq_error_info info = {
         .status = err->status,
         .code = {err->code, strlen(err->code)},
@@ -175,6 +222,16 @@ static void refuse(chat *c, const aiq_err *err)
         .param = {err->param, strlen(err->param)},
         .request_id = {c->job->request_id.data, c->job->request_id.len},
     };
+    aiq_str text = {body, aiq_error_render(body, c->job->dialect, &info)};
+
+    c->client->error(c->stream, text, &c->outlet.text);
+}
+
+/* The end without an answer; whoever was asked is settled with. */
+static void refuse(chat *c, const aiq_err *err)
+{
+    char limits[TOKEN_STATE_TEXT];
+    job_header headers[TOKEN_STATE_HEADERS];
 
     cached_drop(&c->cached);
     token_limits_settle(&c->hold, 0, clock_ms());
@@ -182,18 +239,20 @@ static void refuse(chat *c, const aiq_err *err)
     if (c->job->head_sent) {
         log_failure(c, err);
     }
+    if (c->abandoned) {
+        finish(c);
+        return;
+    }
     /* nothing can be said in the middle of an answer that may be anything */
     if (!c->job->head_sent || c->client->error == NULL) {
-        stop_timer(c);
+        stop_timers(c);
         job_fail_with(c->job, err, headers,
                       token_state_headers(&c->hold.state, headers, limits));
         return;
     }
-    c->client->error(c->stream, (aiq_str){body, aiq_error_render(body, c->job->dialect, &info)},
-                     &c->out);
+    say_error(c, err);
     report_usage(c, PROVIDER_TOKENS_UNKNOWN);
-    c->state = CHAT_ENDING;
-    flush(c);
+    end(c);
 }
 
 /* What a client can learn of its request's way: two numbers, and a point. */
@@ -224,7 +283,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     const attempts *a = &c->attempts;
     const policy_target *asked = target_asked(c);
     char seconds[12], way[WAY_SIZE], cost[LEDGER_USD_SIZE], limits[TOKEN_STATE_TEXT];
-    job_header headers[11];
+    job_header headers[12];
     job_reply reply = {
         .status = status,
         .content_type = type,
@@ -241,6 +300,10 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     } else if (reply.stream) {
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
+    }
+    if (c->outlet.log) {
+        const char *id = stream_id(c->outlet.log);
+        headers[reply.n_headers++] = (job_header){AIQ_STR("x-aiq-stream"), {id, strlen(id)}};
     }
     if (c->job->cache) {
         headers[reply.n_headers++] =
@@ -261,31 +324,68 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     job_head(c->job, &reply);
 }
 
-static void begin_stream(chat *c)
+/* The readers of its log. */
+
+static void on_hold(void *arg, bool hold)
 {
-    if (!c->job->head_sent) {
-        const char *type = c->attempts.one ? c->attempts.one->type : NULL;
-        send_head(c, 200, type ? type : "text/event-stream", -1, 0);
+    set_paused(arg, hold);
+}
+
+static void on_alone(aiq_loop *loop, void *arg);
+
+static void on_watched(void *arg, bool watched)
+{
+    chat *c = arg;
+
+    if (watched) {
+        loop_timer_stop(c->job->loop, &c->alone);
+    } else {
+        loop_timer_start(c->job->loop, &c->alone, c->job->location->stream_grace_ms, on_alone,
+                         c);
     }
 }
 
+static void begin_stream(chat *c)
+{
+    static const stream_producer producer = {on_hold, on_watched};
+    size_t keep = c->job->location->stream_buffer;
+
+    if (c->job->head_sent) {
+        return;
+    }
+    /* while it waits for another's answer, that may be what it gets, numbered already */
+    if (keep && !c->request.raw && c->state == CHAT_CALLING) {
+        outlet_log(&c->outlet, keep, &producer, c);
+    }
+    const char *type = c->attempts.one ? c->attempts.one->type : NULL;
+    send_head(c, 200, type ? type : "text/event-stream", -1, 0);
+}
+
+/* No empty line ends it: there are clients that take that for an event. */
 static void on_keepalive(aiq_loop *loop, void *arg)
 {
-    static const char comment[] = ": keep-alive\n\n";
     chat *c = arg;
     uint64_t quiet_ms = (loop_now_ns() - c->sent_ns) / 1000000, wait = KEEPALIVE_MS;
 
     if (quiet_ms < KEEPALIVE_MS) {
         wait = KEEPALIVE_MS - quiet_ms;
-    } else if (c->out.len == 0) {
+    } else {
         begin_stream(c);
-        aiq_buf_add(&c->out, comment, sizeof(comment) - 1);
-        flush(c);
+        outlet_comment(&c->outlet, AIQ_STR(": keep-alive\n"));
+        c->sent_ns = loop_now_ns();
     }
     loop_timer_start(loop, &c->keepalive, wait, on_keepalive, c);
 }
 
 /* The provider's events. */
+
+/* What the client's dialect has made of one. */
+static void say(chat *c)
+{
+    aiq_str said = outlet_say(&c->outlet);
+
+    cached_keep(&c->cached, (const uint8_t *)said.data, said.len);
+}
 
 static void on_event(void *arg, aiq_str data)
 {
@@ -295,10 +395,12 @@ static void on_event(void *arg, aiq_str data)
         c->first_ns = loop_now_ns();
     }
     c->bill.produced++;
+    if (c->abandoned) {
+        return;
+    }
     begin_stream(c);
-    size_t before = c->out.len;
-    c->client->event(c->stream, data, attempts_native(&c->attempts), &c->out);
-    cached_keep(&c->cached, c->out.data + before, c->out.len - before);
+    c->client->event(c->stream, data, attempts_native(&c->attempts), &c->outlet.text);
+    say(c);
     flush(c);
 }
 
@@ -306,10 +408,14 @@ static void on_stream_done(void *arg, provider_tokens tokens)
 {
     chat *c = arg;
 
+    if (c->abandoned) {
+        settle(c, 499, tokens, true);
+        finish(c);
+        return;
+    }
     begin_stream(c);
-    size_t before = c->out.len;
-    c->client->end(c->stream, attempts_native(&c->attempts), &c->out);
-    cached_keep(&c->cached, c->out.data + before, c->out.len - before);
+    c->client->end(c->stream, attempts_native(&c->attempts), &c->outlet.text);
+    say(c);
     if (c->attempts.continued) {
         cached_drop(&c->cached); /* two have said it */
     } else {
@@ -317,11 +423,21 @@ static void on_stream_done(void *arg, provider_tokens tokens)
     }
     settle(c, 200, tokens, true);
     report_usage(c, tokens);
-    c->state = CHAT_ENDING;
-    flush(c);
+    end(c);
 }
 
 static void on_failed(void *arg, const aiq_err *err);
+
+static void send_whole(chat *c, const provider_reply *reply, aiq_str body)
+{
+    if (c->abandoned) {
+        return;
+    }
+    send_head(c, reply->status, "application/json", (int64_t)body.len,
+              reply->status == 200 ? 0 : reply->retry_after);
+    size_t sent = job_write(c->job, body.data, body.len, true);
+    aiq_buf_add(&c->outlet.text, body.data + sent, body.len - sent);
+}
 
 static void on_reply(void *arg, const provider_reply *reply)
 {
@@ -339,24 +455,20 @@ static void on_reply(void *arg, const provider_reply *reply)
     }
     c->first_ns = loop_now_ns();
     c->bill.produced = reply->body.len / 4;
-    settle(c, reply->status, reply->tokens, reply->status == 200);
+    settle(c, c->abandoned ? 499 : reply->status, reply->tokens, reply->status == 200);
     if (c->job->head_sent) {
-        c->client->error(c->stream, body, &c->out); /* after a keep-alive */
+        c->client->error(c->stream, body, &c->outlet.text); /* after a keep-alive */
     } else {
         if (reply->status == 200) {
             cached_keep(&c->cached, (const uint8_t *)body.data, body.len);
             cached_done(&c->cached, c->attempts.one->target, false);
         }
         cached_drop(&c->cached);
-        send_head(c, reply->status, "application/json", (int64_t)body.len,
-                  reply->status == 200 ? 0 : reply->retry_after);
-        size_t sent = job_write(c->job, body.data, body.len, true);
-        aiq_buf_add(&c->out, body.data + sent, body.len - sent);
+        send_whole(c, reply, body);
     }
     aiq_buf_free(&own);
     report_usage(c, reply->tokens);
-    c->state = CHAT_ENDING;
-    flush(c);
+    end(c);
 }
 
 static void on_failed(void *arg, const aiq_err *err)
@@ -484,21 +596,23 @@ static void hold(chat *c)
 
 static void send_replay(chat *c)
 {
-    if (c->out.len) { /* a keep-alive */
-        flush(c);
-    }
-    if (c->out.len == 0 && cached_send(&c->cached)) {
+    if (cached_send(&c->cached)) {
         job_end(c->job);
     }
 }
 
 static void replay(chat *c)
 {
-    stop_timer(c);
+    stop_timers(c);
     c->state = CHAT_REPLAYING;
     bill_replayed(c->job, c->model);
     cached_reply(&c->cached, c->model->name);
-    send_replay(c);
+    if (c->outlet.out.len) { /* a keep-alive */
+        aiq_buf_add(&c->outlet.text, c->cached.left.data, c->cached.left.len);
+        end(c);
+    } else {
+        send_replay(c);
+    }
 }
 
 static void on_cached(aiq_job *job)
@@ -557,14 +671,14 @@ static void release(void *arg)
     }
     cached_free(&c->cached);
     spool_free(c->spool);
-    aiq_buf_free(&c->out);
+    outlet_free(&c->outlet);
 }
 
 static void open_for(aiq_job *job, const client_dialect *client)
 {
     chat *c = aiq_pool_zalloc(job->pool, sizeof(*c));
 
-    c->job = job;
+    c->job = c->outlet.job = job;
     c->client = client;
     c->cost = -1;
     job->state = c;
@@ -624,11 +738,9 @@ static void chat_writable(aiq_job *job)
     (c->state == CHAT_REPLAYING ? send_replay : flush)(c);
 }
 
-static void chat_cancel(aiq_job *job)
+static void stop(chat *c)
 {
-    chat *c = job->state;
-
-    stop_timer(c);
+    stop_timers(c);
     cached_drop(&c->cached);
     if (c->state == CHAT_HOLDING) {
         token_limits_settle(&c->hold, 0, clock_ms());
@@ -638,6 +750,59 @@ static void chat_cancel(aiq_job *job)
         bool at_work = c->attempts.one->call != NULL;
         attempts_cancel(&c->attempts);
         settle(c, 499, PROVIDER_TOKENS_UNKNOWN, at_work);
+    }
+}
+
+static void on_drained(aiq_loop *loop, void *arg)
+{
+    (void)loop;
+    stop(arg);
+    finish(arg);
+}
+
+/* Nobody reads it, nor will: but the provider may still say what it costs. */
+static void abandon(chat *c)
+{
+    uint32_t drain_ms = c->job->location->abort_drain_ms;
+    aiq_err err;
+
+    c->abandoned = true;
+    if (c->outlet.log) {
+        aiq_fail(&err, 504, "stream_abandoned", "Nobody has read this stream for a while.");
+        say_error(c, &err);
+        outlet_say(&c->outlet);
+        outlet_end(&c->outlet);
+    }
+    if (drain_ms && attempts_drain(&c->attempts)) {
+        if (c->request.stream) {
+            cached_drop(&c->cached);
+        }
+        loop_timer_start(c->job->loop, &c->alone, drain_ms, on_drained, c);
+    } else {
+        stop(c);
+        finish(c);
+    }
+}
+
+static void on_alone(aiq_loop *loop, void *arg)
+{
+    (void)loop;
+    abandon(arg);
+}
+
+static void chat_cancel(aiq_job *job)
+{
+    chat *c = job->state;
+
+    if (c->state != CHAT_CALLING || !attempts_running(&c->attempts) || !job_keep(job)) {
+        stop(c);
+        return;
+    }
+    c->gone = true;
+    loop_timer_stop(job->loop, &c->keepalive);
+    outlet_leave(&c->outlet);
+    if (c->outlet.log == NULL) {
+        abandon(c);
     }
 }
 
