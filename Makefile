@@ -109,7 +109,12 @@ $B/bench/store: $B/libaiq.a
 
 include tools/module.mk
 
-compile_commands.json: tools/compile_commands.sh $B/flags $B/nginx.flags
+# Remade when a file comes or goes, too.
+$B/sources: FORCE
+	@mkdir -p $(@D)
+	@echo '$(C_SRC) $(MODULE_SRC)' | cmp -s - $@ || echo '$(C_SRC) $(MODULE_SRC)' >$@
+
+compile_commands.json: tools/compile_commands.sh $B/flags $B/nginx.flags $B/sources
 	@tools/compile_commands.sh '$(CC) $(CFLAGS_ALL)' '$(C_SRC)' '$(NGINX_CFLAGS)' '$(MODULE_SRC)' >$@
 
 deps:
