@@ -5,51 +5,10 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
+#include "cache/entry.h"
 #include "cache/envelope.h"
 #include "engine.h"
 #include "services/service.h"
-
-/* An entry is a body, who it is of, and this. */
-typedef struct {
-    uint16_t stream, provider_len, model_len;
-} entry_tail;
-
-typedef struct {
-    aiq_str body, provider, model;
-    bool stream;
-} entry_parts;
-
-static bool is_plain(aiq_str text)
-{
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.data[i] < ' ' || text.data[i] > '~') {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* False: it is none; what comes from Redis may be anything. */
-static bool entry_read(const void *data, size_t len, entry_parts *parts)
-{
-    const char *end = (const char *)data + len;
-    entry_tail tail;
-
-    if (len < sizeof(tail)) {
-        return false;
-    }
-    memcpy(&tail, end - sizeof(tail), sizeof(tail));
-    len -= sizeof(tail);
-    if ((size_t)tail.provider_len + tail.model_len >= len) {
-        return false;
-    }
-    len -= (size_t)tail.provider_len + tail.model_len;
-    parts->stream = tail.stream;
-    parts->body = (aiq_str){data, len};
-    parts->provider = (aiq_str){parts->body.data + len, tail.provider_len};
-    parts->model = (aiq_str){parts->provider.data + tail.provider_len, tail.model_len};
-    return is_plain(parts->provider) && is_plain(parts->model);
-}
 
 /* The key. Each part has its length before it, and what may be missing comes last, so no
  * two requests look the same. */
@@ -225,7 +184,7 @@ static int64_t unix_ms(void)
 static lru_entry *entry_of(const cached *k, const redisReply *reply)
 {
     uint64_t ttl_ms = k->job->location->cache_ttl_ms;
-    entry_parts parts;
+    cache_entry parts;
     int64_t stored_ms;
     aiq_str data;
 
@@ -342,7 +301,7 @@ bool cached_send(cached *k)
 
 void cached_reply(cached *k, const char *model)
 {
-    entry_parts parts = {0};
+    cache_entry parts = {0};
     char age[24];
 
     entry_read(k->entry->data, k->entry->len, &parts); /* it was one when it was kept */
@@ -389,17 +348,10 @@ void cached_keep(cached *k, const uint8_t *data, size_t n)
 
 void cached_done(cached *k, const policy_target *target, bool stream)
 {
-    const char *provider = target->provider->name;
-    const entry_tail tail = {.stream = stream,
-                             .provider_len = (uint16_t)strlen(provider),
-                             .model_len = (uint16_t)strlen(target->model)};
-
     if (!k->keeps) {
         return;
     }
-    aiq_buf_add(&k->kept, provider, tail.provider_len);
-    aiq_buf_add(&k->kept, target->model, tail.model_len);
-    aiq_buf_add(&k->kept, &tail, sizeof(tail));
+    entry_finish(&k->kept, target->provider->name, target->model, stream);
     lru_entry *answer =
         cache_answer_new(k->key, k->kept.data, k->kept.len, 0, k->job->location->cache_ttl_ms);
     if (k->ticket) {
