@@ -551,6 +551,11 @@ ngx_http_aiq_ws_end(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
         code = NGX_HTTP_AIQ_WS_INTERNAL;
     }
 
+    if (code == ctx->ws->code && ev->len == sizeof(aiq_close)) {
+        /* ours, said back: so is its reason */
+        return;
+    }
+
     ngx_http_aiq_ws_set_reason(ctx->ws, code, ev->data + sizeof(aiq_close),
                                ev->len - sizeof(aiq_close));
 
@@ -928,7 +933,8 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
                 ws->pinged = 1;
                 ws->heard = now;
                 ngx_http_aiq_ws_append(ctx, NGX_HTTP_AIQ_WS_FIN
-                                            |NGX_HTTP_AIQ_WS_PING, NULL, 0);
+                                            |NGX_HTTP_AIQ_WS_PING,
+                                       (u_char *) "", 0);
             }
         }
 

@@ -91,8 +91,7 @@ sub next_frame {
     my ($first, $n) = unpack('CC', $head);
 
     die "a masked frame\n" if $n & 0x80;
-    $n = unpack('n',  $self->{http}->bytes(2)) if $n == 126;
-    $n = unpack('Q>', $self->{http}->bytes(8)) if $n == 127;
+    $n = $n == 126 ? unpack('n', $self->{http}->bytes(2)) : $n == 127 ? unpack('Q>', $self->{http}->bytes(8)) : $n;
     return ($first, $n ? $self->{http}->bytes($n) : '');
 }
 
