@@ -79,7 +79,8 @@ $r = ask('/open/', undef, 'free');
 is($r->{headers}{'x-aiq-cost'}, undef, 'no price, no cost');
 is(ask('/open/', undef, 'chat', stream => JSON::PP::true)->{status}, 200, 'a stream');
 
-# USD: 7 requests of 129000 fit into 1000000, the 8th does not.
+# D6: what a request has spent is what the next one is held against, at once and not after
+# some cache's minute. USD: 7 requests of 129000 fit into 1000000, the 8th does not.
 my @budget;
 for my $i (1 .. 7) {
     $r = ask('/v1/', 'acme', 'chat');
@@ -198,7 +199,7 @@ is(api(POST => '', $_)->{status}, 400, JSON::PP->new->canonical->encode($_)) for
 is(api(POST => '', { scope => 'tenant', tenant => 'nosuch', amount => '1usd/day' })->{status}, 404, 'of a tenant that is not there');
 is(scalar(@{ $t->json(api(GET => ''))->{data} }), 1, 'the list');
 
-# What is billed beyond the bound is spent all the same, and blocks.
+# D14: what is billed beyond the bound is spent all the same, and blocks.
 $admin->json(qw(tenants create fir));
 $key{fir} = $admin->json(qw(keys create --tenant fir));
 api(POST => '', { scope => 'tenant', tenant => 'fir', amount => '0.0001usd/day' });
