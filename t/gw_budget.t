@@ -217,6 +217,10 @@ like($metrics, qr/^gen_ai_server_time_to_first_token_seconds_count\{[^}]*gen_ai_
 like($metrics, qr/^aiq_budget_refused_total\{reason="exceeded"\} [1-9]/m, 'refusals are counted');
 like($metrics, qr/^aiq_budget_warnings_total 2$/m, 'warnings, once a period');
 is(scalar(grep { $_->{message} eq '80 % of a budget are used' && $_->{account} =~ m{/acme/} } $t->engine_lines), 1, 'and logged');
+my @refused = grep { $_->{message} eq 'request rejected' && $_->{code} eq 'budget_exceeded' } $t->engine_lines;
+cmp_ok(scalar @refused, '>', 3, 'each refusal is a line');
+is_deeply([ @{ $refused[0] }{qw(level tenant status)} ], [ 'info', 'acme', 402 ], 'that says whose');
+like($refused[0]{request_id}, qr/^\S+$/, 'and which');
 like($t->read_file('logs/cost.log'), qr/^acme 9 12 0\.000129000$/m, '$aiq_cost');
 like($t->read_file('logs/cost.log'), qr/^acme - - -$/m, 'a refusal has none');
 

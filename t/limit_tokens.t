@@ -56,6 +56,8 @@ like($r->{body}, qr/\[DONE\]/, 'a stream');
 cmp_ok(left($r), '<', 30, 'says what is left while it is held');
 $r = ask('ann', 'chat');
 is($r->{status}, 429, 'what it may use does not fit in what is left');
+my ($line) = grep { $_->{message} eq 'request rejected' } $t->engine_lines;
+is("$line->{status} $line->{code} $line->{request_id}", "429 rate_limit_exceeded $r->{headers}{'x-request-id'}", 'the log says so');
 my $error = $t->json($r)->{error};
 is("$error->{type} $error->{code}", 'rate_limit_error rate_limit_exceeded', "in OpenAI's words");
 cmp_ok($r->{headers}{'retry-after'}, '>', 80000, 'Retry-After');

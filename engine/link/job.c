@@ -489,13 +489,22 @@ void job_end(aiq_job *job)
     }
 }
 
+/* What is our fault or a provider's, and what somebody was not allowed: who asks an operator
+ * about that has the request's id. What a client has got wrong is its own. */
 static void log_failure(aiq_job *job, const aiq_err *err)
 {
-    aiq_log(AIQ_LOG_WARN, "link", "request failed",
+    bool ours = err->status >= 500;
+    aiq_log_level level = ours ? AIQ_LOG_WARN : AIQ_LOG_INFO;
+
+    if ((!ours && err->status != 402 && err->status != 403 && err->status != 429) ||
+        !aiq_log_enabled(level)) {
+        return;
+    }
+    aiq_log(level, "link", ours ? "request failed" : "request rejected",
             AIQ_S("request_id", text_of(job, job->request_id)),
-            AIQ_S("trace_id", trace_of(job)), AIQ_I("status", err->status),
-            AIQ_S("code", err->code), AIQ_S("error", err->message),
-            AIQ_S("detail", err->detail[0] ? err->detail : NULL),
+            AIQ_S("trace_id", trace_of(job)), AIQ_S("tenant", text_of(job, job->tenant)),
+            AIQ_I("status", err->status), AIQ_S("code", err->code),
+            AIQ_S("error", err->message), AIQ_S("detail", err->detail[0] ? err->detail : NULL),
             AIQ_R("duration_ms", (double)(loop_now_ns() - job->started_ns) / 1e6));
 }
 
@@ -514,9 +523,7 @@ void job_fail_with(aiq_job *job, const aiq_err *err, const job_header *headers, 
     if (j->state != JOB_RUNNING) {
         return;
     }
-    if (err->status >= 500 && aiq_log_enabled(AIQ_LOG_WARN)) {
-        log_failure(job, err);
-    }
+    log_failure(job, err);
     aiq_buf_add(&out, &failure, sizeof(failure));
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_CODE, err->code);
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_MESSAGE, err->message);
