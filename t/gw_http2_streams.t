@@ -14,7 +14,9 @@ my $tokens = 60_000;    # about 10 MB of events
 my $t = AIQ::Test->new;
 my $dir = $t->dir;
 my $mock = AIQ::Mock->new($t);
-my %models = (map { $_ => "mock-$_" } qw(chat reset-mid hang-mid hang-headers trickle-headers 100mb-line error-mid));
+my $data = "$AIQ::Test::ROOT/../shared/data/openai-sse";
+my @files = map { m{([^/]+)\.sse$} } glob("$data/*.sse");
+my %models = ((map { $_ => "mock-replay-$_" } @files), map { $_ => "mock-$_" } qw(chat reset-mid hang-mid hang-headers trickle-headers 100mb-line error-mid));
 
 $t->conf("
     aiq_provider front { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; http_version 2; retry 1;
@@ -74,6 +76,16 @@ is(stream($_)->response->{status}, 504, "$_: has its time-out") for qw(hang-head
 my @events = events(stream('continued', 'X-AIQ-Continue' => 'allow')->response);
 is($events[-1], '[DONE]', 'a broken stream is continued');
 is(text(@events), ' token1 token2' . join('', map { " token$_" } 1 .. 8), 'with what was said');
+
+# recordings, cut at random places
+for my $file (@files) {
+    my @sent = $t->read_file("$data/$file.sse") =~ /^data: (.*?)\r?$/mg;
+    my $c = $t->connect;
+    $c->request('POST', '/v1/chat/completions', headers => \@json, body => $t->chat($file, 'hi', stream => JSON::PP::true,
+        stream_options => { include_usage => JSON::PP::true }));
+    my @got = $c->response->{body} =~ /^data: (.*)$/mg;
+    is_deeply(\@got, \@sent, "$file arrives as it was recorded");
+}
 
 # those who leave
 my @left = map { stream('slow') } 1 .. 20;
