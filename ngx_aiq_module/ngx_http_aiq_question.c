@@ -16,8 +16,6 @@
 
 static size_t ngx_http_aiq_question_fields(u_char *buf,
     ngx_http_aiq_ctx_t *ctx, ngx_uint_t location, u_char *keys, size_t len);
-static u_char *ngx_http_aiq_question_text(u_char *p, uint16_t id,
-    ngx_str_t *value);
 static void ngx_http_aiq_question_cleanup(void *data);
 static void ngx_http_aiq_question_done(ngx_http_aiq_question_t *q);
 static void ngx_http_aiq_question_timeout_handler(ngx_event_t *ev);
@@ -84,8 +82,6 @@ ngx_http_aiq_question_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 }
 
 
-/* Names are of at most AIQ_IDENTITY_MAX bytes, so the buffer has room. */
-
 static size_t
 ngx_http_aiq_question_fields(u_char *buf, ngx_http_aiq_ctx_t *ctx,
     ngx_uint_t location, u_char *keys, size_t len)
@@ -98,29 +94,11 @@ ngx_http_aiq_question_fields(u_char *buf, ngx_http_aiq_ctx_t *ctx,
 
     p = ngx_cpymem(buf, &ask, sizeof(aiq_ask));
 
-    p = ngx_http_aiq_question_text(p, AIQ_FIELD_REQUEST_ID, &ctx->request_id);
-    p = ngx_http_aiq_question_text(p, AIQ_FIELD_TENANT,
-                                   &ctx->identity.tenant);
-    p = ngx_http_aiq_question_text(p, AIQ_FIELD_USER, &ctx->identity.user);
-    p = ngx_http_aiq_question_text(p, AIQ_FIELD_ROLE, &ctx->identity.role);
-    p = ngx_http_aiq_question_text(p, AIQ_FIELD_KEY_ID,
-                                   &ctx->identity.key_id);
+    p = aiq_field_put(p, AIQ_FIELD_REQUEST_ID, ctx->request_id.data,
+                      (uint16_t) ctx->request_id.len);
     p = aiq_field_put(p, AIQ_FIELD_RATE_KEYS, keys, (uint16_t) len);
 
     return p - buf;
-}
-
-
-static u_char *
-ngx_http_aiq_question_text(u_char *p, uint16_t id, ngx_str_t *value)
-{
-    if (value->len == 0 || value->len > AIQ_IDENTITY_MAX
-        || !ngx_http_aiq_frames_clean(value->data, value->len))
-    {
-        return p;
-    }
-
-    return aiq_field_put(p, id, value->data, (uint16_t) value->len);
 }
 
 

@@ -53,7 +53,7 @@
  *
  * An ASK takes a slot as well, and its ANSWER (or CANCEL) ends it: whether a request may
  * go on to its content, whatever serves that. Its location is one of the policy's, which
- * says what is counted there; who asks, and by what he is counted, are its fields.
+ * says what is counted there; its fields say by what the request is.
  *
  * A full ring refuses only OPEN, CHECK and ASK. Every other frame waits in its job and
  * is pushed when the peer has read on; readers always drain.
@@ -174,7 +174,7 @@ typedef struct {
     int64_t expires_ms; /* the key's end, Unix time; -1: none */
 } aiq_verdict;
 
-/* ASK: this, then fields (REQUEST_ID, TENANT, USER, ROLE, KEY_ID, RATE_KEYS). */
+/* ASK: this, then fields (REQUEST_ID, RATE_KEYS). */
 typedef struct {
     uint32_t location; /* index into the policy's locations */
     uint32_t reserved; /* 0 */
@@ -220,7 +220,7 @@ typedef enum {
     AIQ_FIELD_HEADER, /* "name: value"; name in lower case; also in HEAD and ERROR. In OPEN:
                          x-aiq-*, openai-*, anthropic-*, cache-control, last-event-id,
                          idempotency-key; sec-websocket-protocol, as nginx chose it */
-    /* OPEN, ASK, VERDICT: who asks, as nginx found out; none: nobody in particular */
+    /* OPEN, VERDICT: who asks, as nginx found out; none: nobody in particular */
     AIQ_FIELD_TENANT = 16,
     AIQ_FIELD_USER,
     AIQ_FIELD_ROLE,   /* admin, developer, user, viewer */

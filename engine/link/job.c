@@ -583,6 +583,9 @@ void link_job_answer(link_job *j, const rates_answer *a)
         add_field(&out, AIQ_CHECK_MAX, AIQ_FIELD_RATES, (const char *)a->rates,
                   j->job.location->n_rates * sizeof(a->rates[0]));
     }
+    aiq_log(AIQ_LOG_DEBUG, "link", "question answered",
+            AIQ_S("request_id", text_of(&j->job, j->job.request_id)),
+            AIQ_I("status", answer.status), AIQ_I("wait_ms", answer.wait_ms));
     j->state = JOB_ENDING;
     j->owed_answer = (aiq_str){aiq_pool_copy(j->job.pool, out.data, out.len), out.len};
     link_job_settle(j);

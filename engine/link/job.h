@@ -90,7 +90,6 @@ struct aiq_job {
     const policy_limit *limits;
     size_t n_limits;
     const uint8_t *limit_keys; /* of each limit AIQ_LIMIT_KEY bytes */
-    const uint8_t *rate_keys;  /* of an ASK: the same of each of the location's rates */
     const job_header *headers;
     size_t n_headers;
     aiq_charge charge; /* of the service charge, where there is one: */

@@ -216,7 +216,5 @@ void link_ask(aiq_link *l, const aiq_frame *frame, const uint8_t *payload);
 
 /* open.c: fills j->job from an OPEN payload. NULL, or what is wrong with it. */
 const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len);
-/* The same from an ASK payload: what it has of it. */
-const char *link_ask_parse(link_job *j, const uint8_t *payload, uint32_t len);
 
 #endif

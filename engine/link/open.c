@@ -109,10 +109,6 @@ static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t
         job->limit_keys = data;
         return len == job->location->n_limits * AIQ_LIMIT_KEY;
     }
-    if (id == AIQ_FIELD_RATE_KEYS) {
-        job->rate_keys = data;
-        return len == job->location->n_rates * AIQ_LIMIT_KEY;
-    }
     uint32_t *hashes = aiq_pool_alloc(job->pool, len); /* for the payload is not aligned */
     memcpy(hashes, data, len);
     job->hashes = hashes;
@@ -123,7 +119,7 @@ static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t
 static bool is_numbers(uint16_t id)
 {
     return id == AIQ_FIELD_CONDITIONS || id == AIQ_FIELD_HASHES || id == AIQ_FIELD_LIMIT_KEYS ||
-           id == AIQ_FIELD_RATE_KEYS || id == AIQ_FIELD_CHARGE;
+           id == AIQ_FIELD_CHARGE;
 }
 
 static const char *parse_fields(aiq_job *job, aiq_fields fields)
@@ -133,7 +129,7 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
     uint16_t id, len;
 
     if (n < 0) {
-        return "a field that leads outside";
+        return "OPEN with a field that leads outside";
     }
     job_header *headers = n ? aiq_pool_alloc(job->pool, (size_t)n * sizeof(*headers)) : NULL;
     job->headers = headers;
@@ -142,27 +138,22 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
         aiq_str *place = place_of(job, id);
         if (is_numbers(id)) {
             if (!parse_numbers(job, id, data, len)) {
-                return "wrong numbers";
+                return "OPEN with wrong numbers";
             }
         } else if (place) {
             /* nginx decodes the URI, so any byte may be in it */
             if (id != AIQ_FIELD_URI && !valid_value(text)) {
-                return "control characters in a field";
+                return "OPEN with control characters";
             }
             *place = text;
         } else if (id == AIQ_FIELD_HEADER && !split_header(text, &headers[job->n_headers++])) {
-            return "an invalid header";
+            return "OPEN with an invalid header";
         }
     }
-    return NULL;
-}
-
-/* Of a request without an identity. */
-static void set_defaults(aiq_job *job)
-{
-    job->tenant = AIQ_STR("default");
-    job->user = job->key_id = AIQ_STR("");
-    job->role = AIQ_STR("user");
+    if (job->location->n_limits && job->limit_keys == NULL) {
+        return "OPEN without the keys of its limits";
+    }
+    return job->uri.len ? NULL : "OPEN without a URI";
 }
 
 const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
@@ -194,42 +185,16 @@ const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
     job->n_budgets = job->location->n_budgets;
     job->limits = job->location->limits;
     job->n_limits = job->location->n_limits;
-    set_defaults(job);
+    job->tenant = AIQ_STR("default");
+    job->user = job->key_id = AIQ_STR("");
+    job->role = AIQ_STR("user");
     const char *wrong = parse_fields(job, (aiq_fields){text + sizeof(open), text + len});
-    if (wrong == NULL && job->location->n_limits && job->limit_keys == NULL) {
-        wrong = "OPEN without the keys of its limits";
-    }
-    if (wrong == NULL && job->uri.len == 0) {
-        wrong = "OPEN without a URI";
-    }
     if (j->link->admin) {
         /* who came by the admin socket is the operator, whatever the fields say */
         job->tenant = AIQ_STR("default");
         job->user = AIQ_STR("operator");
         job->role = AIQ_STR("admin");
         job->key_id = AIQ_STR("");
-    }
-    return wrong;
-}
-
-const char *link_ask_parse(link_job *j, const uint8_t *payload, uint32_t len)
-{
-    aiq_job *job = &j->job;
-    aiq_ask ask;
-
-    if (len < sizeof(ask) || len > AIQ_CHECK_MAX) {
-        return "ASK of a wrong length";
-    }
-    const uint8_t *text = (const uint8_t *)aiq_pool_copy(job->pool, payload, len);
-    memcpy(&ask, text, sizeof(ask));
-    if (ask.location >= j->link->policy->n_locations) {
-        return "ASK of an unknown location";
-    }
-    job->location = &j->link->policy->locations[ask.location];
-    set_defaults(job);
-    const char *wrong = parse_fields(job, (aiq_fields){text + sizeof(ask), text + len});
-    if (wrong == NULL && job->location->n_rates && job->rate_keys == NULL) {
-        wrong = "ASK without the keys of its rates";
     }
     return wrong;
 }

@@ -116,7 +116,12 @@ static const char policy[] =
     "{\"service\":\"probe\",\"max_body\":0},{\"service\":\"nothing\",\"max_body\":0},"
     "{\"service\":\"probe\",\"max_body\":10},"
     "{\"service\":\"probe\",\"max_body\":0,\"limits\":["
-    "{\"zone\":\"z\",\"tokens\":9,\"window_ms\":1000,\"keys\":9}]}]}";
+    "{\"zone\":\"z\",\"tokens\":9,\"window_ms\":1000,\"keys\":9}]},"
+    "{\"service\":\"limits\",\"max_body\":0,\"rates\":["
+    "{\"zone\":\"z\",\"requests\":1,\"window_ms\":1000,\"grain_ms\":1,\"burst\":0,"
+    "\"dry_run\":false}]}]}";
+
+#define SHARED 4 /* the last location */
 
 /* The same memory twice: the engine's view goes with the link, ours stays. */
 static void map_twice(void **engine, void **worker)
@@ -793,6 +798,38 @@ static void test_a_cancelled_job_leaves_the_waiting_list(void **state)
     assert_int_equal(e->link->n_jobs, 0);
 }
 
+/* Questions before content. */
+
+static void push_ask(ends *e, uint32_t slot, uint32_t location, uint16_t key)
+{
+    static const uint8_t keys[AIQ_LIMIT_KEY + 1] = "key";
+    const aiq_ask ask = {.location = location};
+    uint8_t payload[128], *end = payload + sizeof(ask);
+
+    memcpy(payload, &ask, sizeof(ask));
+    end = aiq_field_put(end, AIQ_FIELD_REQUEST_ID, "req-1", 5);
+    end = aiq_field_put(end, AIQ_FIELD_RATE_KEYS, keys, key);
+    push(e, AIQ_FRAME_ASK, slot, 1, payload, (size_t)(end - payload));
+}
+
+static void test_without_redis_nobody_can_say(void **state)
+{
+    ends *e = *state;
+    aiq_answer answer;
+    aiq_frame frame;
+
+    push_ask(e, 1, SHARED, AIQ_LIMIT_KEY);
+    push(e, AIQ_FRAME_CANCEL, 1, 1, NULL, 0); /* too late, and no harm */
+    push_ask(e, 1, SHARED, AIQ_LIMIT_KEY);
+    assert_true(turn(e));
+    for (int i = 0; i < 2; i++) {
+        memcpy(&answer, expect(e, AIQ_FRAME_ANSWER, 1, &frame), sizeof(answer));
+        assert_int_equal(frame.len, sizeof(answer));
+        assert_int_equal(answer.status, 503);
+    }
+    assert_null(e->link->slots[1]);
+}
+
 /* Workers that break the rules: the link goes, its jobs are cancelled. */
 
 typedef struct {
@@ -908,6 +945,27 @@ static void limits_without_keys(ends *e)
     push_open(e, 2, 1, &(aiq_open){.location = 3, .method = AIQ_METHOD_GET}, "/probe");
 }
 
+static void short_ask(ends *e)
+{
+    push(e, AIQ_FRAME_ASK, 2, 1, "1234", 4);
+}
+
+static void ask_about_nothing(ends *e)
+{
+    push_ask(e, 2, SHARED + 1, AIQ_LIMIT_KEY);
+}
+
+static void ask_without_a_key(ends *e)
+{
+    push_ask(e, 2, SHARED, AIQ_LIMIT_KEY + 1);
+}
+
+static void ask_in_a_job(ends *e)
+{
+    push_request(e, -1);
+    push_ask(e, 1, SHARED, AIQ_LIMIT_KEY);
+}
+
 static void over_credit(ends *e)
 {
     static uint8_t text[AIQ_WINDOW + 1];
@@ -1013,6 +1071,10 @@ static void test_crimes(void **state)
         {"too many hashes", too_many_hashes},
         {"keys without limits", keys_without_limits},
         {"limits without keys", limits_without_keys},
+        {"a short ASK", short_ask},
+        {"an ASK about nothing", ask_about_nothing},
+        {"an ASK without a key", ask_without_a_key},
+        {"an ASK in a job", ask_in_a_job},
         {"half a charge", half_a_charge},
         {"BODY beyond credit", over_credit},
         {"BODY beyond length", over_length},
@@ -1076,6 +1138,7 @@ int main(void)
         TEST(test_it_may_outlive_its_link),
         TEST(test_it_may_outlive_its_reply),
         TEST(test_but_not_the_engine),
+        TEST(test_without_redis_nobody_can_say),
         TEST(test_frames_of_an_older_generation_are_dropped),
         TEST(test_the_link_takes_its_jobs_along),
         TEST(test_leaving_cuts_with_an_error),
