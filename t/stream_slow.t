@@ -1,0 +1,110 @@
+# A reader that is too slow holds nobody up: the fastest sets the pace, and who is so far
+# behind that the next events are not kept any more is told so.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use JSON::PP ();
+use Socket qw(SOL_SOCKET SO_RCVBUF);
+use Test::More;
+use Time::HiRes qw(time);
+use AIQ::Mock;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+my $mock = AIQ::Mock->new($t);
+
+# about 6 MB
+$t->conf("
+    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
+    aiq_model long { target mock model=mock-stream-30000x0ms; }
+    server {
+        listen 127.0.0.1:%%PORT_0%% sndbuf=16k;
+        location /v1/         { aiq_pass gateway; }
+        location /v1/streams/ { aiq_pass events; }
+        location /metrics     { aiq_metrics; }
+    }");
+$t->start;
+
+# A connection whose kernel takes little before it is read.
+sub narrow {
+    my $c = $t->connect;
+
+    setsockopt($c->socket, SOL_SOCKET, SO_RCVBUF, 16384) or die $!;
+    return $c;
+}
+
+sub begin {
+    my ($c) = @_;
+
+    $c->request('POST', '/v1/chat/completions', body => $t->chat('long', 'hi', stream => JSON::PP::true));
+    return $c->head->{headers}{'x-aiq-stream'};
+}
+
+sub follow {
+    my ($c, $id, $after) = @_;
+
+    $c->request('GET', "/v1/streams/$id?after=" . ($after // 0), headers => [ Accept => 'text/event-stream' ]);
+    is($c->head->{status}, 200, 'somebody reads along');
+    return $c;
+}
+
+sub rest {
+    my ($c) = @_;
+    my $text = '';
+
+    while (defined(my $piece = $c->piece)) {
+        $text .= $piece;
+    }
+    return $text;
+}
+
+# The first event that is kept, once the provider is held up: then it stays.
+sub first {
+    my ($id) = @_;
+    my ($first, $before, $since) = (0, 0, time());
+
+    $t->wait_for(sub {
+        my $says = $t->json($t->get("/v1/streams/$id?after=0"))->{error}{message} // '';
+        $first = $says =~ /number (\d+)/ ? $1 : 0;
+        ($before, $since) = ($first, time()) if $first != $before;
+        return $first && time() - $since > 0.5;
+    }, 20, 'the stream stands');
+    return $first;
+}
+
+sub metric {
+    my ($name) = @_;
+
+    return $t->get('/metrics')->{body} =~ /^aiq_$name(?:\{[^}]*\})? (\d+)$/m ? $1 : undef;
+}
+
+# One for whom the producer waits as long as it reads nothing, and one that reads nothing
+# from there on, of which the kernel takes less.
+my $c = $t->connect;
+my $id = begin($c);
+my $from = first($id);
+my $slow = follow(narrow(), $id, $from - 1);
+is(metric('streams_open'), 1, 'the provider waits for its readers');
+my $all = rest($c);
+like($all, qr/\nid: 30003\ndata: \[DONE\]\n\n\z/, 'the fast one has it all');
+my $rest = rest($slow) =~ s/\Aretry: 2000\n//r;
+like($rest, qr/\n\nevent: stream_truncated\ndata: \{"error":\{"code":"stream_truncated",[^\n]*\}\}\n\n\z/, 'the slow one is told');
+$rest =~ s/event: stream_truncated.*//s;
+ok($rest eq substr($all, index($all, "id: $from\n"), length $rest), 'and had no gap before');
+$from = first($id);
+is($t->json($t->get("/v1/streams/$id?after=" . ($from - 1)))->{data}[0]{seq}, $from, 'what is kept can be read again');
+
+# The one that has asked.
+$c = narrow();
+$id = begin($c);
+$all = rest(follow($t->connect, $id, first($id) - 1));
+like($all, qr/^id: 30003\ndata: \[DONE\]\n\n\z/m, 'another one has all the rest');
+unlike(rest($c), qr/\[DONE\]/, 'who asked and did not read is cut off');
+
+$t->wait_for(sub { metric('streams_open') == 0 && metric('jobs_open') == 1 }, 10, 'no stream is left');
+is($mock->stats->{aborted}, 0, 'both calls went to their end');
+
+$t->finish;
+done_testing();
