@@ -247,6 +247,7 @@ ngx_http_aiq_fail_anywhere(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ngx_http_aiq_error_info(r, ctx, ctx->failure.status, &info);
 
     if (ngx_http_aiq_error_render(r, NULL, &info, &body, &dialect) != NGX_OK
+        || ngx_http_aiq_add_relayed_headers(r, ctx) != NGX_OK
         || ngx_http_aiq_add_retry_headers(r, ctx) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

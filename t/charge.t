@@ -124,6 +124,7 @@ is("$r->{status} $r->{headers}{'x-ratelimit-limit-tokens'} $r->{headers}{'x-rate
 is(get($fay, '/limited')->{status}, 200, 'is counted');
 $r = refused(get($fay, '/limited'), 429, 'rate_limit_exceeded', 'and ends');
 cmp_ok($r->{headers}{'retry-after'}, '>', 80000, 'Retry-After');
+is($r->{headers}{'x-ratelimit-remaining-tokens'}, 2, 'and what is left');
 is(join(',', map { get(key('gulf'), '/counted')->{status} } 1 .. 3), '200,200,429', 'whom a limit of requests refuses');
 is(used('gulf'), '2 2 0.000000000', 'is charged nothing');
 

@@ -61,7 +61,7 @@ static void settle(charge *c)
 static void reply(charge *c)
 {
     aiq_job *job = c->job;
-    job_header headers[4];
+    job_header headers[TOKEN_STATE_HEADERS + 1];
     char tokens[TOKEN_STATE_TEXT];
     size_t n = token_state_headers(&c->hold.state, headers, tokens);
 
@@ -79,8 +79,11 @@ static void reply(charge *c)
 
 static void refuse(charge *c, const aiq_err *err)
 {
+    job_header headers[TOKEN_STATE_HEADERS];
+    char tokens[TOKEN_STATE_TEXT];
+
     token_limits_settle(&c->hold, 0, clock_ms());
-    job_fail(c->job, err);
+    job_fail_with(c->job, err, headers, token_state_headers(&c->hold.state, headers, tokens));
 }
 
 static void on_ready(ledger_call *call, const aiq_err *refused)
@@ -133,7 +136,7 @@ static void charge_end(aiq_job *job)
     } else if (job->n_limits && !token_limits_hold(job->loop->engine->gateway->limits, &c->hold,
                                                    job->limits, job->n_limits, job->limit_keys,
                                                    job->charge.tokens, clock_ms(), &err)) {
-        job_fail(job, &err);
+        refuse(c, &err);
     } else {
         job->state = c;
         begin(c);
