@@ -37,6 +37,7 @@
 #define NGX_HTTP_AIQ_LIMIT_TENANT_LEN 64
 #define NGX_HTTP_AIQ_LIMIT_TOKEN_KEY  1024          /* bytes in the engine */
 #define NGX_HTTP_AIQ_LIMIT_KEY_ZONE   (10 * 1024 * 1024)
+#define NGX_HTTP_AIQ_LIMIT_RECALL     1000          /* ms */
 
 
 /* what becomes of a request, in the order of its weight */
@@ -149,6 +150,7 @@ typedef struct {
     ngx_uint_t                     index;    /* among the location's */
     aiq_rate                       rate;     /* what all nginx together say */
     unsigned                       told:1;   /* they do */
+    unsigned                       recalled:1;  /* they did */
     unsigned                       closed:1; /* they do not, and so it fails */
 
     /* what the check says; node is valid as long as the zone is locked */
@@ -235,6 +237,12 @@ void ngx_http_aiq_limit_check(ngx_http_aiq_limit_use_t *use, uint64_t now);
 void ngx_http_aiq_limit_charge(ngx_http_aiq_limit_use_t *use, uint64_t time);
 void ngx_http_aiq_limit_state(ngx_http_aiq_limit_use_t *use, uint64_t now,
     ngx_http_aiq_limit_info_t *info);
+
+/*
+ * 1: it is known that a shared limit refuses this, as it has just refused
+ * another.  The zone must not be locked.
+ */
+ngx_uint_t ngx_http_aiq_limit_recall(ngx_http_aiq_limit_use_t *use);
 
 /* gives back what was charged; the zone must not be locked */
 void ngx_http_aiq_limit_return_rate(ngx_http_aiq_limit_use_t *use);

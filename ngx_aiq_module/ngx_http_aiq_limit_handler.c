@@ -206,13 +206,24 @@ ngx_http_aiq_limit_apply(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx,
 static ngx_int_t
 ngx_http_aiq_limit_shared(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx)
 {
-    ngx_int_t   rc;
-    ngx_uint_t  n;
+    ngx_int_t                  rc;
+    ngx_uint_t                 i, n, first;
+    ngx_http_aiq_limit_use_t  *use;
 
     n = ctx->shared;
 
     if (n == 0) {
         return NGX_DECLINED;
+    }
+
+    use = ctx->uses.elts;
+    first = ctx->uses.nelts - n;
+
+    for (i = first; i < ctx->uses.nelts && !ctx->asked; i++) {
+
+        if (ngx_http_aiq_limit_recall(&use[i])) {
+            return ngx_http_aiq_limit_apply(r, ctx, i, 1);
+        }
     }
 
     rc = ngx_http_aiq_limit_ask(r, ctx);
@@ -227,7 +238,7 @@ ngx_http_aiq_limit_shared(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx)
 
     ctx->shared = 0;
 
-    return ngx_http_aiq_limit_apply(r, ctx, ctx->uses.nelts - n, n);
+    return ngx_http_aiq_limit_apply(r, ctx, first, n);
 }
 
 

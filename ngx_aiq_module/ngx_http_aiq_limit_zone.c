@@ -48,6 +48,8 @@ struct ngx_http_aiq_limit_node_s {
     ngx_http_aiq_limit_share_t   *shares;
     ngx_uint_t                    nshares;
     ngx_uint_t                    conns;     /* of all shares */
+    uint64_t                      refused;   /* when, by all nginx together */
+    aiq_rate                      rate;      /* and what they said */
     uint16_t                      len;
     u_char                        data[1];
 };
@@ -164,6 +166,12 @@ ngx_http_aiq_limit_full(ngx_http_aiq_limit_use_t *use, uint64_t now)
 
     if (use->told) {
         use->turn = now + use->rate.wait_ms;
+
+        if (use->rate.refused && !use->recalled) {
+            use->node->refused = now;
+            use->node->rate = use->rate;
+        }
+
         return use->rate.refused;
     }
 
@@ -231,6 +239,44 @@ ngx_http_aiq_limit_state(ngx_http_aiq_limit_use_t *use, uint64_t now,
     info->remaining = (window->total < rule->limit)
                       ? rule->limit - window->total : 0;
     info->reset = ngx_http_aiq_limit_reset(window, rule, now);
+}
+
+
+/*
+ * Without a burst the turn that Redis has told comes when it comes: until then
+ * a flood of requests need not be asked about.  But not for long: Redis may
+ * have been told to forget, or the rate may be another one.
+ */
+
+ngx_uint_t
+ngx_http_aiq_limit_recall(ngx_http_aiq_limit_use_t *use)
+{
+    uint64_t                    passed;
+    ngx_http_aiq_limit_node_t  *ln;
+
+    if (use->limit->burst || use->limit->dry_run) {
+        return 0;
+    }
+
+    ngx_shmtx_lock(&use->zone->shpool->mutex);
+
+    ln = ngx_http_aiq_limit_find(use);
+
+    if (ln && ln->refused) {
+        passed = ngx_http_aiq_limit_now() - ln->refused;
+
+        if (passed < NGX_HTTP_AIQ_LIMIT_RECALL && passed < ln->rate.wait_ms) {
+            use->rate = ln->rate;
+            use->rate.wait_ms -= passed;
+            use->rate.reset_ms -= ngx_min(passed, use->rate.reset_ms);
+            use->told = 1;
+            use->recalled = 1;
+        }
+    }
+
+    ngx_shmtx_unlock(&use->zone->shpool->mutex);
+
+    return use->recalled;
 }
 
 

@@ -46,7 +46,7 @@ linked();
 is(ask('/closed/?k=1', 'fine'), '200 7', 'it may');
 my ($rate_keys) = $e->log =~ /.*^ASK location=\d+\n  request_id=fine\n  rate_keys=(\w+)$/ms;
 is($rate_keys, substr(sha256_hex('1'), 0, 32), 'the question: a digest of the key');
-is(ask('/closed/?k=1', 'refuses'), '429 0', 'it may not');
+is(ask('/closed/?k=2', 'refuses'), '429 0', 'it may not');
 is("$r->{headers}{'retry-after'} $r->{headers}{'retry-after-ms'}", '3 2500', 'and when it may');
 is(ask('/open/?k=1', 'waits'), '200 0', 'it may when it has waited');
 is(ask('/closed/?k=1', 'cannot'), '503 -', 'nobody can say: closed');
