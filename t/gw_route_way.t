@@ -44,6 +44,10 @@ if ($t->{children}{proxy} == 0) {
     }
 }
 
+# one that is spoken to over TLS
+$t->_spawn('tls_proxy', "$dir/logs/tls_proxy.log", 'python3', "$FindBin::Bin/lib/tls_proxy.py", "$dir/server.pem", "$dir/server.key");
+my $tls_proxy = $t->wait_for(sub { $t->read_file('logs/tls_proxy.log') =~ /^(\d+)$/m ? $1 : undef }, 20, 'the proxy listens');
+
 my $url = 'url https://localhost:%%PORT_1%%/v1; retry 1;';
 $t->conf("
     aiq_provider trusts   { dialect openai; $url ca server.pem; certificate client.pem client.key; }
@@ -55,16 +59,25 @@ $t->conf("
     aiq_provider plain    { dialect openai; url @{[ $mock->url ]}; retry 1;
                             proxy http://127.0.0.1:@{[ $proxy->sockport ]}; }
     aiq_provider gone     { dialect openai; url @{[ $mock->url ]}; retry 1; proxy http://127.0.0.1:1; }
-    @{[ map { qq(aiq_model $_ { target $_; }) } qw(trusts unknown nameless stranger proxied plain gone) ]}
+    aiq_provider hidden   { dialect openai; $url ca server.pem; certificate client.pem client.key;
+                            proxy https://localhost:$tls_proxy; }
+    aiq_provider hidden2  { dialect openai; $url ca server.pem; certificate client.pem client.key; http_version 2;
+                            proxy https://localhost:$tls_proxy; }
+    aiq_provider untrusted { dialect openai; $url certificate client.pem client.key; proxy https://localhost:$tls_proxy; }
+    aiq_provider shared   { dialect openai; $url ca server.pem; certificate client.pem client.key; http_version 2;
+                            proxy http://127.0.0.1:@{[ $proxy->sockport ]}; }
+    @{[ map { qq(aiq_model $_ { target $_; }) } qw(trusts unknown nameless stranger proxied plain gone shared hidden hidden2 untrusted) ]}
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }
     log_format who '\$ssl_client_s_dn \$connection';
+    log_format how '\$server_protocol';
     server {
-        listen 127.0.0.1:%%PORT_1%% ssl;
+        listen 127.0.0.1:%%PORT_1%% ssl http2;
         ssl_certificate server.pem;
         ssl_certificate_key server.key;
         ssl_verify_client on;
         ssl_client_certificate client.pem;
         access_log $dir/logs/who.log who;
+        access_log $dir/logs/how.log how;
         location / { proxy_pass http://127.0.0.1:@{[ $mock->port ]}; }
     }");
 $t->start;
@@ -87,6 +100,13 @@ my $log = $t->read_file('logs/proxy.log');
 is(scalar(() = $log =~ /^CONNECT localhost:\d+ HTTP/mg), 1, 'a tunnel for TLS, which is kept');
 is(scalar(() = $log =~ /^CONNECT 127\.0\.0\.1:\d+ HTTP/mg), 1, 'and one without');
 unlike($log, qr/chat|authorization/i, 'the proxy sees no request');
+is(ask('shared')->{status}, 200, 'HTTP/2 through a proxy') for 1 .. 2;
+is(scalar(() = $t->read_file('logs/proxy.log') =~ /^CONNECT localhost:\d+ HTTP/mg), 2, 'by a tunnel of its own');
+like($t->read_file('logs/how.log'), qr{^(?:HTTP/1.1\n)+HTTP/2.0\nHTTP/2.0\n\z}, 'and only that is HTTP/2');
+is(ask($_)->{status}, 200, "$_: TLS through a proxy that has TLS itself") for qw(hidden hidden hidden2 hidden2);
+is(ask('untrusted')->{status}, 502, 'which must be trusted, too');
+is(scalar(() = $t->read_file('logs/tls_proxy.log') =~ /^CONNECT localhost/mg), 2, 'two tunnels');
+like($t->read_file('logs/how.log'), qr{HTTP/1.1\nHTTP/1.1\nHTTP/2.0\nHTTP/2.0\n\z}, 'one of them with HTTP/2');
 is(ask('gone')->{status}, 502, 'a proxy that is not there');
 my ($line) = grep { ($_->{message} // '') =~ /fail/ && ($_->{detail} // '') =~ /:1\b|port 1\b/ } $t->engine_lines;
 ok($line, 'is what the log says');

@@ -187,6 +187,7 @@ static bool set_options(http_conn *c, uint32_t timeout_ms)
     SET(CURLOPT_CLOSESOCKETDATA, c);
     if (ca) {
         SET(CURLOPT_CAINFO, ca);
+        SET(CURLOPT_PROXY_CAINFO, ca);
     }
     if (via->http2 && c->origin->https) {
         SET(CURLOPT_SSL_ENABLE_ALPN, 0L);
