@@ -10,6 +10,9 @@
  */
 
 
+#define NGX_HTTP_AIQ_LIMIT_CALM  5000   /* ms */
+
+
 static size_t ngx_http_aiq_limit_rate_keys(ngx_http_request_t *r,
     ngx_http_aiq_limit_ctx_t *ctx, u_char *keys);
 static void ngx_http_aiq_limit_answered(ngx_http_request_t *r,
@@ -19,9 +22,10 @@ static void ngx_http_aiq_limit_notice(ngx_http_request_t *r,
     ngx_uint_t answered);
 
 
-/* a worker's: the last question had no answer */
+/* a worker's: has it said that there are no answers, and the last of them */
 
 static ngx_uint_t  ngx_http_aiq_limit_is_alone;
+static ngx_msec_t  ngx_http_aiq_limit_unanswered;
 
 
 ngx_int_t
@@ -135,21 +139,33 @@ ngx_http_aiq_limit_alone(ngx_http_aiq_limit_use_t *use)
 }
 
 
+/* Now and then an answer comes too late: that is not over at the next one. */
+
 static void
 ngx_http_aiq_limit_notice(ngx_http_request_t *r, ngx_uint_t answered)
 {
-    if (ngx_http_aiq_limit_is_alone == !answered) {
+    if (answered) {
+
+        if (ngx_http_aiq_limit_is_alone
+            && ngx_current_msec - ngx_http_aiq_limit_unanswered
+               >= NGX_HTTP_AIQ_LIMIT_CALM)
+        {
+            ngx_http_aiq_limit_is_alone = 0;
+
+            ngx_log_error(NGX_LOG_NOTICE, r->connection->log, 0,
+                          "aiq: shared limits are counted for all nginx again");
+        }
+
         return;
     }
 
-    ngx_http_aiq_limit_is_alone = !answered;
+    ngx_http_aiq_limit_unanswered = ngx_current_msec;
 
-    if (answered) {
-        ngx_log_error(NGX_LOG_NOTICE, r->connection->log, 0,
-                      "aiq: shared limits are counted for all nginx again");
-    } else {
+    if (!ngx_http_aiq_limit_is_alone) {
+        ngx_http_aiq_limit_is_alone = 1;
+
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "aiq: no answer about shared limits, from now on this "
-                      "nginx goes by what it knows itself");
+                      "aiq: no answer about shared limits, this nginx goes by "
+                      "what it knows itself");
     }
 }
