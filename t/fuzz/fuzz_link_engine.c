@@ -77,6 +77,9 @@ static void answer_keys(fixture *f)
         keyring_question *q = f->asked[--f->n_asked];
         v.status = q->name[0] & 1 ? 200 : 401;
         v.epoch = f->epoch - (q->name[0] >> 1 & 1);
+        v.requests = q->name[1];
+        v.tokens = q->name[2];
+        v.n_budgets = q->name[3] % (KEYRING_BUDGETS + 1);
         q->entry = keyring_entry_new(&v);
         keyring_found(&f->loop, q);
     }
