@@ -329,6 +329,9 @@ struct ngx_http_aiq_ctx_s {
 
 /* ngx_http_aiq_module.c */
 
+/* a location without a content handler of its own, nor others in it */
+ngx_uint_t ngx_http_aiq_serves_files(ngx_http_core_loc_conf_t *clcf);
+
 char *ngx_http_aiq_add_pass(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf,
     ngx_str_t *service, ngx_http_handler_pt handler);
 

@@ -518,7 +518,7 @@ ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf, ngx_array_t *limits)
             continue;
         }
 
-        if (clcf->handler
+        if ((clcf->handler || ngx_http_aiq_serves_files(clcf))
             && (alcf->pass == NULL || alcf->pass->service.len != 7
                 || ngx_strncmp(alcf->pass->service.data, "gateway", 7) != 0)
             && !ngx_http_aiq_charge_has_tokens(alcf))

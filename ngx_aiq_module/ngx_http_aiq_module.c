@@ -585,7 +585,9 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     charge = conf->charge ? conf->charge : prev->charge;
 
-    if (conf->budgets && clcf->handler && clcf->handler != ngx_http_aiq_handler
+    if (conf->budgets
+        && (clcf->handler ? clcf->handler != ngx_http_aiq_handler
+                          : ngx_http_aiq_serves_files(clcf))
         && (charge == NULL || charge->off || conf->pass))
     {
         budget = conf->budgets->elts;
@@ -616,6 +618,15 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     }
 
     return ngx_http_aiq_charge_merge(cf, prev, conf);
+}
+
+
+ngx_uint_t
+ngx_http_aiq_serves_files(ngx_http_core_loc_conf_t *clcf)
+{
+    /* what is for locations in it, or in an "if", is not for this one */
+
+    return clcf->handler == NULL && clcf->locations == NULL && clcf->name.len;
 }
 
 

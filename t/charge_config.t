@@ -45,6 +45,8 @@ config('# aiq_engine none
 
 config(location("aiq_budget tenant 5usd/day; $proxy"),
     qr/"aiq_budget" has nothing to count in a location without "aiq_pass" or "aiq_charge" in .*nginx.conf:\d+/, 'a budget without it');
+config(location('aiq_budget tenant 5usd/day; root /tmp;'), qr/"aiq_budget" has nothing to count/, 'for files');
+config(location('aiq_budget tenant 5usd/day; root /tmp; location /v1/ { aiq_pass gateway; }'), 'ok', 'a budget for locations in it');
 config('aiq_charge 5tokens; ' . location("aiq_budget tenant 5tokens/day; $proxy"), 'ok', 'a budget with one from above');
 config('aiq_charge 5tokens; ' . location("aiq_charge off; aiq_budget tenant 5tokens/day; $proxy"), qr/"aiq_budget" has nothing to count/,
     'a budget where it is off');
@@ -54,6 +56,7 @@ config(location("aiq_budget tenant 5usd/day; aiq_charge 5tokens \$arg_cost; $pro
 config($zone . location("aiq_limit zone=t; $proxy"),
     qr/a rate of tokens has nothing to count in a location without "aiq_pass gateway" or "aiq_charge" of tokens in .*nginx.conf:\d+/,
     'a rate of tokens without it');
+config($zone . location('aiq_limit zone=t; root /tmp;'), qr/a rate of tokens has nothing to count/, 'for files, too');
 config($zone . location("aiq_limit zone=t; aiq_charge 1usd; $proxy"), qr/a rate of tokens has nothing to count/, 'or in USD');
 config($zone . location("aiq_limit zone=t; aiq_charge 1tokens; $proxy"), 'ok', 'a rate of tokens with it');
 
