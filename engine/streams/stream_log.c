@@ -95,13 +95,25 @@ static void add_one(stream_log *log, const char *text, size_t len, int64_t now_m
     aiq_buf_add(&log->marks, &m, sizeof(m));
 }
 
+/* Behind the empty line that ends the first event; NULL: none does. */
+static const char *event_end(const char *pos, const char *end)
+{
+    const char *line = pos;
+
+    while ((line = memchr(line, '\n', (size_t)(end - line))) != NULL) {
+        if (++line < end && *line == '\n') {
+            return line + 1;
+        }
+    }
+    return NULL;
+}
+
 void stream_log_add(stream_log *log, const void *text, size_t len, int64_t now_ms)
 {
-    const char *pos = text, *end = pos + len, *empty;
+    const char *pos = text, *end = pos + len, *next;
 
-    while ((empty = memmem(pos, (size_t)(end - pos), "\n\n", 2)) != NULL) {
-        add_one(log, pos, (size_t)(empty + 2 - pos), now_ms);
-        pos = empty + 2;
+    for (; (next = event_end(pos, end)) != NULL; pos = next) {
+        add_one(log, pos, (size_t)(next - pos), now_ms);
     }
 }
 
