@@ -55,6 +55,8 @@ refuses('server { aiq_pass echo; }', '"aiq_pass" directive is not allowed here')
 refuses('server { location ~ ^/x { aiq_pass echo /; } }', 'cannot have a prefix');
 refuses('server { location @x { aiq_pass echo /; } }', 'cannot have a prefix');
 refuses(location('aiq_max_body_size big;'), '"aiq_max_body_size" directive invalid value');
+refuses(location("aiq_stream_buffer $_;"), '"aiq_stream_buffer" directive must be 0 or from 16k to 64m') for qw(1 16383 65m);
+refuses(location("$_ 25h;"), qq("$_" directive must be at most 1d)) for qw(aiq_stream_grace aiq_abort_drain);
 refuses(location('aiq_read_timeout 1x;'), '"aiq_read_timeout" directive invalid value');
 
 # aiq_provider

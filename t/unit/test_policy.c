@@ -31,6 +31,7 @@ static const char good[] =
     "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"hedge_ms\":12,\"retry_timeout_ms\":9,"
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,\"cache_ttl_ms\":7,"
+    "\"stream_buffer\":65536,\"stream_grace_ms\":10000,\"abort_drain_ms\":5000,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}],"
     "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}],"
     "\"rates\":[{\"zone\":\"r\",\"requests\":20,\"window_ms\":60000,\"grain_ms\":1,"
@@ -69,6 +70,9 @@ static void reads_a_document(void **state)
     assert_string_equal(p->providers[1].models[0].path, "/d");
     assert_int_equal(p->locations[0].max_body, 10);
     assert_int_equal(p->locations[0].cache_ttl_ms, 7);
+    assert_int_equal(p->locations[0].stream_buffer, 65536);
+    assert_int_equal(p->locations[0].stream_grace_ms, 10000);
+    assert_int_equal(p->locations[0].abort_drain_ms, 5000);
     assert_int_equal(p->locations[0].n_budgets, 1);
     assert_int_equal(p->locations[0].budgets[0].scope, POLICY_USER);
     assert_int_equal(p->locations[0].budgets[0].unit, POLICY_USD);
@@ -170,6 +174,9 @@ static void refuses_broken_documents(void **state)
         {"\"max_body\":10", "\"max_body\":-1"},
         {"\"cache_ttl_ms\":7", "\"cache_ttl_ms\":0"},
         {"\"cache_ttl_ms\":7", "\"cache_ttl_ms\":\"1h\""},
+        {"\"stream_buffer\":65536", "\"stream_buffer\":67108865"},
+        {"\"stream_grace_ms\":10000", "\"stream_grace_ms\":-1"},
+        {"\"abort_drain_ms\":5000", "\"abort_drain_ms\":86400001"},
         {"\"locations\":[", "\"locations\":7,\"x\":["},
         {"\"env:K\"", "\"\""},
         {"\"scope\":\"user\"", "\"scope\":\"users\""},
