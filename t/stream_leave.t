@@ -27,6 +27,7 @@ $t->conf("
     @{[ model('too-long', 'stream-10000x30ms-2') ]}
     @{[ model('shared',   'stream-30x30ms') ]}
     @{[ model('back',     'stream-10000x30ms') ]}
+    @{[ model('revoked',  'stream-10000x30ms') ]}
     @{[ model('early',    'stream-10000x30ms') ]}
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -36,6 +37,7 @@ $t->conf("
         location /short/      { aiq_stream_grace 0; aiq_abort_drain 200ms; aiq_pass gateway /v1/; }
         location /cut/        { aiq_stream_grace 0; aiq_abort_drain 0; aiq_pass gateway /v1/; }
         location /grace/      { aiq_stream_grace 1500ms; aiq_abort_drain 0; aiq_pass gateway /v1/; }
+        location /key/        { aiq_key all; aiq_pass gateway /v1/; }
         location /plain/      { aiq_stream_buffer 0; aiq_abort_drain 30s; aiq_pass gateway /v1/; }
         location /api/        { aiq_key all; aiq_pass control; }
         location /metrics     { aiq_metrics; }
@@ -44,13 +46,15 @@ $t->conf("
 $t->start;
 $t->wait_for(sub { $t->get('/health')->{status} == 200 }, 20, 'the model is loaded');
 
-my $root = AIQ::Admin->new($t)->json(qw(keys create --admin));
+my $admin = AIQ::Admin->new($t);
+my $root = $admin->json(qw(keys create --admin));
+my $key = $admin->json(qw(keys create));
 
 sub begin {
-    my ($path, $model) = @_;
+    my ($path, $model, %more) = @_;
     my $c = $t->connect;
 
-    $c->request('POST', "${path}chat/completions", body => $t->chat($model, 'hi', stream => JSON::PP::true));
+    $c->request('POST', "${path}chat/completions", body => $t->chat($model, 'hi', stream => JSON::PP::true), %more);
     my $id = $c->head->{headers}{'x-aiq-stream'};
     $c->event for 1 .. 3;
     return ($c, $id);
@@ -141,6 +145,15 @@ pass('who comes back in time can stay');
 $c->close;
 billed('back', 1, 'once nobody is back in time it ends');
 is($mock->stats->{aborted}, 3, 'and is cut off');
+
+# Who asked may not any more: nobody reads on, and nobody takes that for the end.
+($c, $id) = begin('/key/', 'revoked', headers => AIQ::Admin::bearer($key->{key}));
+$other = follow($id);
+$other->event;
+$admin->json('keys', 'revoke', $key->{id});
+@events = rest($other);
+is($t->json($events[-1])->{error}{code}, 'stream_abandoned', 'a key is revoked: its stream ends with an error');
+billed('revoked', 1, 'and is billed by an estimate');
 
 # A stream that nobody can come back to, and a whole answer.
 ($c, $id) = begin('/plain/', 'early');

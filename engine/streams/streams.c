@@ -1,5 +1,6 @@
 #include "streams/streams.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include "core/id.h"
@@ -10,6 +11,9 @@
 #define LOOP_BITS   10
 #define ENGINE_BITS 20
 #define EXPIRY_MS   1000 /* how often it is looked who was kept long enough */
+/* Once the streams have taken so much and nobody can come back to any of them, what they
+ * took goes back to the system. */
+#define TRIM_PEAK ((size_t)8 << 20)
 
 typedef struct table table;
 
@@ -37,7 +41,7 @@ struct stream {
 struct table {
     streams *all;
     aiq_loop *loop;
-    size_t memory, most;
+    size_t memory, most, peak;
     stream *oldest, *newest; /* idle ones */
     loop_timer expiry;
     stream *buckets[BUCKETS];
@@ -90,6 +94,7 @@ static void account(stream *s, size_t memory)
 {
     if (memory != s->memory) {
         s->table->memory += memory - s->memory;
+        s->table->peak = s->table->memory > s->table->peak ? s->table->memory : s->table->peak;
         metric_add(s->table->all->bytes, (int64_t)memory - (int64_t)s->memory);
         s->memory = memory;
     }
@@ -152,6 +157,9 @@ static void on_expiry(aiq_loop *loop, void *arg)
     }
     if (t->oldest) {
         loop_timer_start(loop, &t->expiry, EXPIRY_MS, on_expiry, t);
+    } else if (t->peak >= TRIM_PEAK) {
+        t->peak = 0;
+        malloc_trim(0); /* which keeps what lies between pieces that live on */
     }
 }
 

@@ -738,9 +738,23 @@ static void chat_writable(aiq_job *job)
     (c->state == CHAT_REPLAYING ? send_replay : flush)(c);
 }
 
+/* For who reads it: this was not its end. */
+static void break_off(chat *c)
+{
+    aiq_err err;
+
+    if (c->outlet.log && !c->outlet.ended) {
+        aiq_fail(&err, 504, "stream_abandoned", "This stream was given up before its end.");
+        say_error(c, &err);
+        outlet_say(&c->outlet);
+        outlet_end(&c->outlet);
+    }
+}
+
 static void stop(chat *c)
 {
     stop_timers(c);
+    break_off(c);
     cached_drop(&c->cached);
     if (c->state == CHAT_HOLDING) {
         token_limits_settle(&c->hold, 0, clock_ms());
@@ -764,15 +778,9 @@ static void on_drained(aiq_loop *loop, void *arg)
 static void abandon(chat *c)
 {
     uint32_t drain_ms = c->job->location->abort_drain_ms;
-    aiq_err err;
 
     c->abandoned = true;
-    if (c->outlet.log) {
-        aiq_fail(&err, 504, "stream_abandoned", "Nobody has read this stream for a while.");
-        say_error(c, &err);
-        outlet_say(&c->outlet);
-        outlet_end(&c->outlet);
-    }
+    break_off(c);
     if (drain_ms && attempts_drain(&c->attempts)) {
         if (c->request.stream) {
             cached_drop(&c->cached);
