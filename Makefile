@@ -153,7 +153,7 @@ fuzz:
 fuzz-programs: $(FUZZ)
 fuzz-link-programs: $(filter $B/fuzz_link_%,$(FUZZ))
 
-lint: compile_commands.json $B/gen/store_migrations.h
+lint: compile_commands.json $B/gen/store_migrations.h $B/gen/rates_lua.h
 	tools/lint.sh
 
 # Programs of t/unit and files of t. AIQ::Test wraps what it starts.
