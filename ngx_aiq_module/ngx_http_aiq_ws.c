@@ -29,6 +29,8 @@ static ngx_int_t ngx_http_aiq_ws_keep(ngx_http_request_t *r,
     ngx_http_aiq_ws_t *ws, u_char *pos, u_char *last);
 static ngx_int_t ngx_http_aiq_ws_parse(ngx_http_aiq_ctx_t *ctx, u_char **pos,
     u_char *last);
+static void ngx_http_aiq_ws_refuse(ngx_http_aiq_ctx_t *ctx,
+    ngx_http_aiq_ws_event_t *ev);
 static void ngx_http_aiq_ws_control(ngx_http_aiq_ctx_t *ctx,
     ngx_http_aiq_ws_event_t *ev);
 static ngx_int_t ngx_http_aiq_ws_deliver(ngx_http_aiq_ctx_t *ctx);
@@ -297,7 +299,7 @@ static ngx_int_t
 ngx_http_aiq_ws_keep(ngx_http_request_t *r, ngx_http_aiq_ws_t *ws, u_char *pos,
     u_char *last)
 {
-    ws->in = ngx_alloc(last - pos, r->connection->log);
+    ws->in = ngx_alloc(last - pos + 1, r->connection->log);
     if (ws->in == NULL) {
         return NGX_ERROR;
     }
@@ -329,8 +331,14 @@ ngx_http_aiq_ws_parse(ngx_http_aiq_ctx_t *ctx, u_char **pos, u_char *last)
 
         if (ws->has_piece) {
 
-            if (ngx_http_aiq_ws_deliver(ctx) == NGX_AGAIN) {
+            switch (ngx_http_aiq_ws_deliver(ctx)) {
+
+            case NGX_AGAIN:
                 return NGX_AGAIN;
+
+            case NGX_DECLINED:
+                ngx_http_aiq_ws_refuse(ctx, &ws->piece);
+                return NGX_OK;
             }
 
             ws->has_piece = 0;
@@ -343,9 +351,7 @@ ngx_http_aiq_ws_parse(ngx_http_aiq_ctx_t *ctx, u_char **pos, u_char *last)
         }
 
         if (rc < 0) {
-            ngx_http_aiq_ws_close(ctx, ev.code, (u_char *) ev.why,
-                                  ngx_strlen(ev.why));
-            ws->done = 1;
+            ngx_http_aiq_ws_refuse(ctx, &ev);
             return NGX_OK;
         }
 
@@ -360,6 +366,17 @@ ngx_http_aiq_ws_parse(ngx_http_aiq_ctx_t *ctx, u_char **pos, u_char *last)
     }
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_aiq_ws_refuse(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_ws_event_t *ev)
+{
+    ngx_http_aiq_ws_close(ctx, ev->code, (u_char *) ev->why,
+                          ngx_strlen(ev->why));
+
+    /* nothing that it may say yet matters */
+    ctx->ws->done = 1;
 }
 
 
@@ -429,11 +446,15 @@ ngx_http_aiq_ws_deliver(ngx_http_aiq_ctx_t *ctx)
     ev = &ws->piece;
     job = &ctx->job;
 
-    do {
-        if (job->link == NULL) {
-            return NGX_OK;
-        }
+    if (job->link == NULL) {
+        return NGX_OK;
+    }
 
+    if (ev->compressed) {
+        return ngx_http_aiq_ws_inflate(ctx->request, ctx);
+    }
+
+    do {
         if (job->credit < AIQ_MESSAGE_COST
             || (ev->len && job->credit == AIQ_MESSAGE_COST))
         {
@@ -452,7 +473,7 @@ ngx_http_aiq_ws_deliver(ngx_http_aiq_ctx_t *ctx)
         p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_MESSAGE, flags, size);
 
         if (p == NULL) {
-            ws->full = 1;
+            ws->full = size + 1;
             ngx_http_aiq_link_wait(ctx);
             return NGX_AGAIN;
         }
@@ -487,9 +508,7 @@ ngx_http_aiq_ws_push(ngx_http_aiq_ctx_t *ctx)
 
     if (ws->full) {
 
-        if (!ngx_http_aiq_link_room(ctx, ngx_min(ws->piece.len,
-                                                 NGX_HTTP_AIQ_WS_PIECE)))
-        {
+        if (!ngx_http_aiq_link_room(ctx, ws->full)) {
             return NGX_AGAIN;
         }
 
@@ -521,6 +540,8 @@ ngx_http_aiq_ws_push(ngx_http_aiq_ctx_t *ctx)
 void
 ngx_http_aiq_ws_message(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 {
+    size_t              len;
+    u_char             *deflated;
     ngx_http_aiq_ws_t  *ws;
 
     ws = ctx->ws;
@@ -528,9 +549,24 @@ ngx_http_aiq_ws_message(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
     ws->cost += ev->len + AIQ_MESSAGE_COST;
     ws->active = ngx_current_msec;
 
+    len = 0;
+    deflated = NULL;
+
+    if (ws->bits && (ev->flags & AIQ_MESSAGE_FIN)
+        && (ev->flags & AIQ_MESSAGE_OPCODE) != AIQ_MESSAGE_MORE)
+    {
+        len = ngx_http_aiq_ws_deflate(ws->bits, ev->data, ev->len, &deflated);
+    }
+
     /* the flags are the first byte of a frame */
 
-    ngx_http_aiq_ws_append(ctx, ev->flags, ev->data, ev->len);
+    if (len) {
+        ngx_http_aiq_ws_append(ctx, ev->flags | NGX_HTTP_AIQ_WS_RSV1,
+                               deflated, len);
+
+    } else {
+        ngx_http_aiq_ws_append(ctx, ev->flags, ev->data, ev->len);
+    }
 
     if (ev->flags & AIQ_MESSAGE_FIN) {
         ngx_http_aiq_count_message(1);
@@ -1009,6 +1045,8 @@ ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws)
     if (ws->timer.timer_set) {
         ngx_del_timer(&ws->timer);
     }
+
+    ngx_http_aiq_ws_inflate_end(ws);
 
     if (ws->in) {
         ngx_free(ws->in);

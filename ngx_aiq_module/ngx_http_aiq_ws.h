@@ -13,7 +13,8 @@
 #include "ngx_http_aiq_ws_frame.h"
 
 
-typedef struct ngx_http_aiq_ws_buf_s  ngx_http_aiq_ws_buf_t;
+typedef struct ngx_http_aiq_ws_buf_s      ngx_http_aiq_ws_buf_t;
+typedef struct ngx_http_aiq_ws_inflate_s  ngx_http_aiq_ws_inflate_t;
 
 
 typedef struct {
@@ -26,6 +27,7 @@ typedef struct {
     ngx_msec_t                 ping;
     ngx_msec_t                 idle_timeout;
     ngx_msec_t                 close_timeout;
+    ngx_flag_t                 deflate;
 } ngx_http_aiq_ws_loc_conf_t;
 
 
@@ -43,11 +45,14 @@ struct ngx_http_aiq_ws_s {
     ngx_http_aiq_ws_loc_conf_t  *conf;
     ngx_str_t                    protocol;
     u_char                       accept[28];
+    uint8_t                      bits;        /* of our window; 0: no deflate */
 
     /* from the client */
     ngx_http_aiq_ws_reader_t     reader;
     ngx_http_aiq_ws_limits_t     limits;
     ngx_http_aiq_ws_event_t      piece;       /* on its way to the engine */
+    ngx_http_aiq_ws_inflate_t   *inflate;     /* within a message */
+    size_t                       full;        /* bytes that wait for the ring */
     u_char                      *in;          /* what the engine does not take */
     u_char                      *pos;         /* in it, behind the piece */
     u_char                      *last;
@@ -69,10 +74,10 @@ struct ngx_http_aiq_ws_s {
     u_char                       reason[NGX_HTTP_AIQ_WS_CONTROL - 2];
     uint8_t                      reason_len;
 
+    unsigned                     names_bits:1;
     unsigned                     accepted:1;  /* by HEAD */
     unsigned                     open:1;      /* the 101 is sent */
     unsigned                     has_piece:1;
-    unsigned                     full:1;      /* the ring is */
     unsigned                     owes_pong:1;
     unsigned                     pinged:1;    /* and nothing heard since */
     unsigned                     heard_close:1; /* the client's */
@@ -110,6 +115,21 @@ ngx_int_t ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
 /* nginx or the engine wants to leave: the client shall connect anew */
 void ngx_http_aiq_ws_leave(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws);
+
+/* ngx_http_aiq_ws_deflate.c */
+
+/*
+ * Which window an offer of permessage-deflate leaves us, and whether it named
+ * one; 0: there is none that we can take
+ */
+ngx_uint_t ngx_http_aiq_ws_offer(ngx_str_t *header, ngx_uint_t *named);
+/* as ngx_http_aiq_ws_deliver() in ngx_http_aiq_ws.c, inflated */
+ngx_int_t ngx_http_aiq_ws_inflate(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_ws_inflate_end(ngx_http_aiq_ws_t *ws);
+/* a whole message, into memory that holds until the next; 0: it is not worth it */
+size_t ngx_http_aiq_ws_deflate(ngx_uint_t bits, const u_char *data, size_t len,
+    u_char **deflated);
 
 
 extern ngx_module_t  ngx_http_aiq_ws_module;

@@ -15,6 +15,8 @@ typedef struct {
     ngx_uint_t                 versions;
     ngx_uint_t                 origins;
     ngx_uint_t                 upgrade;      /* in "Connection" */
+    ngx_uint_t                 bits;         /* of permessage-deflate */
+    ngx_uint_t                 names_bits;
 } ngx_http_aiq_ws_headers_t;
 
 
@@ -48,7 +50,6 @@ ngx_int_t
 ngx_http_aiq_ws_handshake(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 {
     char                        *invalid;
-    ngx_int_t                    rc;
     ngx_str_t                    name, value, protocol;
     ngx_http_aiq_ws_headers_t    h;
     ngx_http_aiq_ws_loc_conf_t  *wlcf;
@@ -95,9 +96,15 @@ ngx_http_aiq_ws_handshake(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
                                       NULL);
     }
 
-    rc = ngx_http_aiq_ws_make(r, ctx, wlcf, &h.key, &protocol);
+    if (ngx_http_aiq_ws_make(r, ctx, wlcf, &h.key, &protocol) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
 
-    return rc == NGX_OK ? NGX_OK : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    ctx->ws->bits = (uint8_t) h.bits;
+    ctx->ws->names_bits = h.names_bits;
+    ctx->ws->limits.deflate = (h.bits != 0);
+
+    return NGX_OK;
 }
 
 
@@ -156,6 +163,13 @@ ngx_http_aiq_ws_headers(ngx_http_request_t *r,
         } else if (ngx_http_aiq_ws_header_is(&header[i], "origin", 6)) {
             h->origin = header[i].value;
             h->origins++;
+
+        } else if (wlcf->deflate && h->bits == 0
+                   && ngx_http_aiq_ws_header_is(&header[i],
+                                                "sec-websocket-extensions",
+                                                24))
+        {
+            h->bits = ngx_http_aiq_ws_offer(&header[i].value, &h->names_bits);
 
         } else if (protocol->len == 0 && wlcf->protocols
                    && ngx_http_aiq_ws_header_is(&header[i],
@@ -425,6 +439,10 @@ ngx_http_aiq_ws_answer(ngx_http_request_t *r, ngx_http_aiq_ws_t *ws)
     ngx_int_t  rc;
     ngx_str_t  name, value;
 
+    static char  extension[] = "permessage-deflate; server_no_context_takeover"
+                               "; client_no_context_takeover";
+    static char  window[] = "; server_max_window_bits=";
+
     ngx_str_set(&name, "Upgrade");
 
     if (ngx_http_aiq_add_header(r, &name, &ngx_http_aiq_ws_name) != NGX_OK) {
@@ -443,6 +461,27 @@ ngx_http_aiq_ws_answer(ngx_http_request_t *r, ngx_http_aiq_ws_t *ws)
         ngx_str_set(&name, "Sec-WebSocket-Protocol");
 
         if (ngx_http_aiq_add_header(r, &name, &ws->protocol) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (ws->bits) {
+        ngx_str_set(&name, "Sec-WebSocket-Extensions");
+
+        value.data = ngx_pnalloc(r->pool, sizeof(extension) + NGX_INT_T_LEN
+                                          + sizeof(window) - 1);
+        if (value.data == NULL) {
+            return NGX_ERROR;
+        }
+
+        value.len = ngx_sprintf(value.data, "%s", extension) - value.data;
+
+        if (ws->names_bits) {
+            value.len = ngx_sprintf(value.data + value.len, "%s%ui", window,
+                                    (ngx_uint_t) ws->bits) - value.data;
+        }
+
+        if (ngx_http_aiq_add_header(r, &name, &value) != NGX_OK) {
             return NGX_ERROR;
         }
     }

@@ -87,6 +87,13 @@ static ngx_command_t  ngx_http_aiq_ws_commands[] = {
       offsetof(ngx_http_aiq_ws_loc_conf_t, close_timeout),
       NULL },
 
+    { ngx_string("aiq_websocket_deflate"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_ws_loc_conf_t, deflate),
+      NULL },
+
       ngx_null_command
 };
 
@@ -322,6 +329,7 @@ ngx_http_aiq_ws_create_loc_conf(ngx_conf_t *cf)
     wlcf->ping = NGX_CONF_UNSET_MSEC;
     wlcf->idle_timeout = NGX_CONF_UNSET_MSEC;
     wlcf->close_timeout = NGX_CONF_UNSET_MSEC;
+    wlcf->deflate = NGX_CONF_UNSET;
 
     return wlcf;
 }
@@ -354,6 +362,7 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_msec_value(conf->ping, prev->ping, 30000);
     ngx_conf_merge_msec_value(conf->idle_timeout, prev->idle_timeout, 0);
     ngx_conf_merge_msec_value(conf->close_timeout, prev->close_timeout, 5000);
+    ngx_conf_merge_value(conf->deflate, prev->deflate, 0);
 
     return NGX_CONF_OK;
 }
