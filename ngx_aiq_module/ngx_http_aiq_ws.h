@@ -53,7 +53,7 @@ struct ngx_http_aiq_ws_s {
     ngx_http_aiq_ws_event_t      piece;       /* on its way to the engine */
     ngx_http_aiq_ws_inflate_t   *inflate;     /* within a message */
     size_t                       full;        /* bytes that wait for the ring */
-    u_char                      *in;          /* what the engine does not take */
+    u_char                      *in;          /* what must wait */
     u_char                      *pos;         /* in it, behind the piece */
     u_char                      *last;
     ngx_int_t                    controls;    /* in this second */
@@ -127,7 +127,7 @@ ngx_uint_t ngx_http_aiq_ws_offer(ngx_str_t *header, ngx_uint_t *named);
 ngx_int_t ngx_http_aiq_ws_inflate(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_ws_inflate_end(ngx_http_aiq_ws_t *ws);
-/* a whole message, into memory that holds until the next; 0: it is not worth it */
+/* a whole message, into memory that holds until the next; 0: not worth it */
 size_t ngx_http_aiq_ws_deflate(ngx_uint_t bits, const u_char *data, size_t len,
     u_char **deflated);
 

@@ -23,7 +23,7 @@ struct ngx_http_aiq_ws_inflate_s {
     z_stream                   z;
     ngx_http_aiq_ws_utf8_t     utf8;
     uint64_t                   len;
-    uint8_t                    tail;         /* bytes of what senders leave out */
+    uint8_t                    tail;         /* of what senders leave out */
     unsigned                   begun:1;      /* the engine has some of it */
     unsigned                   pending:1;    /* more comes out without input */
 };

@@ -65,7 +65,7 @@ typedef struct {
 
 typedef struct {
     uint64_t               left;        /* of the frame's payload */
-    uint64_t               message;     /* bytes of it so far, this frame whole */
+    uint64_t               message;     /* bytes, with this frame whole */
     uint32_t               fragments;
     uint8_t                header[14];
     uint8_t                have;        /* bytes of the header */
@@ -113,7 +113,7 @@ int ngx_http_aiq_ws_read(ngx_http_aiq_ws_reader_t *rd,
 /* Writes a header that begins with the byte "first", returns its end. */
 uint8_t *ngx_http_aiq_ws_header(uint8_t *p, uint8_t first, uint64_t len);
 
-/* 0: no UTF-8 (RFC 3629).  All of it is whole characters if s->left is 0 then. */
+/* 0: no UTF-8 (RFC 3629); s->left: bytes that its last character lacks */
 int ngx_http_aiq_ws_utf8(ngx_http_aiq_ws_utf8_t *s, const uint8_t *p,
     size_t len);
 

@@ -346,8 +346,8 @@ ngx_http_aiq_ws_same(ngx_http_request_t *r, ngx_str_t *origin)
         return 0;
     }
 
-    if (origin->len > 7 && ngx_strncasecmp(origin->data, (u_char *) "http://", 7)
-                           == 0)
+    if (origin->len > 7
+        && ngx_strncasecmp(origin->data, (u_char *) "http://", 7) == 0)
     {
         skip = 7;
         port = ":80";
