@@ -70,8 +70,11 @@ is($_->response->{body}, 'late', 'the requests go on') for @$clients;
 ($clients, $upstream) = held(4);
 my $r = $t->get('/held');
 is($t->json($r)->{error}{code}, "budget_reserved", "what is held and what is settled is all of the budget");
+$t->reload;
+syswrite($_, "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nlate") for @$upstream;
+is($_->response->{body}, 'late', 'a reload leaves them alone') for @$clients;
 $_->close for @$clients;
-settled(20, 'who leaves has used it');
+settled(20, 'and what they cost');
 
 my %status;
 my $request = "GET /burst HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
