@@ -192,6 +192,11 @@ struct ngx_http_aiq_limit_ctx_s {
 };
 
 
+/* ngx_http_aiq_limit_conf.c */
+
+char *ngx_http_aiq_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
 /* ngx_http_aiq_limit_handler.c */
 
 ngx_int_t ngx_http_aiq_limit_preaccess_handler(ngx_http_request_t *r);
