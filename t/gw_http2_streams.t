@@ -20,7 +20,7 @@ my %models = ((map { $_ => "mock-replay-$_" } @files), map { $_ => "mock-$_" } q
 
 $t->conf("
     aiq_provider front { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; http_version 2; retry 1;
-                         timeout first_byte=1s idle=1s; breaker failures=1000; }
+                         timeout first_byte=2s idle=2s; breaker failures=1000; }
     aiq_provider other { dialect openai; url @{[ $mock->url ]}; }
     @{[ map { qq(aiq_model $_ { target front model=$models{$_}; }) } sort keys %models ]}
     aiq_model long { target front model=mock-stream-${tokens}x0ms; }
@@ -54,7 +54,7 @@ sub text { return join '', map { ref && $_->{choices} ? $_->{choices}[0]{delta}{
 my $before = $t->private_memory($t->pid('engine'));
 my $unread = stream('long');
 is($unread->head->{status}, 200, 'a stream that nobody reads');
-my $end = time() + 3;
+my $end = time() + 4;
 my $served = 0;
 while (time() < $end) {
     $served += ask('chat')->{status} == 200;

@@ -583,8 +583,7 @@ void http2_connected(http_conn *c)
         conn_share(c);
         join(r, c);
     } else {
-        TAILQ_FOREACH(r, &c->requests, link)
-        {
+        for (r = TAILQ_FIRST(&c->requests); r; r = TAILQ_NEXT(r, link)) {
             send_on(r, c);
         }
     }
