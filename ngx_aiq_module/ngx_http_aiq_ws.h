@@ -130,6 +130,7 @@ void ngx_http_aiq_ws_inflate_end(ngx_http_aiq_ws_t *ws);
 /* a whole message, into memory that holds until the next; 0: not worth it */
 size_t ngx_http_aiq_ws_deflate(ngx_uint_t bits, const u_char *data, size_t len,
     u_char **deflated);
+void ngx_http_aiq_ws_deflate_exit(void);
 
 
 extern ngx_module_t  ngx_http_aiq_ws_module;

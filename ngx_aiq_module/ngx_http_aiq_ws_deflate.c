@@ -513,3 +513,18 @@ ngx_http_aiq_ws_deflate(ngx_uint_t bits, const u_char *data, size_t len,
 
     return len - 4;
 }
+
+
+void
+ngx_http_aiq_ws_deflate_exit(void)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i <= NGX_HTTP_AIQ_WS_BITS; i++) {
+
+        if (ngx_http_aiq_ws_deflaters[i]) {
+            (void) deflateEnd(ngx_http_aiq_ws_deflaters[i]);
+            ngx_free(ngx_http_aiq_ws_deflaters[i]);
+        }
+    }
+}

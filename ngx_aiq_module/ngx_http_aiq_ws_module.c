@@ -14,6 +14,8 @@ static char *ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static char *ngx_http_aiq_ws_check(ngx_conf_t *cf, void *post, void *data);
 
+static void ngx_http_aiq_ws_exit_process(ngx_cycle_t *cycle);
+
 static ngx_int_t ngx_http_aiq_ws_add_variable(ngx_conf_t *cf);
 static ngx_int_t ngx_http_aiq_ws_close_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
@@ -123,7 +125,7 @@ ngx_module_t  ngx_http_aiq_ws_module = {
     NULL,                                  /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    NULL,                                  /* exit process */
+    ngx_http_aiq_ws_exit_process,          /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
@@ -365,4 +367,11 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->deflate, prev->deflate, 0);
 
     return NGX_CONF_OK;
+}
+
+
+static void
+ngx_http_aiq_ws_exit_process(ngx_cycle_t *cycle)
+{
+    ngx_http_aiq_ws_deflate_exit();
 }

@@ -8,13 +8,14 @@ use lib 't/lib';
 use Test::More;
 use AIQ::FakeEngine;
 use AIQ::Test;
+use AIQ::WebSocket;
 
 my $t = AIQ::Test->new;
 
 $t->conf('
     server {
         listen 127.0.0.1:%%PORT_0%%;
-        location / { aiq_pass echo; }
+        location / { aiq_pass echo; aiq_websocket; }
         location /health/ { aiq_health; }
     }');
 
@@ -66,6 +67,17 @@ my %rule = (
     indices       => qr/indices or a frame that lead outside/,
     frame_len     => qr/indices or a frame that lead outside/,
     bad_notice    => qr/NOTICE of a wrong length/,
+    upgrade       => qr/HEAD with an impossible status/,
+    message       => qr/MESSAGE without a WebSocket/,
+);
+my %websocket = (
+    ws_ping   => qr/MESSAGE with a wrong opcode/,
+    ws_more   => qr/MESSAGE with a wrong opcode/,
+    ws_bit    => qr/MESSAGE with a wrong opcode/,
+    ws_within => qr/MESSAGE with a wrong opcode/,
+    ws_data   => qr/DATA before HEAD or of a WebSocket/,
+    ws_credit => qr/more bytes than their credit/,
+    ws_end    => qr/END before HEAD or of a wrong length/,
 );
 
 $e->restart;
@@ -81,7 +93,24 @@ for my $how (sort keys %rule) {
     is($t->get('/fine')->{body}, "ok\n", "$how: the next request works");
 }
 
+for my $how (sort keys %websocket) {
+    my $before = () = $t->error_log =~ /$websocket{$how}/g;
+    my $ws = AIQ::WebSocket->ask($t, "/$how");
+    my $code = $ws->{status} == 101 ? $ws->closed : $ws->{status};
+
+    ok($code == 1012 || $code == 502, "$how: the client hears of it");
+    my $after = () = $t->error_log =~ /$websocket{$how}/g;
+    is($after - $before, 1, "$how: the reason is logged");
+    is($t->get('/fine')->{body}, "ok\n", "$how: the next request works");
+}
+
 # Within the rules, if odd.
+my $odd = AIQ::WebSocket->new($t, '/ws_close');
+is($odd->closed, 1011, 'a code that is none is 1011');
+is($odd->{reason}, 'why', 'with its reason');
+my $text = AIQ::WebSocket->new($t, '/ws_text');
+is($text->closed, 1001, 'a reason that is no text');
+is($text->{reason}, '', 'is none');
 is($t->get('/stale')->{body}, 'right', 'a frame of an earlier generation is dropped');
 is($t->get('/unknown_notice')->{body}, 'fine', 'an unknown notice is none of ours');
 is(length $t->get('/all_credit')->{body}, 8192 - 16, 'all of the credit at once');

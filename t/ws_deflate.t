@@ -121,13 +121,16 @@ is($off->closed, 1002, 'RSV1 where nothing was agreed on');
 
 my ($worker) = $t->workers;
 my $before;
-for my $i (1 .. 60) {
+for my $i (1 .. 200) {
     my $half = ws('/on');
     $half->frame(0x41, substr(deflated($long), 0, 500));
     $half->drop;
     $before = $t->private_memory($worker) if $i == 20;
 }
-cmp_ok($t->private_memory($worker) - $before, '<', 1 << 20, 'what breaks off leaves nothing');
+SKIP: {
+    skip 'memory is not itself here', 1 if $ENV{AIQ_VALGRIND} || ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/;
+    cmp_ok($t->private_memory($worker) - $before, '<', 3 << 20, 'what breaks off leaves nothing');
+}
 
 $t->finish;
 done_testing();

@@ -88,8 +88,9 @@ while ($sent < 64 << 20) {
     $piece = AIQ::WebSocket::frame_of(0x82, 'x' x 65536) if $n == length $piece or last;
 }
 cmp_ok($sent, '<', 64 << 20, 'who does not read cannot send forever');
-for my $pid ($engine, $worker) {
-    cmp_ok($t->private_memory($pid) - $before{$pid}, '<', 4 << 20, 'and nobody holds it all');
+SKIP: {
+    skip 'memory is not itself here', 2 if $ENV{AIQ_VALGRIND} || ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/;
+    cmp_ok($t->private_memory($_) - $before{$_}, '<', 4 << 20, 'and nobody holds it all') for $engine, $worker;
 }
 logged('/echo 101 "websocket_error" 1013', 'it');
 

@@ -232,6 +232,36 @@ static void answer(uint32_t slot)
         head(slot, 200, 0, -1, NULL);
         l.generation[slot]++;
         reply(slot, "right");
+    } else if (IS("upgrade")) {
+        head(slot, 101, 0, -1, NULL);
+    } else if (IS("message")) {
+        head(slot, 200, 0, -1, NULL);
+        put(AIQ_FRAME_MESSAGE, AIQ_MESSAGE_TEXT | AIQ_MESSAGE_FIN, slot, "x", 1);
+    } else if (IS("ws_ping") || IS("ws_more") || IS("ws_bit")) {
+        head(slot, 101, 0, -1, NULL);
+        put(AIQ_FRAME_MESSAGE,
+            IS("ws_ping")   ? 0x89
+            : IS("ws_more") ? 0x80
+                            : 0xc1,
+            slot, "x", 1);
+    } else if (IS("ws_within")) {
+        head(slot, 101, 0, -1, NULL);
+        put(AIQ_FRAME_MESSAGE, AIQ_MESSAGE_TEXT, slot, "x", 1);
+        put(AIQ_FRAME_MESSAGE, AIQ_MESSAGE_TEXT, slot, "y", 1);
+    } else if (IS("ws_data")) {
+        head(slot, 101, 0, -1, NULL);
+        data(slot, "x", 0);
+    } else if (IS("ws_credit")) {
+        head(slot, 101, 0, -1, NULL);
+        put(AIQ_FRAME_MESSAGE, AIQ_MESSAGE_BINARY, slot, big,
+            AIQ_WINDOW - sizeof(aiq_head) - 15);
+    } else if (IS("ws_end")) {
+        head(slot, 101, 0, -1, NULL);
+        end(slot);
+    } else if (IS("ws_close") || IS("ws_text")) {
+        static const char odd[] = "\x63\x00why", text[] = "\xe9\x03\xff";
+        head(slot, 101, 0, -1, NULL);
+        put(AIQ_FRAME_END, 0, slot, IS("ws_close") ? odd : text, IS("ws_close") ? 5 : 3);
     } else if (IS("head_twice")) {
         head(slot, 200, 0, -1, NULL);
         head(slot, 200, 0, -1, NULL);
