@@ -1,5 +1,5 @@
 # Failover between dialects: a client of Anthropic's, a provider of Anthropic's that
-# is in trouble, and one of OpenAI's behind it.
+# is in trouble, and one of OpenAI's behind it; and the other way round.
 
 use strict;
 use warnings;
@@ -11,7 +11,7 @@ use Test::More;
 use AIQ::Test;
 use AIQ::Mock;
 
-# Says 429, or dies after the first event, by the model's name.
+# Says 429, answers, or dies after the first event, by the model's name.
 sub provider {
     my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5, ReuseAddr => 1) or die $!;
     my $pid = fork() // die "fork: $!";
@@ -22,10 +22,15 @@ sub provider {
         my $request = '';
         sysread($c, $request, 65536, length $request) or last
             until $request =~ /^content-length: (\d+).*?\r\n\r\n(.*)/ims && length $2 == $1;
+        my $message = '{"id":"msg_2","type":"message","role":"assistant","model":"claude-3","stop_reason":"end_turn",'
+            . '"stop_sequence":null,"content":[{"type":"text","text":"Here I am."}],"usage":{"input_tokens":3,"output_tokens":4}}';
         my $error = '{"type":"error","error":{"type":"rate_limit_error","message":"Slow down."}}';
         print $c $request =~ /"limited"/
             ? "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 100\r\n"
                 . 'Content-Length: ' . length($error) . "\r\nConnection: close\r\n\r\n$error"
+            : $request =~ /"claude-3"/
+            ? "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " . length($message)
+                . "\r\nConnection: close\r\n\r\n$message"
             : "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
                 . qq(event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message",)
                 . qq("role":"assistant","content":[],"model":"m","stop_reason":null,"stop_sequence":null,)
@@ -45,6 +50,8 @@ $t->conf("
     aiq_provider keyless   { dialect openai; url @{[ $mock->url ]}; key env:NO_SUCH_KEY; }
     aiq_model limited { target anthropic; target openai; }
     aiq_model dies    { target anthropic; target openai; }
+    aiq_model gpt-4   { target openai model=mock-500; target anthropic model=claude-3; }
+    aiq_model gpt-4o  { target openai model=mock-429; target anthropic model=claude-3; }
     aiq_model lone    { target anthropic model=limited; target keyless; retry_timeout 10s; }
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }");
 $t->start;
@@ -69,6 +76,14 @@ for my $kind ('dies', 'limited') {
     is(scalar(() = $r->{body} =~ /^event: message_start$/mg), 1, "$kind, stream: begins once");
     unlike($r->{body}, qr/msg_1/, "$kind, stream: with who answers");
     like($r->{body}, qr/^event: message_stop$/m, "$kind, stream: to its end");
+}
+
+# D5: whom clients ask for by OpenAI's name, Anthropic's answers by its own
+for my $model (qw(gpt-4 gpt-4o)) {
+    $r = $t->post('/v1/chat/completions', $t->chat($model, 'hi'), headers => [ 'Content-Type' => 'application/json' ]);
+    is($r->{status}, 200, "$model: an answer") or diag($r->{body});
+    is("@{ $r->{headers} }{qw(x-aiq-provider x-aiq-model x-aiq-attempts)}", 'anthropic claude-3 2', "$model: by whom");
+    is($t->json($r)->{choices}[0]{message}{content}, 'Here I am.', "$model: in OpenAI's words");
 }
 
 # the failure that is told is told in the dialect of who failed, whoever was looked at since
