@@ -148,7 +148,7 @@ ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ngx_http_aiq_count_websockets(1);
 
     ws->timer.handler = ngx_http_aiq_ws_timer_handler;
-    ws->timer.data = ctx;
+    ws->timer.data = c;
     ws->timer.log = c->log;
 
     ws->heard = ngx_current_msec;
@@ -926,19 +926,21 @@ static void
 ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
 {
     ngx_msec_t           now;
+    ngx_connection_t    *c;
     ngx_http_aiq_ws_t   *ws;
     ngx_http_aiq_ctx_t  *ctx;
 
     static ngx_str_t  idle = ngx_string("There was no message for long.");
     static ngx_str_t  dead = ngx_string("There was no pong.");
 
-    ctx = ev->data;
+    c = ev->data;
+    ctx = ngx_http_aiq_get_ctx(c->data);
     ws = ctx->ws;
     now = ngx_current_msec;
 
     if (ws->closed) {
         /* nor does it answer */
-        ctx->request->connection->timedout = 1;
+        c->timedout = 1;
         ngx_http_aiq_ws_free(ws);
         ws->done = 1;
 

@@ -1,16 +1,18 @@
-// npm's ws against /echo: node websocket.mjs PORT PATH
+// npm's ws against echo: node websocket.mjs URL [CERTIFICATE]
 // A line of TAP for each thing that must hold.
 
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { WebSocket } from 'ws';
 
-const [port, path] = process.argv.slice(2);
+const [url, certificate] = process.argv.slice(2);
+const ca = certificate && readFileSync(certificate);
 let n = 0;
 
 const open = async (options = {}) => {
-    const ws = new WebSocket(`ws://127.0.0.1:${port}${path}`, options.protocols ?? [], options);
+    const ws = new WebSocket(url, options.protocols ?? [], { ca, ...options });
     await once(ws, 'open');
     return ws;
 };
