@@ -753,8 +753,8 @@ static void break_off(chat *c)
 
 static void stop(chat *c)
 {
-    stop_timers(c);
     break_off(c);
+    stop_timers(c); /* also that for who leaves with the stream's last event */
     cached_drop(&c->cached);
     if (c->state == CHAT_HOLDING) {
         token_limits_settle(&c->hold, 0, clock_ms());
