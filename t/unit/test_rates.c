@@ -18,6 +18,7 @@ typedef struct {
     aiq_loop loop;
     redis_call call;
     rates_question question;
+    uint8_t keys[POLICY_RATES][AIQ_LIMIT_KEY]; /* of it */
     loop_timer tick;
     char said[64]; /* a letter for each answer, see letter() */
     rates_answer answer;
@@ -43,13 +44,13 @@ static void wait_up(bench *b)
     }
 }
 
-static bench *begin(void)
+static bench *begin(unsigned port)
 {
     bench *b = calloc(1, sizeof(*b));
     char url[64];
 
     aiq_log_init(AIQ_LOG_ERROR);
-    snprintf(url, sizeof(url), "redis://127.0.0.1:%u/0", server.port);
+    snprintf(url, sizeof(url), "redis://127.0.0.1:%u/0", port);
     b->engine.options.loops = 1;
     b->engine.metrics = metrics_new();
     b->engine.loops = &b->loop;
@@ -58,7 +59,6 @@ static bench *begin(void)
     b->engine.rates = rates_new(&b->engine);
     redis_start(b->engine.redis);
     on_tick(&b->loop, b);
-    wait_up(b);
     return b;
 }
 
@@ -79,7 +79,8 @@ static int setup(void **state)
     if (server.pid == 0) {
         redis_server_start(&server, NULL);
     }
-    *state = begin();
+    *state = begin(server.port);
+    wait_up(*state);
     return 0;
 }
 
@@ -122,18 +123,22 @@ static void on_answer(void *arg, const rates_answer *answer)
 }
 
 /* keys: a letter for each rule; 0: it does not count. */
-static void ask(bench *b, const policy_rate *rules, const char *keys)
+static void begin_asking(bench *b, const policy_rate *rules, const char *keys)
 {
-    uint8_t digests[POLICY_RATES][AIQ_LIMIT_KEY];
     size_t n = strlen(keys);
 
     for (size_t i = 0; i < n; i++) {
-        memset(digests[i], keys[i] == '0' ? 0 : keys[i], AIQ_LIMIT_KEY);
+        memset(b->keys[i], keys[i] == '0' ? 0 : keys[i], AIQ_LIMIT_KEY);
     }
-    b->done = !rates_ask(&b->question, &b->loop, rules, n, digests[0], on_answer, b);
+    b->done = !rates_ask(&b->question, &b->loop, rules, n, b->keys[0], on_answer, b);
     if (b->done) {
         b->said[strlen(b->said)] = '-';
     }
+}
+
+static void ask(bench *b, const policy_rate *rules, const char *keys)
+{
+    begin_asking(b, rules, keys);
     while (!b->done) {
         uv_run(&b->loop.uv, UV_RUN_ONCE);
     }
@@ -372,6 +377,61 @@ static void test_without_redis_there_is_no_answer(void **state)
     b->engine.redis = r;
 }
 
+/* One that says what it likes. */
+
+static char answer_to(bench *b, int fd, const char *reply)
+{
+    memset(b->said, 0, sizeof(b->said));
+    begin_asking(b, &three, "a");
+    assert_int_equal(send(fd, reply, strlen(reply), MSG_NOSIGNAL), strlen(reply));
+    while (!b->done) {
+        uv_run(&b->loop.uv, UV_RUN_ONCE);
+    }
+    return b->said[0];
+}
+
+static void test_what_makes_no_sense_is_no_answer(void **state)
+{
+    static const char *const lies[] = {
+        "+OK\r\n",
+        "$2\r\nOK\r\n",
+        "$-1\r\n",
+        ":1\r\n",
+        "*0\r\n",
+        "*-1\r\n",
+        "*2\r\n:0\r\n:0\r\n",
+        "*5\r\n:0\r\n:0\r\n:2\r\n:9\r\n:0\r\n",
+        "*7\r\n:0\r\n:0\r\n:2\r\n:9\r\n:0\r\n:0\r\n:0\r\n",
+        "*6\r\n:-1\r\n:0\r\n:2\r\n:9\r\n:0\r\n:0\r\n",
+        "*6\r\n:259200001\r\n:0\r\n:2\r\n:9\r\n:0\r\n:0\r\n",
+        "*6\r\n:0\r\n:2\r\n:2\r\n:9\r\n:0\r\n:0\r\n",
+        "*6\r\n:0\r\n:0\r\n:4294967296\r\n:9\r\n:0\r\n:0\r\n",
+        "*6\r\n:0\r\n:0\r\n:2\r\n:259200001\r\n:0\r\n:0\r\n",
+        "*6\r\n:0\r\n:0\r\n:2\r\n:9\r\n:0\r\n:2\r\n",
+        "*6\r\n:0\r\n:0\r\n$1\r\n2\r\n:9\r\n:0\r\n:0\r\n",
+        "*6\r\n:0\r\n:0\r\n*1\r\n:2\r\n:9\r\n:0\r\n:0\r\n",
+    };
+    const char *const truth = "*6\r\n:0\r\n:0\r\n:2\r\n:9\r\n:0\r\n:0\r\n";
+    int listens = redis_socket(0, true), fd;
+    bench *b = begin(redis_port_of(listens));
+
+    (void)state;
+    fcntl(listens, F_SETFL, O_NONBLOCK);
+    while ((fd = accept(listens, NULL, NULL)) < 0) {
+        uv_run(&b->loop.uv, UV_RUN_ONCE);
+    }
+    assert_int_equal(send(fd, "+OK\r\n", 5, 0), 5);
+    wait_up(b);
+    for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+        assert_int_equal(answer_to(b, fd, lies[i]), '-');
+        while (answer_to(b, fd, truth) != 'p') { /* too late, on a busy machine */
+        }
+    }
+    close(fd);
+    close(listens);
+    end(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,6 +449,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nobody_waits_for_redis, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_question_is_cancelled, setup, teardown),
         cmocka_unit_test_setup_teardown(test_without_redis_there_is_no_answer, setup, teardown),
+        cmocka_unit_test(test_what_makes_no_sense_is_no_answer),
     };
 
     if (!redis_server_is_there()) {
