@@ -49,7 +49,7 @@ ngx_http_aiq_limit_ask(ngx_http_request_t *r, ngx_http_aiq_limit_ctx_t *ctx)
                                        &ctx->question, llcf->entry, keys, len);
 
         if (rc != NGX_DECLINED) {
-            ctx->asked = 1;
+            ctx->asked = (rc == NGX_AGAIN);
             return rc;
         }
     }

@@ -107,11 +107,16 @@ ngx_http_aiq_question_cleanup(void *data)
 {
     ngx_http_aiq_question_t *q = data;
 
+    ngx_http_aiq_ctx_t  *ctx;
+
     if (!q->waiting) {
         return;
     }
 
     q->waiting = 0;
+
+    ctx = ngx_http_aiq_get_ctx(q->request);
+    ngx_str_set(&ctx->status, "client_closed");
 
     if (q->timeout.timer_set) {
         ngx_del_timer(&q->timeout);

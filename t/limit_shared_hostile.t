@@ -13,10 +13,12 @@ use AIQ::Test;
 my $t = AIQ::Test->new;
 
 $t->conf('
+    log_format status "$status $aiq_status";
     aiq_limit_zone $arg_k zone=a:1m rate=1000r/d;
     aiq_limit_zone $arg_k zone=b:1m rate=1000r/d;
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        access_log %%DIR%%/logs/access.log status;
         location / { aiq_pass echo; }
         location /open/ { aiq_limit zone=a shared nodes=1 burst=1; proxy_pass http://127.0.0.1:%%PORT_1%%; }
         location /closed/ { aiq_limit zone=a shared fail_closed; proxy_pass http://127.0.0.1:%%PORT_1%%; }
@@ -82,6 +84,7 @@ $e->wait_for(qr/request_id=silent-for-one-who-leaves/);
 $c->close;
 $e->wait_for(qr/.*^ASK [^\n]*\n  request_id=silent-for-one-who-leaves.*^CANCEL ask$/ms, 'its end');
 is(ask('/closed/?k=1', 'fine'), '200 7', 'and the link is well');
+$t->wait_for(sub { $t->read_file('logs/access.log') =~ /^499 client_closed$/m }, 10, 'told in the log');
 
 # The engine dies with a question.
 is(ask('/closed/?k=1', 'die'), '503 -', 'it dies: closed');
