@@ -25,6 +25,8 @@ $t->conf("
     aiq_model slow { target front model=mock-stream-100000x100ms; }
     aiq_model timely { target front model=mock-stream-20x100ms; }
     aiq_model safe { target front model=mock-stream-100000x100ms; target other model=mock-chat; }
+    aiq_stream_grace 0;
+    aiq_abort_drain 0;
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }");
 $t->start;
 

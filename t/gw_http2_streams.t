@@ -26,6 +26,8 @@ $t->conf("
     aiq_model long { target front model=mock-stream-${tokens}x0ms; }
     aiq_model slow { target front model=mock-stream-100000x100ms; }
     aiq_model continued { target front model=mock-reset-mid; target other model=mock-chat; }
+    aiq_stream_grace 0;
+    aiq_abort_drain 0;
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }
     log_format how '\$server_protocol \$connection \$status';
     server {
