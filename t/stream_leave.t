@@ -28,6 +28,7 @@ $t->conf("
     @{[ model('shared',   'stream-30x30ms') ]}
     @{[ model('back',     'stream-10000x30ms') ]}
     @{[ model('revoked',  'stream-10000x30ms') ]}
+    @{[ model('silent',   'hang-mid') ]}
     @{[ model('early',    'stream-10000x30ms') ]}
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -154,6 +155,21 @@ $admin->json('keys', 'revoke', $key->{id});
 @events = rest($other);
 is($t->json($events[-1])->{error}{code}, 'stream_abandoned', 'a key is revoked: its stream ends with an error');
 billed('revoked', 1, 'and is billed by an estimate');
+
+# The same while a page is waited for, which is the last to leave.
+$key = $admin->json(qw(keys create));
+$c = $t->connect;
+$c->request('POST', '/key/chat/completions', headers => AIQ::Admin::bearer($key->{key}),
+    body => $t->chat('silent', 'hi', stream => JSON::PP::true));
+$id = $c->head->{headers}{'x-aiq-stream'};
+my $page = { next => 0 };
+do { $page = $t->json($t->get("/v1/streams/$id?after=$page->{next}&wait=100ms")) } while @{ $page->{data} };
+my $waits = $t->connect;
+$waits->request('GET', "/v1/streams/$id?after=$page->{next}&wait=60s");
+$admin->json('keys', 'revoke', $key->{id});
+$page = $t->json($waits->response);
+is(scalar @{ $page->{data} }, 1, 'a page that was waited for comes at once');
+is($t->json($page->{data}[0]{data})->{error}{code}, 'stream_abandoned', 'with the error');
 
 # A stream that nobody can come back to, and a whole answer.
 ($c, $id) = begin('/plain/', 'early');
