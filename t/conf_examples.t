@@ -13,6 +13,7 @@ use AIQ::JWT;
 use AIQ::Mock;
 use AIQ::Run;
 use AIQ::Test;
+use AIQ::WebSocket;
 
 my $ROOT = $AIQ::Test::ROOT;
 my $t = AIQ::Test->new;
@@ -74,6 +75,9 @@ down('conf.examples/demo.conf', $run);
 $run = up('conf.examples/echo.conf');
 my $body = 'x' x (11 << 20);
 ok($t->post('/echo', $body)->{body} eq $body, 'echo.conf: 11 MB come back, above every default limit');
+my $ws = AIQ::WebSocket->new($t, '/echo');
+$ws->text('hello');
+is($ws->message, 'hello', 'echo.conf: it speaks WebSocket, too');
 down('conf.examples/echo.conf', $run);
 
 my ($port, $pid) = provider();
