@@ -128,10 +128,12 @@ run:
 	@AIQ_BUILD_DIR=$B exec tools/run
 
 # One summary for both: a unit test is a program that prints TAP.
+# Files at once: they mostly wait, and none of them measures time.
+TEST_JOBS ?= 2
 test:
 	@tools/deps.sh build test
 	@$(MAKE) --no-print-directory all test-programs t/npm/node_modules/.package-lock.json
-	AIQ_BUILD_DIR=$B $(TEST_ENV) CMOCKA_MESSAGE_OUTPUT=TAP prove -r $(UNIT) $(or $(T),t)
+	AIQ_BUILD_DIR=$B $(TEST_ENV) CMOCKA_MESSAGE_OUTPUT=TAP prove -r -j$(TEST_JOBS) $(UNIT) $(or $(T),t)
 
 # Node, SDKs and llama.cpp for the tests, as the lockfile says. Not npm ci: it wants every
 # optional package of llama.cpp to be in the registry.
