@@ -21,7 +21,7 @@ $t->conf('
         aiq_websocket_close_timeout 1s;
         location /small  { aiq_pass echo; aiq_websocket; aiq_websocket_max_message 100; aiq_websocket_max_fragments 5; }
         location /calm   { aiq_pass echo; aiq_websocket; aiq_websocket_control_rate 10; }
-        location /ping   { aiq_pass echo; aiq_websocket; aiq_websocket_ping 200ms; }
+        location /ping   { aiq_pass echo; aiq_websocket; aiq_websocket_ping 1500ms; }
         location /idle   { aiq_pass echo; aiq_websocket; aiq_websocket_idle_timeout 400ms; aiq_websocket_ping 0; }
         location /echo   { aiq_pass echo; aiq_websocket; }
         location /two    { aiq_pass echo; aiq_websocket; aiq_limit zone=open; }
