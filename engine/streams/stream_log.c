@@ -151,6 +151,9 @@ aiq_str stream_log_from(const stream_log *log, uint64_t place)
     assert(place >= log->start && place <= stream_log_end(log));
     size_t skip = (size_t)(place - log->start);
 
+    if (skip == log->bytes.len) {
+        return (aiq_str){"", 0}; /* a log that never had an event has no bytes to point to */
+    }
     return (aiq_str){(const char *)log->bytes.data + skip, log->bytes.len - skip};
 }
 
