@@ -2,7 +2,7 @@
 /*
  * WebSockets.  ngx_http_aiq_ws_handshake.c says which requests are one and
  * writes the answer, ngx_http_aiq_ws.c carries messages once the service has
- * accepted it.
+ * accepted it, and ngx_http_aiq_ws_output.c has what waits for the client.
  */
 
 #ifndef _NGX_HTTP_AIQ_WS_H_INCLUDED_
@@ -115,6 +115,16 @@ ngx_int_t ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
 /* nginx or the engine wants to leave: the client shall connect anew */
 void ngx_http_aiq_ws_leave(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws);
+
+/* ngx_http_aiq_ws_output.c */
+
+/* adds a frame; "first" is its first byte */
+void ngx_http_aiq_ws_append(ngx_http_aiq_ctx_t *ctx, ngx_uint_t first,
+    const u_char *data, size_t len);
+/* what the client takes now; credit for the engine, and the timer of sending */
+ngx_int_t ngx_http_aiq_ws_flush(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_ws_discard(ngx_http_aiq_ws_t *ws);
 
 /* ngx_http_aiq_ws_deflate.c */
 
