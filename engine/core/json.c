@@ -676,7 +676,7 @@ void json_quote(aiq_buf *out, const char *data, size_t len)
     static const char hex[] = "0123456789abcdef";
     static const char names[0x20] = {
         ['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r', ['\t'] = 't'};
-    const uint8_t *p = (const uint8_t *)data, *end = p + len;
+    const uint8_t *p = (const uint8_t *)(len ? data : ""), *end = p + len;
 
     aiq_buf_reserve(out, len + 2);
     aiq_buf_text(out, "\"");

@@ -72,7 +72,8 @@ bool json_string_is(const json_value *value, const char *literal);
 bool json_int(const json_value *value, int64_t *out);
 double json_real(const json_value *value);
 
-/* Appends a quoted, escaped string. Bytes that are no UTF-8 become U+FFFD. */
+/* Appends a quoted, escaped string; data may be NULL where len is 0. Bytes that are no UTF-8
+ * become U+FFFD. */
 void json_quote(aiq_buf *out, const char *data, size_t len);
 
 #endif
