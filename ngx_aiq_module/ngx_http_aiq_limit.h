@@ -96,7 +96,9 @@ typedef struct {
 typedef struct {
     ngx_shm_zone_t                *shm_zone;
     ngx_uint_t                     burst;
+    ngx_uint_t                     delay;    /* of a window's, from here on */
     ngx_uint_t                     nodes;    /* 0: fail closed */
+    unsigned                       paced:1;  /* it has a delay */
     unsigned                       dry_run:1;
     unsigned                       shared:1;
     unsigned                       fail_closed:1;

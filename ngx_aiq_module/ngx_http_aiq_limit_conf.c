@@ -352,7 +352,7 @@ ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_aiq_limit_loc_conf_t *llcf = conf;
 
-    ngx_int_t              burst, nodes;
+    ngx_int_t              burst, delay, nodes;
     ngx_str_t             *value, name;
     ngx_uint_t             i;
     ngx_http_aiq_limit_t  *limit;
@@ -400,6 +400,29 @@ ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             continue;
         }
 
+        if (ngx_strncmp(value[i].data, "delay=", 6) == 0) {
+
+            delay = ngx_atoi(value[i].data + 6, value[i].len - 6);
+
+            if (delay < 0) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "invalid delay value \"%V\"", &value[i]);
+                return NGX_CONF_ERROR;
+            }
+
+            limit->delay = delay;
+            limit->paced = 1;
+
+            continue;
+        }
+
+        if (ngx_strcmp(value[i].data, "nodelay") == 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "there is no \"nodelay\": without \"burst\" "
+                               "requests are let through at once, or refused");
+            return NGX_CONF_ERROR;
+        }
+
         if (ngx_strncmp(value[i].data, "nodes=", 6) == 0) {
 
             nodes = ngx_atoi(value[i].data + 6, value[i].len - 6);
@@ -439,6 +462,13 @@ ngx_http_aiq_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (limit->shm_zone == NULL) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"%V\" must have \"zone\" parameter", &cmd->name);
+        return NGX_CONF_ERROR;
+    }
+
+    if (limit->paced && (limit->burst == 0 || limit->shared)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"delay\" needs \"burst\", and is not for what "
+                           "is \"shared\"");
         return NGX_CONF_ERROR;
     }
 

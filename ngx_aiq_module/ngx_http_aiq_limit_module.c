@@ -330,6 +330,13 @@ ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf)
             return NGX_CONF_ERROR;
         }
 
+        if (limit[i]->paced && limit[i]->delay >= rule->limit) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"delay\" must be less than the rate's number in "
+                          "%s:%ui", limit[i]->file, limit[i]->line);
+            return NGX_CONF_ERROR;
+        }
+
         wait = ((uint64_t) limit[i]->burst + rule->limit - 1) / rule->limit
                * rule->length;
 

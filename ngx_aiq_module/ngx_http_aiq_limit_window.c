@@ -83,6 +83,50 @@ ngx_http_aiq_limit_turn(ngx_http_aiq_limit_window_t *window,
 }
 
 
+uint64_t
+ngx_http_aiq_limit_pace(ngx_http_aiq_limit_window_t *window,
+    ngx_http_aiq_limit_rule_t *rule, uint64_t turn)
+{
+    int64_t                     after;
+    uint32_t                    i, each, step;
+    ngx_http_aiq_limit_mark_t  *mark;
+
+    /* what cannot be told apart by grains, comes together */
+
+    each = (uint32_t) (((uint64_t) rule->limit * rule->grain + rule->length - 1)
+                       / rule->length);
+    step = (each > 1) ? rule->grain : rule->length / rule->limit;
+
+    for (i = window->n; i > 0; i--) {
+        mark = &window->marks[window->first + i - 1];
+
+        if (ngx_http_aiq_limit_until(mark->end - rule->grain + step, turn)
+            <= 0)
+        {
+            break;
+        }
+    }
+
+    /* the first gap: others may wait for long, for other reasons */
+
+    for ( /* void */ ; i < window->n; i++) {
+        mark = &window->marks[window->first + i];
+
+        after = ngx_http_aiq_limit_until(mark->end - rule->grain, turn);
+
+        if (after >= step) {
+            break;
+        }
+
+        if (mark->count >= each) {
+            turn += after + step;
+        }
+    }
+
+    return turn;
+}
+
+
 uint32_t
 ngx_http_aiq_limit_waiting(ngx_http_aiq_limit_window_t *window,
     ngx_http_aiq_limit_rule_t *rule, uint64_t now, uint32_t max)

@@ -67,6 +67,13 @@ void ngx_http_aiq_limit_slide(ngx_http_aiq_limit_window_t *window,
 uint64_t ngx_http_aiq_limit_turn(ngx_http_aiq_limit_window_t *window,
     ngx_http_aiq_limit_rule_t *rule, uint64_t now);
 
+/*
+ * as that, or later: requests take their turns from "turn" on at an even pace,
+ * "length" / "limit" ms apart
+ */
+uint64_t ngx_http_aiq_limit_pace(ngx_http_aiq_limit_window_t *window,
+    ngx_http_aiq_limit_rule_t *rule, uint64_t turn);
+
 /* how many are yet to be let through, counted up to "max" */
 uint32_t ngx_http_aiq_limit_waiting(ngx_http_aiq_limit_window_t *window,
     ngx_http_aiq_limit_rule_t *rule, uint64_t now, uint32_t max);

@@ -178,6 +178,10 @@ ngx_http_aiq_limit_full(ngx_http_aiq_limit_use_t *use, uint64_t now)
     window = &use->node->window;
     use->turn = ngx_http_aiq_limit_turn(window, &use->rule, now);
 
+    if (use->limit->paced && window->total >= use->limit->delay) {
+        use->turn = ngx_http_aiq_limit_pace(window, &use->rule, use->turn);
+    }
+
     return use->turn > now
            && ngx_http_aiq_limit_waiting(window, &use->rule, now,
                                          use->limit->burst)

@@ -15,6 +15,7 @@ $t->conf('
     aiq_limit_log_level notice;
     aiq_limit_zone $arg_k zone=second:1m rate=2r/s;
     aiq_limit_zone $arg_k zone=day:1m rate=1r/d;
+    aiq_limit_zone $arg_k zone=pace:1m rate=120r/m;
     aiq_limit_zone $arg_k zone=trial:1m rate=1r/s;
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -22,6 +23,7 @@ $t->conf('
         location /second/ { aiq_limit zone=second burst=3; aiq_pass echo; }
         location /proxied/ { aiq_limit zone=second burst=3; proxy_pass http://127.0.0.1:%%PORT_1%%; }
         location /day/ { aiq_limit zone=day burst=1; aiq_pass echo; }
+        location /pace/ { aiq_limit zone=pace burst=3 delay=2; aiq_pass echo; }
         location /trial/ { aiq_limit zone=trial burst=1 dry_run; aiq_pass echo; }
     }
     server { listen 127.0.0.1:%%PORT_1%%; location / { return 200 ok; } }');
@@ -61,6 +63,16 @@ $next->request('POST', '/day/?k=a', body => 'x');
 $t->wait_for(sub { waiting() == 2 }, 10, 'and leaves his turn to another');
 ok(1, 'who leaves while he waits leaves his turn');
 $next->close;
+
+{
+    my $start = time();
+    my @c = map { my $c = $t->connect; $c->request('POST', '/pace/?k=a', body => 'ok'); $c } 1 .. 6;
+    my @replies = map { my $r = $_->response; +{ %$r, at => time() - $start } } @c;
+    my @good = sort { $a->{at} <=> $b->{at} } grep { $_->{status} == 200 } @replies;
+
+    cmp_ok(scalar @good, '>=', 5, 'delay: two at once, three wait although the window has room');
+    cmp_ok($good[$_]{at}, '>=', 0.5 * ($_ - 1) - 0.01, "delay: reply $_ at its pace") for 2 .. $#good;
+}
 
 is($t->post('/trial/?k=a', 'x')->{status}, 200, 'nobody waits in a dry run') for 1 .. 3;
 logged(qr{^/trial/ 200 DELAYED_DRY_RUN$}m, 'but it is told');

@@ -49,7 +49,12 @@ config(limit("aiq_limit zone=a burst=$_;"), qr/invalid burst value "burst=$_"/, 
 config(limit('aiq_limit zone=c burst=1;'), qr/"burst" needs a zone with "rate"$here/, 'a burst without a rate');
 config('aiq_limit_zone $host zone=d:1m rate=1r/d;' . location('aiq_limit zone=d burst=2;'),
     qr/longer than a day$here/, 'who would wait for days');
-config(limit('aiq_limit zone=a nodelay;'), qr/invalid parameter "nodelay"$here/, 'nodelay');
+config(limit('aiq_limit zone=a burst=2 nodelay;'), qr/there is no "nodelay": without "burst" requests are let through at once, or refused$here/, 'nodelay');
+config(limit("aiq_limit zone=a burst=2 delay=$_;"), 'ok', "delay=$_") for 0, 1;
+config(limit("aiq_limit zone=a burst=2 delay=$_;"), qr/invalid delay value "delay=$_"$here/, "delay=$_") for -1, 'x', '';
+config(limit('aiq_limit zone=a burst=2 delay=2;'), qr/"delay" must be less than the rate's number$here/, 'no delay at all');
+config(limit("aiq_limit zone=a delay=1 $_;"), qr/"delay" needs "burst", and is not for what is "shared"$here/, "delay with '$_'")
+    for '', 'burst=2 shared nodes=1';
 config(join('', map { "aiq_limit_zone \$host zone=z$_:32k rate=1r/s;" } 1 .. 17)
     . location(join('', map { "aiq_limit zone=z$_;" } 1 .. 17)), qr/"aiq_limit" directive is one too many$here/, 'seventeen');
 sub tokens { return 'aiq_limit_zone $host zone=t:1m rate=9t/m;' . $_[0] }

@@ -42,6 +42,28 @@ static uint64_t ask(window_t *w, rule_t *rule, uint64_t now, uint32_t burst)
     return turn;
 }
 
+/* As that, with a pace for all above `delay`. */
+static uint64_t ask_paced(window_t *w, rule_t *rule, uint64_t now, uint32_t burst,
+                          uint32_t delay)
+{
+    uint64_t turn;
+
+    ngx_http_aiq_limit_slide(w, rule, now);
+    turn = ngx_http_aiq_limit_turn(w, rule, now);
+    if (w->total >= delay) {
+        uint64_t window = turn;
+
+        turn = ngx_http_aiq_limit_pace(w, rule, turn);
+        assert_true(turn >= window);
+    }
+    if (turn > now && ngx_http_aiq_limit_waiting(w, rule, now, burst) >= burst) {
+        return 0;
+    }
+    make_room(w);
+    ngx_http_aiq_limit_add(w, rule, turn);
+    return turn;
+}
+
 static int by_time(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -242,6 +264,62 @@ static void an_old_window_is_empty(void **state)
     free(w.marks);
 }
 
+static void above_the_delay_they_come_at_an_even_pace(void **state)
+{
+    rule_t rule;
+    window_t w = {0};
+    const uint64_t t = 1000000;
+    (void)state;
+
+    ngx_http_aiq_limit_rule(&rule, 100, MINUTE);
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(ask_paced(&w, &rule, t, 3, 10), t);
+    }
+    for (uint64_t i = 1; i <= 3; i++) {
+        assert_int_equal(ask_paced(&w, &rule, t, 3, 10), t + i * 600);
+    }
+    assert_int_equal(ask_paced(&w, &rule, t, 3, 10), 0);
+    assert_int_equal(ask_paced(&w, &rule, t + 600, 3, 10), t + 2400);
+    /* behind the pace: at once */
+    assert_int_equal(ask_paced(&w, &rule, t + 5000, 3, 10), t + 5000);
+    /* the first ten are forgotten */
+    assert_int_equal(ask_paced(&w, &rule, t + 70000, 3, 10), t + 70000);
+    assert_int_equal(ask_paced(&w, &rule, t + 70000, 3, 10), t + 70000);
+    free(w.marks);
+}
+
+static void who_waits_longer_for_another_reason_holds_none_up(void **state)
+{
+    rule_t rule;
+    window_t w = {0};
+    const uint64_t t = 1000000;
+    (void)state;
+
+    ngx_http_aiq_limit_rule(&rule, 10, 1000);
+    make_room(&w);
+    ngx_http_aiq_limit_add(&w, &rule, t + 350);
+    assert_int_equal(ask_paced(&w, &rule, t, 9, 0), t);
+    assert_int_equal(ask_paced(&w, &rule, t, 9, 0), t + 100);
+    assert_int_equal(ask_paced(&w, &rule, t, 9, 0), t + 200);
+    /* 300 is less than a step from 350 */
+    assert_int_equal(ask_paced(&w, &rule, t, 9, 0), t + 450);
+    free(w.marks);
+}
+
+static void a_pace_of_more_than_one_in_a_grain(void **state)
+{
+    rule_t rule;
+    window_t w = {0};
+    const uint64_t t = 600000;
+    (void)state;
+
+    ngx_http_aiq_limit_rule(&rule, 3000, MINUTE); /* three in each 60 ms */
+    for (uint64_t i = 0; i < 12; i++) {
+        assert_int_equal(ask_paced(&w, &rule, t, 1000, 0), t + i / 3 * 60);
+    }
+    free(w.marks);
+}
+
 /* Arrivals in bursts, some delayed here or by another zone, some taken back: whatever
  * is let through in the end is never more than the limit in any window. */
 static void never_more_whatever_happens(void **state)
@@ -272,6 +350,9 @@ static void never_more_whatever_happens(void **state)
 
             ngx_http_aiq_limit_slide(&w, &rule, now);
             turn = ngx_http_aiq_limit_turn(&w, &rule, now);
+            if (dice % 3 == 0) {
+                turn = ngx_http_aiq_limit_pace(&w, &rule, turn);
+            }
             if (turn > now && ngx_http_aiq_limit_waiting(&w, &rule, now, 5) >= 5) {
                 continue;
             }
@@ -306,6 +387,9 @@ int main(void)
         cmocka_unit_test(above_the_exact_it_errs_towards_rejecting),
         cmocka_unit_test(memory_stays_in_bounds),
         cmocka_unit_test(an_old_window_is_empty),
+        cmocka_unit_test(above_the_delay_they_come_at_an_even_pace),
+        cmocka_unit_test(who_waits_longer_for_another_reason_holds_none_up),
+        cmocka_unit_test(a_pace_of_more_than_one_in_a_grain),
         cmocka_unit_test(never_more_whatever_happens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
