@@ -4,14 +4,8 @@
  * The test is the worker, and the store that the keyring asks.
  */
 
-#include "unit.h"
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #include "access/keyring.h"
-#include "core/log.h"
-#include "link/counts.h"
-#include "link/link.h"
+#include "link_ends.h"
 #include "services/service.h"
 
 #define KEY_ID "key_01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -87,14 +81,6 @@ static const keyring_source test_source = {source_look_up, source_look};
 
 /* The two ends. */
 
-typedef struct {
-    aiq_engine engine;
-    aiq_loop loop;
-    link_counts *counts;
-    aiq_link *link;
-    aiq_ring worker;
-} ends;
-
 static const char policy[] = "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],"
                              "\"locations\":[{\"service\":\"probe\",\"max_body\":0},"
                              "{\"service\":\"probe\",\"max_body\":0,\"budgets\":["
@@ -103,83 +89,30 @@ static const char policy[] = "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\"
                              "\"period\":\"day\",\"amount\":6}],\"limits\":[{\"zone\":\"z\","
                              "\"tokens\":7,\"window_ms\":1000,\"keys\":8}]}]}";
 
-static void map_twice(void **engine, void **worker)
-{
-    int fd = memfd_create("test", MFD_CLOEXEC);
-
-    assert_int_equal(ftruncate(fd, AIQ_MAP_SIZE), 0);
-    *engine = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    *worker = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    close(fd);
-}
-
 static int setup(void **state)
 {
-    ends *e = calloc(1, sizeof(*e));
-    link_parts parts = {.fd = -1};
-    void *mine, *peer;
-
-    *state = e;
     memset(&probe, 0, sizeof(probe));
     memset(&source, 0, sizeof(source));
-    aiq_log_init(AIQ_LOG_ERROR);
-    e->engine.metrics = metrics_new();
-    e->engine.options.loops = 1;
-    e->engine.loops = &e->loop;
-    loop_init(&e->loop, &e->engine, 0, NULL);
+    ends *e = ends_new();
     e->engine.keyring = keyring_new(&e->engine, &test_source);
-    e->counts = link_counts_new(e->engine.metrics);
-    e->loop.links = link_end_new(&e->loop, e->counts);
-    map_twice(&parts.mine, &peer);
-    map_twice(&parts.peer, &mine);
-    parts.policy = policy_parse(policy, strlen(policy), NULL);
-    aiq_ring_init(&e->worker, mine, peer);
-    e->link = link_open(e->loop.links, &parts);
+    ends_open(e, policy);
+    *state = e;
     return 0;
 }
 
 static int teardown(void **state)
 {
     ends *e = *state;
+    keyring *ring = e->engine.keyring;
 
-    link_end_close(e->loop.links, false);
-    assert_int_equal(e->loop.links->n_jobs, 0);
+    ends_close(e);
     assert_null(e->loop.links->keyed);
     while (source.n) { /* answers that come late find nobody, and do no harm */
         keyring_found(&e->loop, source.asked[--source.n]);
     }
-    link_end_free(e->loop.links);
-    munmap(e->worker.mine, AIQ_MAP_SIZE);
-    munmap((void *)e->worker.peer, AIQ_MAP_SIZE);
-    loop_free(&e->loop);
-    keyring_free(e->engine.keyring);
-    free(e->counts);
-    metrics_free(e->engine.metrics);
-    free(e);
+    ends_free(e);
+    keyring_free(ring);
     return 0;
-}
-
-static void push(ends *e, int type, uint32_t slot, uint32_t generation, const void *data,
-                 size_t n)
-{
-    void *to = aiq_ring_push(&e->worker, (uint8_t)type, 0, slot, generation, (uint32_t)n);
-
-    assert_non_null(to);
-    if (n) {
-        memcpy(to, data, n);
-    }
-}
-
-static bool turn(ends *e)
-{
-    aiq_ring_publish(&e->worker);
-    aiq_ring_release(&e->worker);
-    if (!link_turn(e->link)) {
-        e->link = NULL;
-        return false;
-    }
-    link_settle(e->link);
-    return true;
 }
 
 static void push_check(ends *e, uint32_t slot, char key)
@@ -237,30 +170,12 @@ static void say_status(ends *e, unsigned status, uint32_t epoch)
 
 /* Frames. */
 
-static const uint8_t *next(ends *e, int type, uint32_t slot, aiq_frame *frame)
-{
-    const uint8_t *payload = NULL;
-
-    assert_int_equal(aiq_ring_next(&e->worker, frame, &payload), 1);
-    assert_int_equal(frame->type, type);
-    assert_int_equal(frame->slot, slot);
-    return payload;
-}
-
-static void expect_nothing(ends *e)
-{
-    const uint8_t *payload;
-    aiq_frame frame;
-
-    assert_int_equal(aiq_ring_next(&e->worker, &frame, &payload), 0);
-}
-
 static void expect_epoch(ends *e, uint32_t epoch)
 {
     aiq_frame frame;
     uint32_t words[2];
 
-    memcpy(words, next(e, AIQ_FRAME_NOTICE, 0, &frame), sizeof(words));
+    memcpy(words, expect(e, AIQ_FRAME_NOTICE, 0, &frame), sizeof(words));
     assert_int_equal(frame.len, 8);
     assert_int_equal(words[0], AIQ_NOTICE_EPOCH);
     assert_int_equal(words[1], epoch);
@@ -271,7 +186,7 @@ static void expect_verdict(ends *e, uint32_t slot, unsigned status, uint32_t epo
     static const char *const identity[] = {"acme", "alice", "developer", KEY_ID};
     aiq_frame frame;
     aiq_verdict verdict;
-    const uint8_t *payload = next(e, AIQ_FRAME_VERDICT, slot, &frame), *data;
+    const uint8_t *payload = expect(e, AIQ_FRAME_VERDICT, slot, &frame), *data;
     aiq_fields fields = {payload + sizeof(verdict), payload + frame.len};
     uint16_t id, len;
     unsigned n = 0;
@@ -292,7 +207,7 @@ static void expect_verdict(ends *e, uint32_t slot, unsigned status, uint32_t epo
 static uint32_t rate_of(ends *e, uint32_t slot)
 {
     aiq_frame frame;
-    const uint8_t *payload = next(e, AIQ_FRAME_VERDICT, slot, &frame), *data;
+    const uint8_t *payload = expect(e, AIQ_FRAME_VERDICT, slot, &frame), *data;
     aiq_fields fields = {payload + sizeof(aiq_verdict), payload + frame.len};
     uint16_t id, len;
     uint32_t rate = 0;
@@ -310,7 +225,7 @@ static void expect_failure(ends *e, unsigned status, const char *code)
 {
     aiq_frame frame;
     aiq_failure failure;
-    const uint8_t *payload = next(e, AIQ_FRAME_ERROR, 1, &frame);
+    const uint8_t *payload = expect(e, AIQ_FRAME_ERROR, 1, &frame);
 
     memcpy(&failure, payload, sizeof(failure));
     assert_int_equal(failure.status, status);

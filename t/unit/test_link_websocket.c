@@ -1,85 +1,32 @@
 /* A WebSocket on a link: MESSAGE and END both ways, with echo as the service. */
 
-#include "unit.h"
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
-#include "core/log.h"
-#include "link/counts.h"
-#include "link/link.h"
+#include "link_ends.h"
 
 #define TEXT   AIQ_MESSAGE_TEXT
 #define BINARY AIQ_MESSAGE_BINARY
 #define FIN    AIQ_MESSAGE_FIN
 
-typedef struct {
-    aiq_engine engine;
-    aiq_loop loop;
-    link_counts *counts;
-    aiq_link *link;
-    aiq_ring worker;
-} ends;
-
 static const char policy[] =
     "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],\"locations\":["
     "{\"service\":\"echo\",\"max_body\":0},{\"service\":\"health\",\"max_body\":0}]}";
 
-/* The same memory twice: the engine's view goes with the link, ours stays. */
-static void map_twice(void **engine, void **worker)
-{
-    int fd = memfd_create("test", MFD_CLOEXEC);
-
-    assert_int_equal(ftruncate(fd, AIQ_MAP_SIZE), 0);
-    *engine = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    *worker = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    close(fd);
-}
-
 static int setup(void **state)
 {
-    ends *e = calloc(1, sizeof(*e));
-    link_parts parts = {.fd = -1};
-    void *mine, *peer;
-
-    *state = e;
-    aiq_log_init(AIQ_LOG_ERROR);
-    e->engine.metrics = metrics_new();
-    loop_init(&e->loop, &e->engine, 0, NULL);
-    e->counts = link_counts_new(e->engine.metrics);
-    e->loop.links = link_end_new(&e->loop, e->counts);
-    map_twice(&parts.mine, &peer);
-    map_twice(&parts.peer, &mine);
-    parts.policy = policy_parse(policy, strlen(policy), NULL);
-    aiq_ring_init(&e->worker, mine, peer);
-    e->link = link_open(e->loop.links, &parts);
+    *state = ends_new();
+    ends_open(*state, policy);
     return 0;
 }
 
 static int teardown(void **state)
 {
-    ends *e = *state;
-
-    link_end_close(e->loop.links, false);
-    assert_int_equal(e->loop.links->n_jobs, 0);
-    assert_int_equal(e->loop.links->n_streams, 0);
-    link_end_free(e->loop.links);
-    munmap(e->worker.mine, AIQ_MAP_SIZE);
-    munmap((void *)e->worker.peer, AIQ_MAP_SIZE);
-    loop_free(&e->loop);
-    free(e->counts);
-    metrics_free(e->engine.metrics);
-    free(e);
+    ends_close(*state);
+    ends_free(*state);
     return 0;
 }
 
-static void push(ends *e, int type, uint8_t flags, const void *data, size_t n)
+static void say(ends *e, int type, uint8_t flags, const void *data, size_t n)
 {
-    void *to = aiq_ring_push(&e->worker, (uint8_t)type, flags, 1, 1, (uint32_t)n);
-
-    assert_non_null(to);
-    if (n) {
-        memcpy(to, data, n);
-    }
+    push_flags(e, type, flags, 1, 1, data, n);
 }
 
 static void push_open(ends *e, const aiq_open *open)
@@ -88,7 +35,7 @@ static void push_open(ends *e, const aiq_open *open)
 
     memcpy(payload, open, sizeof(*open));
     end = aiq_field_put(end, AIQ_FIELD_URI, "/health", 7);
-    push(e, AIQ_FRAME_OPEN, 0, payload, (size_t)(end - payload));
+    say(e, AIQ_FRAME_OPEN, 0, payload, (size_t)(end - payload));
 }
 
 static void push_close(ends *e, uint16_t code, size_t n)
@@ -96,24 +43,11 @@ static void push_close(ends *e, uint16_t code, size_t n)
     uint8_t payload[200] = {0};
 
     memcpy(payload, &code, sizeof(code));
-    push(e, AIQ_FRAME_END, 0, payload, n);
-}
-
-/* A turn of the engine; false: it has closed the link. */
-static bool turn(ends *e)
-{
-    aiq_ring_publish(&e->worker);
-    aiq_ring_release(&e->worker);
-    if (!link_turn(e->link)) {
-        e->link = NULL;
-        return false;
-    }
-    link_settle(e->link);
-    return true;
+    say(e, AIQ_FRAME_END, 0, payload, n);
 }
 
 /* The next frame but CREDIT must be of this type. */
-static const uint8_t *expect(ends *e, int type, aiq_frame *frame)
+static const uint8_t *hear(ends *e, int type, aiq_frame *frame)
 {
     const uint8_t *payload = NULL;
 
@@ -124,18 +58,10 @@ static const uint8_t *expect(ends *e, int type, aiq_frame *frame)
     return payload;
 }
 
-static void expect_nothing(ends *e)
-{
-    aiq_frame frame;
-    const uint8_t *payload;
-
-    assert_int_equal(aiq_ring_next(&e->worker, &frame, &payload), 0);
-}
-
 static void expect_message(ends *e, uint8_t flags, const char *text)
 {
     aiq_frame frame;
-    const uint8_t *payload = expect(e, AIQ_FRAME_MESSAGE, &frame);
+    const uint8_t *payload = hear(e, AIQ_FRAME_MESSAGE, &frame);
 
     assert_int_equal(frame.flags, flags);
     assert_int_equal(frame.len, strlen(text));
@@ -145,7 +71,7 @@ static void expect_message(ends *e, uint8_t flags, const char *text)
 static void expect_close(ends *e, uint16_t code)
 {
     aiq_frame frame;
-    const uint8_t *payload = expect(e, AIQ_FRAME_END, &frame);
+    const uint8_t *payload = hear(e, AIQ_FRAME_END, &frame);
     aiq_close why;
 
     assert_in_range(frame.len, sizeof(why), AIQ_CLOSE_MAX);
@@ -160,7 +86,7 @@ static void open_websocket(ends *e)
 
     push_open(e, &(aiq_open){.method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET});
     assert_true(turn(e));
-    memcpy(&head, expect(e, AIQ_FRAME_HEAD, &frame), sizeof(head));
+    memcpy(&head, hear(e, AIQ_FRAME_HEAD, &frame), sizeof(head));
     assert_int_equal(head.status, 101);
     assert_int_equal(e->loop.links->n_streams, 1);
 }
@@ -170,11 +96,11 @@ static void test_messages_come_back(void **state)
     ends *e = *state;
 
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "hello", 5);
-    push(e, AIQ_FRAME_MESSAGE, BINARY, "a", 1);
-    push(e, AIQ_FRAME_MESSAGE, 0, "", 0);
-    push(e, AIQ_FRAME_MESSAGE, FIN, "b", 1);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "", 0);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "hello", 5);
+    say(e, AIQ_FRAME_MESSAGE, BINARY, "a", 1);
+    say(e, AIQ_FRAME_MESSAGE, 0, "", 0);
+    say(e, AIQ_FRAME_MESSAGE, FIN, "b", 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "", 0);
     assert_true(turn(e));
     expect_message(e, TEXT | FIN, "hello");
     expect_message(e, BINARY, "a");
@@ -189,7 +115,7 @@ static void test_closing_follows_what_was_said(void **state)
     ends *e = *state;
 
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "last", 4);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "last", 4);
     push_close(e, 3001, 2);
     assert_true(turn(e));
     expect_message(e, TEXT | FIN, "last");
@@ -210,12 +136,12 @@ static void test_a_slow_reader(void **state)
     memset(text, 'x', sizeof(text));
     open_websocket(e);
     for (int i = 0; i < 3; i++) {
-        push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, text, 2600);
+        say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, text, 2600);
         sent += 2600;
     }
     push_close(e, 1000, 2);
     assert_true(turn(e));
-    for (bool ended = false; !ended; push(e, AIQ_FRAME_CREDIT, 0, &more, 4), turn(e)) {
+    for (bool ended = false; !ended; say(e, AIQ_FRAME_CREDIT, 0, &more, 4), turn(e)) {
         const uint8_t *payload;
         while (aiq_ring_next(&e->worker, &frame, &payload) == 1) {
             if (frame.type == AIQ_FRAME_MESSAGE) {
@@ -234,7 +160,7 @@ static void test_nothing_costs_credit(void **state)
     uint8_t *to;
 
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT, "", 0);
+    say(e, AIQ_FRAME_MESSAGE, TEXT, "", 0);
     for (unsigned i = 1; i < AIQ_WINDOW / AIQ_MESSAGE_COST; i++) {
         to = aiq_ring_push(&e->worker, AIQ_FRAME_MESSAGE, 0, 1, 1, 0);
         assert_non_null(to);
@@ -266,7 +192,7 @@ static void test_a_service_without_websocket(void **state)
     push_open(
         e, &(aiq_open){.location = 1, .method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET});
     assert_true(turn(e));
-    memcpy(&failure, expect(e, AIQ_FRAME_ERROR, &frame), sizeof(failure));
+    memcpy(&failure, hear(e, AIQ_FRAME_ERROR, &frame), sizeof(failure));
     assert_int_equal(failure.status, 400);
 }
 
@@ -286,38 +212,38 @@ static void with_a_body(ends *e)
 static void no_websocket(ends *e)
 {
     push_open(e, &(aiq_open){.method = AIQ_METHOD_POST, .body_length = -1});
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
 }
 
 static void body(ends *e)
 {
     open_websocket(e);
-    push(e, AIQ_FRAME_BODY, 0, "x", 1);
+    say(e, AIQ_FRAME_BODY, 0, "x", 1);
 }
 
 static void more_of_nothing(ends *e)
 {
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, FIN, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, FIN, "x", 1);
 }
 
 static void message_in_message(ends *e)
 {
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT, "x", 1);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
 }
 
 static void ping(ends *e)
 {
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, 9 | FIN, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, 9 | FIN, "x", 1);
 }
 
 static void reserved_bit(ends *e)
 {
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN | 0x40, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN | 0x40, "x", 1);
 }
 
 static void over_credit(ends *e)
@@ -325,16 +251,16 @@ static void over_credit(ends *e)
     static uint8_t text[AIQ_WINDOW];
 
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, text, sizeof(text) - AIQ_MESSAGE_COST + 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, text, sizeof(text) - AIQ_MESSAGE_COST + 1);
 }
 
 static void after_end(ends *e)
 {
     open_websocket(e);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1); /* holds the job's end back */
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1); /* holds the job's end back */
     e->link->slots[1]->credit = 0;
     push_close(e, 1000, 2);
-    push(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
+    say(e, AIQ_FRAME_MESSAGE, TEXT | FIN, "x", 1);
 }
 
 static void short_end(ends *e)
