@@ -254,6 +254,10 @@ static const aiq_route routes[] = {
      "Deletes a budget: that of the configuration is left"},
     {AIQ_METHOD_GET, "/api/v1/usage", PERMIT_ADMIN, &control_usage_get.handler,
      "What was used, summed up"},
+    {AIQ_METHOD_GET, "/api/v1/models", PERMIT_READ, &control_models,
+     "The models, their targets and prices, and who can answer"},
+    {AIQ_METHOD_GET, "/api/v1/providers", PERMIT_READ, &control_providers,
+     "The providers, and which of them can be asked"},
 };
 
 const aiq_service service_control = {

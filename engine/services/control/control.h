@@ -8,7 +8,8 @@
  * as the transaction, longer than the job where its caller leaves; so the
  * transaction uses nothing of the job.
  *
- * Who may what: these routes want the role admin. An admin manages the tenant it
+ * Who may what: these routes want the role admin, but for what the configuration says
+ * (providers.c), which is for all who may read. An admin manages the tenant it
  * belongs to; an admin of the tenant "default" manages all. What belongs to
  * another tenant does not exist for the caller: 404.
  */
@@ -79,6 +80,8 @@ extern const control_route control_keys_create, control_keys_list, control_keys_
 extern const control_route control_budgets_create, control_budgets_list, control_budgets_get,
     control_budgets_change, control_budgets_delete;
 extern const control_route control_usage_get;
+/* Of the policy: no transaction. */
+extern const job_handler control_models, control_providers;
 
 void control_open(aiq_job *job);
 void control_body(aiq_job *job, const uint8_t *data, size_t n);

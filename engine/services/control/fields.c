@@ -320,7 +320,7 @@ static bool take_arg(control_args *args, aiq_str name, aiq_str value, aiq_err *e
         args->after = value;
         return is_user(value) || invalid(err, "after", "the 'next' of another page");
     }
-    if (aiq_str_is(name, "tenant")) {
+    if (!args->no_tenant && aiq_str_is(name, "tenant")) {
         args->tenant = value;
         return is_tenant(value) || invalid(err, "tenant", "the name of a tenant");
     }
@@ -376,6 +376,18 @@ bool control_read_args(aiq_pool *pool, aiq_str text, control_args *args, aiq_err
         if (!take_arg(args, name, decode(pool, value), err)) {
             return false;
         }
+    }
+    return true;
+}
+
+bool control_offset(aiq_str after, int64_t *offset, aiq_err *err)
+{
+    *offset = 0;
+    for (size_t i = 0; i < after.len; i++) {
+        if (!is_digit(after.data[i]) || i > 9) {
+            return invalid(err, "after", "the 'next' of another page");
+        }
+        *offset = *offset * 10 + (after.data[i] - '0');
     }
     return true;
 }

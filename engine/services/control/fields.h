@@ -61,6 +61,7 @@ typedef enum {
 typedef struct {
     int64_t limit, limit_max; /* set both before */
     aiq_str after, tenant;
+    bool no_tenant;         /* set before: that one is not known */
     bool usage;             /* set before: the following are known, too */
     unsigned groups;        /* control_groups */
     int64_t from_ms, to_ms; /* Unix time; the second is not included */
@@ -68,6 +69,9 @@ typedef struct {
 
 /* 400 for what is none of them, and names it. */
 bool control_read_args(aiq_pool *pool, aiq_str text, control_args *args, aiq_err *err);
+
+/* An `after` that is the number of items before a page. */
+bool control_offset(aiq_str after, int64_t *offset, aiq_err *err);
 
 /* Appends "2026-01-31T12:00:00.000Z" in quotes. */
 void control_add_time(aiq_buf *out, int64_t ms);

@@ -7,26 +7,13 @@
 
 #define DAY_MS 86400000
 
-/* A group is as long as its page's cursor: the number of groups before it. */
-static bool parse_offset(aiq_str after, int64_t *offset, aiq_err *err)
-{
-    *offset = 0;
-    for (size_t i = 0; i < after.len; i++) {
-        if (after.data[i] < '0' || after.data[i] > '9' || i > 9) {
-            return aiq_fail_param(err, 400, "invalid_value", "after",
-                                  "'after' must be the 'next' of another page.");
-        }
-        *offset = *offset * 10 + (after.data[i] - '0');
-    }
-    return true;
-}
-
 static bool check(control_call *call, aiq_err *err)
 {
     int64_t *offset = aiq_pool_alloc(call->pool, sizeof(*offset));
 
+    /* a group has no id that a page's cursor could be */
     call->input = offset;
-    return parse_offset(call->args.after, offset, err);
+    return control_offset(call->args.after, offset, err);
 }
 
 static store_rows *ask(store_db *db, const control_call *call, int64_t offset)

@@ -397,6 +397,29 @@ void target_rest_key(const policy_provider *provider, int key, uint64_t until_ns
     __atomic_store_n(&b->keys[key]->rests_until_ns, until_ns, __ATOMIC_RELAXED);
 }
 
+uint64_t target_key_rests(const policy_provider *provider, size_t key, uint64_t now_ns)
+{
+    const binding *b = *provider->shared;
+    uint64_t until = __atomic_load_n(&b->keys[key]->rests_until_ns, __ATOMIC_RELAXED);
+
+    return until > now_ns ? until - now_ns : 0;
+}
+
+provider_look target_look(const policy_provider *provider, uint64_t now_ns)
+{
+    const provider_state *p = ((const binding *)*provider->shared)->state;
+    provider_look look = {
+        .sick = __atomic_load_n(&p->check.sick, __ATOMIC_RELAXED),
+        .key_missing = __atomic_load_n(&p->missing, __ATOMIC_RELAXED),
+        .worst = __atomic_load_n(&p->worst, __ATOMIC_RELAXED),
+    };
+
+    for (size_t i = 0; i < provider->n_keys; i++) {
+        look.rest += target_key_rests(provider, i, now_ns) > 0;
+    }
+    return look;
+}
+
 void target_measured(target_state *s, uint64_t latency_ns, uint64_t now_ns)
 {
     uint64_t old = __atomic_load_n(&s->latency_ns, __ATOMIC_RELAXED);

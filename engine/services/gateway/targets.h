@@ -52,6 +52,16 @@ int target_key(const policy_provider *provider, uint64_t tried, bool resting, ui
 /* It was refused or limited: others are used first until then. */
 void target_rest_key(const policy_provider *provider, int key, uint64_t until_ns);
 
+/* For people. */
+typedef struct {
+    bool sick, key_missing;
+    size_t rest; /* so many of its keys do */
+    breaker_state worst;
+} provider_look;
+provider_look target_look(const policy_provider *provider, uint64_t now_ns);
+/* Nanoseconds until the key is used as others are; 0: it does not rest. */
+uint64_t target_key_rests(const policy_provider *provider, size_t key, uint64_t now_ns);
+
 /* The first token came after so long. */
 void target_measured(target_state *s, uint64_t latency_ns, uint64_t now_ns);
 /* It was let go, or has failed, without a token for so long: it takes at least that. */
