@@ -19,16 +19,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 1
+#define AIQ_KERNELS_ABI 2
 
-/* How a row of weights lies in memory. */
+/* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
+ * Q8_0 and Q4_0, of 256 for the K types. */
 typedef enum {
     KERN_F32,
     KERN_F16,
-    KERN_Q8_0 /* blocks of 32: an f16 scale, then 32 signed bytes; 34 bytes in all */
+    KERN_BF16,
+    KERN_Q8_0,
+    KERN_Q4_0,
+    KERN_Q4_K,
+    KERN_Q5_K,
+    KERN_Q6_K,
+    KERN_N_TYPES
 } kern_type;
-
-#define KERN_Q8_0_BLOCK 32
 
 typedef struct {
     kern_type type;

@@ -161,22 +161,23 @@ static bool read_kv(cursor *c, gguf_kv *kv)
 /* Elements and bytes of one block of a tensor type. */
 static bool block_of(uint32_t type, uint64_t *elements, uint64_t *bytes)
 {
-    switch (type) {
-    case GGUF_TENSOR_F32:
-        *elements = 1;
-        *bytes = 4;
-        return true;
-    case GGUF_TENSOR_F16:
-        *elements = 1;
-        *bytes = 2;
-        return true;
-    case GGUF_TENSOR_Q8_0:
-        *elements = 32;
-        *bytes = 34;
-        return true;
-    default:
-        return false;
+    static const struct {
+        uint32_t type, elements, bytes;
+    } blocks[] = {
+        {GGUF_TENSOR_F32, 1, 4},      {GGUF_TENSOR_F16, 1, 2},
+        {GGUF_TENSOR_BF16, 1, 2},     {GGUF_TENSOR_Q8_0, 32, 34},
+        {GGUF_TENSOR_Q4_0, 32, 18},   {GGUF_TENSOR_Q4_K, 256, 144},
+        {GGUF_TENSOR_Q5_K, 256, 176}, {GGUF_TENSOR_Q6_K, 256, 210},
+    };
+
+    for (size_t i = 0; i < sizeof(blocks) / sizeof(*blocks); i++) {
+        if (blocks[i].type == type) {
+            *elements = blocks[i].elements;
+            *bytes = blocks[i].bytes;
+            return true;
+        }
     }
+    return false;
 }
 
 static bool read_tensor(cursor *c, gguf_tensor *t)
@@ -206,7 +207,9 @@ static bool read_tensor(cursor *c, gguf_tensor *t)
         return false;
     }
     if (!block_of(t->type, &elements, &bytes)) {
-        return fail(c, "a tensor's type is not supported (F32, F16 and Q8_0 are)");
+        return fail(c,
+                    "a tensor's type is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K "
+                    "and Q6_K are)");
     }
     if (t->cols % elements != 0) {
         return fail(c, "a tensor's rows are not whole blocks");

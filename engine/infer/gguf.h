@@ -41,7 +41,16 @@ typedef enum {
 } gguf_type;
 
 /* Types of tensors that we read, numbered as in the file. */
-enum { GGUF_TENSOR_F32 = 0, GGUF_TENSOR_F16 = 1, GGUF_TENSOR_Q8_0 = 8 };
+enum {
+    GGUF_TENSOR_F32 = 0,
+    GGUF_TENSOR_F16 = 1,
+    GGUF_TENSOR_Q4_0 = 2,
+    GGUF_TENSOR_Q8_0 = 8,
+    GGUF_TENSOR_Q4_K = 12,
+    GGUF_TENSOR_Q5_K = 13,
+    GGUF_TENSOR_Q6_K = 14,
+    GGUF_TENSOR_BF16 = 30
+};
 
 /* n elements at p, packed, unaligned. Arrays of arrays are refused when the file is opened. */
 typedef struct {

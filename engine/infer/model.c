@@ -159,6 +159,28 @@ static const gguf_tensor *tensor(reader *r, const char *name, uint64_t rows, uin
     return t;
 }
 
+static kern_type kern_type_of(uint32_t type)
+{
+    switch (type) {
+    case GGUF_TENSOR_F16:
+        return KERN_F16;
+    case GGUF_TENSOR_BF16:
+        return KERN_BF16;
+    case GGUF_TENSOR_Q8_0:
+        return KERN_Q8_0;
+    case GGUF_TENSOR_Q4_0:
+        return KERN_Q4_0;
+    case GGUF_TENSOR_Q4_K:
+        return KERN_Q4_K;
+    case GGUF_TENSOR_Q5_K:
+        return KERN_Q5_K;
+    case GGUF_TENSOR_Q6_K:
+        return KERN_Q6_K;
+    default:
+        return KERN_F32;
+    }
+}
+
 static kern_tensor matrix(reader *r, const char *name, uint32_t rows, uint32_t cols)
 {
     const gguf_tensor *t = tensor(r, name, rows, cols);
@@ -166,9 +188,7 @@ static kern_tensor matrix(reader *r, const char *name, uint32_t rows, uint32_t c
 
     if (t != NULL) {
         w.data = t->data;
-        w.type = t->type == GGUF_TENSOR_F32
-                     ? KERN_F32
-                     : (t->type == GGUF_TENSOR_F16 ? KERN_F16 : KERN_Q8_0);
+        w.type = kern_type_of(t->type);
     }
     return w;
 }

@@ -3,24 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-float cpu_f16_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
-    uint32_t exp = (h >> 10) & 0x1f;
-    uint32_t frac = h & 0x3ff;
-    uint32_t bits;
-    float f;
-
-    if (exp == 0) {
-        /* zero and subnormals: frac * 2^-24 is exact in f32 */
-        f = (float)frac * 0x1p-24f;
-        return sign ? -f : f;
-    }
-    bits = sign | (exp == 0x1f ? 0xffu << 23 : (exp + 112) << 23) | frac << 13;
-    memcpy(&f, &bits, sizeof(f));
-    return f;
-}
-
 /* Eight partial sums: less rounding than one, and a shape compilers vectorize. */
 static float plain_dot(const float *a, const float *b, size_t n)
 {
@@ -52,31 +34,41 @@ static void plain_axpy(float *y, float a, const float *x, size_t n)
     }
 }
 
-static void plain_row_f16(float *dst, const void *src, size_t n)
+static void plain_row_f16(float *dst, const uint8_t *src, size_t n)
 {
-    const uint8_t *p = src;
-    uint16_t h;
-
     for (size_t i = 0; i < n; i++) {
-        memcpy(&h, p + i * 2, sizeof(h));
-        dst[i] = cpu_f16_to_f32(h);
+        dst[i] = quant_f16(src + i * 2);
     }
 }
 
-static void plain_row_q8_0(float *dst, const void *src, size_t n)
+static void plain_row_bf16(float *dst, const uint8_t *src, size_t n)
 {
-    const uint8_t *p = src;
-    uint16_t h;
-    float scale;
+    quant_row_bf16(dst, src, n);
+}
 
-    for (size_t i = 0; i < n; i += KERN_Q8_0_BLOCK) {
-        memcpy(&h, p, sizeof(h));
-        scale = cpu_f16_to_f32(h);
-        for (size_t j = 0; j < KERN_Q8_0_BLOCK; j++) {
-            dst[i + j] = scale * (float)(int8_t)p[2 + j];
-        }
-        p += 2 + KERN_Q8_0_BLOCK;
-    }
+static void plain_row_q8_0(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_q8_0(dst, src, n);
+}
+
+static void plain_row_q4_0(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_q4_0(dst, src, n);
+}
+
+static void plain_row_q4_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q4_K);
+}
+
+static void plain_row_q5_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q5_K);
+}
+
+static void plain_row_q6_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q6_K);
 }
 
 const cpu_ops cpu_ops_plain = {
@@ -84,37 +76,53 @@ const cpu_ops cpu_ops_plain = {
     .dot = plain_dot,
     .dot4 = plain_dot4,
     .axpy = plain_axpy,
-    .row_f16 = plain_row_f16,
-    .row_q8_0 = plain_row_q8_0,
+    .row =
+        {
+            [KERN_F16] = plain_row_f16,
+            [KERN_BF16] = plain_row_bf16,
+            [KERN_Q8_0] = plain_row_q8_0,
+            [KERN_Q4_0] = plain_row_q4_0,
+            [KERN_Q4_K] = plain_row_q4_k,
+            [KERN_Q5_K] = plain_row_q5_k,
+            [KERN_Q6_K] = plain_row_q6_k,
+        },
 };
+
+void cpu_block(kern_type type, size_t *weights, size_t *bytes)
+{
+    static const struct {
+        uint16_t weights, bytes;
+    } blocks[KERN_N_TYPES] = {
+        [KERN_F32] = {1, 4},
+        [KERN_F16] = {1, 2},
+        [KERN_BF16] = {1, 2},
+        [KERN_Q8_0] = {32, Q8_0_BYTES},
+        [KERN_Q4_0] = {32, Q4_0_BYTES},
+        [KERN_Q4_K] = {256, Q4_K_BYTES},
+        [KERN_Q5_K] = {256, Q5_K_BYTES},
+        [KERN_Q6_K] = {256, Q6_K_BYTES},
+    };
+
+    *weights = blocks[type].weights;
+    *bytes = blocks[type].bytes;
+}
 
 size_t cpu_row_bytes(kern_type type, size_t cols)
 {
-    switch (type) {
-    case KERN_F32:
-        return cols * 4;
-    case KERN_F16:
-        return cols * 2;
-    case KERN_Q8_0:
-        return cols / KERN_Q8_0_BLOCK * (2 + KERN_Q8_0_BLOCK);
-    }
-    return 0;
+    size_t weights, bytes;
+
+    cpu_block(type, &weights, &bytes);
+    return cols / weights * bytes;
 }
 
 const float *cpu_row(const cpu_ops *ops, const kern_tensor *w, size_t r, float *scratch)
 {
     const uint8_t *src = (const uint8_t *)w->data + r * cpu_row_bytes(w->type, w->cols);
 
-    switch (w->type) {
-    case KERN_F32:
+    if (w->type == KERN_F32) {
         return (const float *)(const void *)src;
-    case KERN_F16:
-        ops->row_f16(scratch, src, w->cols);
-        break;
-    case KERN_Q8_0:
-        ops->row_q8_0(scratch, src, w->cols);
-        break;
     }
+    ops->row[w->type](scratch, src, w->cols);
     return scratch;
 }
 

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "kernels/aiq_kernels.h"
+#include "kernels/cpu/quant.h"
 
 typedef struct {
     const char *name;
@@ -26,9 +27,8 @@ typedef struct {
     /* y += a * x */
     void (*axpy)(float *y, float a, const float *x, size_t n);
 
-    /* one row of weights as floats; n is a multiple of 32 for Q8_0 */
-    void (*row_f16)(float *dst, const void *src, size_t n);
-    void (*row_q8_0)(float *dst, const void *src, size_t n);
+    /* one row of n weights as floats, for each kern_type but F32 */
+    void (*row[KERN_N_TYPES])(float *dst, const uint8_t *src, size_t n);
 } cpu_ops;
 
 extern const cpu_ops cpu_ops_plain;
@@ -37,11 +37,6 @@ extern const cpu_ops cpu_ops_avx512;
 
 /* Every version this machine can run, the best first; NULL ends the list. */
 const cpu_ops *const *cpu_ops_usable(void);
-
-float cpu_f16_to_f32(uint16_t h);
-
-/* Bytes of one row. */
-size_t cpu_row_bytes(kern_type type, size_t cols);
 
 /* Row r of w as floats: in place where it is F32 already, otherwise into scratch [cols]. */
 const float *cpu_row(const cpu_ops *ops, const kern_tensor *w, size_t r, float *scratch);

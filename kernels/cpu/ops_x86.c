@@ -81,9 +81,8 @@ AVX2 static void avx2_axpy(float *y, float a, const float *x, size_t n)
     }
 }
 
-AVX2 static void avx2_row_f16(float *dst, const void *src, size_t n)
+AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
 {
-    const uint8_t *p = src;
     size_t i = 0;
     uint16_t h;
 
@@ -98,24 +97,34 @@ AVX2 static void avx2_row_f16(float *dst, const void *src, size_t n)
     }
 }
 
-AVX2 static void avx2_row_q8_0(float *dst, const void *src, size_t n)
+AVX2 static void avx2_row_bf16(float *dst, const uint8_t *src, size_t n)
 {
-    const uint8_t *p = src;
-    uint16_t h;
+    quant_row_bf16(dst, src, n);
+}
 
-    for (size_t i = 0; i < n; i += KERN_Q8_0_BLOCK) {
-        __m256 scale;
+AVX2 static void avx2_row_q8_0(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_q8_0(dst, src, n);
+}
 
-        memcpy(&h, p, sizeof(h));
-        scale = _mm256_set1_ps(_cvtsh_ss(h));
-        for (size_t j = 0; j < KERN_Q8_0_BLOCK; j += 8) {
-            __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(p + 2 + j));
-            __m256 f = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+AVX2 static void avx2_row_q4_0(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_q4_0(dst, src, n);
+}
 
-            _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(scale, f));
-        }
-        p += 2 + KERN_Q8_0_BLOCK;
-    }
+AVX2 static void avx2_row_q4_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q4_K);
+}
+
+AVX2 static void avx2_row_q5_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q5_K);
+}
+
+AVX2 static void avx2_row_q6_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q6_K);
 }
 
 const cpu_ops cpu_ops_avx2 = {
@@ -123,8 +132,16 @@ const cpu_ops cpu_ops_avx2 = {
     .dot = avx2_dot,
     .dot4 = avx2_dot4,
     .axpy = avx2_axpy,
-    .row_f16 = avx2_row_f16,
-    .row_q8_0 = avx2_row_q8_0,
+    .row =
+        {
+            [KERN_F16] = avx2_row_f16,
+            [KERN_BF16] = avx2_row_bf16,
+            [KERN_Q8_0] = avx2_row_q8_0,
+            [KERN_Q4_0] = avx2_row_q4_0,
+            [KERN_Q4_K] = avx2_row_q4_k,
+            [KERN_Q5_K] = avx2_row_q5_k,
+            [KERN_Q6_K] = avx2_row_q6_k,
+        },
 };
 
 /* --- AVX-512: two sums of sixteen lanes per token, tails by mask --- */
@@ -197,9 +214,8 @@ AVX512 static void avx512_axpy(float *y, float a, const float *x, size_t n)
     }
 }
 
-AVX512 static void avx512_row_f16(float *dst, const void *src, size_t n)
+AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
 {
-    const uint8_t *p = src;
 
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
@@ -209,24 +225,34 @@ AVX512 static void avx512_row_f16(float *dst, const void *src, size_t n)
     }
 }
 
-AVX512 static void avx512_row_q8_0(float *dst, const void *src, size_t n)
+AVX512 static void avx512_row_bf16(float *dst, const uint8_t *src, size_t n)
 {
-    const uint8_t *p = src;
-    uint16_t h;
+    quant_row_bf16(dst, src, n);
+}
 
-    for (size_t i = 0; i < n; i += KERN_Q8_0_BLOCK) {
-        __m512 scale;
+AVX512 static void avx512_row_q8_0(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_q8_0(dst, src, n);
+}
 
-        memcpy(&h, p, sizeof(h));
-        scale = _mm512_set1_ps(cpu_f16_to_f32(h));
-        for (size_t j = 0; j < KERN_Q8_0_BLOCK; j += 16) {
-            __m128i q = _mm_loadu_si128((const __m128i *)(const void *)(p + 2 + j));
-            __m512 f = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+AVX512 static void avx512_row_q4_0(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_q4_0(dst, src, n);
+}
 
-            _mm512_storeu_ps(dst + i + j, _mm512_mul_ps(scale, f));
-        }
-        p += 2 + KERN_Q8_0_BLOCK;
-    }
+AVX512 static void avx512_row_q4_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q4_K);
+}
+
+AVX512 static void avx512_row_q5_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q5_K);
+}
+
+AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
+{
+    quant_row_super(dst, src, n, KERN_Q6_K);
 }
 
 const cpu_ops cpu_ops_avx512 = {
@@ -234,8 +260,16 @@ const cpu_ops cpu_ops_avx512 = {
     .dot = avx512_dot,
     .dot4 = avx512_dot4,
     .axpy = avx512_axpy,
-    .row_f16 = avx512_row_f16,
-    .row_q8_0 = avx512_row_q8_0,
+    .row =
+        {
+            [KERN_F16] = avx512_row_f16,
+            [KERN_BF16] = avx512_row_bf16,
+            [KERN_Q8_0] = avx512_row_q8_0,
+            [KERN_Q4_0] = avx512_row_q4_0,
+            [KERN_Q4_K] = avx512_row_q4_k,
+            [KERN_Q5_K] = avx512_row_q5_k,
+            [KERN_Q6_K] = avx512_row_q6_k,
+        },
 };
 
 static int has_f16c(void)

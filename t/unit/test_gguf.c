@@ -204,8 +204,11 @@ static void hostile_tensors(void **state)
     refused(&w, "a tensor's size overflows");
     one_tensor(&w, 3, huge_rows, GGUF_TENSOR_F32, 0);
     refused(&w, "a tensor's size overflows");
-    one_tensor(&w, 1, row, 12, 0);
-    refused(&w, "a tensor's type is not supported (F32, F16 and Q8_0 are)");
+    one_tensor(&w, 1, row, GGUF_TENSOR_Q4_K, 0);
+    refused(&w, "a tensor's rows are not whole blocks");
+    one_tensor(&w, 1, row, 3, 0);
+    refused(&w, "a tensor's type is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and "
+                "Q6_K are)");
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 1);
     refused(&w, "a tensor is not aligned");
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, (uint64_t)1 << 62);

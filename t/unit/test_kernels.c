@@ -1,7 +1,7 @@
 /*
- * The CPU back end against a float64 model that is written for reading: two layers, width 64,
- * 4 heads on 2, vocabulary 512, seeded weights. Beside that the promises of the header:
- * how a prompt is cut and who else is in the batch change nothing, to the last bit.
+ * The CPU back end against a float64 model that is written for reading: two layers, width 256,
+ * 4 heads on 2, vocabulary 512, seeded weights of every type. Beside that the promises of the
+ * header: how a prompt is cut and who else is in the batch change nothing, to the last bit.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,14 +14,15 @@
 
 #include "kernels/aiq_kernels.h"
 #include "kernels/cpu/cpu.h"
+#include "quant_ref.h"
 
 enum {
     LAYERS = 2,
-    D = 64,
-    FF = 160,
+    D = 256,
+    FF = 512,
     HEADS = 4,
     KV_HEADS = 2,
-    HEAD = 16,
+    HEAD = 64,
     VOCAB = 512,
     CTX = 48,
     N_MATRICES = 2 + LAYERS * 7
@@ -46,56 +47,30 @@ typedef struct {
     kern_layer layers[LAYERS];
     float norms[2 * LAYERS + 1][D];
     void *owned[N_MATRICES];
+    double *values[N_MATRICES]; /* of the same, for the reference */
     int n_owned;
     uint64_t seed;
 } fixture;
 
-static double uniform(uint64_t *s)
-{
-    *s = *s * 6364136223846793005u + 1442695040888963407u;
-    return (double)(*s >> 11) / 9007199254740992.0 * 2 - 1;
-}
-
-/* Any f16 bits with a value in a sane range will do. */
-static uint16_t some_f16(uint64_t *s)
-{
-    double u = uniform(s);
-
-    return (uint16_t)((u < 0 ? 0x8000 : 0) | (0x2800 + (int)(fabs(u) * 0x7ff)));
-}
-
 static kern_tensor random_matrix(fixture *f, kern_type type, uint32_t rows, uint32_t cols)
 {
-    size_t row_bytes = cpu_row_bytes(type, cols);
-    uint8_t *data = malloc(rows * row_bytes);
+    kern_tensor w = ref_tensor(type, rows, cols, &f->seed);
+    double *v = malloc(sizeof(*v) * rows * cols);
 
-    for (uint32_t r = 0; r < rows; r++) {
-        uint8_t *p = data + r * row_bytes;
+    for (size_t i = 0; i < (size_t)rows * cols; i++) {
+        const uint8_t *row = (const uint8_t *)w.data + i / cols * cpu_row_bytes(type, cols);
 
-        for (size_t c = 0; c < cols; c++) {
-            if (type == KERN_F32) {
-                float v = (float)uniform(&f->seed) * 0.2f;
-                memcpy(p + c * 4, &v, 4);
-            } else if (type == KERN_F16) {
-                uint16_t h = some_f16(&f->seed);
-                memcpy(p + c * 2, &h, 2);
-            } else if (c % 32 == 0) {
-                uint16_t h = 0x1400 + (uint16_t)(fabs(uniform(&f->seed)) * 0xff);
-                memcpy(p + c / 32 * 34, &h, 2);
-            }
-            if (type == KERN_Q8_0) {
-                p[c / 32 * 34 + 2 + c % 32] = (uint8_t)(int8_t)(uniform(&f->seed) * 127);
-            }
-        }
+        v[i] = ref_weight(type, row, i % cols);
     }
-    f->owned[f->n_owned++] = data;
-    return (kern_tensor){.type = type, .data = data, .rows = rows, .cols = cols};
+    f->values[f->n_owned] = v;
+    f->owned[f->n_owned++] = (void *)w.data;
+    return w;
 }
 
 static const float *random_norm(fixture *f, int i)
 {
     for (int d = 0; d < D; d++) {
-        f->norms[i][d] = 1 + 0.3f * (float)uniform(&f->seed);
+        f->norms[i][d] = 1 + 0.3f * (float)ref_uniform(&f->seed);
     }
     return f->norms[i];
 }
@@ -129,36 +104,31 @@ static void free_model(fixture *f)
 {
     for (int i = 0; i < f->n_owned; i++) {
         free(f->owned[i]);
+        free(f->values[i]);
     }
     free(f);
 }
 
 /* --- the reference: float64, one token at a time --- */
 
-static double weight(const kern_tensor *w, size_t r, size_t c)
+static const double *values(const fixture *f, const kern_tensor *w)
 {
-    const uint8_t *p = (const uint8_t *)w->data + r * cpu_row_bytes(w->type, w->cols);
-    uint16_t h;
-    float f;
+    int i = 0;
 
-    if (w->type == KERN_F32) {
-        memcpy(&f, p + c * 4, 4);
-        return f;
+    while (f->owned[i] != w->data) {
+        i++;
     }
-    if (w->type == KERN_F16) {
-        memcpy(&h, p + c * 2, 2);
-        return cpu_f16_to_f32(h);
-    }
-    memcpy(&h, p + c / 32 * 34, 2);
-    return (double)cpu_f16_to_f32(h) * (int8_t)p[c / 32 * 34 + 2 + c % 32];
+    return f->values[i];
 }
 
-static void ref_matvec(double *y, const kern_tensor *w, const double *x)
+static void ref_matvec(const fixture *f, double *y, const kern_tensor *w, const double *x)
 {
+    const double *v = values(f, w);
+
     for (uint32_t r = 0; r < w->rows; r++) {
         y[r] = 0;
         for (uint32_t c = 0; c < w->cols; c++) {
-            y[r] += weight(w, r, c) * x[c];
+            y[r] += v[(size_t)r * w->cols + c] * x[c];
         }
     }
 }
@@ -222,35 +192,35 @@ static void ref_forward(const fixture *f, ref_kv *kv, int id, int pos, double *l
     double x[D], xb[D], q[HEADS * HEAD], att[HEADS * HEAD], y[D], gate[FF], up[FF];
 
     for (uint32_t i = 0; i < D; i++) {
-        x[i] = weight(&f->w.embed, (uint32_t)id, i);
+        x[i] = values(f, &f->w.embed)[(uint32_t)id * D + i];
     }
     for (int l = 0; l < LAYERS; l++) {
         const kern_layer *w = &f->layers[l];
 
         ref_norm(xb, x, w->attn_norm);
-        ref_matvec(q, &w->wq, xb);
-        ref_matvec(kv->k[l][pos], &w->wk, xb);
-        ref_matvec(kv->v[l][pos], &w->wv, xb);
+        ref_matvec(f, q, &w->wq, xb);
+        ref_matvec(f, kv->k[l][pos], &w->wk, xb);
+        ref_matvec(f, kv->v[l][pos], &w->wv, xb);
         ref_rope(q, HEADS, pos);
         ref_rope(kv->k[l][pos], KV_HEADS, pos);
         ref_attention(att, q, kv, l, pos);
-        ref_matvec(y, &w->wo, att);
+        ref_matvec(f, y, &w->wo, att);
         for (int i = 0; i < D; i++) {
             x[i] += y[i];
         }
         ref_norm(xb, x, w->ffn_norm);
-        ref_matvec(gate, &w->w_gate, xb);
-        ref_matvec(up, &w->w_up, xb);
+        ref_matvec(f, gate, &w->w_gate, xb);
+        ref_matvec(f, up, &w->w_up, xb);
         for (int i = 0; i < FF; i++) {
             gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
         }
-        ref_matvec(y, &w->w_down, gate);
+        ref_matvec(f, y, &w->w_down, gate);
         for (int i = 0; i < D; i++) {
             x[i] += y[i];
         }
     }
     ref_norm(xb, x, f->w.out_norm);
-    ref_matvec(logits, &f->w.out, xb);
+    ref_matvec(f, logits, &f->w.out, xb);
 }
 
 /* --- the tests --- */
@@ -260,7 +230,7 @@ static const aiq_kernels *const K = &aiq_kernels_cpu;
 static void random_ids(int32_t *ids, int n, uint64_t seed)
 {
     for (int i = 0; i < n; i++) {
-        ids[i] = (int32_t)(fabs(uniform(&seed)) * (VOCAB - 1));
+        ids[i] = (int32_t)(fabs(ref_uniform(&seed)) * (VOCAB - 1));
     }
 }
 
@@ -280,44 +250,48 @@ static void run_chunks(kern_model *m, const int32_t *ids, uint32_t n, uint32_t c
     K->kv_free(kv);
 }
 
-static void check_against_reference(kern_type type, const cpu_ops *ops)
+static void check_against_reference(const fixture *f, const double *ref, kern_type type,
+                                    const int32_t *ids, const cpu_ops *ops)
 {
-    fixture *f = make_model(type, 7 + (uint64_t)type);
     kern_device *dev = K->open(2);
     kern_model *m;
-    ref_kv *kv = calloc(1, sizeof(*kv));
-    int32_t ids[CTX];
-    double ref[VOCAB], scale = 0, worst = 0;
+    double scale = 0, worst = 0;
     float logits[VOCAB];
 
     dev->ops = ops;
     m = K->model_load(dev, &config, &f->w, CTX);
-    random_ids(ids, CTX, 1);
-    for (int i = 0; i < CTX; i++) {
-        ref_forward(f, kv, ids[i], i, ref);
-    }
     run_chunks(m, ids, CTX, CTX, logits);
     for (int i = 0; i < VOCAB; i++) {
         scale = fmax(scale, fabs(ref[i]));
         worst = fmax(worst, fabs(ref[i] - (double)logits[i]));
     }
     if (!(worst <= scale * 1e-5)) {
-        fail_msg("%s, type %d: off by %g of %g", ops->name, (int)type, worst, scale);
+        fail_msg("%s, %s: off by %g of %g", ops->name, ref_type_name[type], worst, scale);
     }
     K->model_free(m);
     K->close(dev);
-    free(kv);
-    free_model(f);
 }
 
 static void logits_equal_float64(void **state)
 {
+    ref_kv *kv = calloc(1, sizeof(*kv));
+    double ref[VOCAB];
+    int32_t ids[CTX];
+
     (void)state;
-    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
-        check_against_reference(KERN_F32, *ops);
-        check_against_reference(KERN_F16, *ops);
-        check_against_reference(KERN_Q8_0, *ops);
+    random_ids(ids, CTX, 1);
+    for (int type = 0; type < KERN_N_TYPES; type++) {
+        fixture *f = make_model((kern_type)type, 7 + (uint64_t)type);
+
+        for (int i = 0; i < CTX; i++) {
+            ref_forward(f, kv, ids[i], i, ref);
+        }
+        for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+            check_against_reference(f, ref, (kern_type)type, ids, *ops);
+        }
+        free_model(f);
     }
+    free(kv);
 }
 
 static void prompt_cuts_change_nothing(void **state)
@@ -398,8 +372,8 @@ static void vector_tails(void **state)
 
     (void)state;
     for (int i = 0; i < 400; i++) {
-        b[i] = (float)uniform(&seed);
-        a[i % 100] = (float)uniform(&seed);
+        b[i] = (float)ref_uniform(&seed);
+        a[i % 100] = (float)ref_uniform(&seed);
     }
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         for (size_t n = 1; n <= 100; n++) {
@@ -419,6 +393,56 @@ static void vector_tails(void **state)
     }
 }
 
+/* Within the rounding of a product and a difference as large as the block's largest weight. */
+static void same_weights(const cpu_ops *ops, kern_type type, const uint8_t *row,
+                         const float *got, size_t cols)
+{
+    double want[256], largest;
+
+    for (size_t block = 0; block < cols; block += 256) {
+        largest = 0;
+        for (size_t i = 0; i < 256; i++) {
+            want[i] = ref_weight(type, row, block + i);
+            largest = isfinite(want[i]) ? fmax(largest, fabs(want[i])) : largest;
+        }
+        for (size_t i = 0; i < 256; i++) {
+            float g = got[block + i];
+
+            if (isfinite(want[i]) ? !(fabs(want[i] - g) <= 1e-6 * largest) : isfinite(g)) {
+                fail_msg("%s %s, weight %zu: %g, not %g", ops->name, ref_type_name[type],
+                         block + i, g, want[i]);
+            }
+        }
+    }
+}
+
+/* Rows of random bits, and of random bits with random scales: the same number or the same
+ * lack of one. */
+static void rows_equal_their_layout(void **state)
+{
+    enum { COLS = 1024, ROWS = 40 };
+    uint8_t row[COLS * 4];
+    float got[COLS];
+    uint64_t seed = 12;
+
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int i = 0; i < ROWS * KERN_N_TYPES; i++) {
+            kern_type type = (kern_type)(i % KERN_N_TYPES);
+
+            if (type == KERN_F32) {
+                continue;
+            }
+            ref_fill_row(type, row, COLS, &seed);
+            for (size_t j = 0; i >= ROWS * KERN_N_TYPES / 2 && j < sizeof(row); j++) {
+                row[j] = (uint8_t)(int8_t)(ref_uniform(&seed) * 127.9);
+            }
+            (*o)->row[type](got, row, COLS);
+            same_weights(*o, type, row, got, COLS);
+        }
+    }
+}
+
 static void every_f16_value(void **state)
 {
     uint16_t all[65536];
@@ -433,7 +457,7 @@ static void every_f16_value(void **state)
     assert_true(cpu_f16_to_f32(0x0001) == 0x1p-24f);
     assert_true(isinf(cpu_f16_to_f32(0x7c00)));
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
-        (*o)->row_f16(got, all, 65536);
+        (*o)->row[KERN_F16](got, (const uint8_t *)all, 65536);
         for (uint32_t i = 0; i < 65536; i++) {
             float want = cpu_f16_to_f32((uint16_t)i);
 
@@ -452,6 +476,7 @@ int main(void)
         cmocka_unit_test(company_changes_nothing),
         cmocka_unit_test(threads_change_nothing),
         cmocka_unit_test(vector_tails),
+        cmocka_unit_test(rows_equal_their_layout),
         cmocka_unit_test(every_f16_value),
     };
 
