@@ -56,6 +56,7 @@ struct aiq_engine {
     struct cache *cache;     /* cache/cache.h */
     struct redis *redis;     /* redis/redis.h; NULL: none */
     struct streams *streams; /* streams/streams.h */
+    struct topics *topics;   /* streams/topics.h */
     struct rates *rates;     /* limits/rates.h */
     struct gateway *gateway;
 };

@@ -24,7 +24,7 @@
 #include "redis/redis.h"
 #include "services/service.h"
 #include "store/store.h"
-#include "streams/streams.h"
+#include "streams/topics.h"
 
 #define EXIT_USAGE 2
 
@@ -401,6 +401,7 @@ static bool start(process *p, aiq_err *err)
     engine->keyring = keyring_new(engine, &keyring_store);
     engine->cache = cache_new(engine, engine->options.cache_size);
     engine->streams = streams_new(engine, engine->options.stream_memory);
+    engine->topics = topics_new(engine);
     if (!open_redis(engine, err)) {
         return false;
     }
@@ -453,6 +454,7 @@ static void stop(process *p)
             }
         }
     }
+    topics_free(engine->topics);
     streams_free(engine->streams);
     for (unsigned i = 0; engine->loops && i < engine->options.loops; i++) {
         loop_free(&engine->loops[i]);

@@ -18,6 +18,13 @@ void stream_log_init(stream_log *log)
     *log = (stream_log){.first = 1};
 }
 
+void stream_log_objects(stream_log *log, uint64_t before)
+{
+    assert(stream_log_end(log) == 0);
+    log->objects = true;
+    log->first = before + 1;
+}
+
 void stream_log_free(stream_log *log)
 {
     aiq_buf_free(&log->bytes);
@@ -79,8 +86,10 @@ static void add_one(stream_log *log, const char *text, size_t len, int64_t now_m
     char *p = to;
     uint64_t number = stream_log_last(log) + 1;
 
-    if (number == 1) {
+    if (stream_log_end(log) == 0) {
         log->began_ms = now_ms;
+    }
+    if (number == 1) {
         p = mempcpy(p, retry, sizeof(retry) - 1);
         p += write_number(p, STREAM_RETRY_MS);
         *p++ = '\n';
@@ -157,22 +166,6 @@ aiq_str stream_log_from(const stream_log *log, uint64_t place)
     return (aiq_str){(const char *)log->bytes.data + skip, log->bytes.len - skip};
 }
 
-/* The event that begins at an offset: events lie in their order. */
-static size_t event_at(const stream_log *log, size_t at)
-{
-    size_t low = 0, high = count(log);
-
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (offset(log, middle) < at) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
 /* How many of the events from i on. */
 static size_t whole_events(const stream_log *log, size_t i, size_t most)
 {
@@ -184,17 +177,18 @@ static size_t whole_events(const stream_log *log, size_t i, size_t most)
     return n;
 }
 
-aiq_str stream_log_events(const stream_log *log, uint64_t place, size_t most)
+uint64_t stream_log_events(const stream_log *log, uint64_t after, size_t most, aiq_buf *out)
 {
-    aiq_str rest = stream_log_from(log, place);
-    size_t i = event_at(log, (size_t)(place - log->start));
+    assert(after + 1 >= log->first && after <= stream_log_last(log));
+    size_t i = (size_t)(after + 1 - log->first), n = whole_events(log, i, most);
 
-    rest.len = offset(log, i + whole_events(log, i, most)) - offset(log, i);
-    return rest;
+    if (n) {
+        aiq_buf_add(out, log->bytes.data + offset(log, i), offset(log, i + n) - offset(log, i));
+    }
+    return after + n;
 }
 
-/* RFC 3339, UTC. */
-static void add_time(aiq_buf *out, int64_t ms)
+void stream_log_time(aiq_buf *out, int64_t ms)
 {
     time_t seconds = ms / 1000;
     struct tm tm;
@@ -226,6 +220,12 @@ static void add_json(const stream_log *log, size_t i, aiq_buf *data, aiq_buf *ou
     unsigned long long number = log->first + i;
     bool first = true;
 
+    if (log->objects) {
+        newline = memchr(pos, '\n', (size_t)(end - pos)); /* behind "id:" */
+        pos = newline + 1 + strlen("data: ");
+        aiq_buf_add(out, pos, (size_t)(end - pos) - strlen("\n\n"));
+        return;
+    }
     aiq_buf_consume(data, data->len);
     for (; (newline = memchr(pos, '\n', (size_t)(end - pos))) != NULL; pos = newline + 1) {
         aiq_str line = {pos, (size_t)(newline - pos)};
@@ -240,7 +240,7 @@ static void add_json(const stream_log *log, size_t i, aiq_buf *data, aiq_buf *ou
     aiq_buf_printf(out, "{\"seq\":%llu,\"type\":", number);
     json_quote(out, type.data, type.len);
     aiq_buf_text(out, ",\"timestamp\":\"");
-    add_time(out, log->began_ms + mark_at(log, i).ms);
+    stream_log_time(out, log->began_ms + mark_at(log, i).ms);
     aiq_buf_text(out, "\",\"data\":");
     json_quote(out, (const char *)data->data, data->len);
     aiq_buf_text(out, "}");
@@ -248,13 +248,13 @@ static void add_json(const stream_log *log, size_t i, aiq_buf *data, aiq_buf *ou
 
 uint64_t stream_log_json(const stream_log *log, uint64_t after, size_t most, aiq_buf *out)
 {
+    assert(after + 1 >= log->first && after <= stream_log_last(log));
     size_t i = (size_t)(after + 1 - log->first), n = whole_events(log, i, most);
     aiq_buf data = {0};
 
-    assert(after + 1 >= log->first && after <= stream_log_last(log));
     for (size_t k = 0; k < n; k++) {
-        aiq_buf_text(out, k ? "," : "");
         add_json(log, i + k, &data, out);
+        aiq_buf_text(out, "\n");
     }
     aiq_buf_free(&data);
     return after + n;

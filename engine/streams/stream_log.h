@@ -12,6 +12,10 @@
  * stream is the number of bytes before it. What is dropped goes from the front, whole
  * events at a time.
  *
+ * The same events as JSON are an object each, {"seq":…,"type":…,"timestamp":…,"data":…} with
+ * the data as a string. A log of objects (a topic's, topics.h) has such objects as its
+ * events' data, where "data" may be any value, and its numbers begin anywhere.
+ *
  * One thread.
  */
 
@@ -29,10 +33,14 @@ typedef struct {
     uint64_t start;   /* place of the first of the bytes */
     uint64_t first;   /* number of the first event that is kept, or of the next one */
     int64_t began_ms; /* Unix time of the first event of all */
+    bool objects;
 } stream_log;
 
 void stream_log_init(stream_log *log);
 void stream_log_free(stream_log *log);
+
+/* Before the first event: they are objects, and numbered from the one after `before`. */
+void stream_log_objects(stream_log *log, uint64_t before);
 
 /* Adds events, each of them lines (LF) and an empty line, with no "id:" of their own. What
  * follows the last empty line is let go. */
@@ -53,14 +61,15 @@ bool stream_log_find(const stream_log *log, uint64_t after, uint64_t *place);
 /* The bytes from a place on; it is kept. */
 aiq_str stream_log_from(const stream_log *log, uint64_t place);
 
-/* As many whole events from a place on, which is the beginning of one, as fit into `most`
- * bytes, but one at least where there is one. */
-aiq_str stream_log_events(const stream_log *log, uint64_t place, size_t most);
-
-/* Appends the events after number `after` as JSON objects, separated by commas, as many as
- * fit into `most` bytes of log, but one at least where there is one; they are kept. Returns
- * the number of the last one, or `after`. */
+/* Appends the events after number `after`, as many as fit into `most` bytes of log, but one
+ * at least where there is one; they are kept. Returns the number of the last one, or `after`.
+ */
+uint64_t stream_log_events(const stream_log *log, uint64_t after, size_t most, aiq_buf *out);
+/* The same as JSON objects, a line each. */
 uint64_t stream_log_json(const stream_log *log, uint64_t after, size_t most, aiq_buf *out);
+
+/* Appends a Unix time as RFC 3339 has it, UTC. */
+void stream_log_time(aiq_buf *out, int64_t ms);
 
 /* What it holds of the system's memory. */
 size_t stream_log_memory(const stream_log *log);

@@ -1,44 +1,132 @@
 #include "streams/stream_reader.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include "core/id.h"
+#include "streams/topics.h"
+
+/* Whole events. Those who read on from the same place in the same form are given the same
+ * one: an event for many readers is copied once, whatever loop they are of. */
+typedef struct stream_cut {
+    atomic_uint refs;
+    bool objects;
+    uint64_t after, last; /* numbers: of the event before it and of its last one */
+    uint64_t to;          /* place */
+    aiq_buf bytes;
+} stream_cut;
 
 struct stream_reader {
-    stream_place place; /* first; of the owner's loop, as the next two */
+    stream_place place; /* first; of the owner's loop, as what follows */
     bool waits;         /* for the reader to take a piece */
+    bool gap;           /* to be told */
+    bool counted;       /* by stream_reader_room() */
+    uint64_t number;    /* of the last event that it has */
     loop_timer timer;
 
     aiq_loop *home, *owner;
-    char id[AIQ_ID_SIZE];
     stream_question question; /* its texts lie here */
     stream_told told;         /* of its home, as the next two */
     void *arg;
     bool left;
 
-    aiq_buf data; /* of whose turn it is, as the next one */
+    stream_cut *cut; /* of whose turn it is, as the next one; NULL: no piece, or an empty one */
     stream_piece piece;
-    char tenant[];
+    char texts[];
 };
+
+/* Pieces. */
+
+static void release(stream_cut **cut)
+{
+    /* acquire: what the others did with it is over before it is freed; release: so is what
+     * this one did */
+    if (*cut && atomic_fetch_sub_explicit(&(*cut)->refs, 1, memory_order_acq_rel) == 1) {
+        aiq_buf_free(&(*cut)->bytes);
+        free(*cut);
+    }
+    *cut = NULL;
+}
+
+static bool objects(const stream_reader *r)
+{
+    return r->question.objects || r->question.once;
+}
+
+static stream_cut *make_cut(stream_reader *r, const stream_log *log)
+{
+    stream_cut *cut = aiq_zalloc(sizeof(*cut));
+
+    atomic_init(&cut->refs, 1);
+    cut->objects = objects(r);
+    cut->after = r->number;
+    cut->last = (cut->objects ? stream_log_json : stream_log_events)(log, r->number,
+                                                                     STREAM_PIECE, &cut->bytes);
+    (void)stream_log_find(log, cut->last, &cut->to); /* it is kept */
+    return cut;
+}
+
+/* Is it what the reader would be given, or as good? */
+static bool fits(const stream_cut *cut, const stream_reader *r, const stream_log *log)
+{
+    return cut && cut->objects == objects(r) && cut->after == r->number &&
+           (cut->last == stream_log_last(log) || cut->bytes.len >= STREAM_PIECE / 2);
+}
+
+static void take_cut(stream_reader *r)
+{
+    stream *s = r->place.stream;
+    const stream_log *log = stream_log_of(s);
+    stream_cut **shared = stream_cut_of(s);
+
+    if (!fits(*shared, r, log)) {
+        release(shared);
+        r->cut = make_cut(r, log);
+        if (stream_readers(s) == 1) {
+            return;
+        }
+        *shared = r->cut;
+    } else {
+        r->cut = *shared;
+    }
+    atomic_fetch_add_explicit(&r->cut->refs, 1, memory_order_relaxed);
+}
 
 /* On the stream's loop. */
 
 static void on_piece(aiq_loop *loop, void *arg);
 
+static void leave(stream_reader *r)
+{
+    stream *s = r->place.stream;
+
+    loop_timer_stop(r->owner, &r->timer);
+    if (s && stream_readers(s) == 1) {
+        release(stream_cut_of(s));
+    }
+    stream_leave(&r->place);
+    if (r->counted) {
+        r->counted = false;
+        stream_reader_gone(r->owner, sizeof(*r));
+    }
+}
+
 static void send_piece(stream_reader *r)
 {
-    r->piece.data = (aiq_str){(char *)r->data.data, r->data.len};
+    r->waits = true;
+    r->piece.data =
+        r->cut ? (aiq_str){(char *)r->cut->bytes.data, r->cut->bytes.len} : (aiq_str){"", 0};
+    r->piece.next = r->number;
+    r->piece.gap = r->gap;
+    r->gap = false;
     if (r->piece.last) {
-        loop_timer_stop(r->owner, &r->timer);
-        stream_leave(&r->place);
+        leave(r);
     }
     loop_post(r->home, on_piece, r);
 }
 
 static void refuse(stream_reader *r)
 {
-    r->waits = true;
-    aiq_buf_consume(&r->data, r->data.len);
     r->piece.last = true;
     send_piece(r);
 }
@@ -51,46 +139,48 @@ static bool truncated(stream_reader *r, const stream_log *log)
                     (unsigned long long)log->first);
 }
 
-static void take_json(stream_reader *r)
+/* From the first event that is kept. */
+static void skip(stream_reader *r, const stream_log *log)
 {
-    const stream_log *log = stream_log_of(r->place.stream);
-    uint64_t at = 0;
-
-    r->piece.next = stream_log_json(log, r->question.after, STREAM_PIECE, &r->data);
-    r->piece.done = stream_ended(r->place.stream) && r->piece.next == stream_log_last(log);
-    r->piece.last = true;
-    (void)stream_log_find(log, r->piece.next, &at); /* it is kept */
-    stream_took(&r->place, at - r->place.at);
-    send_piece(r);
+    r->place.at = log->start;
+    r->number = log->first - 1;
+    r->gap = true;
 }
 
 static void take_events(stream_reader *r)
 {
     const stream *s = r->place.stream;
     const stream_log *log = stream_log_of(s);
-    aiq_str events = stream_log_events(log, r->place.at, STREAM_PIECE);
 
-    aiq_buf_add(&r->data, events.data, events.len);
-    stream_took(&r->place, events.len);
-    r->piece.done = r->piece.last = stream_ended(s) && r->place.at == stream_log_end(log);
+    if (r->number < stream_log_last(log)) {
+        take_cut(r);
+        r->number = r->cut->last;
+        stream_took(&r->place, r->cut->to - r->place.at);
+    }
+    r->piece.done = stream_ended(s) && r->number == stream_log_last(log);
+    r->piece.last = r->piece.done || r->question.once;
     send_piece(r);
 }
 
 /* What is there; at_once: also where that is nothing. */
 static void pump(stream_reader *r, bool at_once)
 {
+    const stream *s = r->place.stream;
     aiq_str rest;
 
-    if (r->waits || r->place.stream == NULL) {
+    if (r->waits || s == NULL) {
         return;
     }
     if (!stream_rest(&r->place, &rest)) {
-        truncated(r, stream_log_of(r->place.stream));
-        refuse(r);
-    } else if (rest.len || at_once || stream_ended(r->place.stream)) {
-        r->waits = true;
-        aiq_buf_consume(&r->data, r->data.len);
-        (r->question.once ? take_json : take_events)(r);
+        if (!r->question.topic) {
+            truncated(r, stream_log_of(s));
+            refuse(r);
+            return;
+        }
+        skip(r, stream_log_of(s));
+    }
+    if (at_once || r->gap || r->number < stream_log_last(stream_log_of(s)) || stream_ended(s)) {
+        take_events(r);
     }
 }
 
@@ -105,29 +195,52 @@ static void on_waited(aiq_loop *loop, void *arg)
     pump(arg, true);
 }
 
-static bool join(stream_reader *r)
+/* Where it begins. A topic goes on for whoever comes, also where what he had is of an engine
+ * that ended. */
+static bool find_place(stream_reader *r, const stream_log *log)
 {
-    stream *s = stream_find(r->owner, r->question.id, r->question.tenant);
-    aiq_err *err = &r->piece.err;
-    uint64_t at;
+    const stream_question *q = &r->question;
 
-    if (s == NULL) {
-        return aiq_fail(err, 404, "stream_not_found",
-                        "There is no such stream, or not any more.");
+    r->number = q->from_now ? stream_log_last(log) : q->after;
+    if (r->number <= stream_log_last(log) && stream_log_find(log, r->number, &r->place.at)) {
+        return true;
     }
-    const stream_log *log = stream_log_of(s);
-    if (r->question.after > stream_log_last(log)) {
-        return aiq_fail_param(err, 400, "invalid_value", "after",
+    if (q->topic) {
+        skip(r, log);
+        r->gap = q->after != 0; /* who has had none asks for those that there are */
+        return true;
+    }
+    if (r->number > stream_log_last(log)) {
+        return aiq_fail_param(&r->piece.err, 400, "invalid_value", "after",
                               "The stream has not come to this event yet.");
     }
-    if (!stream_log_find(log, r->question.after, &at)) {
-        return truncated(r, log);
+    return truncated(r, log);
+}
+
+static bool join(stream_reader *r)
+{
+    const stream_question *q = &r->question;
+    aiq_err *err = &r->piece.err;
+    stream *s = q->topic ? topic_stream(r->owner, q->tenant, q->id, err)
+                         : stream_find(r->owner, q->id, q->tenant);
+
+    if (s == NULL && !q->topic) {
+        aiq_fail(err, 404, "stream_not_found", "There is no such stream, or not any more.");
     }
-    if (stream_readers(s) >= STREAM_READERS_MAX) {
-        return aiq_fail(err, 429, "too_many_readers", "This stream has too many readers.");
+    if (s == NULL) {
+        return false;
     }
+    if (!find_place(r, stream_log_of(s))) {
+        return false;
+    }
+    if (!stream_reader_room(r->owner, sizeof(*r))) {
+        return aiq_fail(err, 429, "too_many_readers",
+                        "The readers of all streams take what memory they may (see "
+                        "--stream-memory).");
+    }
+    r->counted = true;
     r->place.more = on_more;
-    stream_join(s, &r->place, at);
+    stream_join(s, &r->place, r->place.at);
     return true;
 }
 
@@ -150,6 +263,7 @@ static void on_next(aiq_loop *loop, void *arg)
     stream_reader *r = arg;
 
     (void)loop;
+    release(&r->cut);
     r->waits = false;
     pump(r, false);
 }
@@ -159,7 +273,7 @@ static void on_gone(aiq_loop *loop, void *arg)
     stream_reader *r = arg;
 
     (void)loop;
-    aiq_buf_free(&r->data);
+    release(&r->cut);
     free(r);
 }
 
@@ -167,8 +281,8 @@ static void on_leave(aiq_loop *loop, void *arg)
 {
     stream_reader *r = arg;
 
-    loop_timer_stop(loop, &r->timer);
-    stream_leave(&r->place);
+    (void)loop;
+    leave(r);
     loop_post(r->home, on_gone, r); /* behind a piece that is under way */
 }
 
@@ -187,17 +301,19 @@ static void on_piece(aiq_loop *loop, void *arg)
 stream_reader *stream_read(aiq_loop *loop, const stream_question *question, stream_told told,
                            void *arg, aiq_err *err)
 {
-    aiq_loop *owner = stream_owner(loop->engine, question->id, err);
+    const stream_question *q = question;
+    aiq_loop *owner = q->topic ? topic_owner(loop->engine, q->tenant, q->id, err)
+                               : stream_owner(loop->engine, q->id, err);
 
     if (owner == NULL) {
         return NULL;
     }
-    stream_reader *r = aiq_zalloc(sizeof(*r) + question->tenant.len);
+    stream_reader *r = aiq_zalloc(sizeof(*r) + q->id.len + q->tenant.len);
     r->home = loop;
     r->owner = owner;
-    r->question = *question;
-    r->question.id.data = memcpy(r->id, question->id.data, question->id.len);
-    r->question.tenant.data = memcpy(r->tenant, question->tenant.data, question->tenant.len);
+    r->question = *q;
+    r->question.id.data = memcpy(r->texts, q->id.data, q->id.len);
+    r->question.tenant.data = memcpy(r->texts + q->id.len, q->tenant.data, q->tenant.len);
     r->told = told;
     r->arg = arg;
     loop_post(owner, on_ask, r);

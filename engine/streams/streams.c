@@ -30,6 +30,7 @@ struct stream {
     uint64_t front; /* place of the fastest reader, or of the one that left last */
     stream_place *places;
     unsigned n_places;
+    struct stream_cut *cut;
     stream *older, *newer; /* of those that have ended and have no reader */
     bool idle;             /* it is one of them, … */
     uint64_t since_ns;     /* … so long */
@@ -42,6 +43,7 @@ struct table {
     streams *all;
     aiq_loop *loop;
     size_t memory, most, peak;
+    size_t readers;          /* bytes that they take */
     stream *oldest, *newest; /* idle ones */
     loop_timer expiry;
     stream *buckets[BUCKETS];
@@ -245,6 +247,11 @@ stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant)
 
 /* A stream. */
 
+void stream_objects(stream *s, uint64_t before)
+{
+    stream_log_objects(&s->log, before);
+}
+
 stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_producer *producer,
                    void *arg)
 {
@@ -286,25 +293,51 @@ unsigned stream_readers(const stream *s)
     return s->n_places;
 }
 
+struct stream_cut **stream_cut_of(stream *s)
+{
+    return &s->cut;
+}
+
+bool stream_reader_room(aiq_loop *loop, size_t size)
+{
+    table *t = table_of(loop);
+
+    if (t->readers + size > t->most / 4) {
+        return false;
+    }
+    t->readers += size;
+    return true;
+}
+
+void stream_reader_gone(aiq_loop *loop, size_t size)
+{
+    table_of(loop)->readers -= size;
+}
+
+bool streams_full(const aiq_loop *loop)
+{
+    const table *t = table_of(loop);
+
+    return t->memory > t->most;
+}
+
+/* The fastest reader has left; those that are as far as it was are often many. */
 static void find_front(stream *s)
 {
-    const stream_place *place = s->places;
+    uint64_t front = 0, most = s->front;
 
-    if (place) {
-        s->front = place->at;
+    for (const stream_place *place = s->places; place && front < most; place = place->next) {
+        front = place->at > front ? place->at : front;
     }
-    for (; place; place = place->next) {
-        s->front = place->at > s->front ? place->at : s->front;
-    }
+    s->front = s->places ? front : most;
 }
 
 /* Has the producer to wait? */
 static void set_pace(stream *s)
 {
-    find_front(s);
     bool hold = stream_log_end(&s->log) - s->front > s->keep / 2;
 
-    if (s->producer && hold != s->held) {
+    if (s->producer && s->producer->hold && hold != s->held) {
         s->held = hold;
         s->producer->hold(s->arg, hold);
     }
@@ -326,12 +359,12 @@ static void wake(stream *s)
 void stream_add(stream *s, const void *text, size_t len)
 {
     table *t = s->table;
+    uint64_t unread = s->producer->hold ? s->front : stream_log_end(&s->log);
 
     stream_log_add(&s->log, text, len, aiq_now_ms());
     account(s, memory_of(s));
     make_room(t);
-    find_front(s);
-    stream_log_trim(&s->log, s->front, t->memory > t->most ? 0 : s->keep);
+    stream_log_trim(&s->log, unread, t->memory > t->most ? 0 : s->keep);
     wake(s);
     set_pace(s);
 }
@@ -359,6 +392,9 @@ void stream_join(stream *s, stream_place *place, uint64_t at)
         s->places->prev = &place->next;
     }
     s->places = place;
+    if (s->n_places == 0 || at > s->front) {
+        s->front = at; /* who was there and left waits for nothing */
+    }
     take_off_idle(s);
     if (++s->n_places == 1 && s->producer) {
         s->producer->watched(s->arg, true);
@@ -379,6 +415,9 @@ void stream_leave(stream_place *place)
     }
     place->stream = NULL;
     s->n_places--;
+    if (place->at == s->front) {
+        find_front(s);
+    }
     set_pace(s);
     if (s->places) {
         return;
@@ -403,6 +442,9 @@ bool stream_rest(const stream_place *place, aiq_str *rest)
 
 void stream_took(stream_place *place, size_t n)
 {
+    stream *s = place->stream;
+
     place->at += n;
-    set_pace(place->stream);
+    s->front = place->at > s->front ? place->at : s->front;
+    set_pace(s);
 }

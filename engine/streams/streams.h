@@ -16,7 +16,8 @@
  *
  * A loop's streams together take at most their part of the memory that streams_new() is
  * given. Where that is not enough, those go first that are over and have no reader, the
- * oldest first; then those that go on keep only what is unread.
+ * oldest first; then those that go on keep only what is unread. Their readers may take as
+ * much as a quarter of that memory besides.
  */
 
 #ifndef AIQ_STREAMS_H
@@ -25,8 +26,7 @@
 #include "core/loop.h"
 #include "streams/stream_log.h"
 
-#define STREAM_KEEP_MS     60000
-#define STREAM_READERS_MAX 256 /* of one stream */
+#define STREAM_KEEP_MS 60000
 
 typedef struct streams streams; /* of an engine */
 typedef struct stream stream;
@@ -38,7 +38,8 @@ void streams_free(streams *all);
 
 /* Who produces a stream; on its loop. */
 typedef struct {
-    void (*hold)(void *arg, bool hold);       /* wait for the readers; go on */
+    void (*hold)(void *arg, bool hold);       /* wait for the readers; go on. NULL: it waits for
+                                                 nobody, and what is kept is kept for nobody */
     void (*watched)(void *arg, bool watched); /* the first reader has come, the last has gone */
 } stream_producer;
 
@@ -47,6 +48,9 @@ typedef struct {
 stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_producer *producer,
                    void *arg);
 const char *stream_id(const stream *s);
+
+/* stream_log_objects() of its log. */
+void stream_objects(stream *s, uint64_t before);
 
 /* Events as stream_log_add() takes them. May call the producer. */
 void stream_add(stream *s, const void *text, size_t len);
@@ -78,6 +82,15 @@ stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant);
 const stream_log *stream_log_of(const stream *s);
 bool stream_ended(const stream *s);
 unsigned stream_readers(const stream *s);
+
+/* What readers at one place share (stream_reader.c); the stream's last reader leaves none. */
+struct stream_cut **stream_cut_of(stream *s);
+/* A reader of that size comes; false: there is no memory for another. */
+bool stream_reader_room(aiq_loop *loop, size_t size);
+/* It has gone. */
+void stream_reader_gone(aiq_loop *loop, size_t size);
+/* Do the loop's streams take more than they may? */
+bool streams_full(const aiq_loop *loop);
 
 /* The loop that has the stream, or would; NULL and *err (404): it is no stream's id, or was
  * another engine's. */

@@ -29,20 +29,22 @@ static void read_bytes(const stream_log *log, uint64_t after)
     assert(rest.len == 0 || memcmp(rest.data + rest.len - 2, "\n\n", 2) == 0);
 }
 
+/* An object a line. */
 static void read_json(const stream_log *log, uint64_t after, size_t most)
 {
     aiq_buf out = {0};
-
-    aiq_buf_text(&out, "[");
     uint64_t next = stream_log_json(log, after, most, &out);
-    aiq_buf_text(&out, "]");
-    json_t *array = json_loadb((char *)out.data, out.len, JSON_ALLOW_NUL, NULL);
-    assert(array && json_array_size(array) == next - after);
-    for (size_t i = 0; i < json_array_size(array); i++) {
-        json_t *seq = json_object_get(json_array_get(array, i), "seq");
-        assert(json_integer_value(seq) == (json_int_t)(after + i + 1));
+
+    while (out.len) {
+        const uint8_t *newline = memchr(out.data, '\n', out.len);
+        assert(newline);
+        size_t n = (size_t)(newline - out.data);
+        json_t *event = json_loadb((char *)out.data, n, JSON_ALLOW_NUL, NULL);
+        assert(json_integer_value(json_object_get(event, "seq")) == (json_int_t)++after);
+        json_decref(event);
+        aiq_buf_consume(&out, n + 1);
     }
-    json_decref(array);
+    assert(after == next);
     aiq_buf_free(&out);
 }
 

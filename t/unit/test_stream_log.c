@@ -123,19 +123,48 @@ static void places_stay_right_however_much_is_dropped(void **state)
     free(begins);
 }
 
+static void assert_piece(const stream_log *log, uint64_t after, size_t most, uint64_t last,
+                         const char *want)
+{
+    aiq_buf out = {0};
+
+    assert_int_equal(stream_log_events(log, after, most, &out), last);
+    assert_text((aiq_str){(char *)out.data, out.len}, want);
+    aiq_buf_free(&out);
+}
+
 static void a_piece_is_of_whole_events(void **state)
 {
     stream_log log;
 
     (void)state;
     stream_log_init(&log);
-    assert_int_equal(stream_log_events(&log, 0, 100).len, 0);
+    assert_piece(&log, 0, 100, 0, "");
     add(&log, "data: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n\n");
-    uint64_t second = stream_log_end(&log);
     add(&log, "data: b\n\ndata: c\n\n");
-    assert_int_equal(stream_log_events(&log, 0, 10).len, second);
-    assert_text(stream_log_events(&log, second, 15), "id: 2\ndata: b\n\n");
-    assert_text(stream_log_events(&log, second, 30), "id: 2\ndata: b\n\nid: 3\ndata: c\n\n");
+    assert_piece(&log, 0, 10, 1,
+                 "retry: 2000\nid: 1\ndata: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n\n");
+    assert_piece(&log, 1, 15, 2, "id: 2\ndata: b\n\n");
+    assert_piece(&log, 1, 30, 3, "id: 2\ndata: b\n\nid: 3\ndata: c\n\n");
+    assert_piece(&log, 3, 30, 3, "");
+    stream_log_free(&log);
+}
+
+static void objects_are_as_they_are_and_numbered_from_anywhere(void **state)
+{
+    stream_log log;
+    aiq_buf out = {0};
+
+    (void)state;
+    stream_log_init(&log);
+    stream_log_objects(&log, 1000);
+    assert_int_equal(stream_log_last(&log), 1000);
+    add(&log, "data: {\"a\":1}\n\ndata: {\"b\":\"data: x\"}\n\n");
+    assert_piece(&log, 1000, 1000, 1002,
+                 "id: 1001\ndata: {\"a\":1}\n\nid: 1002\ndata: {\"b\":\"data: x\"}\n\n");
+    assert_int_equal(stream_log_json(&log, 1000, 1000, &out), 1002);
+    assert_text((aiq_str){(char *)out.data, out.len}, "{\"a\":1}\n{\"b\":\"data: x\"}\n");
+    aiq_buf_free(&out);
     stream_log_free(&log);
 }
 
@@ -151,11 +180,11 @@ static void as_json_it_is_the_same(void **state)
     assert_int_equal(stream_log_json(&log, 0, 1000, &out), 3);
     assert_text((aiq_str){(char *)out.data, out.len},
                 "{\"seq\":1,\"type\":\"message\",\"timestamp\":\"2026-01-01T00:00:00.123Z\","
-                "\"data\":\"{\\\"a\\\":\\\"\xc3\xa9\\\"}\"},"
+                "\"data\":\"{\\\"a\\\":\\\"\xc3\xa9\\\"}\"}\n"
                 "{\"seq\":2,\"type\":\"x\",\"timestamp\":\"2026-01-01T00:00:00.123Z\","
-                "\"data\":\"b\\n\\nc\"},"
+                "\"data\":\"b\\n\\nc\"}\n"
                 "{\"seq\":3,\"type\":\"message\",\"timestamp\":\"2026-01-01T00:00:01.123Z\","
-                "\"data\":\"[DONE]\"}");
+                "\"data\":\"[DONE]\"}\n");
     aiq_buf_consume(&out, out.len);
     assert_int_equal(stream_log_json(&log, 3, 1000, &out), 3);
     assert_int_equal(out.len, 0);
@@ -173,6 +202,7 @@ int main(void)
         cmocka_unit_test(dropping_takes_whole_events_and_none_that_is_still_to_be_read),
         cmocka_unit_test(places_stay_right_however_much_is_dropped),
         cmocka_unit_test(a_piece_is_of_whole_events),
+        cmocka_unit_test(objects_are_as_they_are_and_numbered_from_anywhere),
         cmocka_unit_test(as_json_it_is_the_same),
     };
     return cmocka_run_group_tests_name("stream log", tests, NULL, NULL);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include "engine.h"
 #include "streams/stream_reader.h"
+#include "streams/topics.h"
 
 #define LOOPS 3
 #define KEEP  4096
@@ -35,11 +36,13 @@ static fixture *make(size_t memory)
         assert_true(loop_init(&f->loops[i], &f->engine, i, &err));
     }
     f->engine.streams = streams_new(&f->engine, memory);
+    f->engine.topics = topics_new(&f->engine);
     return f;
 }
 
 static void end(fixture *f)
 {
+    topics_free(f->engine.topics);
     streams_free(f->engine.streams);
     for (unsigned i = 0; i < LOOPS; i++) {
         loop_free(&f->loops[i]);
@@ -105,8 +108,11 @@ static void on_told(void *arg, const stream_piece *piece)
 static bool ask(fixture *f, asker *a, const char *id, const char *tenant, uint64_t after,
                 bool once, uint32_t wait_ms)
 {
-    const stream_question question = {
-        {id, strlen(id)}, {tenant, strlen(tenant)}, after, once, wait_ms};
+    const stream_question question = {.id = {id, strlen(id)},
+                                      .tenant = {tenant, strlen(tenant)},
+                                      .after = after,
+                                      .once = once,
+                                      .wait_ms = wait_ms};
     aiq_err err = {0};
 
     *a = (asker){0};

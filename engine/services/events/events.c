@@ -3,13 +3,18 @@
  * Where the client accepts text/event-stream it gets the events as they came and come,
  * from the one after its Last-Event-ID or ?after=; anybody else asks for JSON, one page
  * at a time, and may wait for the next event (?wait=20s).
+ *
+ * GET /v1/topics/{name}: the same of a topic (streams/topics.h), from now on where nobody
+ * says after which event. Its first event, "state", tells where that is: who is cut off
+ * before another has come continues from there.
  */
+
+#include "services/events/events.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include "core/json.h"
-#include "services/service.h"
 #include "streams/stream_reader.h"
 
 #define WAIT_MAX_MS  60000
@@ -19,9 +24,10 @@ typedef struct {
     aiq_job *job;
     stream_reader *reader; /* NULL: there is none yet */
     stream_question question;
-    aiq_buf out; /* of a piece, what waits for credit */
-    bool taking; /* a piece: the next one is asked for once it is sent */
-    bool last;   /* it is the last */
+    aiq_buf out;  /* what waits for credit, … */
+    aiq_str rest; /* … and behind it, of the reader's piece */
+    bool taking;  /* a piece: the next one is asked for once it is sent */
+    bool last;    /* it is the last */
     uint64_t sent_ns;
     loop_timer keepalive;
 } reading;
@@ -48,6 +54,7 @@ static bool number(aiq_str *text, uint64_t *out)
 
 static bool take_after(reading *r, aiq_str text, aiq_err *err)
 {
+    r->question.from_now = false;
     return (number(&text, &r->question.after) && text.len == 0) ||
            aiq_fail_param(err, 400, "invalid_value", "after",
                           "'after' and 'Last-Event-ID' take the number of an event.");
@@ -109,6 +116,10 @@ static bool read_question(reading *r, aiq_err *err)
     r->question.id = job->path_args[0];
     r->question.tenant = job->tenant;
     r->question.once = !accepts_events(job);
+    r->question.from_now = r->question.topic;
+    if (r->question.topic && !topic_may_read(job->role, r->question.id)) {
+        return aiq_fail(err, 403, "permission_denied", "Topics of this name are for admins.");
+    }
     if (!take_args(r, job->args, err)) {
         return false;
     }
@@ -122,13 +133,27 @@ static bool read_question(reading *r, aiq_err *err)
 
 /* Events. */
 
-static void flush(reading *r)
+/* False: it waits for credit. */
+static bool send_out(reading *r)
 {
-    size_t sent = job_write(r->job, r->out.data, r->out.len, true);
+    size_t sent = r->out.len ? job_write(r->job, r->out.data, r->out.len, true) : 0;
 
     aiq_buf_consume(&r->out, sent);
+    if (r->out.len) {
+        return false;
+    }
+    aiq_buf_free(&r->out); /* a quiet reader holds nothing */
+    sent = r->rest.len ? job_write(r->job, r->rest.data, r->rest.len, true) : 0;
+    r->rest = (aiq_str){r->rest.data + sent, r->rest.len - sent};
+    return r->rest.len == 0;
+}
+
+static void flush(reading *r)
+{
+    bool sent = send_out(r);
+
     r->sent_ns = loop_now_ns();
-    if (r->out.len || !r->taking) {
+    if (!sent || !r->taking) {
         return;
     }
     r->taking = false;
@@ -147,26 +172,33 @@ static void on_keepalive(aiq_loop *loop, void *arg)
 
     if (quiet_ms < KEEPALIVE_MS) {
         wait = KEEPALIVE_MS - quiet_ms;
-    } else if (r->out.len == 0) {
+    } else if (r->out.len == 0 && r->rest.len == 0) {
         aiq_buf_text(&r->out, ": keep-alive\n");
         flush(r);
     }
     loop_timer_start(loop, &r->keepalive, wait, on_keepalive, r);
 }
 
-static void begin_events(reading *r)
+static void begin_events(reading *r, const stream_piece *piece)
 {
+    const stream_question *q = &r->question;
     const job_header headers[] = {{AIQ_STR("cache-control"), AIQ_STR("no-cache")},
-                                  {AIQ_STR("x-aiq-stream"), r->question.id}};
+                                  {AIQ_STR("x-aiq-stream"), q->id}};
 
     job_head(r->job, &(job_reply){.status = 200,
                                   .content_type = "text/event-stream",
                                   .content_length = -1,
                                   .stream = true,
                                   .headers = headers,
-                                  .n_headers = 2});
-    if (r->question.after) { /* else it is the first event's */
+                                  .n_headers = q->topic ? 1 : 2});
+    if (q->after || q->topic) { /* else it is the first event's */
         aiq_buf_printf(&r->out, "retry: %d\n", STREAM_RETRY_MS);
+    }
+    if (q->from_now) {
+        unsigned long long now = piece->next;
+        aiq_buf_printf(&r->out,
+                       "id: %llu\nevent: state\ndata: {\"topic\":\"%.*s\",\"seq\":%llu}\n\n",
+                       now, (int)q->id.len, q->id.data, now);
     }
     r->sent_ns = loop_now_ns();
     loop_timer_start(r->job->loop, &r->keepalive, KEEPALIVE_MS, on_keepalive, r);
@@ -195,15 +227,32 @@ static void on_events(reading *r, const stream_piece *piece)
         return;
     }
     if (!r->job->head_sent) {
-        begin_events(r);
+        begin_events(r, piece);
     }
-    aiq_buf_add(&r->out, piece->data.data, piece->data.len);
+    if (piece->gap) {
+        aiq_err gap;
+        aiq_fail(&gap, 410, "stream_truncated",
+                 "What came before the next event is not kept any more.");
+        add_failure(r, &gap);
+    }
     if (piece->err.status) {
         add_failure(r, &piece->err);
     }
+    r->rest = piece->data;
     r->taking = true;
     r->last = piece->last;
     flush(r);
+}
+
+/* A line each; a comma between them. */
+static void add_list(aiq_buf *out, aiq_str lines)
+{
+    size_t at = out->len;
+
+    aiq_buf_add(out, lines.data, lines.len ? lines.len - 1 : 0);
+    for (; at < out->len; at++) {
+        out->data[at] = out->data[at] == '\n' ? ',' : out->data[at];
+    }
 }
 
 static void on_page(reading *r, const stream_piece *piece)
@@ -211,9 +260,9 @@ static void on_page(reading *r, const stream_piece *piece)
     aiq_buf *out = &r->out;
 
     aiq_buf_text(out, "{\"data\":[");
-    aiq_buf_add(out, piece->data.data, piece->data.len);
-    aiq_buf_printf(out, "],\"done\":%s,\"next\":%llu}\n", piece->done ? "true" : "false",
-                   (unsigned long long)piece->next);
+    add_list(out, piece->data);
+    aiq_buf_printf(out, "],\"done\":%s,%s\"next\":%llu}\n", piece->done ? "true" : "false",
+                   piece->gap ? "\"truncated\":true," : "", (unsigned long long)piece->next);
     job_reply_all(r->job, 200, "application/json", out->data, out->len);
 }
 
@@ -241,12 +290,13 @@ static void release(void *arg)
     aiq_buf_free(&r->out);
 }
 
-static void events_end(aiq_job *job)
+static void begin(aiq_job *job, bool topic)
 {
     reading *r = aiq_pool_zalloc(job->pool, sizeof(*r));
     aiq_err err;
 
     r->job = job;
+    r->question.topic = topic;
     job->state = r;
     aiq_pool_cleanup(job->pool, release, r);
     if (read_question(r, &err)) {
@@ -255,6 +305,16 @@ static void events_end(aiq_job *job)
     if (r->reader == NULL) {
         job_fail(job, &err);
     }
+}
+
+static void read_stream(aiq_job *job)
+{
+    begin(job, false);
+}
+
+static void read_topic(aiq_job *job)
+{
+    begin(job, true);
 }
 
 static void events_writable(aiq_job *job)
@@ -270,14 +330,22 @@ static void events_cancel(aiq_job *job)
     if (r && r->reader) {
         stream_reader_leave(r->reader);
         r->reader = NULL;
+        r->rest.len = 0;
+        r->taking = false;
     }
 }
 
-static const job_handler handler = {
-    .end = events_end, .writable = events_writable, .cancel = events_cancel};
+static const job_handler stream_handler = {
+    .end = read_stream, .writable = events_writable, .cancel = events_cancel};
+static const job_handler topic_handler = {
+    .end = read_topic, .writable = events_writable, .cancel = events_cancel};
 static const aiq_route routes[] = {
-    {AIQ_METHOD_GET, "/v1/streams/{id}", PERMIT_READ, &handler,
+    {AIQ_METHOD_GET, "/v1/streams/{id}", PERMIT_READ, &stream_handler,
      "A stream's events, again and as they come"},
+    {AIQ_METHOD_GET, "/v1/topics/{name}", PERMIT_READ, &topic_handler,
+     "A topic's events as they come"},
+    {AIQ_METHOD_POST, "/v1/topics/{name}", PERMIT_WRITE, &events_publish,
+     "Publishes an event to a topic"},
 };
 
 const aiq_service service_events = {

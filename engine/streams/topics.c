@@ -1,0 +1,411 @@
+#include "streams/topics.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "access/role.h"
+#include "core/id.h"
+#include "core/json.h"
+#include "engine.h"
+
+#define BUCKETS   4096
+#define EXPIRY_MS 10000 /* how often it is looked who was kept long enough */
+
+typedef struct table table;
+
+typedef struct topic {
+    struct topic *next; /* in its bucket */
+    table *table;
+    stream *stream;
+    struct topic *older, *newer; /* of those that nobody reads */
+    bool idle;                   /* it is one of them, … */
+    uint64_t since_ns;           /* … so long */
+    uint32_t hash;
+    size_t tenant_len, name_len;
+    char text[]; /* both */
+} topic;
+
+/* Of a loop. */
+struct table {
+    topics *all;
+    aiq_loop *loop;
+    unsigned n;
+    topic *oldest, *newest; /* idle ones */
+    loop_timer expiry;
+    topic *buckets[BUCKETS];
+};
+
+struct topics {
+    aiq_engine *engine;
+    metric *open, *events, *refusals, *evictions;
+    table *tables; /* one a loop */
+};
+
+/* Names. */
+
+bool topic_is_name(aiq_str name)
+{
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.data[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '.' || c == '_' || c == '-')) {
+            return false;
+        }
+    }
+    return name.len > 0 && name.len <= TOPIC_NAME_MAX;
+}
+
+static bool begins(aiq_str name, aiq_str with)
+{
+    return name.len >= with.len && memcmp(name.data, with.data, with.len) == 0;
+}
+
+bool topic_may_read(aiq_str role, aiq_str name)
+{
+    return !begins(name, AIQ_STR("aiq.admin.")) ||
+           role_rank(role) >= role_rank(AIQ_STR("admin"));
+}
+
+bool topic_may_publish(aiq_str name)
+{
+    return !begins(name, AIQ_STR("aiq."));
+}
+
+/* FNV-1a. What a tenant picks can meet in one bucket, but TOPICS_TENANT_MAX bounds how
+ * much of that there is. */
+static uint32_t hash_of(aiq_str tenant, aiq_str name)
+{
+    uint32_t hash = 2166136261u;
+
+    for (size_t i = 0; i < tenant.len + name.len; i++) {
+        char c = i < tenant.len ? tenant.data[i] : name.data[i - tenant.len];
+        hash = (hash ^ (uint8_t)c) * 16777619u;
+    }
+    return hash;
+}
+
+aiq_loop *topic_owner(aiq_engine *engine, aiq_str tenant, aiq_str name, aiq_err *err)
+{
+    if (!topic_is_name(name)) {
+        aiq_fail(err, 404, "topic_not_found",
+                 "A topic's name has 1 to %d letters, digits, '.', '_' and '-'.",
+                 TOPIC_NAME_MAX);
+        return NULL;
+    }
+    return &engine->loops[hash_of(tenant, name) % engine->options.loops];
+}
+
+/* Those that nobody reads. */
+
+static void take_off_idle(topic *t)
+{
+    table *in = t->table;
+
+    if (!t->idle) {
+        return;
+    }
+    *(t->older ? &t->older->newer : &in->oldest) = t->newer;
+    *(t->newer ? &t->newer->older : &in->newest) = t->older;
+    t->older = t->newer = NULL;
+    t->idle = false;
+}
+
+/* Its stream goes as all do that have ended. */
+static void drop(topic *t)
+{
+    table *in = t->table;
+    topic **at = &in->buckets[t->hash % BUCKETS];
+
+    take_off_idle(t);
+    while (*at != t) {
+        at = &(*at)->next;
+    }
+    *at = t->next;
+    in->n--;
+    metric_add(in->all->open, -1);
+    stream_end(t->stream);
+    free(t);
+}
+
+static void on_expiry(aiq_loop *loop, void *arg)
+{
+    table *in = arg;
+    uint64_t now = loop_now_ns();
+
+    while (in->oldest && now - in->oldest->since_ns >= TOPIC_KEEP_MS * 1000000ull) {
+        drop(in->oldest);
+    }
+    if (in->oldest) {
+        loop_timer_start(loop, &in->expiry, EXPIRY_MS, on_expiry, in);
+    }
+}
+
+static void put_on_idle(topic *t)
+{
+    table *in = t->table;
+
+    t->idle = true;
+    t->since_ns = loop_now_ns();
+    t->older = in->newest;
+    *(in->newest ? &in->newest->newer : &in->oldest) = t;
+    in->newest = t;
+    if (in->expiry.heap_index == 0) {
+        loop_timer_start(in->loop, &in->expiry, EXPIRY_MS, on_expiry, in);
+    }
+}
+
+static void on_watched(void *arg, bool watched)
+{
+    (watched ? take_off_idle : put_on_idle)(arg);
+}
+
+static void evict(table *in)
+{
+    metric_add(in->all->evictions, 1);
+    drop(in->oldest);
+}
+
+/* A topic. */
+
+static const stream_producer producer = {.watched = on_watched};
+
+static bool is_of(const topic *t, aiq_str tenant)
+{
+    return aiq_str_eq((aiq_str){t->text, t->tenant_len}, tenant);
+}
+
+static topic *find(const table *in, uint32_t hash, aiq_str tenant, aiq_str name)
+{
+    topic *t = in->buckets[hash % BUCKETS];
+
+    while (t && !(t->hash == hash && is_of(t, tenant) &&
+                  aiq_str_eq((aiq_str){t->text + t->tenant_len, t->name_len}, name))) {
+        t = t->next;
+    }
+    return t;
+}
+
+static unsigned count_of(const table *in, aiq_str tenant)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (const topic *t = in->buckets[i]; t; t = t->next) {
+            n += is_of(t, tenant);
+        }
+    }
+    return n;
+}
+
+static topic *make(table *in, uint32_t hash, aiq_str tenant, aiq_str name)
+{
+    topic *t = aiq_zalloc(sizeof(*t) + tenant.len + name.len);
+
+    t->table = in;
+    t->hash = hash;
+    t->tenant_len = tenant.len;
+    t->name_len = name.len;
+    memcpy(mempcpy(t->text, tenant.data, tenant.len), name.data, name.len);
+    t->stream = stream_new(in->loop, tenant, TOPIC_BYTES, &producer, t);
+    stream_objects(t->stream, (uint64_t)aiq_now_ms() * 1000);
+    t->next = in->buckets[hash % BUCKETS];
+    in->buckets[hash % BUCKETS] = t;
+    in->n++;
+    metric_add(in->all->open, 1);
+    put_on_idle(t);
+    return t;
+}
+
+static topic *find_or_make(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_err *err)
+{
+    table *in = &loop->engine->topics->tables[loop->index];
+    uint32_t hash = hash_of(tenant, name);
+    topic *t = find(in, hash, tenant, name);
+
+    if (t) {
+        return t;
+    }
+    if (in->n >= TOPICS_MAX && in->oldest) {
+        evict(in);
+    }
+    if (in->n >= TOPICS_MAX ||
+        (!aiq_str_is(name, TOPIC_BUDGETS) && count_of(in, tenant) >= TOPICS_TENANT_MAX)) {
+        metric_add(in->all->refusals, 1);
+        aiq_fail(err, 429, "too_many_topics",
+                 "There are too many topics; those that nobody uses are forgotten after "
+                 "%d s.",
+                 TOPIC_KEEP_MS / 1000);
+        return NULL;
+    }
+    return make(in, hash, tenant, name);
+}
+
+stream *topic_stream(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_err *err)
+{
+    topic *t = find_or_make(loop, tenant, name, err);
+
+    return t ? t->stream : NULL;
+}
+
+/* Publishing. */
+
+struct topic_question {
+    aiq_loop *home; /* NULL: nobody wants to know */
+    topic_told told;
+    void *arg;
+    uint64_t seq;
+    aiq_err err;
+    aiq_str tenant, name, type, data;
+    char text[]; /* of all four */
+};
+
+/* An event is one line: newlines stand between a document's tokens alone. */
+static void add_line(aiq_buf *out, aiq_str data)
+{
+    size_t at = out->len;
+
+    aiq_buf_add(out, data.data, data.len);
+    for (; at < out->len; at++) {
+        if (out->data[at] == '\n' || out->data[at] == '\r') {
+            out->data[at] = ' ';
+        }
+    }
+}
+
+static uint64_t add_event(topic *t, const topic_question *q)
+{
+    uint64_t seq = stream_log_last(stream_log_of(t->stream)) + 1;
+    aiq_buf out = {0};
+
+    aiq_buf_text(&out, "data: {\"type\":");
+    json_quote(&out, q->type.data, q->type.len);
+    aiq_buf_text(&out, ",\"data\":");
+    add_line(&out, q->data);
+    aiq_buf_text(&out, ",\"timestamp\":\"");
+    stream_log_time(&out, aiq_now_ms());
+    aiq_buf_printf(&out, "\",\"seq\":%llu}\n\n", (unsigned long long)seq);
+    if (t->idle) {
+        take_off_idle(t);
+        put_on_idle(t);
+    }
+    stream_add(t->stream, out.data, out.len);
+    if (t->table->oldest && t->table->oldest != t && streams_full(t->table->loop)) {
+        evict(t->table);
+    }
+    aiq_buf_free(&out);
+    return seq;
+}
+
+static void on_published(aiq_loop *loop, void *arg)
+{
+    topic_question *q = arg;
+
+    (void)loop;
+    if (q->told) {
+        q->told(q->arg, q->seq, &q->err);
+    }
+    free(q);
+}
+
+static void on_publish(aiq_loop *loop, void *arg)
+{
+    topic_question *q = arg;
+    topic *t = find_or_make(loop, q->tenant, q->name, &q->err);
+
+    if (t) {
+        metric_add(loop->engine->topics->events, 1);
+        q->seq = add_event(t, q);
+    }
+    if (q->home) {
+        loop_post(q->home, on_published, q);
+    } else {
+        free(q);
+    }
+}
+
+static char *keep(char *at, aiq_str from, aiq_str *to)
+{
+    *to = (aiq_str){at, from.len};
+    return mempcpy(at, from.data, from.len);
+}
+
+static topic_question *post(aiq_engine *engine, aiq_loop *home, aiq_str tenant, aiq_str name,
+                            aiq_str type, aiq_str data, topic_told told, void *arg)
+{
+    topic_question *q = aiq_zalloc(sizeof(*q) + tenant.len + name.len + type.len + data.len);
+    uint32_t owner = hash_of(tenant, name) % engine->options.loops;
+
+    q->home = home;
+    q->told = told;
+    q->arg = arg;
+    keep(keep(keep(keep(q->text, tenant, &q->tenant), name, &q->name), type, &q->type), data,
+         &q->data);
+    loop_post(&engine->loops[owner], on_publish, q);
+    return q;
+}
+
+void topic_publish(aiq_engine *engine, aiq_str tenant, aiq_str name, aiq_str type, aiq_str data)
+{
+    (void)post(engine, NULL, tenant, name, type, data, NULL, NULL);
+}
+
+topic_question *topic_ask(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_str type,
+                          aiq_str data, topic_told told, void *arg)
+{
+    return post(loop->engine, loop, tenant, name, type, data, told, arg);
+}
+
+void topic_forget(topic_question *question)
+{
+    question->told = NULL;
+}
+
+/* Life of all. */
+
+static metric *only(metric_family *family)
+{
+    return metrics_sample(family, NULL);
+}
+
+topics *topics_new(aiq_engine *engine)
+{
+    topics *all = aiq_zalloc(sizeof(*all));
+    metrics *m = engine->metrics;
+    unsigned n = engine->options.loops;
+
+    all->engine = engine;
+    all->open =
+        only(metrics_family(m, METRIC_GAUGE, "aiq_topics", "Topics that are kept.", "", NULL));
+    all->events = only(metrics_family(m, METRIC_COUNTER, "aiq_topic_events_total",
+                                      "Events published to topics.", "", NULL));
+    all->refusals =
+        only(metrics_family(m, METRIC_COUNTER, "aiq_topic_refusals_total",
+                            "Topics that were refused, for there were too many.", "", NULL));
+    all->evictions =
+        only(metrics_family(m, METRIC_COUNTER, "aiq_topic_evictions_total",
+                            "Topics that were forgotten early for want of room.", "", NULL));
+    all->tables = aiq_zalloc(n * sizeof(*all->tables));
+    for (unsigned i = 0; i < n; i++) {
+        all->tables[i] = (table){.all = all, .loop = &engine->loops[i]};
+    }
+    return all;
+}
+
+void topics_free(topics *all)
+{
+    unsigned n = all ? all->engine->options.loops : 0;
+
+    /* readers have left, which their topics hear */
+    for (unsigned i = 0; i < 2 * n; i++) {
+        loop_flush(&all->engine->loops[i % n]);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        loop_timer_stop(all->tables[i].loop, &all->tables[i].expiry);
+        while (all->tables[i].oldest) {
+            drop(all->tables[i].oldest);
+        }
+    }
+    if (all) {
+        free(all->tables);
+        free(all);
+    }
+}
