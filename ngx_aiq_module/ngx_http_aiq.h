@@ -187,6 +187,7 @@ struct ngx_http_aiq_pass_s {
 
     u_char                    *file;
     ngx_uint_t                 line;
+    ngx_uint_t                 websocket;    /* unsigned  websocket:1; */
 };
 
 
@@ -257,7 +258,6 @@ typedef struct {
     unsigned                   owes_end:1;   /* END after the body */
     unsigned                   head:1;
     unsigned                   stream:1;
-    unsigned                   endless:1;
     unsigned                   in_event:1;   /* a stream stands inside an event */
     unsigned                   flush:1;
     unsigned                   end:1;

@@ -71,7 +71,6 @@ typedef struct {
 typedef struct {
     unsigned               status;
     unsigned               stream:1;
-    unsigned               endless:1;
     int64_t                content_length;
     aiq_text               content_type;
     aiq_text               model;

@@ -459,7 +459,7 @@ ngx_http_aiq_limit_find_entry(ngx_conf_t *cf,
 }
 
 
-/* only the gateway knows of tokens */
+/* only the gateway knows of tokens, and events, which asks it */
 
 static ngx_int_t
 ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf, ngx_array_t *limits)
@@ -484,8 +484,9 @@ ngx_http_aiq_limit_check_tokens(ngx_conf_t *cf, ngx_array_t *limits)
         }
 
         if ((clcf->handler || ngx_http_aiq_serves_files(clcf))
-            && (alcf->pass == NULL || alcf->pass->service.len != 7
-                || ngx_strncmp(alcf->pass->service.data, "gateway", 7) != 0)
+            && (alcf->pass == NULL
+                || (ngx_strcmp(alcf->pass->service.data, "gateway") != 0
+                    && ngx_strcmp(alcf->pass->service.data, "events") != 0))
             && !ngx_http_aiq_charge_has_tokens(alcf))
         {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,

@@ -137,6 +137,10 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
         p = ngx_http_aiq_policy_number(p, "abort_drain_ms",
                                        pass[i]->conf->abort_drain);
 
+        if (pass[i]->websocket) {
+            p = ngx_sprintf(p, ",\"websocket\":true");
+        }
+
         p = ngx_http_aiq_budget_document(p, pass[i]->conf->budgets);
         p = ngx_http_aiq_limit_document(p, pass[i]->conf->limits);
 

@@ -343,8 +343,10 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_aiq_ws_loc_conf_t *prev = parent;
     ngx_http_aiq_ws_loc_conf_t *conf = child;
 
+    ngx_http_aiq_loc_conf_t   *alcf;
     ngx_http_core_loc_conf_t  *clcf;
 
+    alcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_aiq_module);
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
     if (conf->enable == 1 && clcf->handler != ngx_http_aiq_handler) {
@@ -355,6 +357,11 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     }
 
     ngx_conf_merge_value(conf->enable, prev->enable, 0);
+
+    if (conf->enable && alcf->pass) {
+        alcf->pass->websocket = 1;
+    }
+
     ngx_conf_merge_ptr_value(conf->origins, prev->origins, NULL);
     ngx_conf_merge_ptr_value(conf->protocols, prev->protocols, NULL);
     ngx_conf_merge_size_value(conf->max_message, prev->max_message,

@@ -25,7 +25,7 @@
  *                                  "condition": 0, "max_body": 65536},
  *                                 {"provider": "local", "model": "demo", "weight": 1,
  *                                  "backup": true, "noncritical": true}]}, …],
- *      "locations": [{"service": "gateway", "max_body": 10485760,
+ *      "locations": [{"service": "gateway", "max_body": 10485760, "websocket": true,
  *                     "budgets": [{"scope": "tenant", "unit": "usd", "period": "month",
  *                                  "amount": 200000000000}],
  *                     "limits": [{"zone": "tokens", "tokens": 50000, "window_ms": 60000,
@@ -173,6 +173,7 @@ typedef struct {
 
 typedef struct {
     const char *service;
+    bool websocket;           /* it may have some */
     uint64_t max_body;        /* bytes; 0: no limit */
     uint32_t cache_ttl_ms;    /* of the exact cache; 0: it is off */
     uint32_t stream_buffer;   /* bytes of a stream that are kept; 0: it cannot be read again */

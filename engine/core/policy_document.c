@@ -610,7 +610,8 @@ static bool read_locations(reader *r, const json_t *document)
             return invalid(r, "location", "max_body");
         }
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
-        if (!read_option(r, object, "cache_ttl_ms", MS_MAX, &locations[i].cache_ttl_ms) ||
+        if (!read_flag(r, object, "location", "websocket", &locations[i].websocket) ||
+            !read_option(r, object, "cache_ttl_ms", MS_MAX, &locations[i].cache_ttl_ms) ||
             !read_streams(r, object, &locations[i])) {
             return false;
         }

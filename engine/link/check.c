@@ -182,13 +182,13 @@ static void on_vouched(aiq_loop *loop, void *arg, const keyring_verdict *v)
 bool link_job_vouch(link_job *j)
 {
     aiq_job *job = &j->job;
-    link_end *end = j->link->end;
+    link_end *end = job->loop->links;
     aiq_err err;
 
     if (job->key_id.len == 0) {
         return true;
     }
-    if (!j->link->wants_epoch) {
+    if (j->link && !j->link->wants_epoch) {
         j->link->wants_epoch = true;
         link_push_epoch(j->link);
     }

@@ -20,9 +20,8 @@
 
 /* Life. */
 
-link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation)
+link_job *link_job_make(link_end *end)
 {
-    link_end *end = l->end;
     link_job *j = end->free_jobs;
     aiq_pool *pool;
 
@@ -35,24 +34,29 @@ link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation)
         pool = aiq_pool_new();
     }
     *j = (link_job){
-        .job = {.loop = end->loop,
-                .pool = pool,
-                .policy = l->policy,
-                .started_ns = loop_now_ns()},
-        .link = l,
-        .slot = slot,
-        .generation = generation,
-        .credit = AIQ_WINDOW,
-        .in = {.promised = AIQ_WINDOW},
-        .allowed = AIQ_WINDOW,
+        .job = {.loop = end->loop, .pool = pool, .started_ns = loop_now_ns()},
+        .endpoint = link_counts_endpoint(end->counts, NULL, NULL),
     };
-    j->endpoint = link_counts_endpoint(end->counts, NULL, NULL);
-    l->promised += AIQ_WINDOW;
-    l->slots[slot] = j;
-    l->n_jobs++;
     end->n_jobs++;
     end->peak_jobs = end->n_jobs > end->peak_jobs ? end->n_jobs : end->peak_jobs;
     metric_add(end->counts->jobs, 1);
+    return j;
+}
+
+link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation)
+{
+    link_job *j = link_job_make(l->end);
+
+    j->job.policy = l->policy;
+    j->link = l;
+    j->slot = slot;
+    j->generation = generation;
+    j->credit = AIQ_WINDOW;
+    j->in.promised = AIQ_WINDOW;
+    j->allowed = AIQ_WINDOW;
+    l->promised += AIQ_WINDOW;
+    l->slots[slot] = j;
+    l->n_jobs++;
     return j;
 }
 
@@ -113,22 +117,29 @@ static void dispose(link_job *j)
     }
 }
 
-/* The slot is free again; the memory, too, unless somebody keeps it. */
-static void job_free(link_job *j)
+static void leave_link(link_job *j)
 {
     aiq_link *l = j->link;
 
     if (j->waiting) {
         link_job_unwait(j);
     }
-    link_job_unkey(j);
-    if (j->question) {
-        rates_cancel(j->question);
-    }
     l->promised -= j->in.promised;
     l->slots[j->slot] = NULL;
     l->n_jobs--;
     j->link = NULL;
+}
+
+void link_job_free(link_job *j)
+{
+    link_job_unkey(j);
+    if (j->question) {
+        rates_cancel(j->question);
+    }
+    if (j->link) {
+        leave_link(j);
+    }
+    j->sink = NULL;
     if (!j->kept) {
         dispose(j);
     }
@@ -165,7 +176,7 @@ void job_release(aiq_job *job)
         j->next_kept->prev_kept = j->prev_kept;
     }
     j->kept = false;
-    if (j->link == NULL) {
+    if (j->link == NULL && j->sink == NULL) {
         dispose(j); /* what it holds may look at the policy */
     }
     policy_unref(policy);
@@ -199,7 +210,7 @@ void link_job_finished(link_job *j, const char *result)
     j->state = JOB_ENDING;
     j->wants_write = false;
     link_job_unkey(j);
-    link_counts_request(j->link->end->counts, j->endpoint, job->method, seconds);
+    link_counts_request(job->loop->links->counts, j->endpoint, job->method, seconds);
     aiq_log(AIQ_LOG_DEBUG, "link", result, AIQ_S("request_id", text_of(job, job->request_id)),
             AIQ_S("trace_id", trace_of(job)), AIQ_S("uri", text_of(job, job->uri)),
             AIQ_I("status", j->status), AIQ_R("duration_ms", seconds * 1e3),
@@ -216,7 +227,7 @@ void link_job_cancel(link_job *j)
             j->job.route->handler->cancel(&j->job);
         }
     }
-    job_free(j);
+    link_job_free(j);
 }
 
 void link_job_abort(link_job *j, const aiq_err *err)
@@ -253,7 +264,7 @@ void link_job_cut(link_job *j)
         break;
     case JOB_ENDING:
         /* a small reply whose reader has stopped reading */
-        job_free(j);
+        link_job_free(j);
         break;
     }
 }
@@ -362,7 +373,7 @@ bool link_job_flush(link_job *j)
         return false;
     }
     if (j->owes_end || j->owed_error.data || j->owed_verdict.data || j->owed_answer.data) {
-        job_free(j);
+        link_job_free(j);
     }
     return true;
 }
@@ -417,14 +428,21 @@ void job_head(aiq_job *job, const job_reply *reply)
     uint8_t memory[AIQ_HEAD_MAX];
     aiq_buf out = stack_buf(memory, sizeof(memory));
     aiq_head head = {.status = (uint16_t)reply->status,
-                     .flags = (reply->stream ? AIQ_HEAD_STREAM : 0) |
-                              (reply->endless ? AIQ_HEAD_ENDLESS : 0),
+                     .flags = reply->stream ? AIQ_HEAD_STREAM : 0,
                      .content_length = reply->content_length};
 
     if (j->state != JOB_RUNNING) {
         return;
     }
     assert(!job->head_sent);
+    job->head_sent = true;
+    j->status = reply->status;
+    j->stream = reply->stream;
+    job->loop->links->n_streams += reply->stream;
+    if (j->sink) {
+        j->sink->head(j->sink_arg, reply);
+        return;
+    }
     aiq_buf_add(&out, &head, sizeof(head));
     add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_CONTENT_TYPE, reply->content_type);
     add_text(&out, AIQ_HEAD_MAX, AIQ_FIELD_MODEL, reply->model);
@@ -432,10 +450,6 @@ void job_head(aiq_job *job, const job_reply *reply)
     for (size_t i = 0; i < reply->n_headers; i++) {
         add_header(&out, AIQ_HEAD_MAX, &reply->headers[i]);
     }
-    job->head_sent = true;
-    j->status = reply->status;
-    j->stream = reply->stream;
-    j->link->end->n_streams += reply->stream;
     j->credit -= (uint32_t)out.len; /* HEAD is first and smaller than a window */
     if (j->waiting || !push_copy(j, AIQ_FRAME_HEAD, out.data, out.len)) {
         j->owed_head = (aiq_str){aiq_pool_copy(job->pool, out.data, out.len), out.len};
@@ -447,6 +461,9 @@ size_t job_room(const aiq_job *job)
 {
     const link_job *j = (const link_job *)job;
 
+    if (j->sink) {
+        return j->state == JOB_RUNNING && !j->wants_write ? AIQ_WINDOW_ACTIVE : 0;
+    }
     return j->state == JOB_RUNNING && !j->waiting ? j->credit : 0;
 }
 
@@ -459,7 +476,9 @@ size_t job_write(aiq_job *job, const void *data, size_t n, bool flush)
         return 0;
     }
     assert(job->head_sent);
-    if (!j->waiting) {
+    if (j->sink) {
+        sent = j->sink->write(j->sink_arg, data, n);
+    } else if (!j->waiting) {
         sent = push_data(j, data, n, flush);
     }
     j->wants_write = sent < n;
@@ -475,7 +494,21 @@ void job_usage(aiq_job *job, const aiq_usage *usage)
     }
     j->tokens = (usage->tokens_in > 0 ? usage->tokens_in : 0) +
                 (usage->tokens_out > 0 ? usage->tokens_out : 0);
+    if (j->sink) {
+        j->sink->usage(j->sink_arg, usage);
+        return;
+    }
     j->owed_usage = memcpy(aiq_pool_alloc(job->pool, sizeof(*usage)), usage, sizeof(*usage));
+}
+
+static void end_reply(link_job *j)
+{
+    if (j->sink) {
+        link_inner_end(j);
+    } else {
+        j->owes_end = true;
+        link_job_settle(j);
+    }
 }
 
 void job_end(aiq_job *job)
@@ -485,8 +518,7 @@ void job_end(aiq_job *job)
     if (j->state == JOB_RUNNING) {
         assert(job->head_sent);
         link_job_finished(j, "request done");
-        j->owes_end = true;
-        link_job_settle(j);
+        end_reply(j);
     }
 }
 
@@ -525,6 +557,12 @@ void job_fail_with(aiq_job *job, const aiq_err *err, const job_header *headers, 
         return;
     }
     log_failure(job, err);
+    if (j->sink) {
+        j->status = err->status;
+        link_job_finished(j, "request refused");
+        link_inner_fail(j, err);
+        return;
+    }
     aiq_buf_add(&out, &failure, sizeof(failure));
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_CODE, err->code);
     add_text(&out, AIQ_ERROR_MAX, AIQ_FIELD_MESSAGE, err->message);
@@ -603,14 +641,13 @@ void job_reply_all(aiq_job *job, unsigned status, const char *content_type, cons
         return;
     }
     job_head(job, &reply);
-    size_t sent = j->waiting ? 0 : push_data(j, body, n, false);
+    size_t sent = job_write(job, body, n, false);
     if (sent < n) {
         j->rest =
             (aiq_str){aiq_pool_copy(job->pool, (const char *)body + sent, n - sent), n - sent};
     }
     link_job_finished(j, "request done");
-    j->owes_end = true;
-    link_job_settle(j);
+    end_reply(j);
 }
 
 void link_job_credit(link_job *j, uint32_t n)
@@ -659,7 +696,7 @@ void job_consumed(aiq_job *job, size_t n)
     link_job *j = (link_job *)job;
     aiq_link *l = j->link;
 
-    if (j->state != JOB_RUNNING) {
+    if (j->state != JOB_RUNNING || j->sink) {
         return;
     }
     assert(n <= j->in.promised - j->allowed);

@@ -108,7 +108,6 @@ typedef struct {
     const char *content_type; /* NULL: none */
     int64_t content_length;   /* -1: not known */
     bool stream;              /* an event stream: never buffered */
-    bool endless;             /* nginx ends it when it leaves, or the engine does */
     const job_header *headers;
     size_t n_headers;
     const char *model, *provider; /* for nginx's variables, or NULL */
@@ -165,6 +164,45 @@ void job_fail_with(aiq_job *job, const aiq_err *err, const job_header *headers, 
  * may not any more. */
 bool job_keep(aiq_job *job);
 void job_release(aiq_job *job);
+
+/*
+ * A job that the engine asks itself for, on behalf of another: who asks, by which key, and what
+ * the location allows are the other's, and its reply goes to a sink instead of to nginx. To its
+ * handler it is like any other job.
+ *
+ * The sink's calls come while the handler is at work: they must not end the job. After end()
+ * or failed() it is gone. The other one's handler leaves it (job_inner_leave()) before it ends.
+ */
+typedef struct {
+    void (*head)(void *arg, const job_reply *reply);
+    /* How many of the bytes it has taken; of a stream some of the first whole events, else all.
+     * After less than all job_inner_writable() is due. */
+    size_t (*write)(void *arg, const char *data, size_t n);
+    void (*usage)(void *arg, const aiq_usage *usage);
+    void (*end)(void *arg);
+    void (*failed)(void *arg, const aiq_err *err);
+} job_sink;
+
+/* What is asked, of a route whose open() and body() do not end a job. All of it is copied. */
+typedef struct {
+    const char *service;
+    aiq_method method;
+    aiq_str uri, request_id;
+    const job_header *headers;
+    size_t n_headers;
+    size_t body_length;
+} job_question;
+
+/* NULL and *err: there is no such route, or the caller may not. Nothing happens before
+ * job_inner_start(), which may call the sink, also for the job's end. */
+aiq_job *job_inner(const aiq_job *other, const job_question *question, const job_sink *sink,
+                   void *arg, aiq_err *err);
+void job_inner_start(aiq_job *job, aiq_str body);
+/* The sink has room again. */
+void job_inner_writable(aiq_job *job);
+/* Nobody listens any more, as when a client leaves. The sink is not called again. now: nor does
+ * the job go on without (job_keep()). */
+void job_inner_leave(aiq_job *job, bool now);
 
 /* A whole small reply at once: head, body, end. The body is copied and sent as
  * credit allows. The job is gone when this returns. */

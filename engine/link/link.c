@@ -157,25 +157,7 @@ static void open_job(aiq_link *l, const aiq_frame *frame, const uint8_t *payload
         return;
     }
     aiq_err err;
-    const aiq_service *service = service_find(job->location->service);
-    if (service == NULL) {
-        aiq_fail(&err, 503, "service_unknown", "This server does not offer this service.");
-        aiq_err_detail(&err, "aiq_pass names the service \"%s\"", job->location->service);
-        job_fail(job, &err);
-        return;
-    }
-    aiq_text name = {service->name, strlen(service->name)};
-    job->dialect = aiq_dialect_of(name, (aiq_text){job->uri.data, job->uri.len});
-    job->route = service_route(service, job, &err);
-    if (job->route == NULL) {
-        job_fail(job, &err);
-        return;
-    }
-    j->endpoint = link_counts_endpoint(l->end->counts, service, job->route);
-    uint64_t max = job->location->max_body;
-    if (max && job->body_length > 0 && (uint64_t)job->body_length > max) {
-        aiq_fail(&err, 413, "body_too_large", "The request body is larger than %llu bytes.",
-                 (unsigned long long)max);
+    if (!link_job_route(j, job->location->service, &err)) {
         job_fail(job, &err);
         return;
     }

@@ -101,6 +101,10 @@ struct link_job {
 
     rates_question *question; /* of an ASK, in the pool; or NULL */
 
+    /* inner.c: where its reply goes; its link is NULL from the beginning */
+    const job_sink *sink; /* NULL: to nginx, or nowhere any more */
+    void *sink_arg;
+
     /* for the log and the counters */
     unsigned status;
     struct endpoint_counts *endpoint;
@@ -196,6 +200,14 @@ uint8_t *link_job_push(link_job *j, aiq_frame_type type, uint8_t flags, size_t l
 void link_job_verdict(link_job *j, const keyring_verdict *v);  /* answers a CHECK */
 void link_job_answer(link_job *j, const rates_answer *answer); /* an ASK; NULL: cannot say */
 
+/* What both kinds of jobs share. */
+link_job *link_job_make(link_end *end);
+void link_job_free(link_job *j); /* the slot is free again, the memory unless it is kept */
+
+/* inner.c: the sink's part of what is in job.c */
+void link_inner_end(link_job *j);
+void link_inner_fail(link_job *j, const aiq_err *err);
+
 /* message.c */
 void link_job_message(link_job *j, uint8_t flags, const uint8_t *data, uint32_t n);
 void link_job_closing(link_job *j, const uint8_t *data, uint32_t n);
@@ -216,5 +228,8 @@ void link_ask(aiq_link *l, const aiq_frame *frame, const uint8_t *payload);
 
 /* open.c: fills j->job from an OPEN payload. NULL, or what is wrong with it. */
 const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len);
+/* Finds the service's route. False and *err: there is none, the caller may not, or the body is
+ * said to be too large. */
+bool link_job_route(link_job *j, const char *service, aiq_err *err);
 
 #endif

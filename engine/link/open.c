@@ -1,7 +1,9 @@
 /* OPEN's payload, already out of the worker's reach, becomes a job's fields; so does ASK's. */
 
 #include <string.h>
+#include "link/counts.h"
 #include "link/link.h"
+#include "services/service.h"
 
 static bool valid_name(aiq_str name)
 {
@@ -181,6 +183,9 @@ const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
     job->method = (aiq_method)open.method;
     job->body_length = open.body_length;
     job->location = &j->link->policy->locations[open.location];
+    if (job->websocket && !job->location->websocket) {
+        return "OPEN of a WebSocket where the location has none";
+    }
     job->budgets = job->location->budgets;
     job->n_budgets = job->location->n_budgets;
     job->limits = job->location->limits;
@@ -197,4 +202,27 @@ const char *link_job_parse(link_job *j, const uint8_t *payload, uint32_t len)
         job->key_id = AIQ_STR("");
     }
     return wrong;
+}
+
+bool link_job_route(link_job *j, const char *name, aiq_err *err)
+{
+    aiq_job *job = &j->job;
+    const aiq_service *service = service_find(name);
+    uint64_t max = job->location->max_body;
+
+    if (service == NULL) {
+        aiq_fail(err, 503, "service_unknown", "This server does not offer this service.");
+        aiq_err_detail(err, "aiq_pass names the service \"%s\"", name);
+        return false;
+    }
+    aiq_text text = {service->name, strlen(service->name)};
+    job->dialect = aiq_dialect_of(text, (aiq_text){job->uri.data, job->uri.len});
+    job->route = service_route(service, job, err);
+    if (job->route == NULL) {
+        return false;
+    }
+    j->endpoint = link_counts_endpoint(job->loop->links->counts, service, job->route);
+    return max == 0 || job->body_length <= 0 || (uint64_t)job->body_length <= max ||
+           aiq_fail(err, 413, "body_too_large", "The request body is larger than %llu bytes.",
+                    (unsigned long long)max);
 }

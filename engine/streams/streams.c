@@ -380,6 +380,38 @@ void stream_end(stream *s)
     }
 }
 
+/* From any loop. */
+typedef struct {
+    char id[AIQ_ID_SIZE];
+    size_t tenant_len;
+    char tenant[];
+} stop_message;
+
+static void on_stop(aiq_loop *loop, void *arg)
+{
+    stop_message *m = arg;
+    stream *s =
+        stream_find(loop, (aiq_str){m->id, strlen(m->id)}, (aiq_str){m->tenant, m->tenant_len});
+
+    if (s && s->producer && s->producer->stop) {
+        s->producer->stop(s->arg);
+    }
+    free(m);
+}
+
+void stream_stop(aiq_loop *loop, aiq_str id, aiq_str tenant)
+{
+    aiq_loop *owner = stream_owner(loop->engine, id, NULL);
+
+    if (owner) {
+        stop_message *m = aiq_zalloc(sizeof(*m) + tenant.len);
+        memcpy(m->id, id.data, id.len); /* of an id's length, for it has an owner */
+        m->tenant_len = tenant.len;
+        memcpy(m->tenant, tenant.data, tenant.len);
+        loop_post(owner, on_stop, m);
+    }
+}
+
 /* Readers on its loop. */
 
 void stream_join(stream *s, stream_place *place, uint64_t at)

@@ -41,6 +41,7 @@ typedef struct {
     void (*hold)(void *arg, bool hold);       /* wait for the readers; go on. NULL: it waits for
                                                  nobody, and what is kept is kept for nobody */
     void (*watched)(void *arg, bool watched); /* the first reader has come, the last has gone */
+    void (*stop)(void *arg);                  /* end it, whoever reads; NULL: it cannot */
 } stream_producer;
 
 /* A stream of this loop, for readers of the tenant. Valid until stream_end(), and for those
@@ -57,6 +58,10 @@ void stream_add(stream *s, const void *text, size_t len);
 
 /* Nothing more comes; the producer is not called any more. */
 void stream_end(stream *s);
+
+/* Asks whoever produces it to end it now, for all its readers; nothing happens where it has
+ * ended, or is another tenant's. Any loop. */
+void stream_stop(aiq_loop *loop, aiq_str id, aiq_str tenant);
 
 /* A reader on the stream's loop; embedded in its owner, who leaves before it goes. */
 typedef struct stream_place {

@@ -24,7 +24,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char policy_text[] =
     "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],\"locations\":["
-    "{\"service\":\"echo\",\"max_body\":0},{\"service\":\"health\",\"max_body\":100},"
+    "{\"service\":\"echo\",\"max_body\":0,\"websocket\":true},{\"service\":\"health\",\"max_"
+    "body\":100},"
     "{\"service\":\"nothing\",\"max_body\":0,\"rates\":[{\"zone\":\"z\",\"requests\":1,"
     "\"window_ms\":1000,\"grain_ms\":1,\"burst\":0,\"dry_run\":false}]}]}";
 

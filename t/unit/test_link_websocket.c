@@ -8,7 +8,9 @@
 
 static const char policy[] =
     "{\"aiq\":1,\"epoch\":1,\"providers\":[],\"models\":[],\"locations\":["
-    "{\"service\":\"echo\",\"max_body\":0},{\"service\":\"health\",\"max_body\":0}]}";
+    "{\"service\":\"echo\",\"max_body\":0,\"websocket\":true},"
+    "{\"service\":\"health\",\"max_body\":0,\"websocket\":true},"
+    "{\"service\":\"echo\",\"max_body\":0}]}";
 
 static int setup(void **state)
 {
@@ -209,6 +211,12 @@ static void with_a_body(ends *e)
                      .method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET, .body_length = 1});
 }
 
+static void not_of_the_location(ends *e)
+{
+    push_open(
+        e, &(aiq_open){.location = 2, .method = AIQ_METHOD_GET, .flags = AIQ_OPEN_WEBSOCKET});
+}
+
 static void no_websocket(ends *e)
 {
     push_open(e, &(aiq_open){.method = AIQ_METHOD_POST, .body_length = -1});
@@ -285,6 +293,7 @@ static void test_crime(void **state)
     static const crime crimes[] = {
         {"an unknown flag", unknown_flag},
         {"a WebSocket with a body", with_a_body},
+        {"where the location has none", not_of_the_location},
         {"MESSAGE in a plain request", no_websocket},
         {"BODY of a WebSocket", body},
         {"more of no message", more_of_nothing},

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <strings.h>
 #include "core/json.h"
+#include "services/ws/ws.h"
 #include "streams/stream_reader.h"
 
 #define WAIT_MAX_MS  60000
@@ -189,7 +190,6 @@ static void begin_events(reading *r, const stream_piece *piece)
                                   .content_type = "text/event-stream",
                                   .content_length = -1,
                                   .stream = true,
-                                  .endless = q->topic,
                                   .headers = headers,
                                   .n_headers = q->topic ? 1 : 2});
     if (q->after || q->topic) { /* else it is the first event's */
@@ -347,6 +347,7 @@ static const aiq_route routes[] = {
      "A topic's events as they come"},
     {AIQ_METHOD_POST, "/v1/topics/{name}", PERMIT_WRITE, &events_publish,
      "Publishes an event to a topic"},
+    {AIQ_METHOD_GET, "/ws", PERMIT_READ, &ws_handler, "Chats and streams over one WebSocket"},
 };
 
 const aiq_service service_events = {

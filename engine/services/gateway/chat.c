@@ -332,6 +332,7 @@ static void on_hold(void *arg, bool hold)
 }
 
 static void on_alone(aiq_loop *loop, void *arg);
+static void on_stop(void *arg);
 
 static void on_watched(void *arg, bool watched)
 {
@@ -347,7 +348,7 @@ static void on_watched(void *arg, bool watched)
 
 static void begin_stream(chat *c)
 {
-    static const stream_producer producer = {on_hold, on_watched};
+    static const stream_producer producer = {on_hold, on_watched, on_stop};
     size_t keep = c->job->location->stream_buffer;
 
     if (c->job->head_sent) {
@@ -811,6 +812,21 @@ static void chat_cancel(aiq_job *job)
     outlet_leave(&c->outlet);
     if (c->outlet.log == NULL) {
         abandon(c);
+    }
+}
+
+/* A reader has asked for it. */
+static void on_stop(void *arg)
+{
+    chat *c = arg;
+
+    if (c->gone) {
+        loop_timer_stop(c->job->loop, &c->alone);
+        abandon(c);
+    } else {
+        stop(c);
+        c->state = CHAT_ENDING;
+        flush(c);
     }
 }
 

@@ -12,6 +12,7 @@ use strict;
 use warnings;
 
 use Digest::SHA qw(sha1_base64);
+use JSON::PP ();
 use MIME::Base64 qw(encode_base64);
 
 use AIQ::HTTP;
@@ -119,6 +120,16 @@ sub message {
     }
     @$self{qw(code reason)} = (1006, '');
     return undef;
+}
+
+# Of /ws, docs/websocket.md: says a message, and hears the next event.
+sub say { my ($self, %message) = @_; return $self->text(JSON::PP::encode_json(\%message)) }
+
+sub event {
+    my ($self) = @_;
+    my $text = $self->message;
+
+    return defined $text ? JSON::PP::decode_json($text) : undef;
 }
 
 # The code of the server's Close; what comes before it is read over.

@@ -1,0 +1,377 @@
+#include "services/ws/ws.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "core/json.h"
+#include "streams/stream_log.h"
+
+/* Where nginx.conf sets no bound for a body. */
+#define MESSAGE_MAX (1u << 20)
+
+/* Events. */
+
+static void add_member(aiq_buf *out, const char *name, aiq_str text)
+{
+    if (text.len) {
+        aiq_buf_printf(out, ",\"%s\":", name);
+        json_quote(out, text.data, text.len);
+    }
+}
+
+static aiq_str text_of(const char *text)
+{
+    return (aiq_str){text, strlen(text)};
+}
+
+void ws_say(ws *w, const ws_event *e)
+{
+    const ws_flow *flow = e->flow;
+    unsigned long long seq = flow ? flow->seq : ++w->seq;
+    size_t start = w->out.len;
+    uint32_t len = 0;
+
+    aiq_buf_add(&w->out, &len, sizeof(len));
+    aiq_buf_printf(&w->out, "{\"type\":\"%s\"", e->type);
+    add_member(&w->out, "id", flow ? text_of(flow->id) : e->id);
+    add_member(&w->out, "stream", text_of(flow ? flow->stream : ""));
+    aiq_buf_printf(&w->out, ",\"seq\":%llu,\"timestamp\":\"", seq);
+    stream_log_time(&w->out, aiq_now_ms());
+    aiq_buf_text(&w->out, "\"");
+    add_member(&w->out, "event", e->name);
+    aiq_buf_text(&w->out, ",\"data\":");
+    aiq_buf_add(&w->out, e->data.len ? e->data.data : "{}", e->data.len ? e->data.len : 2);
+    aiq_buf_text(&w->out, "}");
+    len = (uint32_t)(w->out.len - start - sizeof(len));
+    memcpy(w->out.data + start, &len, sizeof(len));
+}
+
+void ws_say_error(ws *w, const ws_flow *flow, aiq_str id, const aiq_err *err)
+{
+    char body[AIQ_ERROR_BODY_MAX];
+    const aiq_error_info info = {
+        .status = err->status,
+        .code = {err->code, strlen(err->code)},
+        .message = {err->message, strlen(err->message)},
+        .param = {err->param, strlen(err->param)},
+        .request_id = {w->job->request_id.data, w->job->request_id.len},
+    };
+    size_t n = aiq_error_render(body, AIQ_DIALECT_OWN, &info);
+    aiq_buf data = {0};
+
+    aiq_buf_add(&data, body, n - 1);
+    aiq_buf_printf(&data, ",\"status\":%u", err->status);
+    if (err->retry_after) {
+        aiq_buf_printf(&data, ",\"retry_after\":%u", err->retry_after);
+    }
+    aiq_buf_text(&data, "}");
+    ws_say(w,
+           &(ws_event){
+               .type = "error", .flow = flow, .id = id, .data = {(char *)data.data, data.len}});
+    aiq_buf_free(&data);
+}
+
+static void say_state(ws *w)
+{
+    const aiq_job *job = w->job;
+    aiq_buf data = {0};
+
+    aiq_buf_text(&data, "{\"connection\":");
+    json_quote(&data, job->request_id.data, job->request_id.len);
+    add_member(&data, "tenant", job->tenant);
+    add_member(&data, "user", job->user);
+    add_member(&data, "role", job->role);
+    aiq_buf_printf(&data,
+                   ",\"heartbeat_ms\":%d,\"limits\":{\"chats\":%d,"
+                   "\"messages_per_second\":%d}}",
+                   WS_HEARTBEAT_MS, WS_CHATS_MAX, WS_MESSAGES_A_SECOND);
+    ws_say(w, &(ws_event){.type = "state", .data = {(char *)data.data, data.len}});
+    aiq_buf_free(&data);
+}
+
+bool ws_has_room(const ws *w)
+{
+    return w->out.len < WS_OUT_MOST;
+}
+
+static bool send_one(ws *w)
+{
+    uint32_t len;
+
+    memcpy(&len, w->out.data, sizeof(len));
+    job_message_piece piece = {w->out.data + sizeof(len), len, true, true};
+    if (job_message(w->job, &piece)) {
+        aiq_buf_consume(&w->out, sizeof(len) + len);
+        return true;
+    }
+    size_t sent = len - piece.len;
+    len = (uint32_t)piece.len; /* what is left moves its length on */
+    memcpy(w->out.data + sent, &len, sizeof(len));
+    aiq_buf_consume(&w->out, sent);
+    return false;
+}
+
+void ws_flush(ws *w)
+{
+    while (w->out.len && send_one(w)) {
+    }
+    if (w->out.len == 0) {
+        aiq_buf_free(&w->out); /* an idle WebSocket holds nothing */
+    }
+    if (w->owed && ws_has_room(w)) {
+        size_t owed = w->owed;
+        w->owed = 0;
+        job_consumed(w->job, owed);
+    }
+}
+
+/* Flows. */
+
+static ws_flow *find_flow(const ws *w, aiq_str id)
+{
+    ws_flow *flow = w->flows;
+
+    while (flow && !aiq_str_is(id, flow->id)) {
+        flow = flow->next;
+    }
+    return flow;
+}
+
+static void append_flow(ws *w, ws_flow *flow)
+{
+    ws_flow **at = &w->flows;
+
+    while (*at) {
+        at = &(*at)->next;
+    }
+    flow->next = NULL;
+    *at = flow;
+}
+
+static void take_off(ws_flow *flow)
+{
+    ws_flow **at = &flow->ws->flows;
+
+    while (*at != flow) {
+        at = &(*at)->next;
+    }
+    *at = flow->next;
+}
+
+void ws_flow_add(ws *w, ws_flow *flow, const ws_message *m)
+{
+    flow->ws = w;
+    memcpy(flow->id, m->id.data, m->id.len);
+    append_flow(w, flow);
+}
+
+void ws_flow_end(ws_flow *flow)
+{
+    take_off(flow);
+    free(flow);
+}
+
+static void leave_all(ws *w)
+{
+    while (w->flows) {
+        w->flows->kind->leave(w->flows, false);
+    }
+}
+
+/* Each gets its turn, also where there is room for one at a time only. */
+static void wake_flows(ws *w)
+{
+    ws_flow *flow = w->flows;
+
+    while (flow && ws_has_room(w)) {
+        if (!flow->stalled) {
+            flow = flow->next;
+            continue;
+        }
+        flow->stalled = false;
+        take_off(flow);
+        append_flow(w, flow);
+        flow->kind->wake(flow);
+        flow = w->flows; /* it may be over, and others with it */
+    }
+}
+
+/* Messages. */
+
+static bool leave_flow(ws *w, const ws_message *m, aiq_err *err)
+{
+    ws_flow *flow = find_flow(w, m->id);
+    bool stop = m->kind == WS_CANCEL;
+
+    if (flow == NULL) {
+        return aiq_fail_param(err, 404, "not_found", "id", "Nothing of this id is under way.");
+    }
+    ws_say(w, &(ws_event){.type = stop ? "cancelled" : "unsubscribed", .flow = flow});
+    flow->kind->leave(flow, stop);
+    return true;
+}
+
+static bool begin_chat(ws *w, const ws_message *m, aiq_err *err)
+{
+    if (find_flow(w, m->id)) {
+        return aiq_fail_param(err, 409, "id_in_use", "id", "What has this id is under way.");
+    }
+    if (w->n_chats >= WS_CHATS_MAX) {
+        return aiq_fail(err, 429, "too_many_chats",
+                        "This connection has %d chats under way, which is as many as it may.",
+                        WS_CHATS_MAX);
+    }
+    return ws_chat(w, m, err);
+}
+
+static bool answer(ws *w, const ws_message *m, aiq_err *err)
+{
+    switch (m->kind) {
+    case WS_CHAT:
+        return begin_chat(w, m, err);
+    case WS_CANCEL:
+    case WS_UNSUBSCRIBE:
+        return leave_flow(w, m, err);
+    case WS_PING:
+        ws_say(w, &(ws_event){.type = "pong", .id = m->id});
+        break;
+    }
+    return true;
+}
+
+static size_t message_max(const ws *w)
+{
+    uint64_t max = w->job->location->max_body;
+
+    return max && max < SIZE_MAX ? (size_t)max : MESSAGE_MAX;
+}
+
+static bool understand(ws *w, ws_message *m, aiq_str text, bool is_text, aiq_err *err)
+{
+    *m = (ws_message){0};
+    if (w->skipping) {
+        return aiq_fail(err, 413, "message_too_large", "A message may have %zu bytes.",
+                        message_max(w));
+    }
+    if (!is_text) {
+        return aiq_fail(err, 400, "invalid_json", "A message is a text.");
+    }
+    return ws_message_parse(m, text, err);
+}
+
+static void close_for(ws *w, const char *why)
+{
+    leave_all(w);
+    job_close(w->job, 1008, why);
+}
+
+/* Counts what comes in a time; false: that is too much. */
+static bool within(uint64_t *since, uint64_t length, unsigned *count, unsigned most)
+{
+    uint64_t now = loop_now_ns() / 1000000000 / length;
+
+    if (now != *since) {
+        *since = now;
+        *count = 0;
+    }
+    return ++*count <= most;
+}
+
+/* False: the connection is over. */
+static bool take_message(ws *w, aiq_str text, bool is_text)
+{
+    ws_message m;
+    aiq_err err;
+
+    if (!within(&w->second, 1, &w->messages, WS_MESSAGES_A_SECOND)) {
+        close_for(w, "too many messages");
+        return false;
+    }
+    if (understand(w, &m, text, is_text, &err) && answer(w, &m, &err)) {
+        return true;
+    }
+    if (!within(&w->minute, 60, &w->mistakes, WS_MISTAKES_A_MINUTE)) {
+        close_for(w, "too many mistakes");
+        return false;
+    }
+    ws_say_error(w, NULL, m.id, &err);
+    return true;
+}
+
+/* The job's handler. */
+
+static void release(void *arg)
+{
+    ws *w = arg;
+
+    aiq_buf_free(&w->in);
+    aiq_buf_free(&w->out);
+}
+
+static void ws_end(aiq_job *job)
+{
+    aiq_err err;
+
+    if (!job->websocket) {
+        aiq_fail(&err, 426, "upgrade_required", "This path takes WebSockets only.");
+        job_fail(job, &err);
+        return;
+    }
+    ws *w = aiq_pool_zalloc(job->pool, sizeof(*w));
+    w->job = job;
+    job->state = w;
+    aiq_pool_cleanup(job->pool, release, w);
+    job_accept(job);
+    say_state(w);
+    ws_flush(w);
+}
+
+static void ws_piece(aiq_job *job, const job_message_piece *piece)
+{
+    ws *w = job->state;
+    aiq_str text = {(const char *)piece->data, piece->len};
+
+    w->owed += job_message_cost(piece->len);
+    w->skipping |= piece->len > message_max(w) - w->in.len;
+    if (w->skipping) {
+        aiq_buf_free(&w->in);
+    } else if (w->in.len || !piece->last) {
+        aiq_buf_add(&w->in, piece->data, piece->len);
+        text = (aiq_str){(char *)w->in.data, w->in.len};
+    }
+    if (piece->last) {
+        if (!take_message(w, text, piece->text)) {
+            return;
+        }
+        aiq_buf_free(&w->in);
+        w->skipping = false;
+    }
+    ws_flush(w);
+}
+
+static void ws_writable(aiq_job *job)
+{
+    ws *w = job->state;
+
+    ws_flush(w);
+    wake_flows(w);
+    ws_flush(w);
+}
+
+static void ws_closing(aiq_job *job, unsigned code)
+{
+    leave_all(job->state);
+    job_close(job, code, NULL);
+}
+
+static void ws_cancel(aiq_job *job)
+{
+    if (job->state) {
+        leave_all(job->state);
+    }
+}
+
+const job_handler ws_handler = {.end = ws_end,
+                                .writable = ws_writable,
+                                .message = ws_piece,
+                                .closing = ws_closing,
+                                .cancel = ws_cancel};
