@@ -81,6 +81,9 @@ typedef struct {
     int64_t                    input;        /* nano-USD per million tokens */
     int64_t                    cached;
     int64_t                    output;
+    int64_t                    characters;   /* nano-USD per million, too */
+    int64_t                    image;        /* nano-USD each */
+    int64_t                    minute;
     ngx_int_t                  condition;    /* of "conditions", or -1 */
     off_t                      max_body;     /* 0: any */
     u_char                    *file;

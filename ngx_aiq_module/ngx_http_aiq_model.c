@@ -191,6 +191,9 @@ ngx_http_aiq_model_target(ngx_conf_t *cf, ngx_http_aiq_model_t *model)
     target->input = NGX_CONF_UNSET;
     target->cached = NGX_CONF_UNSET;
     target->output = NGX_CONF_UNSET;
+    target->characters = NGX_CONF_UNSET;
+    target->image = NGX_CONF_UNSET;
+    target->minute = NGX_CONF_UNSET;
     target->condition = -1;
     target->file = cf->conf_file->file.name.data;
     target->line = cf->conf_file->line;
@@ -276,6 +279,18 @@ ngx_http_aiq_model_target_option(ngx_conf_t *cf, ngx_http_aiq_target_t *target,
         return ngx_http_aiq_model_price(cf, value, 7, &target->output);
     }
 
+    if (ngx_strncmp(value->data, "characters=", 11) == 0) {
+        return ngx_http_aiq_model_price(cf, value, 11, &target->characters);
+    }
+
+    if (ngx_strncmp(value->data, "image=", 6) == 0) {
+        return ngx_http_aiq_model_price(cf, value, 6, &target->image);
+    }
+
+    if (ngx_strncmp(value->data, "minute=", 7) == 0) {
+        return ngx_http_aiq_model_price(cf, value, 7, &target->minute);
+    }
+
     if (ngx_strncmp(value->data, "if=", 3) == 0) {
 
         if (target->condition != -1) {
@@ -329,7 +344,7 @@ ngx_http_aiq_model_target_option(ngx_conf_t *cf, ngx_http_aiq_target_t *target,
 }
 
 
-/* USD per million tokens, to the nano-USD */
+/* USD, to the nano-USD */
 
 static char *
 ngx_http_aiq_model_price(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
@@ -345,8 +360,8 @@ ngx_http_aiq_model_price(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
 
     if (n < 0 || n > NGX_HTTP_AIQ_PRICE_MAX) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid price in \"%V\", "
-                           "it must be USD per million tokens with at most 9 "
-                           "decimals, up to 1000000", value);
+                           "it must be USD with at most 9 decimals, up to "
+                           "1000000", value);
         return NGX_CONF_ERROR;
     }
 

@@ -456,6 +456,18 @@ ngx_http_aiq_policy_target(u_char *p, ngx_http_aiq_target_t *target)
         p = ngx_sprintf(p, ",\"output\":%L", target->output);
     }
 
+    if (target->characters != NGX_CONF_UNSET) {
+        p = ngx_sprintf(p, ",\"characters\":%L", target->characters);
+    }
+
+    if (target->image != NGX_CONF_UNSET) {
+        p = ngx_sprintf(p, ",\"image\":%L", target->image);
+    }
+
+    if (target->minute != NGX_CONF_UNSET) {
+        p = ngx_sprintf(p, ",\"minute\":%L", target->minute);
+    }
+
     if (target->condition >= 0) {
         p = ngx_sprintf(p, ",\"condition\":%i", target->condition);
     }

@@ -57,9 +57,9 @@ my ($a, $b, $c) = @{ $reply->{data} };
 is("$a->{status} $a->{policy} $a->{fallback}{context}", 'healthy weight c', 'how a model answers');
 is($a->{fallback}{content}, undef, 'and what it has not');
 is_deeply($a->{targets}[0], { provider => 'one', model => 'mock-500', status => 'healthy', breaker => 'closed', weight => 1,
-    price => { input => '2.500000000', cached => '1.250000000', output => '10.000000000' },
+    price => { input => '2.500000000', cached => '1.250000000', output => '10.000000000', map { $_ => undef } qw(characters image minute) },
     map { $_ => JSON::PP::false } qw(backup noncritical conditional) }, 'a target');
-is_deeply($a->{targets}[1]{price}, { input => undef, cached => undef, output => undef }, 'a price that is not known');
+is_deeply($a->{targets}[1]{price}, { map { $_ => undef } qw(input cached output characters image minute) }, 'a price that is not known');
 ok($a->{targets}[1]{noncritical} && $c->{targets}[0]{conditional} && $c->{targets}[1]{backup}, 'when a target answers');
 
 my ($one, $two, $local) = data('viewer', 'providers');

@@ -95,11 +95,16 @@ typedef struct {
     void **shared; /* for who watches the set: see policy_watch */
 } policy_provider;
 
-/* Nano-USD per million tokens; -1: not known. A configuration without a price
- * for cached tokens charges them as input. */
+/* Nano-USD; -1: not known. A configuration without a price for cached tokens charges
+ * them as input. */
 typedef struct {
-    int64_t input, cached, output;
+    int64_t input, cached, output; /* per million tokens */
+    int64_t characters;            /* per million, of what is spoken */
+    int64_t image;                 /* each that is made */
+    int64_t minute;                /* of sound that is heard */
 } policy_price;
+
+#define POLICY_NO_PRICE ((policy_price){-1, -1, -1, -1, -1, -1})
 
 typedef struct {
     const policy_provider *provider;

@@ -299,6 +299,9 @@ static bool read_target(reader *r, const json_t *object, policy_target *target)
         !read_price(r, object, "input", &target->price.input) ||
         !read_price(r, object, "cached", &target->price.cached) ||
         !read_price(r, object, "output", &target->price.output) ||
+        !read_price(r, object, "characters", &target->price.characters) ||
+        !read_price(r, object, "image", &target->price.image) ||
+        !read_price(r, object, "minute", &target->price.minute) ||
         !read_index(r, object, "target", "condition", AIQ_CONDITIONS_MAX, &target->condition) ||
         !read_size(r, object, "target", "max_body", &target->max_body) ||
         !read_flag(r, object, "target", "backup", &target->backup) ||
@@ -566,7 +569,7 @@ static bool read_files(reader *r, const json_t *object, const policy_model **fil
     *target = (policy_target){.provider = find_provider(r->policy, name),
                               .model = "files",
                               .weight = 1,
-                              .price = {-1, -1, -1},
+                              .price = POLICY_NO_PRICE,
                               .condition = -1,
                               .shared = aiq_pool_zalloc(r->pool, sizeof(void *))};
     *model = (policy_model){.name = "files", .targets = target, .n_targets = 1};

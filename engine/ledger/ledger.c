@@ -17,17 +17,21 @@ aiq_str ledger_copy(aiq_str text)
     return (aiq_str){copy, text.len};
 }
 
-static __int128 price_of(int64_t tokens, int64_t price)
+static __int128 price_of(int64_t n, int64_t price)
 {
-    return tokens > 0 && price > 0 ? (__int128)tokens * price : 0;
+    return n > 0 && price > 0 ? (__int128)n * price : 0;
 }
 
-int64_t ledger_cost(const policy_price *price, const journal_usage *usage)
+int64_t ledger_cost(const policy_price *price, const journal_usage *usage,
+                    const ledger_units *units)
 {
     int64_t cached = usage->cached > 0 ? usage->cached : 0;
     __int128 millionths = price_of(usage->input - cached, price->input) +
                           price_of(cached, price->cached) +
-                          price_of(usage->output, price->output);
+                          price_of(usage->output, price->output) +
+                          price_of(units->characters, price->characters) +
+                          price_of(units->images, price->image) * 1000000 +
+                          price_of(units->sound_ms, price->minute) * 1000000 / 60000;
     __int128 cost = (millionths + 500000) / 1000000;
 
     return cost > INT64_MAX ? INT64_MAX : (int64_t)cost;

@@ -42,8 +42,15 @@ void ledger_stop(ledger *l);
  * for the next engine. */
 void ledger_close(ledger *l);
 
+/* What is not paid for by tokens. */
+typedef struct {
+    int64_t characters, images; /* to be spoken, to be made */
+    int64_t sound_ms;           /* heard */
+} ledger_units;
+
 /* Nano-USD, rounded half up once. What has no price or is not known costs nothing. */
-int64_t ledger_cost(const policy_price *price, const journal_usage *usage);
+int64_t ledger_cost(const policy_price *price, const journal_usage *usage,
+                    const ledger_units *units);
 
 /* Nano-USD, at least 0, as USD with all nine decimals; the length. No NUL. */
 #define LEDGER_USD_SIZE 32

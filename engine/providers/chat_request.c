@@ -324,6 +324,7 @@ bool chat_request_parse_other(chat_request *chat, const char *path, aiq_str body
         {"n", &chat->n},
         {"best_of", &chat->best_of},
         {"prompt", &chat->prompt},
+        {"input", &chat->input},
     };
 
     *chat = (chat_request){.body = body, .path = path, .dialect = AIQ_DIALECT_OPENAI};

@@ -27,6 +27,7 @@ typedef struct chat_request {
     json_value seed;                              /* an integer */
     json_value stop;                              /* a string, or up to 4 */
     json_value prompt, best_of; /* of the older completions: anything; positive */
+    json_value input;           /* of what is no chat: anything */
     bool stream;
     uint32_t cap; /* the most tokens of an answer where the request names none; 0: no matter */
 

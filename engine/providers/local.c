@@ -53,7 +53,7 @@ static void on_infer(void *arg, const infer_event *event)
     case INFER_DONE:
         c->over = true;
         c->finish = event->finish;
-        c->tokens = (provider_tokens){event->prompt_tokens, event->completion_tokens, 0, 0};
+        c->tokens = (provider_tokens){event->prompt_tokens, event->completion_tokens, 0, 0, 0};
         break;
     case INFER_FAILED:
         c->over = c->failed = true;

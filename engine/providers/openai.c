@@ -17,6 +17,7 @@
 #include "providers/openai_lacking.h"
 #include "providers/provider.h"
 #include "providers/sse.h"
+#include "providers/usage_scan.h"
 
 #define REPLY_MAX (64u << 20) /* embeddings of 2,048 texts are 32 MB */
 #define ERROR_MAX (64u << 10)
@@ -24,6 +25,7 @@
 
 typedef struct {
     const policy_provider *provider;
+    aiq_pool *pool;
     provider_events events;
     void *arg;
     http_request *http;
@@ -31,6 +33,7 @@ typedef struct {
     bool reading_events;
     bool raw, passing; /* may pass what is no JSON; does so */
     bool no_model;     /* so there is no usage to look for in what passes */
+    usage_scan *scan;  /* or it is looked for here; NULL: there is none */
     aiq_str pieces[7]; /* the request's body */
     unsigned status;
     uint32_t retry_after;
@@ -198,6 +201,9 @@ static void on_head(void *arg, const http_head *head)
     } else if (head->status == 200 && c->raw &&
                (c->no_model || !provider_is_type(head, "application/json"))) {
         c->passing = true;
+        if (!c->no_model && provider_is_type(head, "text/event-stream")) {
+            c->scan = aiq_pool_zalloc(c->pool, sizeof(*c->scan));
+        }
         c->events.type(c->arg, http_head_get(head, "content-type"));
     } else {
         size_t expected = head->length > 0 && head->length < 65536 ? (size_t)head->length : 0;
@@ -277,6 +283,9 @@ static void on_body(void *arg, aiq_str piece)
         return;
     }
     if (c->passing) {
+        if (c->scan) {
+            usage_scan_add(c->scan, piece);
+        }
         c->events.event(c->arg, piece);
         return;
     }
@@ -329,6 +338,19 @@ static void reply_done(call *c)
     c->events.reply(c->arg, &reply);
 }
 
+static void passed(call *c)
+{
+    provider_tokens tokens = PROVIDER_TOKENS_UNKNOWN;
+
+    c->http = NULL;
+    if (c->no_model) {
+        tokens = (provider_tokens){0}; /* a file costs nothing */
+    } else if (c->scan) {
+        tokens = usage_scan_tokens(c->scan);
+    }
+    c->events.done(c->arg, tokens);
+}
+
 static void on_done(void *arg)
 {
     call *c = arg;
@@ -336,8 +358,7 @@ static void on_done(void *arg)
     if (c->reading_events) {
         stream_done(c);
     } else if (c->passing) {
-        c->http = NULL;
-        c->events.done(c->arg, (provider_tokens){0}); /* it is not paid for by tokens */
+        passed(c);
     } else {
         reply_done(c);
     }
@@ -375,6 +396,7 @@ static void *start(const provider_request *request, const provider_events *event
     aiq_str key = {0};
 
     c->provider = p;
+    c->pool = request->pool;
     c->events = *events;
     c->arg = arg;
     c->stream = request->chat->stream;

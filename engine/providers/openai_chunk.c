@@ -9,6 +9,17 @@ static int64_t count_of(const json_value *usage, const char *name)
     return value.type == JSON_NUMBER && json_int(&value, &n) && n >= 0 ? n : -1;
 }
 
+/* A provider may say anything: a year is longer than any sound. */
+#define SOUND_MAX (365 * 86400.0)
+
+static int64_t sound_of(const json_value *usage)
+{
+    json_value seconds = json_member(usage, "seconds");
+    double n = seconds.type == JSON_NUMBER ? json_real(&seconds) : 0;
+
+    return n > 0 && n < SOUND_MAX ? (int64_t)(n * 1000) : 0;
+}
+
 provider_tokens openai_usage(const json_value *usage)
 {
     if (usage->type != JSON_OBJECT) {
@@ -18,13 +29,14 @@ provider_tokens openai_usage(const json_value *usage)
     json_value answer = json_member(usage, "completion_tokens_details");
     if (json_member(usage, "input_tokens").type == JSON_NUMBER) { /* of images and sounds */
         return (provider_tokens){count_of(usage, "input_tokens"),
-                                 count_of(usage, "output_tokens"), -1, -1};
+                                 count_of(usage, "output_tokens"), -1, -1, 0};
     }
     return (provider_tokens){
         .in = count_of(usage, "prompt_tokens"),
         .out = count_of(usage, "completion_tokens"),
         .cached = prompt.type == JSON_OBJECT ? count_of(&prompt, "cached_tokens") : -1,
         .reasoning = answer.type == JSON_OBJECT ? count_of(&answer, "reasoning_tokens") : -1,
+        .sound_ms = sound_of(usage),
     };
 }
 

@@ -22,9 +22,10 @@
 typedef struct {
     int64_t in, out;           /* -1: not known */
     int64_t cached, reasoning; /* of in and of out */
+    int64_t sound_ms;          /* what it heard; 0: not known, or nothing */
 } provider_tokens;
 
-#define PROVIDER_TOKENS_UNKNOWN ((provider_tokens){-1, -1, -1, -1})
+#define PROVIDER_TOKENS_UNKNOWN ((provider_tokens){-1, -1, -1, -1, 0})
 
 /* Why a provider refuses a request that another model might serve. */
 typedef enum {

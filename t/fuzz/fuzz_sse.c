@@ -1,12 +1,13 @@
 /*
- * Any bytes to the event stream parser. However they are cut, the same events
- * come out, and nothing is held beyond the limit.
+ * Any bytes to the event stream parser, and to what looks for a usage in one that passes.
+ * However they are cut, the same comes out, and nothing is held beyond the limit.
  */
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include "providers/sse.h"
+#include "providers/usage_scan.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -45,6 +46,16 @@ static void run(const uint8_t *data, size_t size, size_t n, aiq_buf *out)
     sse_free(&p);
 }
 
+static provider_tokens scan(const uint8_t *data, size_t size, size_t n)
+{
+    usage_scan s = {0};
+
+    for (size_t at = 0; at < size; at += n) {
+        usage_scan_add(&s, (aiq_str){(const char *)data + at, size - at < n ? size - at : n});
+    }
+    return usage_scan_tokens(&s);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     aiq_buf whole = {0}, cut = {0};
@@ -54,6 +65,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run(data + 1, size - 1, 1 + data[0] % 16, &cut);
         assert(whole.len == cut.len);
         assert(whole.len == 0 || memcmp(whole.data, cut.data, cut.len) == 0);
+
+        provider_tokens one = scan(data + 1, size - 1, size - 1);
+        provider_tokens other = scan(data + 1, size - 1, 1 + data[0] % 16);
+        assert(one.in == other.in && one.out == other.out && one.sound_ms == other.sound_ms);
     }
     aiq_buf_free(&whole);
     aiq_buf_free(&cut);

@@ -152,7 +152,9 @@ function* completion(body) {
   yield { data: '[DONE]' };
 }
 
-// Sounds and images: forms in, files out. The prompt may ask for 'cut' (the connection ends early).
+// Sounds and images: forms in, files out. The prompt may ask for 'cut' (the connection ends early)
+// or for a usage.
+const tokens = { input_tokens: 50, output_tokens: 1000, total_tokens: 1050 };
 const media = {
   '/v1/audio/speech': (body, response) => {
     response.writeHead(200, { 'content-type': 'audio/mpeg' });
@@ -160,11 +162,11 @@ const media = {
     return body.input === 'cut' ? setTimeout(() => response.destroy(), 50) : response.end();
   },
   '/v1/audio/transcriptions': (body, response) => body.response_format === 'text' ? response.writeHead(200, { 'content-type': 'text/plain; charset=utf-8' }).end('Hello\n')
-    : response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ text: 'Hello', usage: { type: 'tokens', input_tokens: 14, output_tokens: 4, total_tokens: 18 } })),
+    : response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ text: 'Hello', usage: body.response_format === 'verbose_json' ? { type: 'duration', seconds: 90 } : { type: 'tokens', input_tokens: 14, output_tokens: 4, total_tokens: 18 } })),
   '/v1/images/generations': (body, response) => {
-    if (!body.stream) return response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ created: 1, data: [{ b64_json: 'aGk=' }] }));
+    if (!body.stream) return response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ created: 1, data: [{ b64_json: 'aGk=' }], ...body.prompt === 'usage' ? { usage: tokens } : {} }));
     const type = 'image_generation.completed';
-    response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`event: ${type}\ndata: ${JSON.stringify({ type, b64_json: 'aGk=' })}\n\n`);
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`event: ${type}\ndata: ${JSON.stringify({ type, b64_json: 'aGk=', ...body.prompt === 'usage' ? { usage: tokens } : {} })}\n\n`);
   },
 };
 media['/v1/images/edits'] = media['/v1/images/generations'];

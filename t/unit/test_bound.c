@@ -114,7 +114,8 @@ static void an_image_has_none(void **state)
 }
 
 /* 2.50, 1.25 and 10 USD for a million tokens. */
-static const policy_price price = {2500000000, 1250000000, 10000000000};
+static const policy_price price = {2500000000, 1250000000, 10000000000, -1, -1, -1};
+static const ledger_units none;
 
 static void costs_to_the_nano_dollar(void **state)
 {
@@ -129,29 +130,89 @@ static void costs_to_the_nano_dollar(void **state)
         {{.input = 10, .cached = 20, .output = 0}, 20 * 1250}, /* nonsense of a provider's */
         {{.input = INT64_MAX, .cached = 0, .output = INT64_MAX}, INT64_MAX},
     };
-    const policy_price tenth = {100000, -1, 500000}; /* of a nano-dollar a token, and half */
+    const policy_price tenth = {100000, -1, 500000,
+                                -1,     -1, -1}; /* of a nano-dollar a token, and half */
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        assert_int_equal(ledger_cost(&price, &cases[i].usage), cases[i].nano);
+        assert_int_equal(ledger_cost(&price, &cases[i].usage, &none), cases[i].nano);
     }
     /* rounded half up, once for the whole event */
-    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 4, .output = 0}), 0);
-    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 5, .output = 0}), 1);
-    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 5, .output = 2}), 2);
+    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 4, .output = 0}, &none), 0);
+    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 5, .output = 0}, &none), 1);
+    assert_int_equal(ledger_cost(&tenth, &(journal_usage){.input = 5, .output = 2}, &none), 2);
 }
 
 static void nothing_costs_more_than_its_bound(void **state)
 {
-    const policy_price dear = {1000000, 5000000, 2000000}; /* cached ones cost more */
+    const policy_price dear = {1000000, 5000000, 2000000,
+                               -1,      -1,      -1}; /* cached ones cost more */
     request_bound b = {.input = 100, .output = 50};
     journal_usage most = request_most(&b, &dear);
 
     (void)state;
     for (int64_t cached = 0; cached <= 100; cached += 10) {
         journal_usage used = {.input = 100, .cached = cached, .output = 50};
-        assert_true(ledger_cost(&dear, &used) <= most.nano_usd);
+        assert_true(ledger_cost(&dear, &used, &none) <= most.nano_usd);
     }
+}
+
+static ledger_units units(const char *path, const char *body)
+{
+    chat_request chat;
+    aiq_err err;
+
+    assert_true(chat_request_parse_other(&chat, path, (aiq_str){body, strlen(body)}, &err));
+    chat.raw = true;
+    return request_units(&chat);
+}
+
+static void what_is_made_is_counted(void **state)
+{
+    static const struct {
+        const char *input;
+        int64_t n;
+    } spoken[] = {
+        {"\"\"", 0},
+        {"\"Hello\"", 5},
+        {"\"\\n\\\"\\\\\\u00e4\"", 4},
+        {"\"\\ud83d\\ude00\\uDBFF\\uDFFF\"", 2}, /* pairs of surrogates */
+        {"\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"", 3},
+        {"[\"a\"]", 0},
+    };
+    char body[128];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(spoken) / sizeof(spoken[0]); i++) {
+        snprintf(body, sizeof(body), "{\"model\":\"m\",\"input\":%s}", spoken[i].input);
+        assert_int_equal(units("/audio/speech", body).characters, spoken[i].n);
+        assert_int_equal(units("/audio/speech", body).images, 0);
+    }
+    assert_int_equal(units("/images/generations", "{\"model\":\"m\"}").images, 1);
+    assert_int_equal(units("/images/edits", "{\"model\":\"m\",\"n\":3}").images, 3);
+    assert_int_equal(units("/images/edits", "{\"model\":\"m\",\"n\":2147483647}").images,
+                     INT32_MAX);
+    assert_int_equal(units("/audio/other", "{\"model\":\"m\",\"n\":3}").images, 0);
+}
+
+static void what_is_made_has_its_price(void **state)
+{
+    const policy_price all = {-1, -1, -1, 15000000000, 40000000, 6000000};
+    const policy_price most = {0, 0, 0, 1000000000000000, 1000000000000000, 1000000000000000};
+    const journal_usage nothing = {0};
+
+    (void)state;
+    assert_int_equal(ledger_cost(&all, &nothing, &(ledger_units){.characters = 3}), 45000);
+    assert_int_equal(ledger_cost(&all, &nothing, &(ledger_units){.images = 2}), 80000000);
+    assert_int_equal(ledger_cost(&all, &nothing, &(ledger_units){.sound_ms = 90000}), 9000000);
+    assert_int_equal(ledger_cost(&all, &nothing, &(ledger_units){.sound_ms = 1}), 100);
+    assert_int_equal(
+        ledger_cost(&most, &nothing, &(ledger_units){INT32_MAX, INT32_MAX, INT32_MAX}),
+        INT64_MAX);
+    assert_true(request_units_paid(&(ledger_units){.images = 1}, &all));
+    assert_true(request_units_paid(&(ledger_units){.characters = 1}, &all));
+    assert_false(request_units_paid(&(ledger_units){.images = 1}, &price));
+    assert_false(request_units_paid(&(ledger_units){.images = 1}, &most)); /* by tokens, too */
 }
 
 int main(void)
@@ -163,6 +224,8 @@ int main(void)
         cmocka_unit_test(an_image_has_none),
         cmocka_unit_test(costs_to_the_nano_dollar),
         cmocka_unit_test(nothing_costs_more_than_its_bound),
+        cmocka_unit_test(what_is_made_is_counted),
+        cmocka_unit_test(what_is_made_has_its_price),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
  * sees.
  */
 
+#include <inttypes.h>
 #include <string.h>
 #include "ledger/ledger.h"
 #include "services/control/control.h"
@@ -55,7 +56,7 @@ static bool item(listing *l)
 static void end(listing *l)
 {
     if (l->more) {
-        aiq_buf_printf(&l->out, "],\"next\":\"%lld\"}\n", (long long)(l->skip + l->limit));
+        aiq_buf_printf(&l->out, "],\"next\":\"%" PRId64 "\"}\n", l->skip + l->limit);
     } else {
         aiq_buf_text(&l->out, "],\"next\":null}\n");
     }
@@ -134,6 +135,12 @@ static void add_target(aiq_buf *out, const policy_target *target, uint64_t now_n
     add_price(out, "cached", price->cached);
     aiq_buf_text(out, ",");
     add_price(out, "output", price->output);
+    aiq_buf_text(out, ",");
+    add_price(out, "characters", price->characters);
+    aiq_buf_text(out, ",");
+    add_price(out, "image", price->image);
+    aiq_buf_text(out, ",");
+    add_price(out, "minute", price->minute);
     aiq_buf_printf(out, "},\"weight\":%u,\"backup\":%s,\"noncritical\":%s,\"conditional\":%s}",
                    target->weight, target->backup ? "true" : "false",
                    target->noncritical ? "true" : "false",

@@ -19,7 +19,11 @@ static bool most_of_model(const request_bound *bound, const policy_model *model,
     for (size_t i = 0; model && i < model->n_targets; i++) {
         const policy_target *target = &model->targets[i];
         journal_usage one = request_most(bound, &target->price);
-        if (money && !has_price(target)) {
+        if (bound->units.images || bound->units.characters) {
+            if (!request_units_paid(&bound->units, &target->price)) {
+                return request_unbounded(err);
+            }
+        } else if (money && !has_price(target)) {
             aiq_fail(err, 503, "price_missing",
                      "The model '%.100s' has no price, and there is a budget in USD here.",
                      model->name);
@@ -42,27 +46,31 @@ static void add_going_on(request_bound *bound, const policy_model *model)
     bound->output *= n;
 }
 
-static bool in_money(const aiq_job *job)
+static size_t in_money(const aiq_job *job)
 {
+    size_t n = 0;
+
     for (size_t i = 0; i < job->n_budgets; i++) {
-        if (job->budgets[i].unit == POLICY_USD) {
-            return true;
-        }
+        n += job->budgets[i].unit == POLICY_USD;
     }
-    return false;
+    return n;
 }
 
 /* Without budgets there is nothing to bound, and the request goes out as it came. */
 static bool find_most(bill *b, const policy_model *model, chat_request *chat, bool may_go_on,
                       journal_usage *most, aiq_err *err)
 {
-    bool money = in_money(b->job);
+    size_t money = in_money(b->job);
     request_bound all;
 
     *most = (journal_usage){.input = -1, .cached = -1, .output = -1, .reasoning = -1};
     if (b->job->n_budgets == 0) {
         b->bound.input = (int64_t)chat->body.len;
+        b->bound.units = request_units(chat);
         return true;
+    }
+    if (chat->raw && money < b->job->n_budgets) {
+        return request_unbounded(err);
     }
     if (!request_bound_of(chat, &b->bound, err)) {
         return false;
@@ -72,9 +80,9 @@ static bool find_most(bill *b, const policy_model *model, chat_request *chat, bo
     if (may_go_on) {
         add_going_on(&all, model);
     }
-    return most_of_model(&all, model, money, most, err) &&
-           most_of_model(&all, model->context_fallback, money, most, err) &&
-           most_of_model(&all, model->content_fallback, money, most, err);
+    return most_of_model(&all, model, money > 0, most, err) &&
+           most_of_model(&all, model->context_fallback, money > 0, most, err) &&
+           most_of_model(&all, model->content_fallback, money > 0, most, err);
 }
 
 static void on_ready(ledger_call *call, const aiq_err *refused)
@@ -101,6 +109,7 @@ ledger_answer bill_begin(bill *b, aiq_job *job, const policy_model *model, chat_
 
     *b = (bill){.ledger = job->loop->engine->ledger,
                 .job = job,
+                .raw = chat->raw,
                 .started_ns = loop_now_ns(),
                 .ready = ready};
     if (!find_most(b, model, chat, may_go_on, &order.most, err)) {
@@ -134,8 +143,29 @@ void bill_broke_off(bill *b, const policy_target *target)
     estimate(b, &used);
     b->broken.input += used.input;
     b->broken.output += used.output;
-    b->broken.nano_usd += ledger_cost(&target->price, &used);
+    b->broken.nano_usd += ledger_cost(&target->price, &used, &(ledger_units){0});
     b->produced = 0;
+}
+
+/* By what a provider alone can tell: tokens, or how long a sound was. */
+static bool is_metered(const policy_price *price)
+{
+    return price->input >= 0 || price->output >= 0 || price->minute >= 0;
+}
+
+/* Nothing of it can be estimated. */
+static bool settle_raw(const policy_target *target, provider_tokens tokens, journal_usage *used)
+{
+    bool told = tokens.in >= 0 || tokens.sound_ms > 0;
+
+    used->input = used->input > 0 ? used->input : 0;
+    used->output = used->output > 0 ? used->output : 0;
+    return !told && is_metered(&target->price);
+}
+
+static bool has_any_price(const policy_price *price)
+{
+    return is_metered(price) || price->characters >= 0 || price->image >= 0;
 }
 
 static void add_broken(const bill *b, journal_usage *used)
@@ -160,21 +190,25 @@ int64_t bill_settle(bill *b, const policy_target *target, unsigned status,
     };
 
     bool broken = b->broken.input > 0;
+    ledger_units units = produced ? b->bound.units : (ledger_units){0};
 
     if (!b->open) {
         return -1;
     }
-    if (result.estimated) {
+    if (b->raw) {
+        result.estimated = settle_raw(target, tokens, &result.used) && produced;
+    } else if (result.estimated) {
         estimate(b, &result.used);
     }
-    result.used.nano_usd = ledger_cost(&target->price, &result.used);
+    units.sound_ms = tokens.sound_ms;
+    result.used.nano_usd = ledger_cost(&target->price, &result.used, &units);
     if (broken) {
         result.estimated = true;
         add_broken(b, &result.used);
     }
     b->open = false;
     b->warns = ledger_settle(b->ledger, &b->call, &result);
-    return target->price.input >= 0 || target->price.output >= 0 ? result.used.nano_usd : -1;
+    return has_any_price(&target->price) ? result.used.nano_usd : -1;
 }
 
 void bill_replayed(const aiq_job *job, const policy_model *model)

@@ -18,6 +18,7 @@ typedef struct bill {
     ledger *ledger;
     aiq_job *job;
     request_bound bound;
+    bool raw;   /* paid for by what is made, or by what its provider says */
     bool open;  /* held, or waiting for that */
     bool warns; /* once settled */
     uint64_t started_ns;

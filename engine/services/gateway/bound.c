@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include "ledger/ledger.h"
 
 static bool check_content(const json_value *content, unsigned message, aiq_err *err);
 
@@ -81,16 +80,66 @@ static int64_t answers_of(const chat_request *chat)
     return n < INT32_MAX ? n : INT32_MAX;
 }
 
+/* As a string's reader counts them: an escape is one, a pair of surrogates, too. */
+static int64_t characters(const json_value *text)
+{
+    const char *pos = text->text.data + 1, *end = text->text.data + text->text.len - 1;
+    int64_t n = 0;
+
+    for (; text->type == JSON_STRING && pos < end; pos++) {
+        bool goes_on; /* with the character before it */
+        if (*pos == '\\') {
+            pos++;
+            goes_on = *pos == 'u' && (pos[1] | 0x20) == 'd' && (pos[2] | 0x20) >= 'c';
+            pos += *pos == 'u' ? 4 : 0;
+        } else {
+            goes_on = ((unsigned char)*pos & 0xc0) == 0x80;
+        }
+        n += !goes_on;
+    }
+    return n;
+}
+
+ledger_units request_units(const chat_request *chat)
+{
+    ledger_units units = {0};
+
+    if (!chat->raw || chat->model.type == JSON_NONE) {
+        return units;
+    }
+    if (strncmp(chat->path, "/images/", 8) == 0) {
+        units.images = at_least(&chat->n, 1);
+        units.images = units.images < INT32_MAX ? units.images : INT32_MAX;
+    } else if (strcmp(chat->path, "/audio/speech") == 0) {
+        units.characters = characters(&chat->input);
+    }
+    return units;
+}
+
+bool request_unbounded(aiq_err *err)
+{
+    return aiq_fail(err, 400, "unbounded_request",
+                    "What this request will cost cannot be known before, and there is a "
+                    "budget here.");
+}
+
+/* Of what is paid for by tokens nothing can be said. */
+bool request_units_paid(const ledger_units *units, const policy_price *price)
+{
+    return price->input < 0 && price->output < 0 &&
+           (units->images ? price->image : price->characters) >= 0;
+}
+
 bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *err)
 {
     int64_t each = at_least(&chat->max_completion_tokens, at_least(&chat->max_tokens, 0));
     int64_t answers = answers_of(chat);
 
     if (chat->raw) {
-        return aiq_fail(err, 400, "unbounded_request",
-                        "What a request of this endpoint will cost cannot be known before, and "
-                        "there is a budget here.");
+        *bound = (request_bound){.units = request_units(chat)};
+        return bound->units.images || bound->units.characters || request_unbounded(err);
     }
+    bound->units = (ledger_units){0};
     bound->cap = each || answers == 0 ? 0 : BOUND_OUTPUT;
     bound->input = (int64_t)chat->body.len;
     bound->output = (each ? each : BOUND_OUTPUT) * answers;
@@ -106,6 +155,6 @@ journal_usage request_most(const request_bound *bound, const policy_price *price
     if (highest.cached > highest.input) {
         highest.input = highest.cached;
     }
-    most.nano_usd = ledger_cost(&highest, &most);
+    most.nano_usd = ledger_cost(&highest, &most, &bound->units);
     return most;
 }

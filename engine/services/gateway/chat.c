@@ -112,9 +112,6 @@ static int64_t sum_of(provider_tokens tokens)
 
 static void settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
 {
-    if (c->request.raw && tokens.in < 0) {
-        tokens = (provider_tokens){0}; /* nothing of it can be estimated */
-    }
     bool known = tokens.in >= 0 && tokens.out >= 0;
     token_limits_settle(&c->hold,
                         known      ? sum_of(tokens)

@@ -9,6 +9,30 @@
 
 #define MODEL_MAX 256
 #define ID_MAX    128
+/* Of a number of images. */
+#define IMAGES_DIGITS 4
+
+/* How many images are asked for, if the form says so. */
+static bool parse_number(chat_request *chat, aiq_err *err)
+{
+    const char *wrong = NULL;
+    aiq_str text;
+
+    if (!form_field(chat->body, chat->content_type, "n", &text, &wrong)) {
+        return aiq_fail(err, 400, "invalid_form", "The request's body is not a valid form: %s.",
+                        wrong);
+    }
+    if (text.len == 0) {
+        return true;
+    }
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9' || i == IMAGES_DIGITS) {
+            return rewrite_invalid(err, "a number of images", "n");
+        }
+    }
+    chat->n = (json_value){JSON_NUMBER, text, 0};
+    return true;
+}
 
 static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
 {
@@ -28,6 +52,9 @@ static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
         return rewrite_invalid(err, "the name of a model", "model");
     }
     chat->form_model = name;
+    if (!parse_number(chat, err)) {
+        return false;
+    }
     json_quote(&quoted, name.data, name.len);
     chat->model = (json_value){
         JSON_STRING, {aiq_pool_copy(pool, quoted.data, quoted.len), quoted.len}, 0};

@@ -79,9 +79,14 @@ static int pick_by_latency(const choice *c)
 /* Without a price it is our own machine's, and costs nothing more. */
 static int64_t cost(const policy_target *t)
 {
-    int64_t in = t->price.input, out = t->price.output;
+    const policy_price *p = &t->price;
+    const int64_t prices[] = {p->input, p->output, p->characters, p->image, p->minute};
+    int64_t sum = 0;
 
-    return (in > 0 ? in : 0) + (out > 0 ? out : 0);
+    for (size_t i = 0; i < sizeof(prices) / sizeof(prices[0]); i++) {
+        sum += prices[i] > 0 ? prices[i] : 0;
+    }
+    return sum;
 }
 
 static int pick_by_cost(const choice *c)
