@@ -156,6 +156,7 @@ is($group->{estimated}, 0, 'nothing is estimated');
 
 is(usage('group_by=tenant&limit=1')->{next}, 1, 'pages');
 is(usage('group_by=tenant&limit=1&after=1')->{data}[0]{tenant}, 'bolt', 'the second');
+is_deeply(usage('tenant=acme&group_by=tenant,model,day&from=2026-01-01&to=2099-01-01')->{data}, $all->{data}, 'all since then');
 is_deeply(usage('from=2001-01-01&to=2002-01-01')->{data}, [], 'nothing in 2001');
 is(scalar(@{ usage('group_by=tenant', $admin->json(qw(keys create --admin --tenant bolt))->{key})->{data} }), 1,
     "another tenant's admin sees its own");

@@ -10,6 +10,7 @@
 #define NS_CHARS    4
 #define OWNER_CHARS 6
 #define ULID_CHARS  26
+#define MS_MAX      ((1ll << 5 * MS_CHARS) - 1)
 
 int64_t aiq_now_ms(void)
 {
@@ -55,15 +56,24 @@ static char *add_prefix(char *out, const char *prefix)
     return mempcpy(out, prefix, strnlen(prefix, AIQ_ID_SIZE - 1 - ULID_CHARS));
 }
 
-void aiq_id(char out[AIQ_ID_SIZE], const char *prefix)
+int64_t aiq_id(char out[AIQ_ID_SIZE], const char *prefix)
 {
     struct timespec now;
 
     clock_gettime(CLOCK_REALTIME, &now);
+    int64_t ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
     char *p = add_prefix(out, prefix);
-    p = add_number(p, (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000, MS_CHARS);
+    p = add_number(p, (uint64_t)ms, MS_CHARS);
     p = add_number(p, (uint64_t)now.tv_nsec % 1000000, NS_CHARS);
     add_random(p, ULID_CHARS - MS_CHARS - NS_CHARS);
+    return ms;
+}
+
+void aiq_id_at(char out[AIQ_ID_SIZE], const char *prefix, int64_t ms)
+{
+    ms = ms > 0 ? ms : 0;
+    ms = ms < MS_MAX ? ms : MS_MAX;
+    *add_number(add_prefix(out, prefix), (uint64_t)ms, MS_CHARS) = '\0';
 }
 
 void aiq_id_owned(char out[AIQ_ID_SIZE], const char *prefix, uint32_t owner)

@@ -15,8 +15,11 @@
 /* "run_" and its like: up to 5 characters, then 26 and the NUL. */
 #define AIQ_ID_SIZE 32
 
-/* Any thread. */
-void aiq_id(char out[AIQ_ID_SIZE], const char *prefix);
+/* Any thread. Returns its time, Unix in milliseconds. */
+int64_t aiq_id(char out[AIQ_ID_SIZE], const char *prefix);
+
+/* Where the ids of a time and later ones begin: above all earlier ones, below all others. */
+void aiq_id_at(char out[AIQ_ID_SIZE], const char *prefix, int64_t ms);
 
 /* One that names who has what it is of: behind the milliseconds 30 bits are the owner's,
  * and 50 are random. Any thread. */

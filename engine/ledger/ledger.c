@@ -92,13 +92,12 @@ int64_t ledger_share_of(policy_unit unit, const journal_usage *usage)
 
 static void write_entry(journal_entry *e, const ledger_order *order)
 {
-    aiq_id(e->id, "use_");
+    e->started_ms = aiq_id(e->id, "use_"); /* the store finds events of a time by their ids */
     put_text(e->request_id, sizeof(e->request_id), order->request_id);
     put_text(e->tenant, sizeof(e->tenant), order->tenant);
     put_text(e->user, sizeof(e->user), order->user);
     put_text(e->key_id, sizeof(e->key_id), order->key_id);
     put_name(e->model, sizeof(e->model), order->model);
-    e->started_ms = aiq_now_ms();
     e->most = order->most;
 }
 

@@ -50,6 +50,19 @@ static int by_account(const void *a, const void *b)
     return strcmp(((const ledger_share *)a)->account, ((const ledger_share *)b)->account);
 }
 
+/* Mostly one event after the other takes from the same account. */
+static size_t add_shares(ledger_share *shares, size_t n, const ledger_event *event)
+{
+    for (size_t i = 0; i < event->n_shares; i++) {
+        if (n > 0 && shares[n - 1].account == event->shares[i].account) {
+            shares[n - 1].used += event->shares[i].used;
+        } else {
+            shares[n++] = event->shares[i];
+        }
+    }
+    return n;
+}
+
 /* What each account gave, once an account, always in the same order: so engines that
  * share a store never wait for each other in a circle. */
 static bool spend_all(store_db *db, const char *engine, ledger_share *shares, size_t n,
@@ -81,8 +94,7 @@ bool ledger_store_events(store_db *db, const ledger_batch *batch, aiq_err *err)
         const ledger_event *event = &batch->events[i];
         ok = add_event(db, event->entry, &fresh, err);
         if (ok && fresh) {
-            memcpy(shares + n, event->shares, event->n_shares * sizeof(*shares));
-            n += event->n_shares;
+            n = add_shares(shares, n, event);
         }
     }
     ok = ok && spend_all(db, engine, shares, n, err) &&

@@ -105,11 +105,28 @@ void store_db_forget(store_db *db)
 
 /* Parameters. */
 
+/* How much of it, by eights, is ASCII without a NUL: of most texts all but the last few bytes.
+ */
+static size_t skip_ascii(aiq_str s)
+{
+    const uint64_t ones = 0x0101010101010101ull;
+    size_t i = 0;
+    uint64_t x;
+
+    for (; s.len - i >= sizeof(x); i += sizeof(x)) {
+        memcpy(&x, s.data + i, sizeof(x));
+        if ((x | (x - ones)) & ones << 7) { /* a byte above 0x7f; a borrow, for there is a 0 */
+            break;
+        }
+    }
+    return i;
+}
+
 /* One rule for both: SQLite would take any bytes, PostgreSQL would not, and what one
  * engine stored another must be able to read. */
 static bool is_text(aiq_str s)
 {
-    for (size_t i = 0; i < s.len;) {
+    for (size_t i = skip_ascii(s); i < s.len;) {
         unsigned char c = (unsigned char)s.data[i];
         size_t more = c < 0x80 ? 0 : c < 0xc2 ? 9 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
 

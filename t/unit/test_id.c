@@ -30,6 +30,22 @@ static void sorts_by_time(void **state)
     }
 }
 
+static void those_of_a_time_lie_between_it_and_the_next(void **state)
+{
+    char id[AIQ_ID_SIZE], from[AIQ_ID_SIZE], to[AIQ_ID_SIZE];
+    int64_t ms = aiq_id(id, "use_");
+
+    (void)state;
+    assert_in_range(ms, aiq_now_ms() - 60000, aiq_now_ms());
+    aiq_id_at(from, "use_", ms);
+    aiq_id_at(to, "use_", ms + 1);
+    assert_true(strcmp(from, id) <= 0 && strcmp(id, to) < 0);
+    aiq_id_at(from, "use_", INT64_MIN);
+    aiq_id_at(to, "use_", INT64_MAX);
+    assert_string_equal(from, "use_0000000000");
+    assert_string_equal(to, "use_ZZZZZZZZZZ");
+}
+
 static void no_two_are_the_same(void **state)
 {
     static char ids[4096][AIQ_ID_SIZE];
@@ -79,6 +95,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(has_a_prefix_and_26_digits),
         cmocka_unit_test(sorts_by_time),
+        cmocka_unit_test(those_of_a_time_lie_between_it_and_the_next),
         cmocka_unit_test(no_two_are_the_same),
         cmocka_unit_test(one_that_is_owned_names_its_owner),
         cmocka_unit_test(what_is_no_such_id_has_no_owner),

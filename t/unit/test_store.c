@@ -117,9 +117,14 @@ static bool text_tx(store_db *db, void *arg, aiq_err *err)
 
 static void refuses_text_that_is_none(void **state)
 {
-    static const aiq_str bad[] = {AIQ_STR("a\0b"),         AIQ_STR("\xff"),
-                                  AIQ_STR("\xc3"),         AIQ_STR("\xed\xa0\x80"),
-                                  AIQ_STR("\xe0\x80\x80"), AIQ_STR("\xf4\x90\x80\x80")};
+    static const aiq_str bad[] = {AIQ_STR("a\0b"),
+                                  AIQ_STR("\xff"),
+                                  AIQ_STR("\xc3"),
+                                  AIQ_STR("\xed\xa0\x80"),
+                                  AIQ_STR("\xe0\x80\x80"),
+                                  AIQ_STR("\xf4\x90\x80\x80"),
+                                  AIQ_STR("eight, a\0eight"),
+                                  AIQ_STR("eight, and \xff.")};
     aiq_str good = AIQ_STR("\xf0\x9f\x90\x98 \xed\x9f\xbf");
     store_test *t = *state;
 

@@ -20,7 +20,10 @@ static store_rows *ask(store_db *db, const control_call *call, int64_t offset)
 {
     unsigned by = call->args.groups;
     aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
-    int64_t to = call->args.to_ms ? call->args.to_ms : INT64_MAX;
+    char from[AIQ_ID_SIZE], to[AIQ_ID_SIZE];
+
+    aiq_id_at(from, "use_", call->args.from_ms);
+    aiq_id_at(to, "use_", call->args.to_ms ? call->args.to_ms : INT64_MAX);
 
     return store_query(
         db,
@@ -33,12 +36,12 @@ static store_rows *ask(store_db *db, const control_call *call, int64_t offset)
         "CAST(SUM(CASE WHEN tokens_out > 0 THEN tokens_out ELSE 0 END) AS BIGINT), "
         "CAST(SUM(CASE WHEN tokens_reasoning > 0 THEN tokens_reasoning ELSE 0 END) AS BIGINT), "
         "CAST(SUM(cost_nano_usd) AS BIGINT), CAST(SUM(estimated) AS BIGINT) "
-        "FROM usage_events WHERE ($7 = '' OR tenant = $7) AND time_ms >= $8 AND time_ms < $9 "
+        "FROM usage_events WHERE ($7 = '' OR tenant = $7) AND id >= $8 AND id < $9 "
         "GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 6, 1, 2, 3, 4, 5 LIMIT $10 OFFSET $11",
-        "iiiiiitiiii", (int64_t) !!(by & CONTROL_BY_TENANT), (int64_t) !!(by & CONTROL_BY_USER),
+        "iiiiiitssii", (int64_t) !!(by & CONTROL_BY_TENANT), (int64_t) !!(by & CONTROL_BY_USER),
         (int64_t) !!(by & CONTROL_BY_KEY), (int64_t) !!(by & CONTROL_BY_MODEL),
-        (int64_t) !!(by & CONTROL_BY_PROVIDER), (int64_t) !!(by & CONTROL_BY_DAY), only,
-        call->args.from_ms, to, call->args.limit + 1, offset);
+        (int64_t) !!(by & CONTROL_BY_PROVIDER), (int64_t) !!(by & CONTROL_BY_DAY), only, from,
+        to, call->args.limit + 1, offset);
 }
 
 static void add_group(aiq_buf *out, const store_rows *r)
