@@ -261,6 +261,7 @@ typedef struct {
     unsigned                   owes_end:1;   /* END after the body */
     unsigned                   head:1;
     unsigned                   stream:1;
+    unsigned                   endless:1;
     unsigned                   in_event:1;   /* a stream stands inside an event */
     unsigned                   flush:1;
     unsigned                   end:1;

@@ -336,6 +336,7 @@ ngx_http_aiq_frames_head(const uint8_t *data, size_t len,
 
     head->status = h.status;
     head->stream = (h.flags & AIQ_HEAD_STREAM) ? 1 : 0;
+    head->endless = (h.flags & AIQ_HEAD_ENDLESS) ? 1 : 0;
     head->content_length = h.content_length;
 
     fields.pos = data + sizeof(aiq_head);

@@ -71,6 +71,7 @@ typedef struct {
 typedef struct {
     unsigned               status;
     unsigned               stream:1;
+    unsigned               endless:1;
     int64_t                content_length;
     aiq_text               content_type;
     aiq_text               model;

@@ -370,6 +370,7 @@ ngx_http_aiq_job_head(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 
     job->head = 1;
     job->stream = head.stream;
+    job->endless = head.endless;
     job->left = head.content_length;
 
     if (ngx_http_aiq_job_headers(r, ctx, &head) != NGX_OK) {
@@ -757,6 +758,11 @@ ngx_http_aiq_job_output(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_http_aiq_job_t  *job;
 
     job = &ctx->job;
+
+    if (job->endless && job->link && ngx_http_aiq_link_leaving(ctx)) {
+        ngx_http_aiq_link_detach(ctx, 0);
+        job->end = 1;
+    }
 
     if (job->failed) {
 

@@ -16,7 +16,7 @@ static void ngx_http_aiq_link_event(ngx_http_aiq_link_t *link,
     ngx_http_aiq_event_t *ev);
 static void ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link,
     ngx_http_aiq_event_t *ev);
-static void ngx_http_aiq_link_leave_websockets(ngx_http_aiq_link_t *link);
+static void ngx_http_aiq_link_leave_jobs(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_mark(ngx_http_aiq_link_t *link,
     ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link);
@@ -49,7 +49,7 @@ ngx_http_aiq_link_start(ngx_http_aiq_link_t *link)
 
     c->read->handler = ngx_http_aiq_link_read_handler;
 
-    /* nginx closes what is idle when it leaves: so WebSockets hear of it */
+    /* nginx closes what is idle when it leaves: so what has no end hears of it */
     c->idle = 1;
 
     link->work.handler = ngx_http_aiq_link_work_handler;
@@ -77,7 +77,7 @@ ngx_http_aiq_link_read_handler(ngx_event_t *rev)
 
     if (c->close) {
         c->close = 0;
-        ngx_http_aiq_link_leave_websockets(link);
+        ngx_http_aiq_link_leave_jobs(link);
     }
 
     rc = ngx_http_aiq_link_drain_socket(link);
@@ -245,21 +245,33 @@ ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link, ngx_http_aiq_event_t *ev)
     link->draining = 1;
 
     ngx_http_aiq_link_leave(link);
-    ngx_http_aiq_link_leave_websockets(link);
+    ngx_http_aiq_link_leave_jobs(link);
 }
 
 
 static void
-ngx_http_aiq_link_leave_websockets(ngx_http_aiq_link_t *link)
+ngx_http_aiq_link_leave_jobs(ngx_http_aiq_link_t *link)
 {
     uint32_t              i;
+    ngx_http_aiq_ctx_t   *ctx;
     ngx_http_aiq_slot_t  *slot;
 
     for (i = 0; i < link->frames.nslots; i++) {
         slot = &link->frames.slots[i];
 
-        if (slot->job && !slot->answer && slot->websocket) {
+        if (slot->job == NULL || slot->answer) {
+            continue;
+        }
+
+        if (slot->websocket) {
             ngx_http_aiq_ws_leave(slot->job);
+            continue;
+        }
+
+        ctx = slot->job;
+
+        if (ctx->job.endless) {
+            ngx_http_aiq_link_mark(link, ctx);
         }
     }
 }

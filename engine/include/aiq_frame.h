@@ -149,6 +149,9 @@ typedef struct {
 
 /* An event stream: don't buffer; if the engine dies, end it with an error event. */
 #define AIQ_HEAD_STREAM 0x01
+/* It has no end of its own, and its client comes back: where the worker or the engine leaves,
+ * the worker ends it, after a CANCEL. */
+#define AIQ_HEAD_ENDLESS 0x02
 
 /* USAGE: what the access log and the client's headers may know. -1: not known. */
 typedef struct {

@@ -428,7 +428,8 @@ void job_head(aiq_job *job, const job_reply *reply)
     uint8_t memory[AIQ_HEAD_MAX];
     aiq_buf out = stack_buf(memory, sizeof(memory));
     aiq_head head = {.status = (uint16_t)reply->status,
-                     .flags = reply->stream ? AIQ_HEAD_STREAM : 0,
+                     .flags = (reply->stream ? AIQ_HEAD_STREAM : 0) |
+                              (reply->endless ? AIQ_HEAD_ENDLESS : 0),
                      .content_length = reply->content_length};
 
     if (j->state != JOB_RUNNING) {

@@ -108,6 +108,7 @@ typedef struct {
     const char *content_type; /* NULL: none */
     int64_t content_length;   /* -1: not known */
     bool stream;              /* an event stream: never buffered */
+    bool endless;             /* nginx ends it when it leaves, or the engine does */
     const job_header *headers;
     size_t n_headers;
     const char *model, *provider; /* for nginx's variables, or NULL */

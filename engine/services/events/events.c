@@ -190,6 +190,7 @@ static void begin_events(reading *r, const stream_piece *piece)
                                   .content_type = "text/event-stream",
                                   .content_length = -1,
                                   .stream = true,
+                                  .endless = q->topic,
                                   .headers = headers,
                                   .n_headers = q->topic ? 1 : 2});
     if (q->after || q->topic) { /* else it is the first event's */
