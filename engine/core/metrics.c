@@ -6,8 +6,8 @@
 
 #define BOUNDS_MAX 24
 
-const double METRICS_SECONDS[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-                                  1,     2.5,    5,     10,   30,    60,   120, 300,  0};
+const double METRICS_SECONDS[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5,
+                                  1,     2.5,    5,     10,   30,    60,   120, 300, 0};
 
 struct metric {
     const metric_family *family;
