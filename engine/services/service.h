@@ -48,4 +48,8 @@ extern const aiq_service service_charge, service_control, service_echo, service_
 const aiq_route *service_route(const aiq_service *service, aiq_job *job, aiq_err *err);
 const aiq_service *service_find(const char *name);
 
+/* The next of a request's arguments, which are cut off *args, its value as it was before a
+ * client percent-encoded it (what is no escape stays). False: there is none. */
+bool service_arg(aiq_pool *pool, aiq_str *args, aiq_str *name, aiq_str *value);
+
 #endif

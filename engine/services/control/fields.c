@@ -4,6 +4,7 @@
 #include <time.h>
 #include "access/role.h"
 #include "core/id.h"
+#include "services/service.h"
 
 #define MODEL_NAME_MAX 128
 
@@ -336,44 +337,12 @@ static bool take_arg(control_args *args, aiq_str name, aiq_str value, aiq_err *e
     return unknown(err, "argument", name);
 }
 
-static int hex_digit(char c)
-{
-    c |= 0x20;
-    return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* A value as it was before a client percent-encoded it; what is no escape stays. */
-static aiq_str decode(aiq_pool *pool, aiq_str value)
-{
-    char *out = aiq_pool_alloc(pool, value.len + 1);
-    size_t n = 0;
-
-    for (size_t i = 0; i < value.len; i++) {
-        int high = i + 2 < value.len ? hex_digit(value.data[i + 1]) : -1;
-        int low = high >= 0 ? hex_digit(value.data[i + 2]) : -1;
-        bool escape = value.data[i] == '%' && low >= 0;
-        out[n++] = escape ? (char)(high << 4 | low) : value.data[i];
-        i += escape ? 2 : 0;
-    }
-    return (aiq_str){out, n};
-}
-
 bool control_read_args(aiq_pool *pool, aiq_str text, control_args *args, aiq_err *err)
 {
-    const char *pos = text.data, *end = text.data + text.len;
+    aiq_str name, value;
 
-    while (pos < end) {
-        const char *stop = memchr(pos, '&', (size_t)(end - pos));
-        stop = stop ? stop : end;
-        const char *equals = memchr(pos, '=', (size_t)(stop - pos));
-        aiq_str name = {pos, (size_t)((equals ? equals : stop) - pos)};
-        aiq_str value = {equals ? equals + 1 : stop, 0};
-        value.len = (size_t)(stop - value.data);
-        pos = stop < end ? stop + 1 : end;
-        if (name.len == 0 && equals == NULL) {
-            continue; /* nothing between two of & */
-        }
-        if (!take_arg(args, name, decode(pool, value), err)) {
+    while (service_arg(pool, &text, &name, &value)) {
+        if (!take_arg(args, name, value, err)) {
             return false;
         }
     }

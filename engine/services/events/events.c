@@ -11,26 +11,18 @@
 
 #include "services/events/events.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include "core/json.h"
+#include "services/events/reply.h"
 #include "services/ws/ws.h"
-#include "streams/stream_reader.h"
 
-#define WAIT_MAX_MS  60000
-#define KEEPALIVE_MS 15000
+#define WAIT_MAX_MS 60000
 
 typedef struct {
-    aiq_job *job;
+    event_reply reply;
     stream_reader *reader; /* NULL: there is none yet */
     stream_question question;
-    aiq_buf out;  /* what waits for credit, … */
-    aiq_str rest; /* … and behind it, of the reader's piece */
-    bool taking;  /* a piece: the next one is asked for once it is sent */
-    bool last;    /* it is the last */
-    uint64_t sent_ns;
-    loop_timer keepalive;
+    bool taking; /* a piece: the next one is asked for once it is sent */
+    bool last;   /* it is the last */
 } reading;
 
 /* What is asked. */
@@ -79,15 +71,9 @@ static bool take_wait(reading *r, aiq_str text, aiq_err *err)
 
 static bool take_args(reading *r, aiq_str args, aiq_err *err)
 {
-    while (args.len) {
-        const char *amp = memchr(args.data, '&', args.len);
-        aiq_str one = {args.data, amp ? (size_t)(amp - args.data) : args.len};
-        args =
-            (aiq_str){one.data + one.len + (amp != NULL), args.len - one.len - (amp != NULL)};
+    aiq_str name, value;
 
-        const char *is = memchr(one.data, '=', one.len);
-        aiq_str name = {one.data, is ? (size_t)(is - one.data) : one.len};
-        aiq_str value = {is ? is + 1 : "", is ? one.len - name.len - 1 : 0};
+    while (service_arg(r->reply.job->pool, &args, &name, &value)) {
         if ((aiq_str_is(name, "after") && !take_after(r, value, err)) ||
             (aiq_str_is(name, "wait") && !take_wait(r, value, err))) {
             return false;
@@ -96,154 +82,78 @@ static bool take_args(reading *r, aiq_str args, aiq_err *err)
     return true;
 }
 
-static bool accepts_events(const aiq_job *job)
-{
-    static const char type[] = "text/event-stream";
-    const char *pos = job->accept.data, *end = pos + job->accept.len;
-
-    for (; end - pos >= (ptrdiff_t)sizeof(type) - 1; pos++) {
-        if (strncasecmp(pos, type, sizeof(type) - 1) == 0) {
-            return job->method != AIQ_METHOD_HEAD; /* whose reply must end */
-        }
-    }
-    return false;
-}
-
 /* The header is of a client that was cut off, and later than what its URL says. */
 static bool read_question(reading *r, aiq_err *err)
 {
-    const aiq_job *job = r->job;
+    const aiq_job *job = r->reply.job;
+    aiq_str last = event_reply_last_id(job);
 
     r->question.id = job->path_args[0];
     r->question.tenant = job->tenant;
-    r->question.once = !accepts_events(job);
+    r->question.once = !event_reply_asked(job);
     r->question.from_now = r->question.topic;
     if (r->question.topic && !topic_may_read(job->role, r->question.id)) {
         return aiq_fail(err, 403, "permission_denied", "Topics of this name are for admins.");
     }
-    if (!take_args(r, job->args, err)) {
-        return false;
-    }
-    for (size_t i = 0; i < job->n_headers; i++) {
-        if (aiq_str_is(job->headers[i].name, "last-event-id") && job->headers[i].value.len) {
-            return take_after(r, job->headers[i].value, err);
-        }
-    }
-    return true;
+    return take_args(r, job->args, err) && (last.len == 0 || take_after(r, last, err));
 }
 
 /* Events. */
 
-/* False: it waits for credit. */
-static bool send_out(reading *r)
+static void go_on(reading *r)
 {
-    size_t sent = r->out.len ? job_write(r->job, r->out.data, r->out.len, true) : 0;
-
-    aiq_buf_consume(&r->out, sent);
-    if (r->out.len) {
-        return false;
-    }
-    aiq_buf_free(&r->out); /* a quiet reader holds nothing */
-    sent = r->rest.len ? job_write(r->job, r->rest.data, r->rest.len, true) : 0;
-    r->rest = (aiq_str){r->rest.data + sent, r->rest.len - sent};
-    return r->rest.len == 0;
-}
-
-static void flush(reading *r)
-{
-    bool sent = send_out(r);
-
-    r->sent_ns = loop_now_ns();
-    if (!sent || !r->taking) {
+    if (!event_reply_send(&r->reply) || !r->taking) {
         return;
     }
     r->taking = false;
     if (r->last) {
-        loop_timer_stop(r->job->loop, &r->keepalive);
-        job_end(r->job);
+        event_reply_end(&r->reply);
     } else {
         stream_reader_next(r->reader);
     }
 }
 
-static void on_keepalive(aiq_loop *loop, void *arg)
-{
-    reading *r = arg;
-    uint64_t quiet_ms = (loop_now_ns() - r->sent_ns) / 1000000, wait = KEEPALIVE_MS;
-
-    if (quiet_ms < KEEPALIVE_MS) {
-        wait = KEEPALIVE_MS - quiet_ms;
-    } else if (r->out.len == 0 && r->rest.len == 0) {
-        aiq_buf_text(&r->out, ": keep-alive\n");
-        flush(r);
-    }
-    loop_timer_start(loop, &r->keepalive, wait, on_keepalive, r);
-}
-
 static void begin_events(reading *r, const stream_piece *piece)
 {
     const stream_question *q = &r->question;
-    const job_header headers[] = {{AIQ_STR("cache-control"), AIQ_STR("no-cache")},
-                                  {AIQ_STR("x-aiq-stream"), q->id}};
+    const job_header name = {AIQ_STR("x-aiq-stream"), q->id};
 
-    job_head(r->job, &(job_reply){.status = 200,
-                                  .content_type = "text/event-stream",
-                                  .content_length = -1,
-                                  .stream = true,
-                                  .endless = q->topic,
-                                  .headers = headers,
-                                  .n_headers = q->topic ? 1 : 2});
+    event_reply_begin(&r->reply, q->topic ? NULL : &name, q->topic);
     if (q->after || q->topic) { /* else it is the first event's */
-        aiq_buf_printf(&r->out, "retry: %d\n", STREAM_RETRY_MS);
+        event_reply_retry(&r->reply);
     }
     if (q->from_now) {
         unsigned long long now = piece->next;
-        aiq_buf_printf(&r->out,
+        aiq_buf_printf(&r->reply.out,
                        "id: %llu\nevent: state\ndata: {\"topic\":\"%.*s\",\"seq\":%llu}\n\n",
                        now, (int)q->id.len, q->id.data, now);
     }
-    r->sent_ns = loop_now_ns();
-    loop_timer_start(r->job->loop, &r->keepalive, KEEPALIVE_MS, on_keepalive, r);
-}
-
-/* In the middle of a stream. */
-static void add_failure(reading *r, const aiq_err *err)
-{
-    char body[AIQ_ERROR_BODY_MAX];
-    const aiq_error_info info = {
-        .status = err->status,
-        .code = {err->code, strlen(err->code)},
-        .message = {err->message, strlen(err->message)},
-        .request_id = {r->job->request_id.data, r->job->request_id.len},
-    };
-    size_t n = aiq_error_render(body, AIQ_DIALECT_OWN, &info);
-
-    aiq_buf_printf(&r->out, "event: %s\ndata: %.*s\n\n", err->code, (int)n, body);
 }
 
 static void on_events(reading *r, const stream_piece *piece)
 {
-    if (!r->job->head_sent && piece->done && piece->data.len == 0) {
-        job_reply_all(r->job, 204, NULL, "",
-                      0); /* so that an EventSource does not come again */
+    aiq_job *job = r->reply.job;
+
+    if (!job->head_sent && piece->done && piece->data.len == 0) {
+        event_reply_nothing_more(job);
         return;
     }
-    if (!r->job->head_sent) {
+    if (!job->head_sent) {
         begin_events(r, piece);
     }
     if (piece->gap) {
         aiq_err gap;
         aiq_fail(&gap, 410, "stream_truncated",
                  "What came before the next event is not kept any more.");
-        add_failure(r, &gap);
+        event_reply_failure(&r->reply, &gap);
     }
     if (piece->err.status) {
-        add_failure(r, &piece->err);
+        event_reply_failure(&r->reply, &piece->err);
     }
-    r->rest = piece->data;
+    r->reply.rest = piece->data;
     r->taking = true;
     r->last = piece->last;
-    flush(r);
+    go_on(r);
 }
 
 /* A line each; a comma between them. */
@@ -259,21 +169,21 @@ static void add_list(aiq_buf *out, aiq_str lines)
 
 static void on_page(reading *r, const stream_piece *piece)
 {
-    aiq_buf *out = &r->out;
+    aiq_buf *out = &r->reply.out;
 
     aiq_buf_text(out, "{\"data\":[");
     add_list(out, piece->data);
     aiq_buf_printf(out, "],\"done\":%s,%s\"next\":%llu}\n", piece->done ? "true" : "false",
                    piece->gap ? "\"truncated\":true," : "", (unsigned long long)piece->next);
-    job_reply_all(r->job, 200, "application/json", out->data, out->len);
+    job_reply_all(r->reply.job, 200, "application/json", out->data, out->len);
 }
 
 static void on_told(void *arg, const stream_piece *piece)
 {
     reading *r = arg;
 
-    if (piece->err.status && !r->job->head_sent) {
-        job_fail(r->job, &piece->err);
+    if (piece->err.status && !r->reply.job->head_sent) {
+        job_fail(r->reply.job, &piece->err);
     } else {
         (r->question.once ? on_page : on_events)(r, piece);
     }
@@ -285,11 +195,10 @@ static void release(void *arg)
 {
     reading *r = arg;
 
-    loop_timer_stop(r->job->loop, &r->keepalive);
     if (r->reader) {
         stream_reader_leave(r->reader);
     }
-    aiq_buf_free(&r->out);
+    event_reply_free(&r->reply);
 }
 
 static void begin(aiq_job *job, bool topic)
@@ -297,7 +206,7 @@ static void begin(aiq_job *job, bool topic)
     reading *r = aiq_pool_zalloc(job->pool, sizeof(*r));
     aiq_err err;
 
-    r->job = job;
+    r->reply.job = job;
     r->question.topic = topic;
     job->state = r;
     aiq_pool_cleanup(job->pool, release, r);
@@ -321,7 +230,7 @@ static void read_topic(aiq_job *job)
 
 static void events_writable(aiq_job *job)
 {
-    flush(job->state);
+    go_on(job->state);
 }
 
 /* So that who has left holds no place while its job waits for the ring. */
@@ -332,8 +241,8 @@ static void events_cancel(aiq_job *job)
     if (r && r->reader) {
         stream_reader_leave(r->reader);
         r->reader = NULL;
-        r->rest.len = 0;
         r->taking = false;
+        event_reply_stop(&r->reply);
     }
 }
 
@@ -344,6 +253,8 @@ static const job_handler topic_handler = {
 static const aiq_route routes[] = {
     {AIQ_METHOD_GET, "/v1/streams/{id}", PERMIT_READ, &stream_handler,
      "A stream's events, again and as they come"},
+    {AIQ_METHOD_GET, "/v1/streams", PERMIT_READ, &events_follow,
+     "Several streams and topics over one connection"},
     {AIQ_METHOD_GET, "/v1/topics/{name}", PERMIT_READ, &topic_handler,
      "A topic's events as they come"},
     {AIQ_METHOD_POST, "/v1/topics/{name}", PERMIT_WRITE, &events_publish,

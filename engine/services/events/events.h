@@ -1,6 +1,6 @@
 /*
- * The events service: streams and topics (engine/streams) for clients. events.c reads them,
- * publish.c adds to a topic.
+ * The events service: streams and topics (engine/streams) for clients. events.c reads one of
+ * them, follow.c several at once, publish.c adds to a topic.
  */
 
 #ifndef AIQ_EVENTS_H
@@ -10,6 +10,6 @@
 #include "streams/stream_reader.h"
 #include "streams/topics.h"
 
-extern const job_handler events_publish;
+extern const job_handler events_follow, events_publish;
 
 #endif
