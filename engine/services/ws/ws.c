@@ -3,73 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/json.h"
-#include "streams/stream_log.h"
 
 /* Where nginx.conf sets no bound for a body. */
 #define MESSAGE_MAX (1u << 20)
 
-/* Events. */
-
-static void add_member(aiq_buf *out, const char *name, aiq_str text)
-{
-    if (text.len) {
-        aiq_buf_printf(out, ",\"%s\":", name);
-        json_quote(out, text.data, text.len);
-    }
-}
-
-static aiq_str text_of(const char *text)
-{
-    return (aiq_str){text, strlen(text)};
-}
-
-void ws_say(ws *w, const ws_event *e)
-{
-    const ws_flow *flow = e->flow;
-    unsigned long long seq = flow ? flow->seq : ++w->seq;
-    size_t start = w->out.len;
-    uint32_t len = 0;
-
-    aiq_buf_add(&w->out, &len, sizeof(len));
-    aiq_buf_printf(&w->out, "{\"type\":\"%s\"", e->type);
-    add_member(&w->out, "id", flow ? text_of(flow->id) : e->id);
-    add_member(&w->out, "stream", text_of(flow ? flow->stream : ""));
-    aiq_buf_printf(&w->out, ",\"seq\":%llu,\"timestamp\":\"", seq);
-    stream_log_time(&w->out, aiq_now_ms());
-    aiq_buf_text(&w->out, "\"");
-    add_member(&w->out, "event", e->name);
-    aiq_buf_text(&w->out, ",\"data\":");
-    aiq_buf_add(&w->out, e->data.len ? e->data.data : "{}", e->data.len ? e->data.len : 2);
-    aiq_buf_text(&w->out, "}");
-    len = (uint32_t)(w->out.len - start - sizeof(len));
-    memcpy(w->out.data + start, &len, sizeof(len));
-}
-
-void ws_say_error(ws *w, const ws_flow *flow, aiq_str id, const aiq_err *err)
-{
-    char body[AIQ_ERROR_BODY_MAX];
-    const aiq_error_info info = {
-        .status = err->status,
-        .code = {err->code, strlen(err->code)},
-        .message = {err->message, strlen(err->message)},
-        .param = {err->param, strlen(err->param)},
-        .request_id = {w->job->request_id.data, w->job->request_id.len},
-    };
-    size_t n = aiq_error_render(body, AIQ_DIALECT_OWN, &info);
-    aiq_buf data = {0};
-
-    aiq_buf_add(&data, body, n - 1);
-    aiq_buf_printf(&data, ",\"status\":%u", err->status);
-    if (err->retry_after) {
-        aiq_buf_printf(&data, ",\"retry_after\":%u", err->retry_after);
-    }
-    aiq_buf_text(&data, "}");
-    ws_say(w,
-           &(ws_event){
-               .type = "error", .flow = flow, .id = id, .data = {(char *)data.data, data.len}});
-    aiq_buf_free(&data);
-}
-
+/* The first event. */
 static void say_state(ws *w)
 {
     const aiq_job *job = w->job;
@@ -77,51 +15,18 @@ static void say_state(ws *w)
 
     aiq_buf_text(&data, "{\"connection\":");
     json_quote(&data, job->request_id.data, job->request_id.len);
-    add_member(&data, "tenant", job->tenant);
-    add_member(&data, "user", job->user);
-    add_member(&data, "role", job->role);
+    aiq_buf_text(&data, ",\"tenant\":");
+    json_quote(&data, job->tenant.data, job->tenant.len);
+    aiq_buf_text(&data, ",\"user\":");
+    json_quote(&data, job->user.data, job->user.len);
+    aiq_buf_text(&data, ",\"role\":");
+    json_quote(&data, job->role.data, job->role.len);
     aiq_buf_printf(&data,
-                   ",\"heartbeat_ms\":%d,\"limits\":{\"chats\":%d,"
+                   ",\"heartbeat_ms\":%d,\"limits\":{\"chats\":%d,\"streams\":%d,"
                    "\"messages_per_second\":%d}}",
-                   WS_HEARTBEAT_MS, WS_CHATS_MAX, WS_MESSAGES_A_SECOND);
+                   WS_HEARTBEAT_MS, WS_CHATS_MAX, WS_FOLLOWS_MAX, WS_MESSAGES_A_SECOND);
     ws_say(w, &(ws_event){.type = "state", .data = {(char *)data.data, data.len}});
     aiq_buf_free(&data);
-}
-
-bool ws_has_room(const ws *w)
-{
-    return w->out.len < WS_OUT_MOST;
-}
-
-static bool send_one(ws *w)
-{
-    uint32_t len;
-
-    memcpy(&len, w->out.data, sizeof(len));
-    job_message_piece piece = {w->out.data + sizeof(len), len, true, true};
-    if (job_message(w->job, &piece)) {
-        aiq_buf_consume(&w->out, sizeof(len) + len);
-        return true;
-    }
-    size_t sent = len - piece.len;
-    len = (uint32_t)piece.len; /* what is left moves its length on */
-    memcpy(w->out.data + sent, &len, sizeof(len));
-    aiq_buf_consume(&w->out, sent);
-    return false;
-}
-
-void ws_flush(ws *w)
-{
-    while (w->out.len && send_one(w)) {
-    }
-    if (w->out.len == 0) {
-        aiq_buf_free(&w->out); /* an idle WebSocket holds nothing */
-    }
-    if (w->owed && ws_has_room(w)) {
-        size_t owed = w->owed;
-        w->owed = 0;
-        job_consumed(w->job, owed);
-    }
 }
 
 /* Flows. */
@@ -210,24 +115,34 @@ static bool leave_flow(ws *w, const ws_message *m, aiq_err *err)
     return true;
 }
 
-static bool begin_chat(ws *w, const ws_message *m, aiq_err *err)
+static bool begin_flow(ws *w, const ws_message *m, aiq_err *err)
 {
+    bool chat = m->kind == WS_CHAT;
+
     if (find_flow(w, m->id)) {
         return aiq_fail_param(err, 409, "id_in_use", "id", "What has this id is under way.");
     }
-    if (w->n_chats >= WS_CHATS_MAX) {
+    if (chat && w->n_chats >= WS_CHATS_MAX) {
         return aiq_fail(err, 429, "too_many_chats",
                         "This connection has %d chats under way, which is as many as it may.",
                         WS_CHATS_MAX);
     }
-    return ws_chat(w, m, err);
+    if (!chat && w->n_follows >= WS_FOLLOWS_MAX) {
+        return aiq_fail(err, 429, "too_many_streams",
+                        "This connection reads %d streams and topics along, which is as many "
+                        "as it may.",
+                        WS_FOLLOWS_MAX);
+    }
+    return (chat ? ws_chat : ws_follow)(w, m, err);
 }
 
 static bool answer(ws *w, const ws_message *m, aiq_err *err)
 {
     switch (m->kind) {
     case WS_CHAT:
-        return begin_chat(w, m, err);
+    case WS_RESUME:
+    case WS_SUBSCRIBE:
+        return begin_flow(w, m, err);
     case WS_CANCEL:
     case WS_UNSUBSCRIBE:
         return leave_flow(w, m, err);

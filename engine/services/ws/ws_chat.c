@@ -45,8 +45,8 @@ static void on_head(void *arg, const job_reply *reply)
     aiq_buf_text(&data, "{\"headers\":{");
     for (size_t i = 0; i < reply->n_headers; i++) {
         const job_header *h = &reply->headers[i];
-        if (aiq_str_is(h->name, "x-aiq-stream") && h->value.len < sizeof(c->flow.stream)) {
-            memcpy(c->flow.stream, h->value.data, h->value.len);
+        if (aiq_str_is(h->name, "x-aiq-stream") && h->value.len < sizeof(c->flow.source)) {
+            memcpy(c->flow.source, h->value.data, h->value.len);
         }
         aiq_buf_text(&data, i ? "," : "");
         json_quote(&data, h->name.data, h->name.len);
@@ -84,25 +84,6 @@ static uint64_t number(aiq_str text)
     return n;
 }
 
-/* What the provider said is passed on as JSON where it is some. */
-static void say_data(chat_flow *c, aiq_str name, aiq_str data)
-{
-    static const char error[] = "{\"error\":";
-    aiq_buf text = {0};
-
-    if (!json_valid(data.data, data.len, NULL)) {
-        json_quote(&text, data.data, data.len);
-        data = (aiq_str){(char *)text.data, text.len};
-    }
-    bool failed = data.len >= sizeof(error) && memcmp(data.data, error, sizeof(error) - 1) == 0;
-    c->failed |= failed;
-    ws_say(c->flow.ws, &(ws_event){.type = failed ? "error" : "delta",
-                                   .flow = &c->flow,
-                                   .name = name,
-                                   .data = data});
-    aiq_buf_free(&text);
-}
-
 /* An event's lines, without the empty one. */
 static void on_event(chat_flow *c, const char *pos, const char *end)
 {
@@ -131,7 +112,7 @@ static void on_event(chat_flow *c, const char *pos, const char *end)
         data = (aiq_str){(char *)lines.data, lines.len};
     }
     if (has_data && !aiq_str_is(data, "[DONE]")) { /* which on_end() says, with the usage */
-        say_data(c, name, data);
+        c->failed |= !ws_say_delta(&c->flow, name, AIQ_STR(""), data);
     }
     aiq_buf_free(&lines);
 }
@@ -277,8 +258,8 @@ static void leave(ws_flow *flow, bool stop)
     const aiq_job *job = flow->ws->job;
 
     job_inner_leave(c->job, false);
-    if (stop && flow->stream[0]) {
-        stream_stop(job->loop, (aiq_str){flow->stream, strlen(flow->stream)}, job->tenant);
+    if (stop && flow->source[0]) {
+        stream_stop(job->loop, (aiq_str){flow->source, strlen(flow->source)}, job->tenant);
     }
     over(c);
 }

@@ -2,7 +2,16 @@
 
 #include <string.h>
 
-typedef enum { FIELD_TYPE, FIELD_ID, FIELD_BODY, FIELD_HEADERS, N_FIELDS } field;
+typedef enum {
+    FIELD_TYPE,
+    FIELD_ID,
+    FIELD_BODY,
+    FIELD_HEADERS,
+    FIELD_STREAM,
+    FIELD_TOPIC,
+    FIELD_AFTER,
+    N_FIELDS
+} field;
 
 static const struct {
     const char *name;
@@ -11,16 +20,17 @@ static const struct {
     unsigned must, may; /* of which kinds, a bit each */
 } fields[N_FIELDS] = {
     [FIELD_TYPE] = {"type", JSON_STRING, "a string", ~0u, 0},
-    [FIELD_ID] = {"id", JSON_STRING, "a string",
-                  1u << WS_CHAT | 1u << WS_CANCEL | 1u << WS_UNSUBSCRIBE, 1u << WS_PING},
+    [FIELD_ID] = {"id", JSON_STRING, "a string", ~(1u << WS_PING), 1u << WS_PING},
     [FIELD_BODY] = {"body", JSON_OBJECT, "an object", 1u << WS_CHAT, 0},
     [FIELD_HEADERS] = {"headers", JSON_OBJECT, "an object", 0, 1u << WS_CHAT},
+    [FIELD_STREAM] = {"stream", JSON_STRING, "a string", 1u << WS_RESUME, 0},
+    [FIELD_TOPIC] = {"topic", JSON_STRING, "a string", 1u << WS_SUBSCRIBE, 0},
+    [FIELD_AFTER] = {"after", JSON_NUMBER, "a number", 0, 1u << WS_RESUME | 1u << WS_SUBSCRIBE},
 };
 
-static const char *const kinds[] = {[WS_CHAT] = "chat",
-                                    [WS_CANCEL] = "cancel",
-                                    [WS_UNSUBSCRIBE] = "unsubscribe",
-                                    [WS_PING] = "ping"};
+static const char *const kinds[] = {
+    [WS_CHAT] = "chat",           [WS_CANCEL] = "cancel",           [WS_RESUME] = "resume",
+    [WS_SUBSCRIBE] = "subscribe", [WS_UNSUBSCRIBE] = "unsubscribe", [WS_PING] = "ping"};
 
 /* Between the quotes. */
 static aiq_str raw(const json_value *value)
@@ -63,7 +73,7 @@ static bool take_kind(ws_message *m, const json_value *type, aiq_err *err)
         return aiq_fail_param(err, 400, "missing_required_parameter", "type",
                               "'type' is missing.");
     }
-    return invalid(err, "type", "chat, cancel, unsubscribe or ping");
+    return invalid(err, "type", "chat, cancel, resume, subscribe, unsubscribe or ping");
 }
 
 static bool check_fields(const ws_message *m, const json_value values[N_FIELDS], aiq_err *err)
@@ -104,9 +114,9 @@ static bool check_names(aiq_str text, aiq_err *err)
             f++;
         }
         if (f == N_FIELDS) {
-            return aiq_fail(
-                err, 400, "unknown_parameter",
-                "A message has the fields type, id, body and headers, and no others.");
+            return aiq_fail(err, 400, "unknown_parameter",
+                            "A message has the fields type, id, body, headers, stream, "
+                            "topic and after, and no others.");
         }
     }
     return true;
@@ -161,6 +171,18 @@ static bool take_headers(ws_message *m, const json_value *headers, aiq_err *err)
     return true;
 }
 
+static bool take_after(ws_message *m, const json_value *after, aiq_err *err)
+{
+    int64_t n = 0;
+
+    if (after->type != JSON_NONE && (!json_int(after, &n) || n < 0)) {
+        return invalid(err, "after", "the number of an event");
+    }
+    m->after = (uint64_t)n;
+    m->says_after = after->type != JSON_NONE;
+    return true;
+}
+
 static aiq_str trim(aiq_str text)
 {
     const char *space = " \t\r\n";
@@ -189,11 +211,16 @@ bool ws_message_parse(ws_message *m, aiq_str text, aiq_err *err)
         return aiq_fail(err, 400, "invalid_json", "A message is a JSON object: %s at byte %zu.",
                         wrong.reason, wrong.offset);
     }
-    const json_value *id = &values[FIELD_ID];
+    const json_value *id = &values[FIELD_ID], *stream = &values[FIELD_STREAM],
+                     *topic = &values[FIELD_TOPIC];
     m->body = values[FIELD_BODY];
     return (id->type != JSON_STRING || take_name(id, FIELD_ID, &m->id, err)) &&
            take_kind(m, &values[FIELD_TYPE], err) && check_names(trim(text), err) &&
-           check_fields(m, values, err) && take_headers(m, &values[FIELD_HEADERS], err);
+           check_fields(m, values, err) &&
+           (stream->type == JSON_NONE || take_name(stream, FIELD_STREAM, &m->source, err)) &&
+           (topic->type == JSON_NONE || take_name(topic, FIELD_TOPIC, &m->source, err)) &&
+           take_after(m, &values[FIELD_AFTER], err) &&
+           take_headers(m, &values[FIELD_HEADERS], err);
 }
 
 void ws_message_chat(const ws_message *m, aiq_buf *out)

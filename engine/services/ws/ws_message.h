@@ -21,13 +21,18 @@
 typedef enum {
     WS_CHAT,
     WS_CANCEL,
+    WS_RESUME,
+    WS_SUBSCRIBE,
     WS_UNSUBSCRIBE,
     WS_PING,
 } ws_kind;
 
 typedef struct {
     ws_kind kind;
-    aiq_str id;      /* empty: none */
+    aiq_str id;     /* empty: none */
+    aiq_str source; /* a stream's id, or a topic's name */
+    uint64_t after; /* 0 where nothing was said */
+    bool says_after;
     json_value body; /* an object */
     job_header headers[WS_HEADERS_MAX];
     size_t n_headers;
