@@ -162,8 +162,8 @@ lint: compile_commands.json $B/gen/store_migrations.h $B/gen/rates_lua.h
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 VALGRIND_LIST := $(shell sed '/^\#/d' t/valgrind.list)
 valgrind: all test-programs
-	CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '$(VALGRIND)' $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
-	AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B prove $(filter t/%,$(VALGRIND_LIST))
+	CMOCKA_MESSAGE_OUTPUT=TAP prove -j$(TEST_JOBS) --exec '$(VALGRIND)' $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
+	AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B prove -j$(TEST_JOBS) $(filter t/%,$(VALGRIND_LIST))
 
 bench: all $(BENCH) t/npm/node_modules/.package-lock.json t/bench/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "access/keyring.h"
 #include "core/log.h"
 #include "link/counts.h"
 #include "link/link.h"
@@ -85,6 +86,7 @@ static inline void ends_free(ends *e)
     link_end_free(e->loop.links);
     unmap_worker(&e->worker);
     loop_free(&e->loop);
+    keyring_free(e->engine.keyring);
     free(e->counts);
     metrics_free(e->engine.metrics);
     free(e);

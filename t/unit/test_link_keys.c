@@ -4,7 +4,6 @@
  * The test is the worker, and the store that the keyring asks.
  */
 
-#include "access/keyring.h"
 #include "link_ends.h"
 #include "services/service.h"
 
@@ -103,7 +102,6 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     ends *e = *state;
-    keyring *ring = e->engine.keyring;
 
     ends_close(e);
     assert_null(e->loop.links->keyed);
@@ -111,7 +109,6 @@ static int teardown(void **state)
         keyring_found(&e->loop, source.asked[--source.n]);
     }
     ends_free(e);
-    keyring_free(ring);
     return 0;
 }
 
