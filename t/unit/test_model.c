@@ -74,8 +74,9 @@ static void what_is_missing(void **state)
         {"llama.attention.head_count", "llama.attention.head_count is missing"},
         {"llama.attention.layer_norm_rms_epsilon",
          "llama.attention.layer_norm_rms_epsilon is missing"},
-        {"tokenizer.ggml.model", "the tokenizer \"\" is not supported (gpt2 and llama are)"},
-        {"tokenizer.ggml.pre", "the BPE variant \"\" is not supported (gpt-2 is)"},
+        {"tokenizer.ggml.model",
+         "the tokenizer \"\" is not supported (gpt2, llama and bert are)"},
+        {"tokenizer.ggml.pre", "the BPE variant \"\" is not supported"},
         {"tokenizer.ggml.tokens", "the file has no vocabulary"},
         {"tokenizer.ggml.merges", "the vocabulary has no list of merges"},
     };
