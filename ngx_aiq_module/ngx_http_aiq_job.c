@@ -4,6 +4,7 @@
 
 
 #define NGX_HTTP_AIQ_BODY_PIECE   32768
+#define NGX_HTTP_AIQ_EVENT_BUF    1024
 #define NGX_HTTP_AIQ_SMALL_BUF    4096
 #define NGX_HTTP_AIQ_LARGE_BUF    16384
 
@@ -637,6 +638,12 @@ ngx_http_aiq_job_append(ngx_http_request_t *r, ngx_http_aiq_job_t *job,
             if (b->start == NULL) {
                 size = (len > NGX_HTTP_AIQ_SMALL_BUF)
                        ? NGX_HTTP_AIQ_LARGE_BUF : NGX_HTTP_AIQ_SMALL_BUF;
+
+                /* a quiet stream keeps its buffer */
+
+                if (job->stream && len <= NGX_HTTP_AIQ_EVENT_BUF) {
+                    size = NGX_HTTP_AIQ_EVENT_BUF;
+                }
 
                 if (job->left >= 0 && (off_t) size > job->left + (off_t) len) {
                     size = (size_t) job->left + len;

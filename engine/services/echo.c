@@ -5,7 +5,7 @@
  */
 
 #include <string.h>
-#include "services/service.h"
+#include "services/echo_events.h"
 
 typedef struct {
     aiq_buf held; /* received, not sent yet: at most a window */
@@ -154,6 +154,8 @@ static const job_handler handler = {.open = echo_open,
                                     .message = echo_message,
                                     .closing = echo_closing};
 static const aiq_route routes[] = {
+    {AIQ_METHOD_GET, "/echo/events", PERMIT_NONE, &echo_events,
+     "Numbered events at a pace, for measurements"},
     {0, "*", PERMIT_NONE, &handler, "The request's body, or a WebSocket's messages, back"},
 };
 

@@ -30,8 +30,11 @@ struct stream_reader {
     void *arg;
     bool left;
 
-    stream_cut *cut; /* of whose turn it is, as the next one; NULL: no piece, or an empty one */
-    stream_piece piece;
+    /* of whose turn it is: a piece */
+    stream_cut *cut; /* NULL: it is empty */
+    uint64_t next;
+    bool told_gap, done, last;
+    aiq_err *err; /* NULL: none. The others are many, and a failure large */
     char texts[];
 };
 
@@ -114,26 +117,26 @@ static void leave(stream_reader *r)
 static void send_piece(stream_reader *r)
 {
     r->waits = true;
-    r->piece.data =
-        r->cut ? (aiq_str){(char *)r->cut->bytes.data, r->cut->bytes.len} : (aiq_str){"", 0};
-    r->piece.next = r->number;
-    r->piece.gap = r->gap;
+    r->next = r->number;
+    r->told_gap = r->gap;
     r->gap = false;
-    if (r->piece.last) {
+    if (r->last) {
         leave(r);
     }
     loop_post(r->home, on_piece, r);
 }
 
-static void refuse(stream_reader *r)
+static void refuse(stream_reader *r, const aiq_err *err)
 {
-    r->piece.last = true;
+    r->err = aiq_alloc(sizeof(*err));
+    *r->err = *err;
+    r->last = true;
     send_piece(r);
 }
 
-static bool truncated(stream_reader *r, const stream_log *log)
+static bool truncated(const stream_log *log, aiq_err *err)
 {
-    return aiq_fail(&r->piece.err, 410, "stream_truncated",
+    return aiq_fail(err, 410, "stream_truncated",
                     "The next events are not kept any more; the first that is has the "
                     "number %llu.",
                     (unsigned long long)log->first);
@@ -157,8 +160,8 @@ static void take_events(stream_reader *r)
         r->number = r->cut->last;
         stream_took(&r->place, r->cut->to - r->place.at);
     }
-    r->piece.done = stream_ended(s) && r->number == stream_log_last(log);
-    r->piece.last = r->piece.done || r->question.once;
+    r->done = stream_ended(s) && r->number == stream_log_last(log);
+    r->last = r->done || r->question.once;
     send_piece(r);
 }
 
@@ -167,14 +170,15 @@ static void pump(stream_reader *r, bool at_once)
 {
     const stream *s = r->place.stream;
     aiq_str rest;
+    aiq_err err;
 
     if (r->waits || s == NULL) {
         return;
     }
     if (!stream_rest(&r->place, &rest)) {
         if (!r->question.topic) {
-            truncated(r, stream_log_of(s));
-            refuse(r);
+            truncated(stream_log_of(s), &err);
+            refuse(r, &err);
             return;
         }
         skip(r, stream_log_of(s));
@@ -197,7 +201,7 @@ static void on_waited(aiq_loop *loop, void *arg)
 
 /* Where it begins. A topic goes on for whoever comes, also where what he had is of an engine
  * that ended. */
-static bool find_place(stream_reader *r, const stream_log *log)
+static bool find_place(stream_reader *r, const stream_log *log, aiq_err *err)
 {
     const stream_question *q = &r->question;
 
@@ -211,16 +215,15 @@ static bool find_place(stream_reader *r, const stream_log *log)
         return true;
     }
     if (r->number > stream_log_last(log)) {
-        return aiq_fail_param(&r->piece.err, 400, "invalid_value", "after",
+        return aiq_fail_param(err, 400, "invalid_value", "after",
                               "The stream has not come to this event yet.");
     }
-    return truncated(r, log);
+    return truncated(log, err);
 }
 
-static bool join(stream_reader *r)
+static bool join(stream_reader *r, aiq_err *err)
 {
     const stream_question *q = &r->question;
-    aiq_err *err = &r->piece.err;
     stream *s = q->topic ? topic_stream(r->owner, q->tenant, q->id, err)
                          : stream_find(r->owner, q->id, q->tenant);
 
@@ -230,7 +233,7 @@ static bool join(stream_reader *r)
     if (s == NULL) {
         return false;
     }
-    if (!find_place(r, stream_log_of(s))) {
+    if (!find_place(r, stream_log_of(s), err)) {
         return false;
     }
     if (!stream_reader_room(r->owner, sizeof(*r))) {
@@ -247,9 +250,10 @@ static bool join(stream_reader *r)
 static void on_ask(aiq_loop *loop, void *arg)
 {
     stream_reader *r = arg;
+    aiq_err err;
 
-    if (!join(r)) {
-        refuse(r);
+    if (!join(r, &err)) {
+        refuse(r, &err);
     } else if (!r->question.once || r->question.wait_ms == 0) {
         pump(r, true);
     } else {
@@ -274,6 +278,7 @@ static void on_gone(aiq_loop *loop, void *arg)
 
     (void)loop;
     release(&r->cut);
+    free(r->err);
     free(r);
 }
 
@@ -291,10 +296,18 @@ static void on_leave(aiq_loop *loop, void *arg)
 static void on_piece(aiq_loop *loop, void *arg)
 {
     stream_reader *r = arg;
+    stream_piece piece = {
+        .data = {"", 0}, .next = r->next, .gap = r->told_gap, .done = r->done, .last = r->last};
 
     (void)loop;
+    if (r->cut) {
+        piece.data = (aiq_str){(char *)r->cut->bytes.data, r->cut->bytes.len};
+    }
+    if (r->err) {
+        piece.err = *r->err;
+    }
     if (!r->left) {
-        r->told(r->arg, &r->piece);
+        r->told(r->arg, &piece);
     }
 }
 
