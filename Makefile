@@ -94,6 +94,9 @@ $B/aiq-engine: $(ENGINE_SRC:%.c=$B/obj/%.o) $B/libaiq.a
 $B/aiq: $(CLI_SRC:%.c=$B/obj/%.o) $B/libaiq.a
 	$(LINK) $(LDLIBS_ALL)
 
+# of the module, where it is nginx's build that links it
+$B/t/test_ws_inflate $B/fuzz_ws_inflate: LDLIBS += -lz
+
 $(UNIT): $B/t/%: $B/obj/t/unit/%.o $B/libaiq.a
 	$(LINK) -lcmocka $(LDLIBS_ALL)
 

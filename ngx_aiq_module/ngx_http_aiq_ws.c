@@ -433,7 +433,7 @@ ngx_http_aiq_ws_deliver(ngx_http_aiq_ctx_t *ctx)
     }
 
     if (ev->compressed) {
-        return ngx_http_aiq_ws_inflate(ctx->request, ctx);
+        return ngx_http_aiq_ws_deliver_inflated(ctx->request, ctx);
     }
 
     do {
@@ -864,7 +864,7 @@ ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws)
         ngx_del_timer(&ws->timer);
     }
 
-    ngx_http_aiq_ws_inflate_end(ws);
+    ngx_http_aiq_ws_end_inflate(ws);
 
     if (ws->in) {
         ngx_free(ws->in);

@@ -11,10 +11,10 @@
 
 #include "ngx_http_aiq.h"
 #include "ngx_http_aiq_ws_frame.h"
+#include "ngx_http_aiq_ws_inflate.h"
 
 
-typedef struct ngx_http_aiq_ws_buf_s      ngx_http_aiq_ws_buf_t;
-typedef struct ngx_http_aiq_ws_inflate_s  ngx_http_aiq_ws_inflate_t;
+typedef struct ngx_http_aiq_ws_buf_s  ngx_http_aiq_ws_buf_t;
 
 
 typedef struct {
@@ -128,15 +128,10 @@ void ngx_http_aiq_ws_discard(ngx_http_aiq_ws_t *ws);
 
 /* ngx_http_aiq_ws_deflate.c */
 
-/*
- * Which window an offer of permessage-deflate leaves us, and whether it named
- * one; 0: there is none that we can take
- */
-ngx_uint_t ngx_http_aiq_ws_offer(ngx_str_t *header, ngx_uint_t *named);
 /* as ngx_http_aiq_ws_deliver() in ngx_http_aiq_ws.c, inflated */
-ngx_int_t ngx_http_aiq_ws_inflate(ngx_http_request_t *r,
+ngx_int_t ngx_http_aiq_ws_deliver_inflated(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
-void ngx_http_aiq_ws_inflate_end(ngx_http_aiq_ws_t *ws);
+void ngx_http_aiq_ws_end_inflate(ngx_http_aiq_ws_t *ws);
 /* a whole message, into memory that holds until the next; 0: not worth it */
 size_t ngx_http_aiq_ws_deflate(ngx_uint_t bits, const u_char *data, size_t len,
     u_char **deflated);

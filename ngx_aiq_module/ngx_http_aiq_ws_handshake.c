@@ -16,7 +16,7 @@ typedef struct {
     ngx_uint_t                 origins;
     ngx_uint_t                 upgrade;      /* in "Connection" */
     ngx_uint_t                 bits;         /* of permessage-deflate */
-    ngx_uint_t                 names_bits;
+    unsigned                   names_bits;
 } ngx_http_aiq_ws_headers_t;
 
 
@@ -169,7 +169,9 @@ ngx_http_aiq_ws_headers(ngx_http_request_t *r,
                                                 "sec-websocket-extensions",
                                                 24))
         {
-            h->bits = ngx_http_aiq_ws_offer(&header[i].value, &h->names_bits);
+            h->bits = ngx_http_aiq_ws_offer(header[i].value.data,
+                                            header[i].value.len,
+                                            &h->names_bits);
 
         } else if (protocol->len == 0 && wlcf->protocols
                    && ngx_http_aiq_ws_header_is(&header[i],

@@ -36,7 +36,7 @@ cmp_ok(scalar @ids, '>', 100_000, 'a megabyte is no problem');
 
 like(tokenize($demo, join('', map { chr } 0 .. 255)), qr/^\d+( \d+)+\n\z/, 'any bytes will do');
 
-for my $name (qw(gpt-2 llama-spm)) {
+for my $name (qw(gpt-2 llama-spm falcon)) {
     my $vocab = "$root/../shared/data/ggml-vocab/ggml-vocab-$name.gguf";
 
     SKIP: {

@@ -15,9 +15,9 @@ static const char help[] =
     "Prints the ids of the tokens that the text on standard input becomes, on one line.\n"
     "\n"
     "  --model FILE  a GGUF file; one that holds only a vocabulary will do\n"
-    "  --special     begin as the model wants its prompts to begin, and read special tokens\n"
-    "                that are written in the text, such as <|im_end|>. Without it, they are\n"
-    "                text like any other\n"
+    "  --special     begin and end as the model wants its texts, and read special tokens that\n"
+    "                are written in the text, such as <|im_end|>. Without it, they are text\n"
+    "                like any other\n"
     "\n"
     "Example:\n"
     "  printf 'Hello world' | aiq tokenize --model demo/demo.gguf\n";
@@ -56,7 +56,7 @@ static char *read_input(size_t *len)
 static int print_ids(const char *command, const tokenizer *t, bool special)
 {
     tokenizer_ids ids = {0};
-    int32_t bos = tokenizer_bos(t);
+    int32_t bos = tokenizer_bos(t), eos = tokenizer_eos(t);
     size_t len;
     char *text = read_input(&len);
     bool ok;
@@ -65,7 +65,8 @@ static int print_ids(const char *command, const tokenizer *t, bool special)
         return cli_error(command, "standard input: %s", strerror(errno));
     }
     ok = (!special || bos == TOKENIZER_NONE || tokenizer_ids_push(&ids, bos)) &&
-         tokenizer_encode(t, text, len, special, &ids);
+         tokenizer_encode(t, text, len, special, &ids) &&
+         (!special || eos == TOKENIZER_NONE || tokenizer_ids_push(&ids, eos));
     free(text);
     for (size_t i = 0; ok && i < ids.n; i++) {
         printf(i == 0 ? "%d" : " %d", ids.v[i]);

@@ -61,7 +61,10 @@ bool json_valid(const char *text, size_t len, json_error *error);
  * the raw slice between the quotes. */
 bool json_each(const json_value *container, size_t *cursor, aiq_str *name, json_value *value);
 
-/* One member of a validated object, by name. JSON_NONE where absent. */
+/* Members of a validated object, by name; in one walk, so better than one after the other.
+ * JSON_NONE where absent, or where `object` is none; of several with a name the last, as the
+ * usual parsers have it, so that we look at what a provider will see. */
+void json_members(const json_value *object, const json_want *wants, size_t n);
 json_value json_member(const json_value *object, const char *name);
 
 /* The string's text, unescaped, NUL-terminated, in the pool. */

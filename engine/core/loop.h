@@ -75,6 +75,13 @@ void loop_at_exit(aiq_loop *loop, loop_hook *hook);
 /* Nanoseconds, monotonic. */
 uint64_t loop_now_ns(void);
 
+/* The same clock as it was when the present turn woke up, in whole milliseconds: costs no
+ * reading, and will do wherever a turn more or less is no matter. The loop's thread. */
+static inline uint64_t loop_turn_ns(const aiq_loop *loop)
+{
+    return uv_now(&loop->uv) * 1000000;
+}
+
 /* A one-shot timer embedded in its owner; milliseconds. Stopping one that does
  * not run is fine. The owner stops it before its memory goes. A heap of plain
  * structs behind one uv_timer, so that a request's timers cost no handle. */

@@ -1,6 +1,6 @@
 /*
- * Byte-level BPE as GPT-2 has it. The text is cut into words by GPT-2's pattern, each word's
- * bytes are merged by rank. In the file a token's text writes each byte as a printable
+ * Byte-level BPE as GPT-2 has it. The text is cut into words (split.h), each word's bytes are
+ * merged by rank. In the file a token's text writes each byte as a printable
  * character; we translate once, at load, and work on bytes.
  */
 #include "infer/tokenizer_impl.h"
@@ -13,6 +13,9 @@
 
 /* A longer word is cut: merging takes about 100 bytes of memory for each of the word's. */
 #define MAX_WORD ((size_t)64 * 1024)
+
+/* A token's text, where words are looked up whole. Longer tokens come from merges, too. */
+#define MAX_WHOLE 512
 
 /*
  * GPT-2's alphabet: printable Latin-1 stands for itself; the other bytes, 00..20, 7f..a0 and
@@ -67,20 +70,24 @@ size_t bpe_decode(const gguf_str *text, char *out)
     return n;
 }
 
+/* As a token's text writes it: 1 or 2 bytes. */
+static size_t byte_text(uint32_t b, char *out)
+{
+    char utf8[4];
+    size_t n = utf8_put(byte_char(b), utf8);
+
+    memcpy(out, utf8, n);
+    return n;
+}
+
+/* Some vocabularies lack bytes that no UTF-8 text has, or few. */
 static bool find_byte_tokens(tokenizer *t)
 {
     for (uint32_t b = 0; b < 256; b++) {
-        uint32_t cp = byte_char(b);
-        char utf8[2] = {(char)cp, 0};
-        size_t len = 1;
+        char text[4];
 
-        if (cp >= 0x80) {
-            utf8[0] = (char)(0xc0 | cp >> 6);
-            utf8[1] = (char)(0x80 | (cp & 0x3f));
-            len = 2;
-        }
-        t->byte_id[b] = tokenizer_find(t, utf8, len);
-        if (t->byte_id[b] == TOKENIZER_NONE) {
+        t->byte_id[b] = tokenizer_find(t, text, byte_text(b, text));
+        if (t->byte_id[b] == TOKENIZER_NONE && b >= ' ' && b <= '~') {
             return false;
         }
     }
@@ -182,11 +189,14 @@ bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
     if (pre != NULL) {
         gguf_as_str(pre, &name);
     }
-    if (name.len != 5 || memcmp(name.p, "gpt-2", 5) != 0) {
-        snprintf(err, errlen, "the BPE variant \"%.*s\" is not supported (gpt-2 is)",
+    t->word = split_find(name.p, name.len);
+    if (t->word == NULL) {
+        snprintf(err, errlen, "the BPE variant \"%.*s\" is not supported",
                  name.len < 32 ? (int)name.len : 32, name.p);
         return false;
     }
+    t->whole_words =
+        t->word == split_find("llama-bpe", 9) || t->word == split_find("tekken", 6);
     if (merges == NULL || merges->type != GGUF_ARRAY || merges->value.type != GGUF_STRING ||
         merges->value.n > INT32_MAX / 4) {
         snprintf(err, errlen, "the vocabulary has no list of merges");
@@ -197,82 +207,6 @@ bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
         return false;
     }
     return load_merges(t, merges->value, err, errlen);
-}
-
-/* --- GPT-2's pattern:
- *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- */
-
-typedef enum { CLASS_NONE, CLASS_SPACE, CLASS_LETTER, CLASS_NUMBER, CLASS_OTHER } char_class;
-
-/* Class and length of the character at i; CLASS_NONE at the end. Bytes that are no character
- * are taken one by one and count as other. */
-static char_class class_at(const char *text, size_t len, size_t i, size_t *step)
-{
-    uint32_t cp = 0;
-    int n;
-
-    *step = 0;
-    if (i >= len) {
-        return CLASS_NONE;
-    }
-    n = utf8_next(text + i, len - i, &cp);
-    *step = n > 0 ? (size_t)n : 1;
-    if (n <= 0) {
-        return CLASS_OTHER;
-    }
-    if (unicode_is_space(cp)) {
-        return CLASS_SPACE;
-    }
-    return unicode_is_letter(cp) ? CLASS_LETTER
-                                 : (unicode_is_number(cp) ? CLASS_NUMBER : CLASS_OTHER);
-}
-
-static size_t contraction(const char *text, size_t len)
-{
-    static const char *const all[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
-
-    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
-        size_t n = strlen(all[i]);
-
-        if (len >= n && memcmp(text, all[i], n) == 0) {
-            return n;
-        }
-    }
-    return 0;
-}
-
-/* White space up to the next word leaves its last character to that word. */
-static size_t space_run(const char *text, size_t len)
-{
-    size_t i = 0, last = 0, step;
-    char_class c;
-
-    while ((c = class_at(text, len, i, &step)) == CLASS_SPACE) {
-        last = i;
-        i += step;
-    }
-    return c == CLASS_NONE || last == 0 ? i : last;
-}
-
-/* Length of the first word of a text that is not empty. */
-static size_t word_length(const char *text, size_t len)
-{
-    size_t i = contraction(text, len), step;
-    char_class c;
-
-    if (i > 0) {
-        return i;
-    }
-    i = text[0] == ' ';
-    c = class_at(text, len, i, &step);
-    if (c == CLASS_NONE || c == CLASS_SPACE) {
-        return space_run(text, len);
-    }
-    do {
-        i += step;
-    } while (class_at(text, len, i, &step) == c);
-    return i;
 }
 
 static bool find_pair(const merger *m, const symbol *left, const symbol *right, candidate *out)
@@ -287,8 +221,28 @@ static bool find_pair(const merger *m, const symbol *left, const symbol *right, 
     return true;
 }
 
+/* The token whose text is this word, whether merges make it or not. */
+static int32_t whole_word(const tokenizer *t, const char *word, size_t len)
+{
+    char text[MAX_WHOLE];
+    size_t n = 0;
+
+    if (len > MAX_WHOLE / 2) {
+        return TOKENIZER_NONE;
+    }
+    for (size_t i = 0; i < len; i++) {
+        n += byte_text((uint8_t)word[i], text + n);
+    }
+    return tokenizer_find(t, text, n);
+}
+
 static bool encode_word(merger *m, const char *word, size_t len, tokenizer_ids *out)
 {
+    int32_t whole = m->t->whole_words ? whole_word(m->t, word, len) : TOKENIZER_NONE;
+
+    if (whole != TOKENIZER_NONE) {
+        return tokenizer_ids_push(out, whole);
+    }
     if (!merger_reserve(m, len)) {
         return false;
     }
@@ -300,7 +254,9 @@ static bool encode_word(merger *m, const char *word, size_t len, tokenizer_ids *
         return false;
     }
     for (int32_t i = 0; i != TOKENIZER_NONE; i = m->symbols[i].next) {
-        if (!tokenizer_ids_push(out, m->symbols[i].id)) {
+        int32_t id = m->symbols[i].id;
+
+        if (id != TOKENIZER_NONE && !tokenizer_ids_push(out, id)) {
             return false;
         }
     }
@@ -313,7 +269,7 @@ bool bpe_encode(const tokenizer *t, const char *text, size_t len, tokenizer_ids 
     bool ok = true;
 
     for (size_t i = 0, n; ok && i < len; i += n) {
-        n = word_length(text + i, len - i);
+        n = t->word(text + i, len - i);
         n = n < MAX_WORD ? n : MAX_WORD;
         ok = encode_word(&m, text + i, n, out);
     }

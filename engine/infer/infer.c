@@ -83,7 +83,8 @@ struct infer {
     char *name;
     tokenizer *tok;
     infer_model model;
-    chat_template chat;
+    chat_template *chat; /* NULL: no_chat says why */
+    char no_chat[160];
     const aiq_kernels *kern;
     kern_device *dev;
     kern_model *km;
@@ -475,9 +476,8 @@ static infer_rc check_params(const infer *m, const infer_params *p, char *err, s
     if ((p->n_messages > 0) == (p->n_ids > 0)) {
         return refuse(INFER_INVALID, err, errlen, "the prompt is empty");
     }
-    if (p->n_messages > 0 && !m->chat.usable) {
-        return refuse(INFER_INVALID, err, errlen,
-                      "the model's chat template is not supported (ChatML is)");
+    if (p->n_messages > 0 && m->chat == NULL) {
+        return refuse(INFER_INVALID, err, errlen, "the model cannot chat: %s", m->no_chat);
     }
     if (!(p->temperature >= 0 && p->temperature <= 2)) {
         return refuse(INFER_INVALID, err, errlen, "temperature is not between 0 and 2");
@@ -520,6 +520,7 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
                        size_t errlen)
 {
     uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok), bytes = 0;
+    char why[256];
 
     for (size_t i = 0; i < p->n_messages; i++) {
         if (!known_role(p->messages[i].role)) {
@@ -532,10 +533,15 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
         bytes += p->messages[i].content_len;
     }
     ids->limit = m->model.config.n_ctx;
-    if (chat_render(&m->chat, m->tok, p->messages, p->n_messages, ids)) {
+    switch (
+        chat_render(m->chat, m->tok, p->messages, p->n_messages, most, ids, why, sizeof(why))) {
+    case CHAT_OK:
         return INFER_OK;
+    case CHAT_TOO_LONG:
+        return ids->n == ids->limit ? too_long(m, err, errlen) : out_of_memory(err, errlen);
+    default:
+        return refuse(INFER_INVALID, err, errlen, "the model's chat template: %s", why);
     }
-    return ids->n == ids->limit ? too_long(m, err, errlen) : out_of_memory(err, errlen);
 }
 
 /* The prompt's ids, and room behind them for the answer's. */
@@ -682,7 +688,7 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
         !infer_model_read(&m->model, m->file, tokenizer_n_vocab(m->tok), err, errlen)) {
         return false;
     }
-    m->chat = chat_template_of(m->file, m->tok);
+    m->chat = chat_template_new(m->file, m->tok, m->no_chat, sizeof(m->no_chat));
     kv = gguf_find(m->file, "general.name");
     if (kv != NULL) {
         gguf_as_str(kv, &name);
@@ -739,6 +745,9 @@ static void free_all(infer *m)
         m->kern->close(m->dev);
     }
     infer_model_free(&m->model);
+    if (m->chat != NULL) {
+        chat_template_free(m->chat);
+    }
     if (m->tok != NULL) {
         tokenizer_free(m->tok);
     }
@@ -793,7 +802,7 @@ void infer_info(const infer *m, infer_model_info *info)
         .n_vocab = m->model.config.n_vocab,
         .n_params = m->model.n_params,
         .file_bytes = gguf_size(m->file),
-        .chat = m->chat.usable,
+        .chat = m->chat != NULL,
     };
 }
 

@@ -52,7 +52,7 @@ typedef struct {
     uint32_t n_vocab;
     uint64_t n_params;
     uint64_t file_bytes;
-    bool chat; /* its chat template is one we can render */
+    bool chat; /* it has a chat template that we can run */
 } infer_model_info;
 
 /* UTF-8; role is "system", "user" or "assistant". Borrowed for the call. */

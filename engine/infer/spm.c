@@ -29,6 +29,8 @@ bool spm_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
     const gguf_kv *scores = gguf_find(g, "tokenizer.ggml.scores");
     const gguf_kv *prefix = gguf_find(g, "tokenizer.ggml.add_space_prefix");
+    const gguf_kv *architecture = gguf_find(g, "general.architecture");
+    gguf_str name = {.p = "", .len = 0};
     gguf_array arr;
 
     if (scores == NULL || scores->type != GGUF_ARRAY || scores->value.type != GGUF_F32 ||
@@ -41,6 +43,11 @@ bool spm_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
         snprintf(err, errlen, "tokenizer.ggml.add_space_prefix is not a boolean");
         return false;
     }
+    if (architecture != NULL) {
+        gguf_as_str(architecture, &name);
+    }
+    /* the files do not say so, its own tokenizer does */
+    t->strip_after = name.len == 4 && memcmp(name.p, "phi3", 4) == 0;
     t->scores = malloc(t->n * sizeof(*t->scores));
     if (t->scores == NULL) {
         snprintf(err, errlen, "out of memory");

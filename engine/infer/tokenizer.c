@@ -161,23 +161,53 @@ static void add_end(tokenizer *t, int32_t id)
     }
 }
 
+static bool load_flag(const gguf *g, const char *key, bool *flag, char *err, size_t errlen)
+{
+    const gguf_kv *kv = gguf_find(g, key);
+
+    if (kv != NULL && !gguf_as_bool(kv, flag)) {
+        snprintf(err, errlen, "%s is not a boolean", key);
+        return false;
+    }
+    return true;
+}
+
+/* What stands around a text. BERT's names differ, and its files often leave them out; the
+ * misspelt key is the format's. */
+static bool load_frame(tokenizer *t, const gguf *g, char *err, size_t errlen)
+{
+    bool wpm = t->family == FAMILY_WPM;
+
+    t->unknown = 0;
+    t->bos = t->family == FAMILY_SPM && t->n > 1 ? 1 : TOKENIZER_NONE;
+    t->eos = TOKENIZER_NONE;
+    t->add_bos = t->family != FAMILY_BPE;
+    t->add_eos = wpm;
+    if (wpm) {
+        t->unknown = tokenizer_find(t, "[UNK]", 5);
+        t->bos = tokenizer_find(t, "[CLS]", 5);
+        t->eos = tokenizer_find(t, "[SEP]", 5);
+    }
+    return load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, err, errlen) &&
+           (!wpm || load_id(t, g, "tokenizer.ggml.cls_token_id", &t->bos, err, errlen)) &&
+           load_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos, err, errlen) &&
+           (!wpm || load_id(t, g, "tokenizer.ggml.seperator_token_id", &t->eos, err, errlen)) &&
+           load_id(t, g, "tokenizer.ggml.unknown_token_id", &t->unknown, err, errlen) &&
+           load_flag(g, "tokenizer.ggml.add_bos_token", &t->add_bos, err, errlen) &&
+           load_flag(g, "tokenizer.ggml.add_eos_token", &t->add_eos, err, errlen);
+}
+
 static bool load_special_ids(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
     static const char *const end_keys[] = {"tokenizer.ggml.eos_token_id",
                                            "tokenizer.ggml.eot_token_id",
                                            "tokenizer.ggml.eom_token_id"};
-    static const char *const end_texts[] = {"<|im_end|>", "<|endoftext|>"};
-    const gguf_kv *add = gguf_find(g, "tokenizer.ggml.add_bos_token");
+    static const char *const end_texts[] = {
+        "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
+        "<|eom_id|>", "<|end|>",       "<end_of_turn>",
+    };
 
-    t->bos = t->spm && t->n > 1 ? 1 : TOKENIZER_NONE;
-    t->unknown = 0;
-    t->add_bos = t->spm;
-    if (add != NULL && !gguf_as_bool(add, &t->add_bos)) {
-        snprintf(err, errlen, "tokenizer.ggml.add_bos_token is not a boolean");
-        return false;
-    }
-    if (!load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, err, errlen) ||
-        !load_id(t, g, "tokenizer.ggml.unknown_token_id", &t->unknown, err, errlen)) {
+    if (!load_frame(t, g, err, errlen)) {
         return false;
     }
     for (size_t i = 0; i < sizeof(end_keys) / sizeof(*end_keys); i++) {
@@ -213,7 +243,7 @@ static size_t decode(const tokenizer *t, uint32_t id, char *out)
         }
         return t->text[id].len;
     default:
-        return t->spm ? spm_decode(t, id, out) : bpe_decode(&t->text[id], out);
+        return t->family == FAMILY_BPE ? bpe_decode(&t->text[id], out) : spm_decode(t, id, out);
     }
 }
 
@@ -281,6 +311,27 @@ static bool collect_specials(tokenizer *t)
     return true;
 }
 
+static const struct {
+    const char *name; /* tokenizer.ggml.model */
+    bool (*load)(tokenizer *t, const gguf *g, char *err, size_t errlen);
+    bool (*encode)(const tokenizer *t, const char *text, size_t len, tokenizer_ids *out);
+} families[] = {
+    [FAMILY_BPE] = {"gpt2", bpe_load, bpe_encode},
+    [FAMILY_SPM] = {"llama", spm_load, spm_encode},
+    [FAMILY_WPM] = {"bert", wpm_load, wpm_encode},
+};
+
+static bool find_family(gguf_str name, tokenizer_family *out)
+{
+    for (tokenizer_family f = FAMILY_BPE; f <= FAMILY_WPM; f++) {
+        if (same_text(name, families[f].name, strlen(families[f].name))) {
+            *out = f;
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool load(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
     const gguf_kv *model = gguf_find(g, "tokenizer.ggml.model");
@@ -290,9 +341,9 @@ static bool load(tokenizer *t, const gguf *g, char *err, size_t errlen)
     if (model != NULL) {
         gguf_as_str(model, &name);
     }
-    t->spm = same_text(name, "llama", 5);
-    if (!t->spm && !same_text(name, "gpt2", 4)) {
-        snprintf(err, errlen, "the tokenizer \"%.*s\" is not supported (gpt2 and llama are)",
+    if (!find_family(name, &t->family)) {
+        snprintf(err, errlen,
+                 "the tokenizer \"%.*s\" is not supported (gpt2, llama and bert are)",
                  name.len < 32 ? (int)name.len : 32, name.p);
         return false;
     }
@@ -306,7 +357,7 @@ static bool load(tokenizer *t, const gguf *g, char *err, size_t errlen)
         return out_of_memory(err, errlen);
     }
     if (!load_types(t, g, err, errlen) || !load_special_ids(t, g, err, errlen) ||
-        !(t->spm ? spm_load(t, g, err, errlen) : bpe_load(t, g, err, errlen))) {
+        !families[t->family].load(t, g, err, errlen)) {
         return false;
     }
     if (!make_pieces(t) || !collect_specials(t)) {
@@ -369,6 +420,11 @@ int32_t tokenizer_bos(const tokenizer *t)
     return t->add_bos ? t->bos : TOKENIZER_NONE;
 }
 
+int32_t tokenizer_eos(const tokenizer *t)
+{
+    return t->add_eos ? t->eos : TOKENIZER_NONE;
+}
+
 bool tokenizer_is_end(const tokenizer *t, int32_t id)
 {
     for (uint32_t i = 0; i < t->n_ends; i++) {
@@ -426,11 +482,29 @@ static bool encode_plain(const tokenizer *t, const char *text, size_t len, token
     if (len == 0) {
         return true;
     }
-    return t->spm ? spm_encode(t, text, len, out) : bpe_encode(t, text, len, out);
+    return families[t->family].encode(t, text, len, out);
 }
 
-bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool special,
-                      tokenizer_ids *out)
+static bool is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* The special token that text begins with; one whose text is marked is no control token. */
+static int32_t unmarked_special(const tokenizer *t, const char *text, const char *marks,
+                                size_t len, bool control)
+{
+    int32_t id = special_at(t, text, len, control);
+
+    if (id != TOKENIZER_NONE && marks != NULL && t->type[id] != TOKEN_USER_DEFINED &&
+        memchr(marks, 1, t->text[id].len) != NULL) {
+        return special_at(t, text, len, false);
+    }
+    return id;
+}
+
+static bool encode(const tokenizer *t, const char *text, const char *marks, size_t len,
+                   bool special, tokenizer_ids *out)
 {
     size_t start = 0;
 
@@ -438,7 +512,8 @@ bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool spe
         return false;
     }
     for (size_t i = 0; i < len;) {
-        int32_t id = special_at(t, text + i, len - i, special);
+        int32_t id =
+            unmarked_special(t, text + i, marks != NULL ? marks + i : NULL, len - i, special);
 
         if (id == TOKENIZER_NONE) {
             i++;
@@ -448,7 +523,22 @@ bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool spe
             return false;
         }
         i += t->text[id].len;
+        while (t->strip_after && t->type[id] == TOKEN_CONTROL && i < len && is_blank(text[i])) {
+            i++;
+        }
         start = i;
     }
     return encode_plain(t, text + start, len - start, out);
+}
+
+bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool special,
+                      tokenizer_ids *out)
+{
+    return encode(t, text, NULL, len, special, out);
+}
+
+bool tokenizer_encode_marked(const tokenizer *t, const char *text, const char *marks,
+                             size_t len, tokenizer_ids *out)
+{
+    return encode(t, text, marks, len, true, out);
 }

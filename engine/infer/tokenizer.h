@@ -1,7 +1,8 @@
 /*
- * Text to token ids and back, by the vocabulary inside a GGUF file. Two families: byte-level
- * BPE as GPT-2 has it (tokenizer.ggml.model "gpt2", pre "gpt-2"), and SentencePiece's scored
- * merges with byte fallback ("llama").
+ * Text to token ids and back, by the vocabulary inside a GGUF file. Three families: byte-level
+ * BPE as GPT-2 has it (tokenizer.ggml.model "gpt2") with the ways to cut words of split.h,
+ * SentencePiece's scored merges with byte fallback ("llama": Llama 2, Mistral, Gemma, Phi-3),
+ * and WordPiece ("bert").
  *
  * Any bytes can be tokenized, valid UTF-8 or not. A tokenizer is immutable: any thread. It
  * points into its gguf, which must outlive it.
@@ -45,6 +46,13 @@ size_t tokenizer_max_piece(const tokenizer *t);
 bool tokenizer_encode(const tokenizer *t, const char *text, size_t len, bool special,
                       tokenizer_ids *out);
 
+/*
+ * The same for text of mixed origin: control tokens count where no byte of them is marked.
+ * marks[i] is 1 where text[i] comes from somebody who may not write control tokens, else 0.
+ */
+bool tokenizer_encode_marked(const tokenizer *t, const char *text, const char *marks,
+                             size_t len, tokenizer_ids *out);
+
 /* False if memory ends or the list is at its limit. */
 bool tokenizer_ids_push(tokenizer_ids *ids, int32_t id);
 
@@ -57,6 +65,9 @@ int32_t tokenizer_find(const tokenizer *t, const char *text, size_t len);
 
 /* What the model wants before a prompt, or TOKENIZER_NONE. */
 int32_t tokenizer_bos(const tokenizer *t);
+
+/* What the model wants behind a whole text, or TOKENIZER_NONE: encoders have one. */
+int32_t tokenizer_eos(const tokenizer *t);
 
 /* Whether id ends a generation: end of text, of turn, of message. */
 bool tokenizer_is_end(const tokenizer *t, int32_t id);

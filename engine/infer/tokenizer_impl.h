@@ -2,6 +2,7 @@
 #ifndef INFER_TOKENIZER_IMPL_H
 #define INFER_TOKENIZER_IMPL_H
 
+#include "infer/split.h"
 #include "infer/tokenizer.h"
 
 /* tokenizer.ggml.token_type */
@@ -24,8 +25,10 @@ typedef struct {
     uint32_t rank;
 } merge;
 
+typedef enum { FAMILY_BPE, FAMILY_SPM, FAMILY_WPM } tokenizer_family;
+
 struct tokenizer {
-    bool spm; /* otherwise byte-level BPE */
+    tokenizer_family family;
     uint32_t n;
     gguf_str *text; /* [n] as in the file */
     uint8_t *type;  /* [n] */
@@ -41,16 +44,21 @@ struct tokenizer {
 
     int32_t *specials; /* control, user-defined and unknown tokens by text */
     size_t n_specials;
-    int32_t byte_id[256]; /* the token of a single byte; SPM: may be TOKENIZER_NONE */
+    int32_t byte_id[256]; /* the token of a single byte, or TOKENIZER_NONE */
 
     merge *merges; /* BPE: [merge_mask + 1] by hash of the pair */
     uint32_t merge_mask;
-    float *scores; /* SPM: [n] */
+    split_word word;
+    bool whole_words; /* BPE: a word that is a token is not merged but taken */
+    float *scores;    /* SPM: [n] */
     bool space_prefix;
+    bool strip_after; /* SPM: white space behind special tokens is theirs */
     int32_t unknown;
 
     int32_t bos;
     bool add_bos;
+    int32_t eos; /* behind a text, where add_eos */
+    bool add_eos;
     int32_t ends[MAX_END_TOKENS];
     uint32_t n_ends;
 };
@@ -109,5 +117,9 @@ bool bpe_encode(const tokenizer *t, const char *text, size_t len, tokenizer_ids 
 bool spm_load(tokenizer *t, const gguf *g, char *err, size_t errlen);
 size_t spm_decode(const tokenizer *t, uint32_t id, char *out);
 bool spm_encode(const tokenizer *t, const char *text, size_t len, tokenizer_ids *out);
+
+/* WordPiece (wpm.c); its pieces decode as SentencePiece's do. */
+bool wpm_load(tokenizer *t, const gguf *g, char *err, size_t errlen);
+bool wpm_encode(const tokenizer *t, const char *text, size_t len, tokenizer_ids *out);
 
 #endif

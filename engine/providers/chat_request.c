@@ -174,23 +174,16 @@ static const char *message_param(char name[48], uint32_t i, const char *field)
     return name;
 }
 
-static bool check_message(const json_value *message, uint32_t i, aiq_err *err)
+static bool check_message(const json_value *message, uint32_t i, bool *plain, aiq_err *err)
 {
-    json_value role = {0}, content = {0}, value;
-    size_t cursor = 0;
+    json_value role, content;
+    const json_want wants[] = {{"role", &role}, {"content", &content}};
     char name[48];
-    aiq_str key;
 
     if (message->type != JSON_OBJECT) {
         return wrong_type(err, message_param(name, i, ""), "an object", message->type);
     }
-    while (json_each(message, &cursor, &key, &value)) {
-        if (aiq_str_is(key, "role")) {
-            role = value;
-        } else if (aiq_str_is(key, "content")) {
-            content = value;
-        }
-    }
+    json_members(message, wants, 2);
     if (role.type == JSON_NONE) {
         return missing(err, message_param(name, i, ".role"));
     }
@@ -204,12 +197,14 @@ static bool check_message(const json_value *message, uint32_t i, aiq_err *err)
     if (content.type == JSON_STRING) {
         return true;
     }
+    *plain = false;
     bool may_be_null = json_string_is(&role, "assistant") || json_string_is(&role, "function");
     return check_content(&content, may_be_null, message_param(name, i, ".content"), err);
 }
 
-static bool check_messages(const json_value *messages, aiq_err *err)
+static bool check_messages(chat_request *chat, aiq_err *err)
 {
+    const json_value *messages = &chat->messages;
     json_value message;
     size_t cursor = 0;
 
@@ -222,8 +217,9 @@ static bool check_messages(const json_value *messages, aiq_err *err)
     if (messages->count == 0) {
         return wrong_value(err, "messages", "an array that is not empty");
     }
+    chat->plain = true;
     for (uint32_t i = 0; json_each(messages, &cursor, NULL, &message); i++) {
-        if (!check_message(&message, i, err)) {
+        if (!check_message(&message, i, &chat->plain, err)) {
             return false;
         }
     }
@@ -308,7 +304,7 @@ bool chat_request_parse(chat_request *chat, aiq_str body, aiq_err *err)
     if (!json_scan(body.data, body.len, wants, sizeof(wants) / sizeof(wants[0]), &error)) {
         return chat_request_not_json(err, &error);
     }
-    return check_model(&chat->model, err) && check_messages(&chat->messages, err) &&
+    return check_model(&chat->model, err) && check_messages(chat, err) &&
            check_stream(chat, &stream, err) && check_options(chat, err);
 }
 

@@ -29,6 +29,7 @@ typedef struct chat_request {
     json_value prompt, best_of; /* of the older completions: anything; positive */
     json_value input;           /* of what is no chat: anything */
     bool stream;
+    bool plain; /* the content of every message is one string; false where nobody has looked */
     uint32_t cap; /* the most tokens of an answer where the request names none; 0: no matter */
 
     /* Another endpoint than that of chats: what is appended to a provider's url. The body

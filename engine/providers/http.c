@@ -193,7 +193,7 @@ static void start_timer(http_request *r, uint64_t now)
 void request_set_state(http_request *r, request_state state)
 {
     r->state = state;
-    r->since_ns = loop_now_ns();
+    r->since_ns = loop_turn_ns(r->client->loop);
     if (r->timer.heap_index == 0 || r->timer.due_ns > due_ns(r)) {
         start_timer(r, r->since_ns);
     }
@@ -435,7 +435,7 @@ static http_request *request_new(http_client *client, const http_call *call,
     r->connect_ms = call->connect_ms;
     r->first_byte_ms = call->first_byte_ms;
     r->idle_ms = call->idle_ms;
-    r->ends_ns = loop_now_ns() + call->total_ms * 1000000ull;
+    r->ends_ns = loop_turn_ns(client->loop) + call->total_ms * 1000000ull;
     r->body = call->body;
     r->n_body = call->n_body;
     r->next = client->requests;

@@ -28,7 +28,7 @@ static bool send_more(http_request *r)
             break;
         }
         r->sent += (size_t)sent;
-        r->since_ns = loop_now_ns();
+        r->since_ns = loop_turn_ns(client->loop);
     }
     conn_watch(r->conn, r->paused ? 0 : UV_READABLE);
     if (r->state == REQUEST_SENDING) {
@@ -116,7 +116,7 @@ static bool take(http_conn *c, const uint8_t *data, size_t n)
     aiq_str piece;
 
     r->received = true;
-    r->since_ns = r->state == REQUEST_READING ? loop_now_ns() : r->since_ns;
+    r->since_ns = r->state == REQUEST_READING ? loop_turn_ns(c->client->loop) : r->since_ns;
     for (;;) {
         switch (http_parse(&r->parser, &pos, end, &piece)) {
         case HTTP_MORE:

@@ -201,7 +201,7 @@ void conn_keep(http_conn *c)
         return;
     }
     c->used = true;
-    c->idle_since_ns = loop_now_ns();
+    c->idle_since_ns = loop_turn_ns(c->client->loop);
     link_to(c, &o->idle);
     o->n_idle++;
     conn_watch(c, UV_READABLE);

@@ -63,6 +63,14 @@ static void fail(call *c, const char *code, const char *message, const char *det
     fail_with(c, &err);
 }
 
+static void fail_status(call *c, const char *code, const char *message)
+{
+    char detail[32];
+
+    snprintf(detail, sizeof(detail), "status %u", c->status);
+    fail(c, code, message, detail);
+}
+
 static void fail_garbled(call *c, const char *detail)
 {
     fail(c, "provider_error", "The provider gave no valid reply.", detail);
@@ -129,13 +137,15 @@ static edit cap_edit(const chat_request *chat, bool older, aiq_pool *pool)
         most = &chat->max_tokens;
         name = "max_tokens";
     }
+    char *text = aiq_pool_alloc(pool, 64), *end = text;
     if (most->type == JSON_NULL) {
-        const char *number = aiq_pool_printf(pool, "%u", chat->cap);
+        end = aiq_put_decimal(end, chat->cap);
         return (edit){
-            most->text.data, most->text.data + most->text.len, {number, strlen(number)}};
+            most->text.data, most->text.data + most->text.len, {text, (size_t)(end - text)}};
     }
-    const char *member = aiq_pool_printf(pool, "\"%s\":%u,", name, chat->cap);
-    return (edit){start, start, {member, strlen(member)}};
+    end = stpcpy(stpcpy(stpcpy(end, "\""), name), "\":");
+    end = stpcpy(aiq_put_decimal(end, chat->cap), ",");
+    return (edit){start, start, {text, (size_t)(end - text)}};
 }
 
 /* Puts an edit behind those that come before it in the body. */
@@ -182,16 +192,14 @@ static size_t write_body(call *c, const provider_request *request)
 static void on_head(void *arg, const http_head *head)
 {
     call *c = arg;
-    char detail[32];
 
     c->status = head->status;
-    snprintf(detail, sizeof(detail), "status %u", head->status);
     c->retry_after = provider_retry_after(head);
     if (head->status == 401 || head->status == 403) {
-        fail(c, "provider_auth_failed", "The provider did not accept this server's key.",
-             detail);
+        fail_status(c, "provider_auth_failed",
+                    "The provider did not accept this server's key.");
     } else if (head->status >= 500 || (head->status != 200 && head->status < 400)) {
-        fail(c, "provider_error", "The provider failed.", detail);
+        fail_status(c, "provider_error", "The provider failed.");
     } else if (head->status == 200 && c->stream) {
         if (provider_is_type(head, "text/event-stream")) {
             c->reading_events = true;

@@ -1,42 +1,57 @@
 #include "providers/openai_chunk.h"
 #include <string.h>
 
-static int64_t count_of(const json_value *usage, const char *name)
+static int64_t count_of(const json_value *value)
 {
-    json_value value = json_member(usage, name);
     int64_t n;
 
-    return value.type == JSON_NUMBER && json_int(&value, &n) && n >= 0 ? n : -1;
+    return value->type == JSON_NUMBER && json_int(value, &n) && n >= 0 ? n : -1;
+}
+
+/* -1 also where there are no details. */
+static int64_t detail_of(const json_value *details, const char *name)
+{
+    json_value value = json_member(details, name);
+
+    return count_of(&value);
 }
 
 /* A provider may say anything: a year is longer than any sound. */
 #define SOUND_MAX (365 * 86400.0)
 
-static int64_t sound_of(const json_value *usage)
+static int64_t sound_of(const json_value *seconds)
 {
-    json_value seconds = json_member(usage, "seconds");
-    double n = seconds.type == JSON_NUMBER ? json_real(&seconds) : 0;
+    double n = seconds->type == JSON_NUMBER ? json_real(seconds) : 0;
 
     return n > 0 && n < SOUND_MAX ? (int64_t)(n * 1000) : 0;
 }
 
 provider_tokens openai_usage(const json_value *usage)
 {
+    json_value prompt, completion, prompt_details, completion_details, input, output, seconds;
+    const json_want wants[] = {
+        {"prompt_tokens", &prompt},
+        {"completion_tokens", &completion},
+        {"prompt_tokens_details", &prompt_details},
+        {"completion_tokens_details", &completion_details},
+        {"input_tokens", &input},
+        {"output_tokens", &output},
+        {"seconds", &seconds},
+    };
+
     if (usage->type != JSON_OBJECT) {
         return PROVIDER_TOKENS_UNKNOWN;
     }
-    json_value prompt = json_member(usage, "prompt_tokens_details");
-    json_value answer = json_member(usage, "completion_tokens_details");
-    if (json_member(usage, "input_tokens").type == JSON_NUMBER) { /* of images and sounds */
-        return (provider_tokens){count_of(usage, "input_tokens"),
-                                 count_of(usage, "output_tokens"), -1, -1, 0};
+    json_members(usage, wants, sizeof(wants) / sizeof(wants[0]));
+    if (input.type == JSON_NUMBER) { /* of images and sounds */
+        return (provider_tokens){count_of(&input), count_of(&output), -1, -1, 0};
     }
     return (provider_tokens){
-        .in = count_of(usage, "prompt_tokens"),
-        .out = count_of(usage, "completion_tokens"),
-        .cached = prompt.type == JSON_OBJECT ? count_of(&prompt, "cached_tokens") : -1,
-        .reasoning = answer.type == JSON_OBJECT ? count_of(&answer, "reasoning_tokens") : -1,
-        .sound_ms = sound_of(usage),
+        .in = count_of(&prompt),
+        .out = count_of(&completion),
+        .cached = detail_of(&prompt_details, "cached_tokens"),
+        .reasoning = detail_of(&completion_details, "reasoning_tokens"),
+        .sound_ms = sound_of(&seconds),
     };
 }
 

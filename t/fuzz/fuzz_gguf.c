@@ -44,12 +44,14 @@ static void use_tokenizer(const gguf *g, const tokenizer *t, tokenizer_ids *ids)
 {
     static const char text[] = "Hello  world, it's 123 \xc3\xa9\xff <|im_end|>\n";
     infer_message msg = {.role = "user", .content = text, .content_len = sizeof(text) - 1};
-    chat_template chat = chat_template_of(g, t);
+    char err[256];
+    chat_template *chat = chat_template_new(g, t, err, sizeof(err));
     size_t len;
 
     tokenizer_encode(t, text, sizeof(text) - 1, true, ids);
-    if (chat.usable) {
-        chat_render(&chat, t, &msg, 1, ids);
+    if (chat != NULL) {
+        chat_render(chat, t, &msg, 1, 1 << 16, ids, err, sizeof(err));
+        chat_template_free(chat);
     }
     for (size_t i = 0; i < ids->n; i++) {
         if (ids->v[i] < 0 || (uint32_t)ids->v[i] >= tokenizer_n_vocab(t)) {

@@ -1,8 +1,8 @@
 /*
  * Any bytes to the JSON scanner. What it accepts must be what it says: the
- * walk over members and elements meets as many as were counted, numbers and
- * strings convert, and a string written back by json_quote() is valid and
- * reads as the same text.
+ * walk over members and elements, which checks nothing, meets as many as were
+ * counted and whole values only, numbers and strings convert, and a string written back by
+ * json_quote() is valid and reads as the same text.
  */
 
 #include <assert.h>
@@ -35,6 +35,7 @@ static void walk(const json_value *value)
     size_t cursor = 0;
     uint32_t count = 0;
     json_value child;
+    json_error error;
     aiq_str name;
     int64_t n;
 
@@ -42,6 +43,7 @@ static void walk(const json_value *value)
     case JSON_ARRAY:
     case JSON_OBJECT:
         while (json_each(value, &cursor, &name, &child)) {
+            assert(json_valid(child.text.data, child.text.len, &error));
             walk(&child);
             count++;
         }

@@ -117,6 +117,21 @@ static void an_image_has_none(void **state)
 static const policy_price price = {2500000000, 1250000000, 10000000000, -1, -1, -1};
 static const ledger_units none;
 
+/* The usual parsers take the last of several members with one name. */
+static void an_image_behind_a_text_has_none(void **state)
+{
+    request_bound b;
+    aiq_err err;
+
+    (void)state;
+    assert_false(bound("{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\","
+                       "\"c\\u006fntent\":[{\"type\":\"text\",\"text\":\"\",\"type\":"
+                       "\"image_url\",\"image_url\":{\"url\":\"https://x/y\"}}]}]}",
+                       &b, &err));
+    assert_string_equal(err.code, "unbounded_request");
+    assert_string_equal(err.param, "messages[0].content[0]");
+}
+
 static void costs_to_the_nano_dollar(void **state)
 {
     static const struct {
@@ -222,6 +237,7 @@ int main(void)
         cmocka_unit_test(of_endpoints_that_are_no_chats),
         cmocka_unit_test(not_of_sounds_and_images),
         cmocka_unit_test(an_image_has_none),
+        cmocka_unit_test(an_image_behind_a_text_has_none),
         cmocka_unit_test(costs_to_the_nano_dollar),
         cmocka_unit_test(nothing_costs_more_than_its_bound),
         cmocka_unit_test(what_is_made_is_counted),

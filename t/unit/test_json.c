@@ -213,6 +213,27 @@ static void test_walks(void **state)
     assert_false(json_each(&m, &cursor, NULL, &element));
 }
 
+static void test_finds_members_of_values(void **state)
+{
+    static const char text[] = "{\"o\":{\"a\":\"\\\\\",\"b\":[{\"a\":1},\"]\\\"\",[ ] ] , "
+                               "\"\\u0061\":-1.5e3 ,\"c\":true}}";
+    json_value o, a, b, c, d;
+    const json_want want = {"o", &o}, wants[] = {{"a", &a}, {"b", &b}, {"c", &c}, {"d", &d}};
+    json_error error;
+
+    (void)state;
+    assert_true(json_scan(text, sizeof(text) - 1, &want, 1, &error));
+    json_members(&o, wants, 4);
+    assert_true(aiq_str_is(a.text, "-1.5e3")); /* the last one */
+    assert_true(aiq_str_is(b.text, "[{\"a\":1},\"]\\\"\",[ ] ]"));
+    assert_int_equal(b.type, JSON_ARRAY);
+    assert_int_equal(b.count, 3);
+    assert_true(aiq_str_is(c.text, "true"));
+    assert_int_equal(d.type, JSON_NONE);
+    json_members(&b, wants, 4); /* no object */
+    assert_int_equal(a.type, JSON_NONE);
+}
+
 static void test_unescapes(void **state)
 {
     static const char text[] =
@@ -338,6 +359,7 @@ int main(void)
         cmocka_unit_test(test_duplicates),
         cmocka_unit_test(test_only_objects),
         cmocka_unit_test(test_walks),
+        cmocka_unit_test(test_finds_members_of_values),
         cmocka_unit_test(test_unescapes),
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_quotes),

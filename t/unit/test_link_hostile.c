@@ -62,15 +62,32 @@ static void no_uri(ends *e)
     push(e, AIQ_FRAME_OPEN, 2, 1, &open, sizeof(open));
 }
 
-static void bad_header(ends *e)
+static void push_text(ends *e, uint16_t id, const char *text)
 {
     aiq_open open = {.method = AIQ_METHOD_GET};
     uint8_t payload[64], *end = payload + sizeof(open);
 
     memcpy(payload, &open, sizeof(open));
     end = aiq_field_put(end, AIQ_FIELD_URI, "/", 1);
-    end = aiq_field_put(end, AIQ_FIELD_HEADER, "x-a: 1\r\nhost: evil", 18);
+    end = aiq_field_put(end, id, text, (uint16_t)strlen(text));
     push(e, AIQ_FRAME_OPEN, 2, 1, payload, (size_t)(end - payload));
+}
+
+static void bad_header(ends *e)
+{
+    push_text(e, AIQ_FIELD_HEADER, "x-a: 1\r\nhost: evil");
+}
+
+static void line_feed_in_the_end(ends *e)
+{
+    push_text(e, AIQ_FIELD_TENANT, "\tacme and others\n");
+}
+
+static void delete_in_the_middle(ends *e)
+{
+    push_text(e, AIQ_FIELD_USER,
+              "gr\xc3\xbcn, red a\x7f"
+              "d blue");
 }
 
 static void push_numbers(ends *e, uint16_t id, uint16_t len)
@@ -236,6 +253,8 @@ static void test_crimes(void **state)
         {"a field that leads outside", field_outside},
         {"no URI", no_uri},
         {"a line end in a header", bad_header},
+        {"a line feed", line_feed_in_the_end},
+        {"a DEL", delete_in_the_middle},
         {"conditions too short", short_conditions},
         {"half a hash", half_a_hash},
         {"too many hashes", too_many_hashes},

@@ -7,7 +7,6 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "infer/chat.h"
 #include "infer/model.h"
 #include "infer/tokenizer.h"
 #include "tiny_model.h"
@@ -74,8 +73,9 @@ static void what_is_missing(void **state)
         {"llama.attention.head_count", "llama.attention.head_count is missing"},
         {"llama.attention.layer_norm_rms_epsilon",
          "llama.attention.layer_norm_rms_epsilon is missing"},
-        {"tokenizer.ggml.model", "the tokenizer \"\" is not supported (gpt2 and llama are)"},
-        {"tokenizer.ggml.pre", "the BPE variant \"\" is not supported (gpt-2 is)"},
+        {"tokenizer.ggml.model",
+         "the tokenizer \"\" is not supported (gpt2, llama and bert are)"},
+        {"tokenizer.ggml.pre", "the BPE variant \"\" is not supported"},
         {"tokenizer.ggml.tokens", "the file has no vocabulary"},
         {"tokenizer.ggml.merges", "the vocabulary has no list of merges"},
     };
@@ -227,50 +227,12 @@ static void broken_vocabularies(void **state)
     refused(&w, "the score of token 7 is not a number");
 }
 
-static bool is_usable(const char *source)
-{
-    gw w = {0};
-    size_t size;
-    uint8_t *file;
-    gguf *g;
-    tokenizer *t;
-    bool usable;
-
-    tiny_write(&w, (tiny_model){.chat_template = source});
-    file = gw_finish(&w, &size);
-    g = gguf_parse(file, size, err, sizeof(err));
-    t = tokenizer_new(g, err, sizeof(err));
-    usable = chat_template_of(g, t).usable;
-    tokenizer_free(t);
-    gguf_close(g);
-    free(file);
-    return usable;
-}
-
-static void only_chatml_is_usable(void **state)
-{
-    (void)state;
-    assert_true(is_usable(TINY_CHATML));
-    assert_true(
-        is_usable("{%- for message in messages -%}\n"
-                  "{{- '<|im_start|>' + message.role + '\\n' + message.content }}\n"
-                  "{{- '<|im_end|>\\n' }}{%- endfor -%}\n"
-                  "{%- if add_generation_prompt -%}<|im_start|>assistant\\n{%- endif %}"));
-    assert_false(is_usable(""));
-    assert_false(is_usable("{{ messages }}"));
-    /* a system prompt of its own, as some models have */
-    assert_false(is_usable(TINY_CHATML "{{ 'You are a helpful assistant' }}"));
-    assert_false(is_usable("{{ bos_token }}" TINY_CHATML));
-    assert_false(is_usable("[INST] {{ messages[0]['content'] }} [/INST]"));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_models),           cmocka_unit_test(what_is_missing),
-        cmocka_unit_test(absurd_numbers),        cmocka_unit_test(numbers_that_are_none),
-        cmocka_unit_test(broken_vocabularies),   cmocka_unit_test(tensors_that_do_not_fit),
-        cmocka_unit_test(only_chatml_is_usable),
+        cmocka_unit_test(good_models),         cmocka_unit_test(what_is_missing),
+        cmocka_unit_test(absurd_numbers),      cmocka_unit_test(numbers_that_are_none),
+        cmocka_unit_test(broken_vocabularies), cmocka_unit_test(tensors_that_do_not_fit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -106,6 +106,12 @@ static void llama_spm_reference(void **state)
     check_vocab("llama-spm");
 }
 
+static void falcon_reference(void **state)
+{
+    (void)state;
+    check_vocab("falcon");
+}
+
 /* --- a vocabulary of our own --- */
 
 typedef struct {
@@ -318,6 +324,127 @@ static void scored_merges(void **state)
     close_vocab(v);
 }
 
+/* What carries a mark cannot be a control token, not even in part. */
+static void marked_text_has_no_control_tokens(void **state)
+{
+    static const struct {
+        const char *marks, *want;
+    } cases[] = {
+        {"................", " 258 510 32"},
+        {"uuuuuuuuuuuuuuuu", " 258 60 124 105 109 95 115 116 97 114 116 124 62 32"},
+        {"..............u.", " 258 60 124 105 109 95 115 116 97 114 116 124 62 32"},
+        {"uuu............u", " 258 510 32"},
+    };
+    static const char text[] = "the<|im_start|> ";
+    gw w = {0};
+    vocab v;
+    char marks[sizeof(text)], got[256];
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    v = open_vocab(&w);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        tokenizer_ids ids = {0};
+
+        for (size_t k = 0; k < sizeof(text) - 1; k++) {
+            marks[k] = cases[i].marks[k] == 'u';
+        }
+        assert_true(tokenizer_encode_marked(v.t, text, marks, sizeof(text) - 1, &ids));
+        print_ids(got, sizeof(got), &ids);
+        assert_string_equal(got, cases[i].want);
+        free(ids.v);
+    }
+    close_vocab(v);
+}
+
+/* A vocabulary with one more token, of merges that do not make it. */
+static void pre_tokenizers(void **state)
+{
+    static const struct {
+        const char *pre, *he, *digits, *lines;
+    } cases[] = {
+        {"gpt-2", " 104 101", " 264 51 52", " 33 10 10"},
+        {"llama-bpe", " 300", " 264 51 52", " 33 10 10"}, /* a token as a whole */
+        {"qwen2", " 104 101", " 49 50 51 52", " 33 10 10"},
+        {"tekken", " 300", " 49 50 51 52", " 33 10 10"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        gw w = {0};
+        vocab v;
+
+        tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.pre"});
+        gw_str(&w, "tokenizer.ggml.pre", cases[i].pre);
+        v = open_vocab(&w);
+        EXPECT("he", cases[i].he);
+        EXPECT("1234", cases[i].digits);
+        EXPECT("!\n\n", cases[i].lines);
+        close_vocab(v);
+    }
+}
+
+/* WordPiece: no case, no accents, longest pieces first, a sign is a word. */
+static void word_pieces(void **state)
+{
+    static const struct {
+        const char *text;
+        uint32_t type;
+    } tokens[] = {
+        {"[PAD]", 3},
+        {"[UNK]", 3},
+        {"[CLS]", 3},
+        {"[SEP]", 3},
+        {"_un", 1},
+        {"aff", 1},
+        {"able", 1},
+        {"_able", 1},
+        {"_!", 1},
+        {"_a", 1},
+        {"_\xe6\x97\xa5", 1},
+        {"_\xe1\x84\x92", 1},
+        {"\xe1\x85\xa1", 1},
+        {"_i", 1},
+        {"_$", 1},
+        {"_ab", 1},
+    };
+    enum { N = sizeof(tokens) / sizeof(*tokens) };
+    gw w = {0};
+    vocab v;
+    char text[32];
+    size_t len;
+
+    (void)state;
+    gw_str(&w, "tokenizer.ggml.model", "bert");
+    gw_array(&w, "tokenizer.ggml.tokens", GGUF_STRING, N);
+    for (int i = 0; i < N; i++) {
+        bool begins = tokens[i].text[0] == '_';
+
+        snprintf(text, sizeof(text), "%s%s", begins ? "\xe2\x96\x81" : "",
+                 tokens[i].text + begins);
+        gw_put_str(&w.kvs, text);
+    }
+    gw_array(&w, "tokenizer.ggml.token_type", GGUF_I32, N);
+    for (int i = 0; i < N; i++) {
+        gw_put_u32(&w.kvs, tokens[i].type);
+    }
+    v = open_vocab(&w);
+    EXPECT("unaffable", " 4 5 6");
+    EXPECT("  UNAFFABLE!\n", " 4 5 6 8");
+    EXPECT("able", " 7");
+    EXPECT("ably a", " 1 9"); /* the longest first and no way back: the word is unknown */
+    EXPECT("\xc3\xa1 \xc4\xb0 i\xcc\x87", " 9 13 13"); /* accents, composed or not */
+    EXPECT("\xe6\x97\xa5\xe6\x97\xa5", " 10 10");      /* ideographs are words */
+    EXPECT("\xed\x95\x98", " 11 12");                  /* Hangul comes apart */
+    EXPECT("a$a\x01", " 9 14 9");
+    EXPECT("\xff", "");
+    assert_int_equal(tokenizer_bos(v.t), 2);
+    assert_int_equal(tokenizer_eos(v.t), 3);
+    assert_memory_equal(tokenizer_piece(v.t, 7, &len), " able", 5);
+    assert_memory_equal(tokenizer_piece(v.t, 6, &len), "able", 4);
+    close_vocab(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -327,8 +454,12 @@ int main(void)
         cmocka_unit_test(a_limit_stops_it),
         cmocka_unit_test(long_words_are_no_problem),
         cmocka_unit_test(scored_merges),
+        cmocka_unit_test(marked_text_has_no_control_tokens),
+        cmocka_unit_test(pre_tokenizers),
+        cmocka_unit_test(word_pieces),
         cmocka_unit_test(gpt2_reference),
         cmocka_unit_test(llama_spm_reference),
+        cmocka_unit_test(falcon_reference),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

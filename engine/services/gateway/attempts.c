@@ -50,7 +50,7 @@ static const char *printable_id(const attempts *a, char id[65])
 
 static void tell_breaker(attempts *a, attempt_end end)
 {
-    uint64_t now = loop_now_ns();
+    uint64_t now = loop_turn_ns(a->job->loop);
     bool changed = false;
 
     switch (end) {
@@ -271,7 +271,7 @@ static target_question question(const attempts *a)
         .model = a->model,
         .excluded = a->through | a->limited,
         .hash = a->model->key < a->job->n_hashes ? a->job->hashes[a->model->key] : 0,
-        .now_ns = loop_now_ns(),
+        .now_ns = loop_turn_ns(a->job->loop),
         .random = gateway_random(gateway_of(a->job)),
     };
 }
@@ -529,12 +529,11 @@ static void pass_held(attempts *a)
 /* The answer has begun: nobody else can give it any more. */
 static void answer(attempts *a)
 {
-    uint64_t now = loop_now_ns();
-
     tell_breaker(a, ANSWER);
     a->answered = a->one->spoke = true;
     cancel_rival(a);
     if (a->model->order == POLICY_LATENCY) {
+        uint64_t now = loop_now_ns();
         target_measured(a->one->state, now - a->one->called_ns, now);
     }
     if (a->continued) { /* the stream has begun already, and its role is told */

@@ -143,7 +143,7 @@ bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *e
     bound->cap = each || answers == 0 ? 0 : BOUND_OUTPUT;
     bound->input = (int64_t)chat->body.len;
     bound->output = (each ? each : BOUND_OUTPUT) * answers;
-    return check_parts(&chat->messages, err);
+    return chat->plain || check_parts(&chat->messages, err);
 }
 
 journal_usage request_most(const request_bound *bound, const policy_price *price)

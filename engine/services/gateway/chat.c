@@ -82,9 +82,9 @@ static void finish(chat *c)
     (c->gone ? job_release : job_end)(c->job);
 }
 
-static uint64_t clock_ms(void)
+static uint64_t clock_ms(const chat *c)
 {
-    return loop_now_ns() / 1000000;
+    return loop_turn_ns(c->job->loop) / 1000000;
 }
 
 static double seconds_between(uint64_t from_ns, uint64_t to_ns)
@@ -117,7 +117,7 @@ static void settle(chat *c, unsigned status, provider_tokens tokens, bool produc
                         known      ? sum_of(tokens)
                         : produced ? c->probable
                                    : 0,
-                        clock_ms());
+                        clock_ms(c));
     c->cost =
         bill_settle(&c->bill, c->attempts.one->target, status, tokens, produced, c->first_ns);
     if (status == 200) {
@@ -166,7 +166,7 @@ static void flush(chat *c)
 {
     outlet_state state = outlet_send(&c->outlet);
 
-    c->sent_ns = loop_now_ns();
+    c->sent_ns = loop_turn_ns(c->job->loop);
     if (state == OUTLET_LOST) {
         lose_client(c);
         return;
@@ -231,7 +231,7 @@ static void refuse(chat *c, const aiq_err *err)
     job_header headers[TOKEN_STATE_HEADERS];
 
     cached_drop(&c->cached);
-    token_limits_settle(&c->hold, 0, clock_ms());
+    token_limits_settle(&c->hold, 0, clock_ms(c));
     bill_drop(&c->bill);
     if (c->job->head_sent) {
         log_failure(c, err);
@@ -363,14 +363,14 @@ static void begin_stream(chat *c)
 static void on_keepalive(aiq_loop *loop, void *arg)
 {
     chat *c = arg;
-    uint64_t quiet_ms = (loop_now_ns() - c->sent_ns) / 1000000, wait = KEEPALIVE_MS;
+    uint64_t quiet_ms = (loop_turn_ns(loop) - c->sent_ns) / 1000000, wait = KEEPALIVE_MS;
 
     if (quiet_ms < KEEPALIVE_MS) {
         wait = KEEPALIVE_MS - quiet_ms;
     } else {
         begin_stream(c);
         outlet_comment(&c->outlet, AIQ_STR(": keep-alive\n"));
-        c->sent_ns = loop_now_ns();
+        c->sent_ns = loop_turn_ns(c->job->loop);
     }
     loop_timer_start(loop, &c->keepalive, wait, on_keepalive, c);
 }
@@ -567,7 +567,7 @@ static bool hold_tokens(chat *c, aiq_err *err)
     c->probable = bound.input / 4 + (bound.cap ? bound.output / 4 : bound.output);
     c->probable = c->probable < INT32_MAX ? c->probable : INT32_MAX;
     return token_limits_hold(gateway_of(c->job)->gateway->limits, &c->hold, job->limits,
-                             job->n_limits, job->limit_keys, c->probable, clock_ms(), err);
+                             job->n_limits, job->limit_keys, c->probable, clock_ms(c), err);
 }
 
 static void hold(chat *c)
@@ -638,7 +638,7 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
         if (c->client->begin) {
             c->client->begin(c->stream, &c->request);
         }
-        c->sent_ns = loop_now_ns();
+        c->sent_ns = loop_turn_ns(c->job->loop);
         loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
     }
     if (c->request.raw) {
@@ -755,7 +755,7 @@ static void stop(chat *c)
     stop_timers(c); /* also that for who leaves with the stream's last event */
     cached_drop(&c->cached);
     if (c->state == CHAT_HOLDING) {
-        token_limits_settle(&c->hold, 0, clock_ms());
+        token_limits_settle(&c->hold, 0, clock_ms(c));
         bill_drop(&c->bill);
     } else if (attempts_running(&c->attempts)) {
         /* the provider bills what it has done by now, and nobody will say what that is */
