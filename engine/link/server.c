@@ -124,6 +124,7 @@ void link_server_leave(link_server *s)
         return;
     }
     s->leaving = true;
+    __atomic_store_n(&s->engine->leaving, true, __ATOMIC_RELAXED);
     aiq_log(AIQ_LOG_INFO, "link", "leaving", AIQ_I("links", s->n_links),
             AIQ_I("drain_s", s->engine->options.drain_s));
     drop_socket(&s->workers);

@@ -6,6 +6,7 @@
 #include "providers/local_models.h"
 #include "services/gateway/targets.h"
 #include "services/gateway/token_limits.h"
+#include "services/gateway/token_save.h"
 
 uint64_t gateway_random(gateway_loop *g)
 {
@@ -55,6 +56,7 @@ static bool init(aiq_engine *engine, aiq_err *err)
     }
     g->targets = targets_new(engine);
     g->limits = token_limits_new(engine->metrics);
+    g->save = token_save_start(engine, g->limits);
     g->models = local_models_new(engine, err);
     if (g->models == NULL) {
         return false;
@@ -85,6 +87,7 @@ static void release(aiq_engine *engine)
     if (g->targets) {
         targets_free(g->targets);
     }
+    token_save_stop(g->save);
     token_limits_free(g->limits);
     curl_global_cleanup();
     free(g->families);

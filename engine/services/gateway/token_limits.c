@@ -10,6 +10,9 @@
 /* What has expired goes when others come: so many at a time. */
 #define EVICT 2
 
+/* So many windows may be there for those that an earlier engine has left to be added. */
+#define SAVED_WINDOWS 65536u
+
 /* Of a request: what a provider says may be anything. */
 #define MOST (1LL << 40)
 
@@ -38,6 +41,8 @@ struct token_limits {
     token_window *buckets[BUCKETS];
     token_window *newest, *oldest;
     zone *zones; /* as many as configurations ever named */
+    size_t n_windows;
+    uint64_t changes;
     metric *refused;
 };
 
@@ -154,6 +159,7 @@ static void evict(token_limits *t, uint64_t now_ms)
         *p = w->next;
         unlink_window(t, w);
         w->zone->windows--;
+        t->n_windows--;
         free(w);
     }
 }
@@ -174,29 +180,30 @@ static zone *find_zone(token_limits *t, const char *name)
     return z;
 }
 
-/* NULL: its zone is full. */
-static token_window *find_window(token_limits *t, const policy_limit *limit, const uint8_t *key,
-                                 uint64_t now_ms)
+/* NULL: there are as many of its zone as there may be. */
+static token_window *find_window(token_limits *t, const char *name, uint32_t window_ms,
+                                 uint32_t keys, const uint8_t *key, uint64_t now_ms)
 {
     token_window **first = bucket_of(t, key), *w = *first;
 
-    while (w && (memcmp(w->key, key, AIQ_LIMIT_KEY) != 0 || w->window_ms != limit->window_ms ||
-                 strcmp(w->zone->name, limit->zone) != 0)) {
+    while (w && (memcmp(w->key, key, AIQ_LIMIT_KEY) != 0 || w->window_ms != window_ms ||
+                 strcmp(w->zone->name, name) != 0)) {
         w = w->next;
     }
     if (w) {
         unlink_window(t, w);
     } else {
         evict(t, now_ms);
-        zone *z = find_zone(t, limit->zone);
-        if (z->windows >= limit->keys) {
+        zone *z = find_zone(t, name);
+        if (z->windows >= keys) {
             return NULL;
         }
         z->windows++;
+        t->n_windows++;
         w = aiq_zalloc(sizeof(*w));
         w->zone = z;
         memcpy(w->key, key, AIQ_LIMIT_KEY);
-        w->window_ms = limit->window_ms;
+        w->window_ms = window_ms;
         w->slot = now_ms / slot_ms(w);
         w->next = *first;
         *first = w;
@@ -240,7 +247,8 @@ static bool look(token_hold *hold, const uint8_t *keys, int64_t tokens, uint64_t
         if (is_empty(keys + i * AIQ_LIMIT_KEY)) {
             continue;
         }
-        token_window *w = find_window(hold->limits, rule, keys + i * AIQ_LIMIT_KEY, now_ms);
+        token_window *w = find_window(hold->limits, rule->zone, rule->window_ms, rule->keys,
+                                      keys + i * AIQ_LIMIT_KEY, now_ms);
         if (w == NULL) {
             return refuse_full(rule, err);
         }
@@ -304,6 +312,7 @@ bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *ru
 {
     *hold = (token_hold){.limits = t, .rules = rules, .n = n};
     pthread_mutex_lock(&t->lock);
+    t->changes++;
     bool fits = look(hold, keys, tokens, now_ms, err);
     for (size_t i = 0; i < n && fits; i++) {
         if (hold->windows[i]) {
@@ -328,6 +337,7 @@ void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms)
     }
     used = used < MOST ? used : MOST;
     pthread_mutex_lock(&t->lock);
+    t->changes++;
     for (size_t i = 0; i < hold->n; i++) {
         if (hold->windows[i]) {
             add(hold->windows[i], hold->slots[i], used - hold->tokens[i]);
@@ -335,6 +345,90 @@ void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms)
     }
     hold->state = state_of(hold, now_ms);
     let_go(hold);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* For who saves them. */
+
+uint64_t token_limits_changes(token_limits *t)
+{
+    pthread_mutex_lock(&t->lock);
+    uint64_t changes = t->changes;
+    pthread_mutex_unlock(&t->lock);
+    return changes;
+}
+
+static bool copy_window(token_window *w, bool take, token_counts *out)
+{
+    *out = (token_counts){.zone = w->zone->name, .window_ms = w->window_ms};
+    memcpy(out->key, w->key, AIQ_LIMIT_KEY);
+    for (uint64_t i = 0; i < RING && i <= w->slot; i++) {
+        uint64_t slot = w->slot - i;
+        int64_t *used = &w->used[slot % RING];
+        if (*used) {
+            out->steps[out->n].begin_ms = slot * slot_ms(w);
+            out->steps[out->n++].tokens = *used;
+        }
+        if (take) {
+            w->total -= *used;
+            *used = 0;
+        }
+    }
+    return out->n > 0 && strlen(out->zone) <= TOKEN_ZONE_MAX;
+}
+
+/* A whole bucket at once: so each window is seen once, whoever comes and goes. */
+static size_t copy_bucket(token_limits *t, unsigned bucket, bool take, uint64_t now_ms,
+                          aiq_buf *out)
+{
+    token_counts one;
+
+    aiq_buf_consume(out, out->len);
+    pthread_mutex_lock(&t->lock);
+    for (token_window *w = t->buckets[bucket]; w; w = w->next) {
+        slide(w, now_ms);
+        if (copy_window(w, take, &one)) {
+            aiq_buf_add(out, &one, sizeof(one));
+        }
+    }
+    pthread_mutex_unlock(&t->lock);
+    return out->len / sizeof(one);
+}
+
+void token_limits_each(token_limits *t, uint64_t now_ms, bool take,
+                       void (*fn)(void *arg, const token_counts *counts), void *arg)
+{
+    aiq_buf some = {0};
+
+    for (unsigned bucket = 0; bucket < BUCKETS; bucket++) {
+        size_t n = copy_bucket(t, bucket, take, now_ms, &some);
+        for (size_t i = 0; i < n; i++) {
+            fn(arg, (const token_counts *)(void *)some.data + i);
+        }
+    }
+    aiq_buf_free(&some);
+}
+
+void token_limits_add(token_limits *t, const token_counts *counts, uint64_t age_ms,
+                      int64_t tokens, uint64_t now_ms)
+{
+    uint32_t keys;
+
+    if (age_ms > counts->window_ms + counts->window_ms / LIMIT_SLOTS) {
+        return; /* it has left the window */
+    }
+    tokens = tokens < -MOST ? -MOST : tokens < MOST ? tokens : MOST;
+    pthread_mutex_lock(&t->lock);
+    keys = t->n_windows < SAVED_WINDOWS ? SAVED_WINDOWS : 0; /* no new one */
+    token_window *w =
+        find_window(t, counts->zone, counts->window_ms, keys, counts->key, now_ms);
+    if (w) {
+        /* the step after the one that it fell into: not shorter than it must */
+        uint64_t at_ms = now_ms > age_ms ? now_ms - age_ms : 0;
+        uint64_t slot = (at_ms + slot_ms(w) - 1) / slot_ms(w);
+        add(w, slot < w->slot ? slot : w->slot, tokens);
+        t->changes++;
+    }
     pthread_mutex_unlock(&t->lock);
 }
 

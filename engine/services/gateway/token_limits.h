@@ -58,6 +58,29 @@ bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *ru
 /* The request has used so many, and holds nothing any more. Fine where it did not. */
 void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms);
 
+/* For who saves them (token_save.h). What one key has used in a window, by its steps. */
+#define TOKEN_ZONE_MAX 128 /* bytes of a zone's name; of a longer one nothing is saved */
+typedef struct {
+    const char *zone;
+    uint8_t key[AIQ_LIMIT_KEY];
+    uint32_t window_ms;
+    size_t n;
+    struct {
+        uint64_t begin_ms;
+        int64_t tokens; /* with what is held; negative: of what was taken less was used */
+    } steps[LIMIT_SLOTS + 1];
+} token_counts;
+
+/* Each window in which anything counts; take: it does not count here any more. Others are
+ * held up for a few windows at a time. fn may take its time. */
+void token_limits_each(token_limits *t, uint64_t now_ms, bool take,
+                       void (*fn)(void *arg, const token_counts *counts), void *arg);
+/* Counts what was used so long ago as if by a request of this engine's; steps do not matter. */
+void token_limits_add(token_limits *t, const token_counts *counts, uint64_t age_ms,
+                      int64_t tokens, uint64_t now_ms);
+/* Grows with every request that is held or settled. */
+uint64_t token_limits_changes(token_limits *t);
+
 /* As many headers as there are: all or none. text: what they need. */
 #define TOKEN_STATE_TEXT    80
 #define TOKEN_STATE_HEADERS 3
