@@ -50,7 +50,7 @@ is_deeply([ @$page{qw(next done)} ], [ $seq + 1, JSON::PP::false ], 'and a topic
 is(publish('news', '{"type":"t","data":1}', $_)->{status}, 403, "not a $_") for qw(user viewer);
 is(publish('news', '{"type":"t","data":1}', 'admin')->{status}, 202, 'an admin may');
 is($t->post('/v1/topics/news', '{}')->{status}, 401, 'nobody may not');
-$r = publish('aiq.budgets', '{"type":"t","data":1}', 'admin');
+$r = publish('aiq.admin.budgets', '{"type":"t","data":1}', 'admin');
 is($r->{status}, 403, "the engine's own topics are the engine's");
 like(error($r)->{message}, qr/aiq\./, 'which is said');
 

@@ -154,11 +154,15 @@ static void make_ready(ledger *l, ledger_call *call)
 
 /* Refusals. */
 
-static void refuse_spent(ledger *l, const budget_account *a, aiq_err *err)
+static void refuse_spent(ledger *l, budget_account *a, aiq_err *err)
 {
     static const char *const scopes[] = {"tenant", "user", "API key"};
 
     metric_add(l->refused_spent, 1);
+    if (!a->refused) {
+        a->refused = true;
+        ledger_tell(l, a, "budget.exceeded");
+    }
     aiq_fail(err, 402, "budget_exceeded", "The budget of this %s for this %s is used up.",
              scopes[a->scope], a->period == POLICY_DAY ? "day" : "month");
     aiq_err_detail(err, "%.200s: limit %" PRId64 ", spent %" PRId64, a->id, budget_limit(a),
@@ -483,7 +487,7 @@ static void unready(ledger *l, ledger_call *call)
 static bool rests(const budget_account *a, int64_t now_ms)
 {
     return a->calls == 0 && a->leased == 0 && !a->active && !a->asking &&
-           (!a->warned || now_ms >= a->span.ends_ms);
+           ((!a->warned && !a->refused) || now_ms >= a->span.ends_ms);
 }
 
 void accounts_renew(ledger *l)

@@ -65,6 +65,7 @@ typedef struct budget_account {
     bool asking;            /* the lease is about to change: nothing is taken from it */
     bool active;            /* something was held since the last look */
     bool warned;            /* 80 % were said */
+    bool refused;           /* it was said that a call did not fit */
     struct ledger_call *waiting, **last_waiting;
 } budget_account;
 

@@ -50,6 +50,8 @@ int64_t ledger_clock_ms(void);
 aiq_loop *ledger_home(ledger *l);
 /* Owned by the caller. */
 aiq_str ledger_copy(aiq_str text);
+/* An event of the topic of its tenant's budgets. */
+void ledger_tell(ledger *l, const budget_account *a, const char *type);
 /* 503. */
 void ledger_unrecorded(ledger *l, const aiq_err *why, aiq_err *err);
 

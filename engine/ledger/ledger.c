@@ -3,8 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "core/json.h"
 #include "core/log.h"
 #include "ledger/impl.h"
+#include "streams/topics.h"
 
 #define HEARTBEAT 15000 /* ms between looks at leases and dead engines */
 
@@ -137,11 +139,39 @@ static void note_overdraft(ledger *l, const journal_entry *e, const budget_accou
             AIQ_I("used", b->used));
 }
 
+static void add_amount(aiq_buf *out, policy_unit unit, int64_t amount)
+{
+    char text[LEDGER_USD_SIZE];
+
+    if (unit == POLICY_USD) {
+        aiq_buf_add(out, text, ledger_write_usd(text, amount > 0 ? amount : 0));
+    } else {
+        aiq_buf_printf(out, "%" PRId64, amount);
+    }
+}
+
+void ledger_tell(ledger *l, const budget_account *a, const char *type)
+{
+    aiq_buf out = {0};
+
+    aiq_buf_text(&out, "{\"account\":");
+    json_quote(&out, a->id, strlen(a->id));
+    aiq_buf_text(&out, ",\"limit\":\"");
+    add_amount(&out, a->unit, budget_limit(a));
+    aiq_buf_text(&out, "\",\"spent\":\"");
+    add_amount(&out, a->unit, a->spent + a->used);
+    aiq_buf_text(&out, "\"}");
+    topic_publish(l->engine, a->tenant, AIQ_STR(TOPIC_BUDGETS), (aiq_str){type, strlen(type)},
+                  (aiq_str){(char *)out.data, out.len});
+    aiq_buf_free(&out);
+}
+
 static void note_warning(ledger *l, budget_account *a)
 {
     if (!a->warned && budget_warns(a)) {
         a->warned = true;
         metric_add(l->warnings, 1);
+        ledger_tell(l, a, "budget.warning");
         aiq_log(AIQ_LOG_WARN, "ledger", "80 % of a budget are used", AIQ_S("account", a->id),
                 AIQ_I("limit", budget_limit(a)), AIQ_I("spent", a->spent + a->used));
     }

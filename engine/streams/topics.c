@@ -345,7 +345,9 @@ static topic_question *post(aiq_engine *engine, aiq_loop *home, aiq_str tenant, 
 
 void topic_publish(aiq_engine *engine, aiq_str tenant, aiq_str name, aiq_str type, aiq_str data)
 {
-    (void)post(engine, NULL, tenant, name, type, data, NULL, NULL);
+    if (engine->topics) {
+        (void)post(engine, NULL, tenant, name, type, data, NULL, NULL);
+    }
 }
 
 topic_question *topic_ask(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_str type,

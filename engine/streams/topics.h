@@ -31,10 +31,10 @@
 #define TOPICS_MAX        4096
 #define TOPICS_TENANT_MAX 256
 
-/* Of the tenant AIQ_TENANT_DEFAULT: what happens to providers. */
+/* Of the tenant "default": circuit breakers, "breaker". */
 #define TOPIC_PROVIDERS "aiq.admin.providers"
-/* Of each tenant: its budgets. */
-#define TOPIC_BUDGETS "aiq.budgets"
+/* Of each tenant: "budget.warning" at 80 %, "budget.exceeded" at the first refusal. */
+#define TOPIC_BUDGETS "aiq.admin.budgets"
 
 typedef struct topics topics;
 
@@ -50,7 +50,7 @@ bool topic_may_read(aiq_str role, aiq_str name);
 bool topic_may_publish(aiq_str name);
 
 /* `data` is a JSON value that was validated, of TOPIC_BYTES at most. Copies all of it. Any
- * thread. */
+ * thread. Nothing where the engine has no topics, as in tests of other rooms. */
 void topic_publish(aiq_engine *engine, aiq_str tenant, aiq_str name, aiq_str type,
                    aiq_str data);
 

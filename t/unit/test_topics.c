@@ -133,7 +133,8 @@ static void names(void **state)
 
     assert_true(topic_may_publish(NEWS));
     assert_false(topic_may_publish(AIQ_STR(TOPIC_BUDGETS)));
-    assert_true(topic_may_read(AIQ_STR("viewer"), AIQ_STR(TOPIC_BUDGETS)));
+    assert_true(topic_may_read(AIQ_STR("viewer"), NEWS));
+    assert_false(topic_may_read(AIQ_STR("developer"), AIQ_STR(TOPIC_BUDGETS)));
     assert_false(topic_may_read(AIQ_STR("developer"), AIQ_STR(TOPIC_PROVIDERS)));
     assert_true(topic_may_read(AIQ_STR("admin"), AIQ_STR(TOPIC_PROVIDERS)));
 }

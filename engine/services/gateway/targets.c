@@ -2,10 +2,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/json.h"
 #include "core/log.h"
 #include "providers/secrets.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/health_check.h"
+#include "streams/topics.h"
 
 /* How soon a new provider is checked. */
 #define CHECKS_MS 1000
@@ -455,6 +457,21 @@ uint64_t target_latency(const target_state *s, uint64_t now_ns)
     return latency_by_now(s, now_ns) * (1 + __atomic_load_n(&s->in_flight, __ATOMIC_RELAXED));
 }
 
+static void tell_topic(aiq_engine *engine, const char *provider, const char *model,
+                       const char *state)
+{
+    aiq_buf out = {0};
+
+    aiq_buf_text(&out, "{\"provider\":");
+    json_quote(&out, provider, strlen(provider));
+    aiq_buf_text(&out, ",\"model\":");
+    json_quote(&out, model, strlen(model));
+    aiq_buf_printf(&out, ",\"state\":\"%s\"}", state);
+    topic_publish(engine, AIQ_STR("default"), AIQ_STR(TOPIC_PROVIDERS), AIQ_STR("breaker"),
+                  (aiq_str){(char *)out.data, out.len});
+    aiq_buf_free(&out);
+}
+
 void target_changed(targets *t, target_state *s, aiq_str request_id)
 {
     static const char *const words[] = {"closed", "half open", "open"};
@@ -475,4 +492,5 @@ void target_changed(targets *t, target_state *s, aiq_str request_id)
     aiq_log(now == BREAKER_OPEN ? AIQ_LOG_WARN : AIQ_LOG_INFO, "gateway",
             "circuit breaker has changed", AIQ_S("request_id", id), AIQ_S("provider", p->name),
             AIQ_S("model", s->model), AIQ_S("state", words[now]));
+    tell_topic(t->engine, p->name, s->model, words[now]);
 }
