@@ -47,7 +47,7 @@ struct aiq_engine {
     aiq_loop *loops; /* options.loops of them */
     uint64_t id;     /* random; names this process */
     uint64_t started_ns;
-    bool leaving; /* atomic; it takes no more jobs */
+    bool leaving;                /* atomic; it takes no more jobs */
     health_component *health;    /* see engine_add_health() */
     struct policy_set *policies; /* core/policy.h */
     struct link_server *links;
