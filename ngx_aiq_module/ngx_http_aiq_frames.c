@@ -345,7 +345,7 @@ ngx_http_aiq_frames_head(const uint8_t *data, size_t len,
 
     while ((rc = aiq_field_next(&fields, &id, &p, &n)) == 1) {
 
-        if (!ngx_http_aiq_frames_clean(p, n)) {
+        if (!aiq_text_clean(p, n)) {
             return "HEAD with control characters";
         }
 
@@ -423,7 +423,7 @@ ngx_http_aiq_frames_error(const uint8_t *data, size_t len, aiq_error_info *e,
             break;
 
         case AIQ_FIELD_HEADER:
-            if (!ngx_http_aiq_frames_clean(p, n)) {
+            if (!aiq_text_clean(p, n)) {
                 return "ERROR with control characters in a header";
             }
             break;
@@ -490,7 +490,7 @@ ngx_http_aiq_frames_verdict(const uint8_t *data, size_t len,
             continue;
         }
 
-        if (n > AIQ_IDENTITY_MAX || !ngx_http_aiq_frames_clean(p, n)) {
+        if (n > AIQ_IDENTITY_MAX || !aiq_text_clean(p, n)) {
             return "VERDICT with a name that is none";
         }
 
@@ -686,21 +686,6 @@ ngx_http_aiq_frames_own_header(aiq_text name)
     }
 
     return 0;
-}
-
-
-int
-ngx_http_aiq_frames_clean(const uint8_t *p, size_t len)
-{
-    size_t  i;
-
-    for (i = 0; i < len; i++) {
-        if ((p[i] < 0x20 && p[i] != '\t') || p[i] == 0x7f) {
-            return 0;
-        }
-    }
-
-    return 1;
 }
 
 

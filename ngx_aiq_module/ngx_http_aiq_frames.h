@@ -140,9 +140,6 @@ const char *ngx_http_aiq_frames_answer(const uint8_t *data, size_t len,
  */
 int ngx_http_aiq_frames_header(aiq_fields *headers, aiq_text *name,
     aiq_text *value);
-
-/* field content of HTTP: no control characters but tabs */
-int ngx_http_aiq_frames_clean(const uint8_t *p, size_t len);
 int ngx_http_aiq_frames_utf8(aiq_text s);
 
 

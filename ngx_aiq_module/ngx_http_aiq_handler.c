@@ -596,9 +596,7 @@ ngx_http_aiq_open_text(ngx_http_aiq_open_t *open, uint16_t id,
 
     /* the URI was decoded, any byte may be in it */
 
-    if (id != AIQ_FIELD_URI
-        && !ngx_http_aiq_frames_clean(value->data, value->len))
-    {
+    if (id != AIQ_FIELD_URI && !aiq_text_clean(value->data, value->len)) {
         open->invalid = 1;
     }
 
@@ -651,7 +649,7 @@ ngx_http_aiq_open_header(ngx_http_aiq_open_t *open, ngx_table_elt_t *h)
         }
     }
 
-    if (!ngx_http_aiq_frames_clean(h->value.data, h->value.len)) {
+    if (!aiq_text_clean(h->value.data, h->value.len)) {
         open->invalid = 1;
         return;
     }

@@ -680,8 +680,7 @@ ngx_http_aiq_jwt_identity_claim(ngx_pool_t *pool, json_t *claims,
     text->len = json_string_length(value);
 
     if (text->len == 0 || text->len > AIQ_IDENTITY_MAX
-        || !ngx_http_aiq_frames_clean((u_char *) json_string_value(value),
-                                      text->len))
+        || !aiq_text_clean(json_string_value(value), text->len))
     {
         return NGX_ERROR;
     }

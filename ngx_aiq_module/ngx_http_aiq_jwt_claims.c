@@ -37,7 +37,7 @@ ngx_http_aiq_jwt_claim_text(ngx_http_aiq_jwt_ctx_t *ctx, ngx_str_t *names,
 
     /* in a header to a proxied server they would begin another one */
 
-    if (rc == NGX_OK && !ngx_http_aiq_frames_clean(text->data, text->len)) {
+    if (rc == NGX_OK && !aiq_text_clean(text->data, text->len)) {
         return NGX_DECLINED;
     }
 

@@ -288,7 +288,7 @@ ngx_http_aiq_set_tracestate(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
         if (ctx->tracestate.len + 1 + h[i].value.len
             > NGX_HTTP_AIQ_TRACESTATE_MAX
-            || !ngx_http_aiq_frames_clean(h[i].value.data, h[i].value.len))
+            || !aiq_text_clean(h[i].value.data, h[i].value.len))
         {
             ctx->tracestate.len = 0;
             break;

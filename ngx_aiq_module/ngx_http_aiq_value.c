@@ -162,7 +162,7 @@ ngx_http_aiq_check_name(ngx_conf_t *cf, char *what, ngx_str_t *name)
     text.len = name->len;
 
     if (name->len == 0
-        || !ngx_http_aiq_frames_clean(name->data, name->len)
+        || !aiq_text_clean(name->data, name->len)
         || !ngx_http_aiq_frames_utf8(text))
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid %s \"%V\"",

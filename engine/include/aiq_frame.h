@@ -64,6 +64,7 @@
 #ifndef AIQ_FRAME_H
 #define AIQ_FRAME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -293,6 +294,31 @@ static inline int aiq_field_next(aiq_fields *f, uint16_t *id, const uint8_t **da
     *data = f->pos + 4;
     f->pos += 4 + (size_t)*len;
     return 1;
+}
+
+/* May it be the value of an HTTP header: no control characters but tabs? Otherwise who writes
+ * it could begin a line of his own. By eights, for each request has some twenty of them. */
+static inline bool aiq_text_clean(const void *text, size_t len)
+{
+    const uint64_t ones = 0x0101010101010101ull;
+    const uint8_t *p = (const uint8_t *)text;
+    size_t i = 0;
+    uint64_t x;
+
+    for (; len - i >= sizeof(x); i += sizeof(x)) {
+        memcpy(&x, p + i, sizeof(x));
+        uint64_t del = x ^ ones * 0x7f;
+        /* a byte below 0x20, or a 0 in del; a borrow may mark the byte above one, no matter */
+        if ((((x - ones * 0x20) & ~x) | ((del - ones) & ~del)) & ones << 7) {
+            break;
+        }
+    }
+    for (; i < len; i++) {
+        if ((p[i] < 0x20 && p[i] != '\t') || p[i] == 0x7f) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Bytes that a field of this length takes. */

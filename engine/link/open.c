@@ -16,38 +16,6 @@ static bool valid_name(aiq_str name)
     return name.len > 0;
 }
 
-/* How much of it, by eights, has none of the characters that valid_value() looks for. */
-static size_t skip_plain(aiq_str value)
-{
-    const uint64_t ones = 0x0101010101010101ull;
-    size_t i = 0;
-    uint64_t x;
-
-    for (; value.len - i >= sizeof(x); i += sizeof(x)) {
-        memcpy(&x, value.data + i, sizeof(x));
-        uint64_t delete = x ^ ones * 0x7f;
-        /* The usual "is there a byte below n": a borrow may mark others above one, no matter.
-         */
-        if ((((x - ones * 0x20) & ~x) | ((delete - ones) & ~delete)) & ones << 7) {
-            break;
-        }
-    }
-    return i;
-}
-
-/* Also keeps line ends out, so that no worker can write a header of its own
- * into what we send to a provider. */
-static bool valid_value(aiq_str value)
-{
-    for (size_t i = skip_plain(value); i < value.len; i++) {
-        unsigned char c = (unsigned char)value.data[i];
-        if ((c < 0x20 && c != '\t') || c == 0x7f) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* "name: value" */
 static bool split_header(aiq_str field, job_header *header)
 {
@@ -62,7 +30,7 @@ static bool split_header(aiq_str field, job_header *header)
     }
     header->name = (aiq_str){field.data, (size_t)(colon - field.data)};
     header->value = (aiq_str){value, (size_t)(end - value)};
-    return valid_name(header->name) && valid_value(header->value);
+    return valid_name(header->name) && aiq_text_clean(header->value.data, header->value.len);
 }
 
 static aiq_str *place_of(aiq_job *job, uint16_t id)
@@ -163,7 +131,7 @@ static const char *parse_fields(aiq_job *job, aiq_fields fields)
             }
         } else if (place) {
             /* nginx decodes the URI, so any byte may be in it */
-            if (id != AIQ_FIELD_URI && !valid_value(text)) {
+            if (id != AIQ_FIELD_URI && !aiq_text_clean(text.data, text.len)) {
                 return "OPEN with control characters";
             }
             *place = text;
