@@ -171,6 +171,12 @@ valgrind: all test-programs
 bench: all $(BENCH) t/npm/node_modules/.package-lock.json t/bench/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
 
+# Streams through cuts, reloads, killed workers and engines, for so long; make test has it
+# for seconds.
+SOAK_SECONDS ?= 1200
+soak: all test-programs t/npm/node_modules/.package-lock.json
+	AIQ_BUILD_DIR=$B SOAK_SECONDS=$(SOAK_SECONDS) prove -v t/stream_soak.t
+
 PREFIX ?= /usr/local
 MODULES_DIR ?= $(shell $(NGINX) -V 2>&1 | sed -n 's/.*--modules-path=\([^ ]*\).*/\1/p')
 install: all
@@ -187,5 +193,5 @@ clean:
 	rm -rf build build-debug build-sanitize build-fuzz build-planted compile_commands.json
 
 FORCE:
-.PHONY: all deps run test unit test-programs fuzz fuzz-programs fuzz-link-programs lint valgrind bench install nginx clean FORCE
+.PHONY: all deps run test unit test-programs fuzz fuzz-programs fuzz-link-programs lint valgrind bench soak install nginx clean FORCE
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)
