@@ -113,8 +113,12 @@ typedef struct {
     void (*kv_free)(kern_kv *kv);
 
     /* Runs all sequences' tokens through the model. logits is [sequences that want
-     * them][n_vocab], in order. A token's result does not depend, to the last bit, on what
-     * else is in the batch nor on how its prompt was cut. */
+     * them][n_vocab], in order. A token's result does not depend on who else is in the batch
+     * nor on how its prompt was cut: to the last bit with F32 and F16 weights. Packed weights
+     * may be multiplied in one way where a step has few tokens and in another where it has
+     * many, because neither is fast at both by a factor of three; each rounds activations, so
+     * results differ by some tenths of a percent in a product between, never within, the two.
+     */
     bool (*step)(kern_model *model, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 
     const char *(*last_error)(const kern_device *dev);

@@ -16,7 +16,7 @@ use AIQ::Command;
 my $aiq = aiq();
 my $demo = "$FindBin::Bin/../demo/demo.gguf";
 
-for my $args (['--help'], map { [$_, '--help'] } qw(tokenize generate keys tenants users)) {
+for my $args (['--help'], map { [$_, '--help'] } qw(tokenize generate bench keys tenants users)) {
     my $r = run([$aiq, @$args]);
 
     is($r->{status}, 0, "@$args succeeds");
@@ -25,7 +25,7 @@ for my $args (['--help'], map { [$_, '--help'] } qw(tokenize generate keys tenan
 }
 
 my $help = run([$aiq, '--help'])->{out};
-like($help, qr/^  $_ /m, "the list has $_") for qw(tokenize generate keys tenants users);
+like($help, qr/^  $_ /m, "the list has $_") for qw(tokenize generate bench keys tenants users);
 
 my @wrong = (
     [[], 'aiq: no command (see aiq --help)'],
@@ -39,6 +39,10 @@ my @wrong = (
         'aiq generate: one of --prompt and --ids is needed (see --help)'],
     [['generate', '--model', 'x', '--prompt', 'a', '--ids', '1'],
         'aiq generate: one of --prompt and --ids is needed (see --help)'],
+    [['bench'], 'aiq bench: --model is missing (see --help)'],
+    (map { [['bench', '--model', 'x', @$_],
+            "aiq bench: $_->[1] is not a value for this option (see --help)"] }
+        ['--batch', '1,,2'], ['--batch', '0'], ['--threads', '0'], ['--device', 'gpu']),
     (map { [['generate', '--model', 'x', '--prompt', 'a', @$_],
             "aiq generate: $_->[1] is not a value for this option (see --help)"] }
         ['-n', '0'], ['-n', '-1'], ['-n', '1x'], ['-n', '99999999999999999999'],
@@ -63,7 +67,7 @@ open(my $out, '>:raw', $cut) or die "$cut: $!";
 print $out $head;
 close($out);
 
-for my $command ([qw(tokenize)], [qw(generate --prompt a)]) {
+for my $command ([qw(tokenize)], [qw(generate --prompt a)], [qw(bench)]) {
     my ($name, @rest) = @$command;
 
     for my $case (["$dir/none.gguf", 'No such file or directory'], ["$dir", 'not a regular file'],

@@ -11,6 +11,7 @@ static const cli_command commands[] = {
     {"tenants", "manage tenants", cli_tenants},
     {"users", "manage tenants' users", cli_users},
     {"generate", "continue a prompt with a local model", cli_generate},
+    {"bench", "measure a local model", cli_bench},
     {"tokenize", "turn text into a model's token ids", cli_tokenize},
 };
 

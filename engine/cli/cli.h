@@ -21,6 +21,7 @@ typedef struct {
 
 int cli_tokenize(int argc, char **argv);
 int cli_generate(int argc, char **argv);
+int cli_bench(int argc, char **argv);
 int cli_keys(int argc, char **argv);
 int cli_tenants(int argc, char **argv);
 int cli_users(int argc, char **argv);

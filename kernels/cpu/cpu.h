@@ -19,6 +19,7 @@ struct kern_device {
 typedef struct {
     kern_kv *kv;
     uint32_t pos;
+    uint32_t beside; /* tokens of the same sequence in the batch */
 } cpu_row_at;
 
 struct kern_model {
@@ -43,6 +44,9 @@ struct kern_model {
     float *scores;    /* [threads][n_ctx] */
     float *wrow;      /* [threads][longest row of weights] */
     uint32_t wrow_len;
+    uint8_t *packed; /* activations prepared for integers or tiles */
+    uint8_t *tiles;  /* [threads][tiles_bytes] */
+    size_t tiles_bytes;
 };
 
 struct kern_kv {
@@ -52,8 +56,15 @@ struct kern_kv {
     float *v;          /* [n_layers][capacity][kv_dim] */
 };
 
-/* y[i][r] = dot(w row r, x[i]) for i in [0, n); x is [n][w->cols], y is [n][w->rows]. */
-void cpu_matmul(kern_model *m, float *y, const float *x, const kern_tensor *w, uint32_t n);
+/* y[i] = w x[i] for the batch's rows i; y is [n][w->rows] */
+typedef struct {
+    float *y;
+    const kern_tensor *w;
+} cpu_product;
+
+/* All products of x, [n][cols], with matrices of as many columns. */
+void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *products,
+                uint32_t n_products);
 
 bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 

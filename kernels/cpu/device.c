@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static kern_device *cpu_open(uint32_t n_threads)
 {
@@ -41,15 +42,29 @@ static uint32_t longest_row(const kern_config *c)
     return c->d_ff > n ? c->d_ff : n;
 }
 
-/* Rows of scratch start on cache lines of their own. */
-static float *floats(size_t outer, size_t inner)
+/* NULL if memory is short, or the product no size. Rows start on cache lines of their own. */
+static float *floats(size_t outer, size_t inner, size_t alignment)
 {
     size_t bytes;
 
     if (__builtin_mul_overflow(outer, inner, &bytes) || bytes > SIZE_MAX / 8) {
         return NULL;
     }
-    return aligned_alloc(64, (bytes * sizeof(float) + 63) & ~(size_t)63);
+    return aligned_alloc(alignment, (bytes * sizeof(float) + alignment - 1) & ~(alignment - 1));
+}
+
+/* Scratch asks for large pages where it fills some: a product writes to a row of each of many
+ * tokens in turn, more pages than the processor remembers. */
+static float *scratch(size_t outer, size_t inner)
+{
+    const size_t page = (size_t)2 << 20;
+    bool large = inner > 0 && outer > page / sizeof(float) / inner;
+    float *p = floats(outer, inner, large ? page : 64);
+
+    if (large && p != NULL) {
+        madvise(p, outer * inner * sizeof(float), MADV_HUGEPAGE); /* a wish */
+    }
+    return p;
 }
 
 static void cpu_model_free(kern_model *m)
@@ -68,7 +83,37 @@ static void cpu_model_free(kern_model *m)
     free(m->rope);
     free(m->scores);
     free(m->wrow);
+    free(m->packed);
+    free(m->tiles);
     free(m);
+}
+
+static uint8_t *bytes(size_t outer, size_t inner)
+{
+    return (uint8_t *)scratch(outer, (inner + 3) / 4);
+}
+
+/* Scratch for the faster ways to multiply. */
+static bool alloc_packed(kern_model *m)
+{
+    const cpu_ops *ops = m->dev->ops;
+    size_t n = ((size_t)m->max_batch + 15) & ~(size_t)15, most = 0;
+
+    if (ops->integers != NULL) {
+        most = ops->integers->vector_bytes(m->wrow_len);
+        m->packed = bytes(n, most);
+    }
+    if (ops->tiles != NULL) {
+        assert(most >= 2 * (size_t)m->wrow_len);
+        size_t attend = ops->attend->scratch_bytes(m->config.head_dim);
+
+        m->tiles_bytes = ops->tiles->scratch_bytes(m->max_batch);
+        m->tiles_bytes = (attend > m->tiles_bytes ? attend : m->tiles_bytes) + 63;
+        m->tiles_bytes &= ~(size_t)63;
+        m->tiles = bytes(cpu_pool_size(m->dev->pool), m->tiles_bytes);
+    }
+    return (ops->integers == NULL || m->packed != NULL) &&
+           (ops->tiles == NULL || m->tiles != NULL);
 }
 
 static bool alloc_state(kern_model *m)
@@ -80,17 +125,20 @@ static bool alloc_state(kern_model *m)
 
     m->wrow_len = longest_row(c);
     m->rows = calloc(n, sizeof(*m->rows));
-    m->x = floats(n, c->d_model);
-    m->xb = floats(n, c->d_model);
-    m->q = floats(n, q_dim);
-    m->k = floats(n, kv_dim);
-    m->v = floats(n, kv_dim);
-    m->att = floats(n, q_dim);
-    m->gate = floats(n, c->d_ff);
-    m->up = floats(n, c->d_ff);
-    m->rope = floats(n, c->rope_dim);
-    m->scores = floats(threads, c->n_ctx);
-    m->wrow = floats(threads, m->wrow_len);
+    m->x = scratch(n, c->d_model);
+    m->xb = scratch(n, c->d_model);
+    m->q = scratch(n, q_dim);
+    m->k = scratch(n, kv_dim);
+    m->v = scratch(n, kv_dim);
+    m->att = scratch(n, q_dim);
+    m->gate = scratch(n, c->d_ff);
+    m->up = scratch(n, c->d_ff);
+    m->rope = scratch(n, c->rope_dim);
+    m->scores = scratch(threads, c->n_ctx);
+    m->wrow = scratch(threads, m->wrow_len);
+    if (!alloc_packed(m)) {
+        return false;
+    }
     return m->rows && m->x && m->xb && m->q && m->k && m->v && m->att && m->gate && m->up &&
            m->rope && m->scores && m->wrow;
 }
@@ -162,8 +210,8 @@ static kern_kv *cpu_kv_alloc(kern_model *m, uint32_t n_tokens)
     }
     kv->capacity = n_tokens;
     kv->kv_dim = m->config.n_kv_heads * m->config.head_dim;
-    kv->k = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim);
-    kv->v = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim);
+    kv->k = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim, 64);
+    kv->v = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim, 64);
     if (kv->k == NULL || kv->v == NULL) {
         cpu_kv_free(kv);
         return NULL;

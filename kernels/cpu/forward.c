@@ -10,6 +10,18 @@
 /* Attention over this many cached values is worth a thread of its own. */
 #define MIN_CHUNK_VALUES (128 * 1024)
 
+/* From so many tokens of a sequence on its attention goes in tiles, if its matrices may. */
+#define TILED_FROM 16
+
+/* As many values of rows are, in operations that only pass over them. */
+#define ROWS_VALUES (16 * 1024)
+
+/* Rows of the batch that one thread takes at a time: enough to be worth it. */
+static uint32_t row_grain(size_t values_per_row)
+{
+    return (uint32_t)(ROWS_VALUES / values_per_row) + 1;
+}
+
 static float *layer_k(const kern_kv *kv, uint32_t layer, uint32_t pos)
 {
     return kv->k + ((size_t)layer * kv->capacity + pos) * kv->kv_dim;
@@ -34,7 +46,8 @@ static uint32_t embed(kern_model *m, const kern_seq *seqs, uint32_t n_seqs)
             if (e != x) {
                 memcpy(x, e, c->d_model * sizeof(*x));
             }
-            m->rows[row] = (cpu_row_at){.kv = seqs[s].kv, .pos = seqs[s].pos + t};
+            m->rows[row] =
+                (cpu_row_at){.kv = seqs[s].kv, .pos = seqs[s].pos + t, .beside = seqs[s].n};
             for (uint32_t i = 0; i < half; i++) {
                 double angle = m->rows[row].pos * m->rope_freq[i];
                 float *r = m->rope + ((size_t)row * half + i) * 2;
@@ -62,26 +75,39 @@ static void rotate(const kern_config *c, float *x, uint32_t n_heads, const float
     }
 }
 
-static void rotate_and_store(kern_model *m, uint32_t layer, uint32_t n)
-{
-    const kern_config *c = &m->config;
-    size_t kv_dim = (size_t)c->n_kv_heads * c->head_dim;
-
-    for (uint32_t i = 0; i < n; i++) {
-        const float *rope = m->rope + (size_t)i * c->rope_dim;
-        const cpu_row_at *at = &m->rows[i];
-
-        rotate(c, m->q + (size_t)i * c->n_heads * c->head_dim, c->n_heads, rope);
-        rotate(c, m->k + i * kv_dim, c->n_kv_heads, rope);
-        memcpy(layer_k(at->kv, layer, at->pos), m->k + i * kv_dim, kv_dim * sizeof(float));
-        memcpy(layer_v(at->kv, layer, at->pos), m->v + i * kv_dim, kv_dim * sizeof(float));
-    }
-}
-
 typedef struct {
     kern_model *m;
     uint32_t layer;
+    bool tiled; /* long parts of sequences are attended in tiles */
+    const kern_seq *seqs;
+    uint32_t n_seqs;
 } attention_job;
+
+static void rotate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const attention_job *j = arg;
+    kern_model *m = j->m;
+    const kern_config *c = &m->config;
+    size_t kv_dim = (size_t)c->n_kv_heads * c->head_dim;
+
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        const float *rope = m->rope + i * c->rope_dim;
+        const cpu_row_at *at = &m->rows[i];
+
+        rotate(c, m->q + i * c->n_heads * c->head_dim, c->n_heads, rope);
+        rotate(c, m->k + i * kv_dim, c->n_kv_heads, rope);
+        memcpy(layer_k(at->kv, j->layer, at->pos), m->k + i * kv_dim, kv_dim * sizeof(float));
+        memcpy(layer_v(at->kv, j->layer, at->pos), m->v + i * kv_dim, kv_dim * sizeof(float));
+    }
+}
+
+static void rotate_and_store(kern_model *m, uint32_t layer, uint32_t n)
+{
+    attention_job j = {.m = m, .layer = layer};
+
+    cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_model), rotate_some, &j);
+}
 
 /* Items are (row, head) pairs: causal attention of one head of one token. */
 static void attention_heads(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
@@ -103,10 +129,13 @@ static void attention_heads(void *arg, uint32_t begin, uint32_t end, uint32_t th
         const float *v = layer_v(at->kv, j->layer, 0) + shared;
         float *out = m->att + (size_t)item * c->head_dim;
 
+        if (j->tiled && at->beside >= TILED_FROM) {
+            continue;
+        }
         for (uint32_t t = 0; t <= at->pos; t++) {
             scores[t] = ops->dot(q, k + (size_t)t * at->kv->kv_dim, c->head_dim) * scale;
         }
-        cpu_softmax(scores, at->pos + 1);
+        ops->softmax(scores, at->pos + 1);
         memset(out, 0, c->head_dim * sizeof(*out));
         for (uint32_t t = 0; t <= at->pos; t++) {
             ops->axpy(out, scores[t], v + (size_t)t * at->kv->kv_dim, c->head_dim);
@@ -114,76 +143,179 @@ static void attention_heads(void *arg, uint32_t begin, uint32_t end, uint32_t th
     }
 }
 
-static void attention(kern_model *m, uint32_t layer, uint32_t n)
+/* Blocks of columns of the sequences that are attended in tiles, all kv heads of each. */
+static uint32_t blocks_of(const attention_job *j, const kern_seq *s)
+{
+    const kern_config *c = &j->m->config;
+
+    if (!j->tiled || s->n < TILED_FROM) {
+        return 0;
+    }
+    return (uint32_t)j->m->dev->ops->attend->blocks(s->n, c->n_heads / c->n_kv_heads) *
+           c->n_kv_heads;
+}
+
+static void attend_block(const attention_job *j, const kern_seq *s, size_t row, uint32_t block,
+                         uint32_t thread)
+{
+    kern_model *m = j->m;
+    const kern_config *c = &m->config;
+    uint32_t group = c->n_heads / c->n_kv_heads, head = block % c->n_kv_heads;
+    size_t q_dim = (size_t)c->n_heads * c->head_dim, shared = (size_t)head * c->head_dim;
+    const cpu_attention a = {
+        .q = m->q + row * q_dim + shared * group,
+        .out = m->att + row * q_dim + shared * group,
+        .k = layer_k(s->kv, j->layer, 0) + shared,
+        .v = layer_v(s->kv, j->layer, 0) + shared,
+        .q_stride = q_dim,
+        .kv_stride = s->kv->kv_dim,
+        .head_dim = c->head_dim,
+        .n_heads = group,
+        .n = s->n,
+        .pos = s->pos,
+        .scale = 1.0f / sqrtf((float)c->head_dim),
+    };
+
+    m->dev->ops->attend->attend(&a, block / c->n_kv_heads, m->tiles + thread * m->tiles_bytes);
+}
+
+static void attention_blocks(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const attention_job *j = arg;
+    size_t row = 0;
+
+    for (uint32_t s = 0; s < j->n_seqs && begin < end; s++) {
+        uint32_t n = blocks_of(j, &j->seqs[s]);
+
+        for (; begin < n && begin < end; begin++) {
+            attend_block(j, &j->seqs[s], row, begin, thread);
+        }
+        begin = begin > n ? begin - n : 0;
+        end = end > n ? end - n : 0;
+        row += j->seqs[s].n;
+    }
+}
+
+static void attention(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t layer,
+                      uint32_t n)
 {
     const kern_config *c = &m->config;
-    attention_job j = {.m = m, .layer = layer};
-    uint32_t longest = 1, grain;
+    const cpu_tile *tiles = m->dev->ops->tiles;
+    attention_job j = {.m = m, .layer = layer, .seqs = seqs, .n_seqs = n_seqs};
+    uint32_t longest = 1, rows = 0, blocks = 0;
 
-    for (uint32_t i = 0; i < n; i++) {
-        longest = m->rows[i].pos >= longest ? m->rows[i].pos + 1 : longest;
+    j.tiled = tiles != NULL && tiles->types[m->layers[layer].wq.type];
+    for (uint32_t s = 0; s < n_seqs; s++) {
+        uint32_t more = blocks_of(&j, &seqs[s]), end = seqs[s].pos + seqs[s].n;
+
+        blocks += more;
+        rows += more == 0 ? seqs[s].n : 0;
+        longest = end > longest ? end : longest;
     }
-    grain = MIN_CHUNK_VALUES / (longest * c->head_dim) + 1;
-    cpu_pool_run(m->dev->pool, n * c->n_heads, grain, attention_heads, &j);
+    if (blocks > 0) {
+        cpu_pool_run(m->dev->pool, blocks, 1, attention_blocks, &j);
+    }
+    if (rows > 0) {
+        uint32_t grain = MIN_CHUNK_VALUES / (longest * c->head_dim) + 1;
+
+        cpu_pool_run(m->dev->pool, n * c->n_heads, grain, attention_heads, &j);
+    }
 }
 
-static void norm_rows(kern_model *m, float *y, const float *x, const float *weight, uint32_t n)
+typedef struct {
+    kern_model *m;
+    const float *weight;
+} norm_job;
+
+static void norm_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
+    const norm_job *j = arg;
+    size_t d = j->m->config.d_model;
+
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        cpu_rms_norm(j->m->dev->ops, j->m->xb + i * d, j->m->x + i * d, j->weight, d,
+                     j->m->config.norm_eps);
+    }
+}
+
+static void norm_rows(kern_model *m, const float *weight, uint32_t n)
+{
+    norm_job j = {.m = m, .weight = weight};
+
+    cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_model), norm_some, &j);
+}
+
+static void add_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    kern_model *m = arg;
     size_t d = m->config.d_model;
 
-    for (uint32_t i = 0; i < n; i++) {
-        cpu_rms_norm(y + i * d, x + i * d, weight, d, m->config.norm_eps);
-    }
+    (void)thread;
+    m->dev->ops->axpy(m->x + begin * d, 1.0f, m->xb + begin * d, (end - begin) * d);
 }
 
-/* x += y, both [n][d_model] */
-static void add_rows(kern_model *m, float *x, const float *y, uint32_t n)
+/* x += what the block has made in xb */
+static void add_rows(kern_model *m, uint32_t n)
 {
-    m->dev->ops->axpy(x, 1.0f, y, (size_t)n * m->config.d_model);
+    cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_model), add_some, m);
 }
 
-static void attention_block(kern_model *m, uint32_t layer, uint32_t n)
+static void swiglu_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    kern_model *m = arg;
+    size_t ff = m->config.d_ff;
+
+    (void)thread;
+    m->dev->ops->swiglu(m->gate + begin * ff, m->up + begin * ff, (end - begin) * ff);
+}
+
+static void attention_block(kern_model *m, const kern_seq *seqs, uint32_t n_seqs,
+                            uint32_t layer, uint32_t n)
 {
     const kern_layer *w = &m->layers[layer];
+    const cpu_product qkv[] = {{m->q, &w->wq}, {m->k, &w->wk}, {m->v, &w->wv}};
+    const cpu_product out = {m->xb, &w->wo};
 
-    norm_rows(m, m->xb, m->x, w->attn_norm, n);
-    cpu_matmul(m, m->q, m->xb, &w->wq, n);
-    cpu_matmul(m, m->k, m->xb, &w->wk, n);
-    cpu_matmul(m, m->v, m->xb, &w->wv, n);
+    norm_rows(m, w->attn_norm, n);
+    cpu_matmul(m, m->xb, n, qkv, 3);
     rotate_and_store(m, layer, n);
-    attention(m, layer, n);
-    cpu_matmul(m, m->xb, m->att, &w->wo, n);
-    add_rows(m, m->x, m->xb, n);
+    attention(m, seqs, n_seqs, layer, n);
+    cpu_matmul(m, m->att, n, &out, 1);
+    add_rows(m, n);
 }
 
 static void ffn_block(kern_model *m, uint32_t layer, uint32_t n)
 {
     const kern_layer *w = &m->layers[layer];
+    const cpu_product gate_up[] = {{m->gate, &w->w_gate}, {m->up, &w->w_up}};
+    const cpu_product down = {m->xb, &w->w_down};
 
-    norm_rows(m, m->xb, m->x, w->ffn_norm, n);
-    cpu_matmul(m, m->gate, m->xb, &w->w_gate, n);
-    cpu_matmul(m, m->up, m->xb, &w->w_up, n);
-    cpu_swiglu(m->gate, m->up, (size_t)n * m->config.d_ff);
-    cpu_matmul(m, m->xb, m->gate, &w->w_down, n);
-    add_rows(m, m->x, m->xb, n);
+    norm_rows(m, w->ffn_norm, n);
+    cpu_matmul(m, m->xb, n, gate_up, 2);
+    cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_ff), swiglu_some, m);
+    cpu_matmul(m, m->gate, n, &down, 1);
+    add_rows(m, n);
 }
 
 /* Only the rows that somebody asked for go through the large output matrix. */
 static void output(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits)
 {
     const kern_config *c = &m->config;
+    const cpu_product out = {logits, &m->weights.out};
     uint32_t row = 0, n = 0;
 
     for (uint32_t s = 0; s < n_seqs; s++) {
         row += seqs[s].n;
         if (seqs[s].logits) {
-            cpu_rms_norm(m->xb + (size_t)n * c->d_model, m->x + (size_t)(row - 1) * c->d_model,
-                         m->weights.out_norm, c->d_model, c->norm_eps);
+            cpu_rms_norm(m->dev->ops, m->xb + (size_t)n * c->d_model,
+                         m->x + (size_t)(row - 1) * c->d_model, m->weights.out_norm, c->d_model,
+                         c->norm_eps);
             n++;
         }
     }
     if (n > 0) {
-        cpu_matmul(m, logits, m->xb, &m->weights.out, n);
+        cpu_matmul(m, m->xb, n, &out, 1);
     }
 }
 
@@ -192,7 +324,7 @@ bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logit
     uint32_t n = embed(m, seqs, n_seqs);
 
     for (uint32_t layer = 0; layer < m->config.n_layers; layer++) {
-        attention_block(m, layer, n);
+        attention_block(m, seqs, n_seqs, layer, n);
         ffn_block(m, layer, n);
     }
     output(m, seqs, n_seqs, logits);

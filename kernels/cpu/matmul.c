@@ -1,20 +1,52 @@
+/*
+ * Products of the batch with matrices, in the best of three ways that the weights' type, the
+ * machine and the number of tokens allow:
+ *
+ *   floats    rows of weights become floats, sums are f32: F32 and F16 always, and whatever the
+ *             machine has nothing better for. Nothing is rounded but the sums.
+ *   integers  packed weights, few tokens: activations rounded to eight bits by 32
+ *   tiles     packed weights and BF16, many tokens: both sides rounded to bf16
+ *
+ * Several matrices that multiply the same activations are one loop of the pool.
+ */
 #include "kernels/cpu/cpu.h"
 
-/* Below this many multiply-adds waking a thread costs more than it saves (about 10 µs). */
-#define MIN_CHUNK_MACS ((uint64_t)256 * 1024)
+#include <assert.h>
+
+/* From so many tokens on tiles are faster than integers; measured with Q8_0 and Q4_K. */
+#define TILES_FROM 5
+
+/* Below this many multiply-adds a chunk costs more than it saves. */
+#define MIN_CHUNK_MACS ((uint64_t)128 * 1024)
+
+/* Rows of an item, where tiles don't say otherwise. */
+#define ROWS 32
+
+typedef enum { BY_FLOATS, BY_INTEGERS, BY_TILES } way;
 
 typedef struct {
     kern_model *m;
-    float *y;
     const float *x;
-    const kern_tensor *w;
     uint32_t n;
+    const cpu_product *products;
+    uint32_t n_products;
+    uint32_t unit; /* rows of an item */
 } job;
 
-static void rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+static way way_of(const cpu_ops *ops, const kern_tensor *w, uint32_t n)
 {
-    const job *j = arg;
-    const kern_tensor *w = j->w;
+    if (ops->tiles != NULL && ops->tiles->types[w->type] && n >= TILES_FROM &&
+        w->cols % 32 == 0) {
+        return BY_TILES;
+    }
+    return ops->integers != NULL && ops->integers->rows[w->type] != NULL ? BY_INTEGERS
+                                                                         : BY_FLOATS;
+}
+
+static void by_floats(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
+                      uint32_t thread)
+{
+    const kern_tensor *w = p->w;
     const cpu_ops *ops = j->m->dev->ops;
     float *scratch = j->m->wrow + (size_t)thread * j->m->wrow_len;
 
@@ -27,20 +59,143 @@ static void rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 
             ops->dot4(out, row, j->x + (size_t)i * w->cols, w->cols, w->cols);
             for (uint32_t t = 0; t < 4; t++) {
-                j->y[(size_t)(i + t) * w->rows + r] = out[t];
+                p->y[(size_t)(i + t) * w->rows + r] = out[t];
             }
         }
         for (; i < j->n; i++) {
-            j->y[(size_t)i * w->rows + r] = ops->dot(row, j->x + (size_t)i * w->cols, w->cols);
+            p->y[(size_t)i * w->rows + r] = ops->dot(row, j->x + (size_t)i * w->cols, w->cols);
         }
     }
 }
 
-void cpu_matmul(kern_model *m, float *y, const float *x, const kern_tensor *w, uint32_t n)
+static void by_tiles(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
+                     uint32_t thread)
 {
-    job j = {.m = m, .y = y, .x = x, .w = w, .n = n};
-    uint64_t macs_per_row = (uint64_t)w->cols * n;
-    uint32_t grain = (uint32_t)(MIN_CHUNK_MACS / macs_per_row) + 1;
+    const kern_tensor *w = p->w;
+    const uint8_t *row =
+        (const uint8_t *)w->data + (size_t)begin * cpu_row_bytes(w->type, w->cols);
+    uint8_t *scratch = j->m->tiles + thread * j->m->tiles_bytes;
 
-    cpu_pool_run(m->dev->pool, w->rows, grain, rows, &j);
+    for (uint32_t t = 0; t < j->n; t += TILE_TOKENS) {
+        uint32_t n = j->n - t < TILE_TOKENS ? j->n - t : TILE_TOKENS;
+        const uint16_t *x = (const uint16_t *)(const void *)j->m->packed + (size_t)t * w->cols;
+
+        j->m->dev->ops->tiles->multiply(w->type, p->y + (size_t)t * w->rows + begin, w->rows,
+                                        row, end - begin, x, n, w->cols, scratch);
+    }
+}
+
+static void rows_of(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
+                    uint32_t thread)
+{
+    const kern_tensor *w = p->w;
+    const cpu_ops *ops = j->m->dev->ops;
+    size_t bytes = cpu_row_bytes(w->type, w->cols);
+
+    switch (way_of(ops, w, j->n)) {
+    case BY_FLOATS:
+        by_floats(j, p, begin, end, thread);
+        break;
+    case BY_INTEGERS:
+        ops->integers->rows[w->type](p->y + begin, w->rows,
+                                     (const uint8_t *)w->data + begin * bytes, end - begin,
+                                     j->m->packed, j->n, w->cols);
+        break;
+    case BY_TILES:
+        by_tiles(j, p, begin, end, thread);
+        break;
+    }
+}
+
+static uint32_t units(const job *j, uint32_t rows)
+{
+    return (rows + j->unit - 1) / j->unit;
+}
+
+/* Items are units of rows, of one matrix after the other. */
+static void items(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const job *j = arg;
+
+    for (uint32_t i = 0; i < j->n_products && begin < end; i++) {
+        const cpu_product *p = &j->products[i];
+        uint32_t n = units(j, p->w->rows);
+
+        for (; begin < n && begin < end; begin++) {
+            uint32_t from = begin * j->unit, left = p->w->rows - from;
+
+            rows_of(j, p, from, from + (left < j->unit ? left : j->unit), thread);
+        }
+        begin = begin > n ? begin - n : 0;
+        end = end > n ? end - n : 0;
+    }
+}
+
+static void quantize_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const job *j = arg;
+    const cpu_dot *dot = j->m->dev->ops->integers;
+    size_t cols = j->products[0].w->cols, bytes = dot->vector_bytes(cols);
+
+    (void)thread;
+    for (size_t t = begin; t < end; t++) {
+        dot->quantize(j->m->packed + t * bytes, j->x + t * cols, cols);
+    }
+}
+
+/* Items are sixteen tokens. */
+static void pack_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const job *j = arg;
+    size_t cols = j->products[0].w->cols;
+
+    (void)thread;
+    for (size_t t = (size_t)begin * 16; t < (size_t)end * 16; t += 16) {
+        size_t block = t / TILE_TOKENS * TILE_TOKENS, n = j->n - block;
+
+        j->m->dev->ops->tiles->pack((uint16_t *)(void *)j->m->packed + block * cols,
+                                    j->x + block * cols, t - block,
+                                    n < TILE_TOKENS ? n : TILE_TOKENS, cols);
+    }
+}
+
+/* As much of the activations as the ways need. Tiles and integers don't meet in one batch: what
+ * integers can, tiles can. */
+static void prepare(job *j, bool integers, bool tiles)
+{
+    if (tiles) {
+        cpu_pool_run(j->m->dev->pool, (j->n + 15) / 16, 1, pack_tokens, j);
+    } else if (integers) {
+        cpu_pool_run(j->m->dev->pool, j->n, 8, quantize_tokens, j);
+    }
+}
+
+void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *products,
+                uint32_t n_products)
+{
+    job j = {.m = m, .x = x, .n = n, .products = products, .n_products = n_products};
+    uint32_t cols = products[0].w->cols, total = 0, rows = 0;
+    bool integers = false, tiles = false;
+
+    for (uint32_t i = 0; i < n_products; i++) {
+        way by = way_of(m->dev->ops, products[i].w, n);
+
+        assert(products[i].w->cols == cols);
+        rows += products[i].w->rows;
+        integers |= by == BY_INTEGERS;
+        tiles |= by == BY_TILES;
+    }
+    j.unit = ROWS;
+    if (tiles && n > 32) {
+        /* the more rows share the activations in the cache the better, but all threads work */
+        bool many = rows >= TILE_ROWS * 4 * cpu_pool_size(m->dev->pool);
+
+        j.unit = many ? TILE_ROWS : TILE_ROWS / 2;
+    }
+    for (uint32_t i = 0; i < n_products; i++) {
+        total += units(&j, products[i].w->rows);
+    }
+    prepare(&j, integers, tiles);
+    cpu_pool_run(m->dev->pool, total,
+                 (uint32_t)(MIN_CHUNK_MACS / ((uint64_t)cols * n * j.unit)) + 1, items, &j);
 }

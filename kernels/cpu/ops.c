@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/vector.h"
+
 /* Eight partial sums: less rounding than one, and a shape compilers vectorize. */
 static float plain_dot(const float *a, const float *b, size_t n)
 {
@@ -32,6 +34,21 @@ static void plain_axpy(float *y, float a, const float *x, size_t n)
     for (size_t i = 0; i < n; i++) {
         y[i] += a * x[i];
     }
+}
+
+static void plain_scale(float *y, const float *x, float scale, const float *weight, size_t n)
+{
+    vector_scale(y, x, scale, weight, n);
+}
+
+static void plain_softmax(float *x, size_t n)
+{
+    vector_softmax(x, n);
+}
+
+static void plain_swiglu(float *gate, const float *up, size_t n)
+{
+    vector_swiglu(gate, up, n);
 }
 
 static void plain_row_f16(float *dst, const uint8_t *src, size_t n)
@@ -76,6 +93,9 @@ const cpu_ops cpu_ops_plain = {
     .dot = plain_dot,
     .dot4 = plain_dot4,
     .axpy = plain_axpy,
+    .scale = plain_scale,
+    .softmax = plain_softmax,
+    .swiglu = plain_swiglu,
     .row =
         {
             [KERN_F16] = plain_row_f16,
@@ -126,42 +146,10 @@ const float *cpu_row(const cpu_ops *ops, const kern_tensor *w, size_t r, float *
     return scratch;
 }
 
-void cpu_rms_norm(float *y, const float *x, const float *weight, size_t n, float eps)
+void cpu_rms_norm(const cpu_ops *ops, float *y, const float *x, const float *weight, size_t n,
+                  float eps)
 {
-    double sum = 0;
-    float scale;
+    float mean = ops->dot(x, x, n) / (float)n;
 
-    for (size_t i = 0; i < n; i++) {
-        sum += (double)x[i] * x[i];
-    }
-    scale = (float)(1.0 / sqrt(sum / (double)n + eps));
-    for (size_t i = 0; i < n; i++) {
-        y[i] = x[i] * scale * weight[i];
-    }
-}
-
-void cpu_softmax(float *x, size_t n)
-{
-    float max = x[0];
-    double sum = 0;
-    float scale;
-
-    for (size_t i = 1; i < n; i++) {
-        max = x[i] > max ? x[i] : max;
-    }
-    for (size_t i = 0; i < n; i++) {
-        x[i] = expf(x[i] - max);
-        sum += x[i];
-    }
-    scale = (float)(1.0 / sum);
-    for (size_t i = 0; i < n; i++) {
-        x[i] *= scale;
-    }
-}
-
-void cpu_swiglu(float *gate, const float *up, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-    }
+    ops->scale(y, x, 1.0f / sqrtf(mean + eps), weight, n);
 }

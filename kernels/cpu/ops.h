@@ -1,7 +1,8 @@
 /*
  * The vector operations of the CPU back end: a plain version of each and faster ones for AVX2
  * and AVX-512, chosen once by CPUID. Every version is compiled into every build by function
- * attributes, so one binary serves all machines and valgrind, which hides AVX-512.
+ * attributes, so one binary serves all machines and valgrind, which hides AVX-512. VNNI and
+ * AMX are AVX-512 with faster ways to multiply packed weights.
  *
  * Within one version dot and dot4 add in the same order, so a token's result does not depend
  * on how many others are in its batch.
@@ -13,6 +14,7 @@
 #include <stdint.h>
 
 #include "kernels/aiq_kernels.h"
+#include "kernels/cpu/dot.h"
 #include "kernels/cpu/quant.h"
 
 typedef struct {
@@ -27,27 +29,34 @@ typedef struct {
     /* y += a * x */
     void (*axpy)(float *y, float a, const float *x, size_t n);
 
+    /* y[i] = x[i] * scale * weight[i]; y may be x */
+    void (*scale)(float *y, const float *x, float scale, const float *weight, size_t n);
+
+    /* x becomes exp(x - max x) / sum */
+    void (*softmax)(float *x, size_t n);
+
+    /* gate[i] = gate[i] * sigmoid(gate[i]) * up[i] */
+    void (*swiglu)(float *gate, const float *up, size_t n);
+
     /* one row of n weights as floats, for each kern_type but F32 */
     void (*row[KERN_N_TYPES])(float *dst, const uint8_t *src, size_t n);
+
+    const cpu_dot *integers;  /* NULL where the machine has no such instructions */
+    const cpu_tile *tiles;    /* only together with integers */
+    const cpu_attend *attend; /* only together with tiles */
 } cpu_ops;
 
 extern const cpu_ops cpu_ops_plain;
-extern const cpu_ops cpu_ops_avx2;
-extern const cpu_ops cpu_ops_avx512;
 
-/* Every version this machine can run, the best first; NULL ends the list. */
+/* Every version this machine can run, the best first; NULL ends the list. Asks the kernel for
+ * the use of AMX, which the process then has for good. */
 const cpu_ops *const *cpu_ops_usable(void);
 
 /* Row r of w as floats: in place where it is F32 already, otherwise into scratch [cols]. */
 const float *cpu_row(const cpu_ops *ops, const kern_tensor *w, size_t r, float *scratch);
 
 /* y[i] = x[i] / rms(x) * weight[i]; y may be x */
-void cpu_rms_norm(float *y, const float *x, const float *weight, size_t n, float eps);
-
-/* x becomes exp(x - max) / sum */
-void cpu_softmax(float *x, size_t n);
-
-/* gate[i] = gate[i] * sigmoid(gate[i]) * up[i] */
-void cpu_swiglu(float *gate, const float *up, size_t n);
+void cpu_rms_norm(const cpu_ops *ops, float *y, const float *x, const float *weight, size_t n,
+                  float eps);
 
 #endif

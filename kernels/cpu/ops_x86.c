@@ -6,6 +6,10 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kernels/cpu/vector.h"
 
 #define AVX2   __attribute__((target("avx2,fma,f16c")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
@@ -81,6 +85,22 @@ AVX2 static void avx2_axpy(float *y, float a, const float *x, size_t n)
     }
 }
 
+AVX2 static void avx2_scale(float *y, const float *x, float scale, const float *weight,
+                            size_t n)
+{
+    vector_scale(y, x, scale, weight, n);
+}
+
+AVX2 static void avx2_softmax(float *x, size_t n)
+{
+    vector_softmax(x, n);
+}
+
+AVX2 static void avx2_swiglu(float *gate, const float *up, size_t n)
+{
+    vector_swiglu(gate, up, n);
+}
+
 AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
 {
     size_t i = 0;
@@ -127,11 +147,14 @@ AVX2 static void avx2_row_q6_k(float *dst, const uint8_t *src, size_t n)
     quant_row_super(dst, src, n, KERN_Q6_K);
 }
 
-const cpu_ops cpu_ops_avx2 = {
+static const cpu_ops ops_avx2 = {
     .name = "avx2",
     .dot = avx2_dot,
     .dot4 = avx2_dot4,
     .axpy = avx2_axpy,
+    .scale = avx2_scale,
+    .softmax = avx2_softmax,
+    .swiglu = avx2_swiglu,
     .row =
         {
             [KERN_F16] = avx2_row_f16,
@@ -214,6 +237,22 @@ AVX512 static void avx512_axpy(float *y, float a, const float *x, size_t n)
     }
 }
 
+AVX512 static void avx512_scale(float *y, const float *x, float scale, const float *weight,
+                                size_t n)
+{
+    vector_scale(y, x, scale, weight, n);
+}
+
+AVX512 static void avx512_softmax(float *x, size_t n)
+{
+    vector_softmax(x, n);
+}
+
+AVX512 static void avx512_swiglu(float *gate, const float *up, size_t n)
+{
+    vector_swiglu(gate, up, n);
+}
+
 AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
 {
 
@@ -255,40 +294,61 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
     quant_row_super(dst, src, n, KERN_Q6_K);
 }
 
-const cpu_ops cpu_ops_avx512 = {
-    .name = "avx512",
-    .dot = avx512_dot,
-    .dot4 = avx512_dot4,
-    .axpy = avx512_axpy,
-    .row =
-        {
-            [KERN_F16] = avx512_row_f16,
-            [KERN_BF16] = avx512_row_bf16,
-            [KERN_Q8_0] = avx512_row_q8_0,
-            [KERN_Q4_0] = avx512_row_q4_0,
-            [KERN_Q4_K] = avx512_row_q4_k,
-            [KERN_Q5_K] = avx512_row_q5_k,
-            [KERN_Q6_K] = avx512_row_q6_k,
-        },
-};
+#define AVX512_OPS                                                                             \
+    .dot = avx512_dot, .dot4 = avx512_dot4, .axpy = avx512_axpy, .scale = avx512_scale,        \
+    .softmax = avx512_softmax, .swiglu = avx512_swiglu,                                        \
+    .row = {                                                                                   \
+        [KERN_F16] = avx512_row_f16,   [KERN_BF16] = avx512_row_bf16,                          \
+        [KERN_Q8_0] = avx512_row_q8_0, [KERN_Q4_0] = avx512_row_q4_0,                          \
+        [KERN_Q4_K] = avx512_row_q4_k, [KERN_Q5_K] = avx512_row_q5_k,                          \
+        [KERN_Q6_K] = avx512_row_q6_k,                                                         \
+    },
 
-static int has_f16c(void)
+static const cpu_ops ops_avx512 = {.name = "avx512", AVX512_OPS};
+static const cpu_ops ops_vnni = {.name = "vnni", AVX512_OPS.integers = &cpu_dot_vnni};
+static const cpu_ops ops_amx = {.name = "amx",
+                                AVX512_OPS.integers = &cpu_dot_vnni,
+                                .tiles = &cpu_tile_amx,
+                                .attend = &cpu_attend_amx};
+
+/* Bits of leaf 7, subleaf 0 and 1, that compilers of our age don't all know by name. */
+enum { EDX_AMX_BF16 = 1 << 22, EDX_AMX_TILE = 1 << 24, EAX_AVX512_BF16 = 1 << 5 };
+
+static bool has_f16c(void)
 {
     unsigned int a, b, c, d;
 
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
+/* The instructions, and the kernel's leave to use the 8 KB of registers. */
+static bool has_amx(void)
+{
+    enum { REQUEST = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18 };
+    unsigned int a, b, c, d;
+
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & EDX_AMX_BF16) ||
+        !(d & EDX_AMX_TILE) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) ||
+        !(a & EAX_AVX512_BF16)) {
+        return false;
+    }
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
 const cpu_ops *const *cpu_ops_usable(void)
 {
-    static const cpu_ops *const all[] = {&cpu_ops_avx512, &cpu_ops_avx2, &cpu_ops_plain, NULL};
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    static const cpu_ops *const all[] = {&ops_amx,  &ops_vnni,      &ops_avx512,
+                                         &ops_avx2, &cpu_ops_plain, NULL};
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                  __builtin_cpu_supports("avx512dq");
+    bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
 
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-        return all;
+    if (vnni) {
+        return has_amx() ? all : all + 1;
     }
-    return avx2 ? all + 1 : all + 2;
+    return avx512 ? all + 2 : avx2 ? all + 3 : all + 4;
 }
 
 #else

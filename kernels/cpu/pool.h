@@ -1,7 +1,8 @@
 /*
  * Threads that share out one loop at a time. The caller is one of them. Items are taken in
  * chunks from a common counter, so a thread that the machine holds up delays nobody by more
- * than one chunk. Between loops the others sleep: a model that answers nothing costs nothing.
+ * than one chunk. Between loops the others look for work for some 100 µs, then they sleep: a
+ * model that answers nothing costs nothing.
  */
 #ifndef CPU_POOL_H
 #define CPU_POOL_H

@@ -57,20 +57,17 @@ void cpu_block(kern_type type, size_t *weights, size_t *bytes);
 /* Bytes of one row; cols is a multiple of the block. */
 size_t cpu_row_bytes(kern_type type, size_t cols);
 
+/* Exponents differ in their offset, 112: a product moves it, subnormal numbers included. */
 QUANT_INLINE float cpu_f16_to_f32(uint16_t h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
-    uint32_t exp = (h >> 10) & 0x1f;
-    uint32_t frac = h & 0x3ff;
-    uint32_t bits;
+    uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
     float f;
 
-    if (exp == 0) {
-        /* zero and subnormals: frac * 2^-24 is exact in f32 */
-        f = (float)frac * 0x1p-24f;
-        return sign ? -f : f;
-    }
-    bits = sign | (exp == 0x1f ? 0xffu << 23 : (exp + 112) << 23) | frac << 13;
+    memcpy(&f, &bits, sizeof(f));
+    f *= 0x1p112f;
+    memcpy(&bits, &f, sizeof(bits));
+    bits |= (h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0; /* infinite, or not a number */
+    bits |= (uint32_t)(h & 0x8000) << 16;
     memcpy(&f, &bits, sizeof(f));
     return f;
 }

@@ -1,0 +1,319 @@
+#include "cli/cli.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "infer/gguf.h"
+#include "infer/model.h"
+#include "infer/tokenizer.h"
+#include "kernels/aiq_kernels.h"
+
+#define DEFAULT_PROMPT 512
+#define DEFAULT_GEN    64
+#define MAX_TOKENS     65536
+#define MAX_BATCH      256
+#define MAX_BATCHES    8
+#define MAX_THREADS    256
+
+static const char help[] =
+    "Usage: aiq bench --model FILE [options]\n"
+    "\n"
+    "Measures how many tokens a second a model reads and writes on this machine: the\n"
+    "kernels alone, without tokenizer and sampling. Each figure is the second of two runs.\n"
+    "\n"
+    "  --model FILE         a GGUF file\n"
+    "  --prompt-tokens N    read a prompt of N tokens; 0 leaves this out (512)\n"
+    "  --gen-tokens N       write N tokens; 0 leaves this out (64)\n"
+    "  --batch LIST         this many sequences at once, such as 1,8,32 (1)\n"
+    "  --threads T          threads that compute (one for each processor)\n"
+    "  --device cpu         the only device there is\n"
+    "  --json               print {\"prefill_tps\":...,\"decode_tps\":{\"1\":...}}\n"
+    "\n"
+    "Example:\n"
+    "  aiq bench --model demo/demo.gguf --prompt-tokens 128 --gen-tokens 16 --batch 1,8\n";
+
+typedef struct {
+    const char *model;
+    uint32_t prompt;
+    uint32_t gen;
+    uint32_t batch[MAX_BATCHES];
+    uint32_t n_batches;
+    uint32_t threads;
+    bool json;
+} arguments;
+
+typedef struct {
+    const char *command;
+    const aiq_kernels *kern;
+    gguf *file;
+    tokenizer *tok;
+    infer_model model;
+    kern_device *dev;
+    kern_model *km;
+    float *logits;  /* [largest batch][n_vocab] */
+    int32_t *ids;   /* [tokens of the longest sequence] */
+    kern_seq *seqs; /* [largest batch] */
+    uint32_t largest;
+} bench;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static uint32_t processors(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+
+    return n < MAX_THREADS ? (uint32_t)n : MAX_THREADS;
+}
+
+/* Seconds that n sequences take to read tokens from pos to end, or a negative number. */
+static double run(bench *b, uint32_t n, uint32_t end, bool one_by_one)
+{
+    double start = now();
+
+    for (uint32_t pos = 0; pos < end;) {
+        uint32_t step = one_by_one ? 1 : end;
+
+        for (uint32_t i = 0; i < n; i++) {
+            kern_seq *s = &b->seqs[i];
+
+            s->ids = b->ids + pos;
+            s->n = step;
+            s->pos = pos;
+            s->logits = true;
+        }
+        if (!b->kern->step(b->km, b->seqs, n, b->logits)) {
+            return -1;
+        }
+        pos += step;
+    }
+    return now() - start;
+}
+
+/* Tokens a second, the second of two runs; a negative number where memory is short. */
+static double measure(bench *b, uint32_t n, uint32_t tokens, bool one_by_one)
+{
+    double seconds = 0;
+    uint32_t made = 0;
+
+    while (made < n && (b->seqs[made].kv = b->kern->kv_alloc(b->km, tokens)) != NULL) {
+        made++;
+    }
+    for (int i = 0; i < 2 && seconds >= 0; i++) {
+        seconds = made == n ? run(b, n, tokens, one_by_one) : -1;
+    }
+    while (made > 0) {
+        b->kern->kv_free(b->seqs[--made].kv);
+    }
+    return seconds > 0 ? (double)n * tokens / seconds : -1;
+}
+
+static bool load(bench *b, const arguments *a)
+{
+    uint32_t longest = a->prompt > a->gen ? a->prompt : a->gen, n_vocab;
+    char err[256] = "out of memory";
+
+    b->file = gguf_open(a->model, err, sizeof(err));
+    b->tok = b->file != NULL ? tokenizer_new(b->file, err, sizeof(err)) : NULL;
+    if (b->tok == NULL ||
+        !infer_model_read(&b->model, b->file, tokenizer_n_vocab(b->tok), err, sizeof(err))) {
+        cli_error(b->command, "%s: %s", a->model, err);
+        return false;
+    }
+    n_vocab = b->model.config.n_vocab;
+    if (longest > b->model.config.n_ctx) {
+        cli_error(b->command, "the model's context is %u tokens", b->model.config.n_ctx);
+        return false;
+    }
+    b->dev = b->kern->open(a->threads);
+    b->km = b->dev != NULL
+                ? b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
+                                      a->prompt > b->largest ? a->prompt : b->largest)
+                : NULL;
+    b->logits = malloc((size_t)b->largest * n_vocab * sizeof(*b->logits));
+    b->ids = malloc(longest * sizeof(*b->ids));
+    b->seqs = calloc(b->largest, sizeof(*b->seqs));
+    if (b->km == NULL || b->logits == NULL || b->ids == NULL || b->seqs == NULL) {
+        cli_error(b->command, "%s", b->km == NULL ? b->kern->last_error(b->dev) : err);
+        return false;
+    }
+    for (uint32_t i = 0; i < longest; i++) {
+        b->ids[i] = (int32_t)((i * (uint64_t)7919 + 300) % n_vocab);
+    }
+    return true;
+}
+
+static void unload(bench *b)
+{
+    if (b->km != NULL) {
+        b->kern->model_free(b->km);
+    }
+    if (b->dev != NULL) {
+        b->kern->close(b->dev);
+    }
+    infer_model_free(&b->model);
+    if (b->tok != NULL) {
+        tokenizer_free(b->tok);
+    }
+    if (b->file != NULL) {
+        gguf_close(b->file);
+    }
+    free(b->logits);
+    free(b->ids);
+    free(b->seqs);
+}
+
+static void print(const arguments *a, double prefill, const double *decode)
+{
+    if (a->json) {
+        printf("{\"prefill_tps\":%.6g,\"decode_tps\":{", prefill);
+    } else if (a->prompt > 0) {
+        printf("prefill, %u tokens: %.1f tokens/s\n", a->prompt, prefill);
+    }
+    for (uint32_t i = 0; i < a->n_batches && a->gen > 0; i++) {
+        printf(a->json ? "%s\"%u\":%.6g" : "%sdecode, batch of %u: %.1f tokens/s\n",
+               a->json && i > 0 ? "," : "", a->batch[i], decode[i]);
+    }
+    if (a->json) {
+        printf("}}\n");
+    }
+}
+
+static int bench_model(const char *command, const arguments *a)
+{
+    bench b = {.command = command, .kern = &aiq_kernels_cpu, .largest = 1};
+    double prefill = 0, decode[MAX_BATCHES] = {0};
+    bool ok;
+
+    for (uint32_t i = 0; i < a->n_batches; i++) {
+        b.largest = a->batch[i] > b.largest ? a->batch[i] : b.largest;
+    }
+    ok = load(&b, a);
+    if (ok && a->prompt > 0) {
+        prefill = measure(&b, 1, a->prompt, false);
+        ok = prefill > 0;
+    }
+    for (uint32_t i = 0; i < a->n_batches && a->gen > 0 && ok; i++) {
+        decode[i] = measure(&b, a->batch[i], a->gen, true);
+        ok = decode[i] > 0;
+    }
+    if (!ok && b.seqs != NULL) {
+        cli_error(command, "%s", b.kern->last_error(b.dev));
+    }
+    if (ok) {
+        print(a, prefill, decode);
+    }
+    unload(&b);
+    return ok ? CLI_OK : CLI_FAILED;
+}
+
+static bool parse_batches(const char *text, arguments *a)
+{
+    uint64_t u;
+    char number[8];
+    size_t len;
+
+    for (a->n_batches = 0; a->n_batches < MAX_BATCHES; a->n_batches++) {
+        len = strcspn(text, ",");
+        if (len >= sizeof(number)) {
+            return false;
+        }
+        memcpy(number, text, len);
+        number[len] = '\0';
+        if (!cli_parse_uint(number, MAX_BATCH, &u) || u == 0) {
+            return false;
+        }
+        a->batch[a->n_batches] = (uint32_t)u;
+        text += len;
+        if (*text == '\0') {
+            a->n_batches++;
+            return true;
+        }
+        text++;
+    }
+    return false;
+}
+
+enum { OPT_BATCH = 256, OPT_DEVICE, OPT_GEN, OPT_JSON, OPT_PROMPT, OPT_THREADS };
+
+/* False if the option's value is wrong. */
+static bool take_option(arguments *a, int c)
+{
+    uint64_t u = 0;
+    bool ok = true;
+
+    switch (c) {
+    case 'm':
+        a->model = optarg;
+        break;
+    case OPT_PROMPT:
+        ok = cli_parse_uint(optarg, MAX_TOKENS, &u);
+        a->prompt = (uint32_t)u;
+        break;
+    case OPT_GEN:
+        ok = cli_parse_uint(optarg, MAX_TOKENS, &u);
+        a->gen = (uint32_t)u;
+        break;
+    case OPT_BATCH:
+        ok = parse_batches(optarg, a);
+        break;
+    case OPT_THREADS:
+        ok = cli_parse_uint(optarg, MAX_THREADS, &u) && u > 0;
+        a->threads = (uint32_t)u;
+        break;
+    case OPT_DEVICE:
+        ok = strcmp(optarg, "cpu") == 0;
+        break;
+    case OPT_JSON:
+        a->json = true;
+        break;
+    }
+    return ok;
+}
+
+int cli_bench(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"help", no_argument, NULL, 'h'},
+        {"model", required_argument, NULL, 'm'},
+        {"prompt-tokens", required_argument, NULL, OPT_PROMPT},
+        {"gen-tokens", required_argument, NULL, OPT_GEN},
+        {"batch", required_argument, NULL, OPT_BATCH},
+        {"threads", required_argument, NULL, OPT_THREADS},
+        {"device", required_argument, NULL, OPT_DEVICE},
+        {"json", no_argument, NULL, OPT_JSON},
+        {0},
+    };
+    arguments a = {.prompt = DEFAULT_PROMPT,
+                   .gen = DEFAULT_GEN,
+                   .batch = {1},
+                   .n_batches = 1,
+                   .threads = processors()};
+    int c;
+
+    while ((c = cli_next_option(argc, argv, ":hm:", options)) != -1) {
+        if (c == 'h') {
+            fputs(help, stdout);
+            return CLI_OK;
+        }
+        if (c == '?') {
+            return CLI_USAGE;
+        }
+        if (!take_option(&a, c)) {
+            return cli_usage(argv[0], "%s is not a value for this option", optarg);
+        }
+    }
+    if (a.model == NULL) {
+        return cli_usage(argv[0], "--model is missing");
+    }
+    return bench_model(argv[0], &a);
+}

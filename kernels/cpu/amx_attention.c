@@ -1,0 +1,382 @@
+/*
+ * Causal attention of many tokens of one sequence, in tiles of bf16 with sums in f32. The work
+ * is cut into columns, 32 queries of one head each; a block of columns that share keys and
+ * values goes through them together, KEYS at a time, and never holds all scores (the "online
+ * softmax": each column keeps its maximum, its sum and its unscaled result so far).
+ *
+ * Scores stand as [key][query]: keys are rows of the left tile as they lie in memory, and a
+ * lane of a vector belongs to one query throughout. For the product with the values both are
+ * turned: their pairs of keys are what the right tile wants in a row.
+ */
+#include "kernels/cpu/dot.h"
+
+#if defined(__x86_64__)
+
+#include <math.h>
+
+#include "kernels/cpu/x86.h"
+
+enum {
+    KEYS = 128,     /* of a round, a multiple of 32 */
+    QUERIES = 32,   /* of a column */
+    COLUMNS = 16,   /* of a block */
+    BLOCK = 16 * 32 /* bf16 numbers of a tile */
+};
+
+/* What a thread works in; dim is the head's dimension, rounded up to 32. */
+typedef struct {
+    uint16_t *keys;   /* [KEYS / 16][dim / 32][16 keys][32] */
+    uint16_t *values; /* [KEYS / 32][dim / 16][16][32 keys] */
+    uint16_t *shares; /* [KEYS / 32][2][16 pairs of keys][16 queries][2] */
+    float *scores;    /* [KEYS][QUERIES] */
+
+    /* of each column */
+    uint16_t *queries; /* [dim / 32][2][16 pairs][16 queries][2] */
+    float *result;     /* [dim][QUERIES] */
+    float *most;       /* [QUERIES] */
+    float *sum;        /* [QUERIES] */
+} workspace;
+
+static size_t rounded(size_t head_dim)
+{
+    return (head_dim + 31) & ~(size_t)31;
+}
+
+static size_t scratch_bytes(size_t head_dim)
+{
+    size_t dim = rounded(head_dim);
+
+    return KEYS * dim * 4 + KEYS * QUERIES * 6 +
+           COLUMNS * (dim * QUERIES * 6 + 2 * QUERIES * sizeof(float));
+}
+
+static workspace carve(uint8_t *p, size_t dim)
+{
+    workspace ws;
+
+    ws.keys = (uint16_t *)(void *)p;
+    ws.values = ws.keys + KEYS * dim;
+    ws.shares = ws.values + KEYS * dim;
+    ws.scores = (float *)(void *)(ws.shares + KEYS * QUERIES);
+    ws.queries = (uint16_t *)(void *)(ws.scores + KEYS * QUERIES);
+    ws.result = (float *)(void *)(ws.queries + COLUMNS * dim * QUERIES);
+    ws.most = ws.result + COLUMNS * dim * QUERIES;
+    ws.sum = ws.most + COLUMNS * QUERIES;
+    return ws;
+}
+
+/* Sixteen of the floats at p, of which there are n; the rest is zero. */
+X86_AMX X86_INLINE __m512 load16(const float *p, size_t n)
+{
+    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+
+X86_AMX X86_INLINE size_t left_of(size_t n, size_t i)
+{
+    return n > i ? n - i : 0;
+}
+
+/* a and b as bf16, in pairs: a0 b0 a1 b1 ... */
+X86_AMX X86_INLINE __m512i pairs(__m512 a, __m512 b)
+{
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+
+    return _mm512_permutexvar_epi16(order, x86_bf16(a, b));
+}
+
+/* exp for x <= 0, as vector_exp. */
+X86_AMX X86_INLINE __m512 exp16(__m512 x)
+{
+    __m512 n, r, p;
+
+    x = _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_LT_OQ),
+                           _mm512_set1_ps(-87.0f));
+    n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), r);
+    p = _mm512_set1_ps(1.39819995e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.33345205e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.16657961e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.66666657e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1)));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* --- what goes in --- */
+
+X86_AMX static void pack_queries(uint16_t *dst, const cpu_attention *a, size_t head,
+                                 size_t first, size_t dim)
+{
+    const __m512 scale = _mm512_set1_ps(a->scale);
+
+    for (size_t c = 0; c < dim; c += 32) {
+        for (size_t half = 0; half < 2; half++, dst += BLOCK) {
+            __m512i r[16];
+
+            for (size_t i = 0; i < 16; i++) {
+                size_t t = first + half * 16 + i;
+                const float *q = a->q + t * a->q_stride + head * a->head_dim + c;
+
+                r[i] = _mm512_setzero_si512();
+                if (t < a->n) {
+                    r[i] = x86_bf16(
+                        _mm512_mul_ps(load16(q, left_of(a->head_dim, c)), scale),
+                        _mm512_mul_ps(load16(q + 16, left_of(a->head_dim, c + 16)), scale));
+                }
+            }
+            x86_transpose(r);
+            for (size_t i = 0; i < 16; i++) {
+                _mm512_storeu_si512(dst + i * 32, r[i]);
+            }
+        }
+    }
+}
+
+/* Keys from first on; those beyond the last are zero. */
+X86_AMX static void pack_keys(uint16_t *dst, const cpu_attention *a, size_t first, size_t dim)
+{
+    size_t all = (size_t)a->pos + a->n;
+
+    for (size_t key = 0; key < KEYS; key++) {
+        const float *k = a->k + (first + key) * a->kv_stride;
+        uint16_t *tile = dst + key / 16 * dim * 16 + key % 16 * 32;
+
+        for (size_t c = 0; c < dim; c += 32) {
+            __m512i v = _mm512_setzero_si512();
+
+            if (first + key < all) {
+                v = x86_bf16(load16(k + c, left_of(a->head_dim, c)),
+                             load16(k + c + 16, left_of(a->head_dim, c + 16)));
+            }
+            _mm512_storeu_si512(tile + c / 32 * BLOCK, v);
+        }
+    }
+}
+
+X86_AMX static void pack_values(uint16_t *dst, const cpu_attention *a, size_t first, size_t dim)
+{
+    size_t all = (size_t)a->pos + a->n;
+
+    for (size_t key = 0; key < KEYS; key += 32) {
+        for (size_t c = 0; c < dim; c += 16, dst += BLOCK) {
+            __m512i r[16];
+
+            for (size_t i = 0; i < 16; i++) {
+                size_t t = first + key + 2 * i, n = left_of(a->head_dim, c);
+                const float *v = a->v + t * a->kv_stride + c;
+
+                r[i] = pairs(t < all ? load16(v, n) : _mm512_setzero_ps(),
+                             t + 1 < all ? load16(v + a->kv_stride, n) : _mm512_setzero_ps());
+            }
+            x86_transpose(r);
+            for (size_t i = 0; i < 16; i++) {
+                _mm512_storeu_si512(dst + i * 32, r[i]);
+            }
+        }
+    }
+}
+
+/* --- one round of one column --- */
+
+/* scores of n keys, a multiple of 32 */
+X86_AMX static void score(float *scores, const uint16_t *keys, const uint16_t *queries,
+                          size_t n, size_t dim)
+{
+    for (size_t key = 0; key < n; key += 32) {
+        const uint16_t *k = keys + key * dim;
+        float *s = scores + key * QUERIES;
+
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (size_t b = 0; b < dim / 32; b++) {
+            _tile_loadd(4, k + b * BLOCK, 64);
+            _tile_loadd(5, k + 16 * dim + b * BLOCK, 64);
+            _tile_loadd(6, queries + 2 * b * BLOCK, 64);
+            _tile_loadd(7, queries + (2 * b + 1) * BLOCK, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, s, QUERIES * 4);
+        _tile_stored(1, s + 16, QUERIES * 4);
+        _tile_stored(2, s + 16 * QUERIES, QUERIES * 4);
+        _tile_stored(3, s + 16 * QUERIES + 16, QUERIES * 4);
+    }
+}
+
+/* Lanes whose query may look at key; ahead is how far the key is before the first query. */
+X86_AMX X86_INLINE __mmask16 may_see(long ahead)
+{
+    return ahead <= 0 ? 0xffff : ahead >= 16 ? 0 : (__mmask16)(0xffffu << ahead);
+}
+
+/*
+ * Of sixteen queries: scores become shares, less than the largest so far; returns what the
+ * result and the sum so far are to be multiplied with. ahead is how far the first key is
+ * before the first query.
+ */
+X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, float *sum,
+                            size_t n, long ahead)
+{
+    __m512 max = _mm512_loadu_ps(most), total = _mm512_setzero_ps(), again;
+
+    for (size_t key = 0; key < n; key++) {
+        max = _mm512_mask_max_ps(max, may_see(ahead + (long)key), max,
+                                 _mm512_loadu_ps(scores + key * QUERIES));
+    }
+    again = exp16(_mm512_sub_ps(_mm512_loadu_ps(most), max));
+    for (size_t key = 0; key < n; key += 2) {
+        __m512 a = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + key * QUERIES), max));
+        __m512 b = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + (key + 1) * QUERIES), max));
+
+        a = _mm512_maskz_mov_ps(may_see(ahead + (long)key), a);
+        b = _mm512_maskz_mov_ps(may_see(ahead + (long)key + 1), b);
+        total = _mm512_add_ps(total, _mm512_add_ps(a, b));
+        _mm512_storeu_si512(shares + key / 32 * 2 * BLOCK + key % 32 * 16, pairs(a, b));
+    }
+    _mm512_storeu_ps(most, max);
+    _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), again, total));
+    return again;
+}
+
+/* result += values times shares, of n keys */
+X86_AMX static void weigh(float *result, const uint16_t *values, const uint16_t *shares,
+                          size_t n, size_t dim)
+{
+    for (size_t c = 0; c < dim; c += 32) {
+        float *r = result + c * QUERIES;
+
+        _tile_loadd(0, r, QUERIES * 4);
+        _tile_loadd(1, r + 16, QUERIES * 4);
+        _tile_loadd(2, r + 16 * QUERIES, QUERIES * 4);
+        _tile_loadd(3, r + 16 * QUERIES + 16, QUERIES * 4);
+        for (size_t key = 0; key < n; key += 32) {
+            const uint16_t *v = values + key * dim + c / 16 * BLOCK;
+            const uint16_t *s = shares + key / 32 * 2 * BLOCK;
+
+            _tile_loadd(4, v, 64);
+            _tile_loadd(5, v + BLOCK, 64);
+            _tile_loadd(6, s, 64);
+            _tile_loadd(7, s + BLOCK, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, r, QUERIES * 4);
+        _tile_stored(1, r + 16, QUERIES * 4);
+        _tile_stored(2, r + 16 * QUERIES, QUERIES * 4);
+        _tile_stored(3, r + 16 * QUERIES + 16, QUERIES * 4);
+    }
+}
+
+/* Keys from first on; query is the column's first. */
+X86_AMX static void round_of(const cpu_attention *a, const workspace *ws, size_t column,
+                             size_t query, size_t first, size_t dim)
+{
+    size_t seen = (size_t)a->pos + query + QUERIES, n;
+    float *result = ws->result + column * dim * QUERIES;
+
+    if (first >= seen) {
+        return;
+    }
+    n = seen - first < KEYS ? (seen - first + 31) & ~(size_t)31 : KEYS;
+    score(ws->scores, ws->keys, ws->queries + column * dim * QUERIES, n, dim);
+    for (size_t half = 0; half < 2; half++) {
+        size_t at = column * QUERIES + half * 16;
+        long ahead = (long)first - (long)(a->pos + query + half * 16);
+        __m512 again = share(ws->shares + half * BLOCK, ws->scores + half * 16, ws->most + at,
+                             ws->sum + at, n, ahead);
+
+        if (_mm512_cmp_ps_mask(again, _mm512_set1_ps(1), _CMP_NEQ_UQ) != 0) {
+            for (size_t c = 0; c < dim; c++) {
+                float *r = result + c * QUERIES + half * 16;
+
+                _mm512_storeu_ps(r, _mm512_mul_ps(_mm512_loadu_ps(r), again));
+            }
+        }
+    }
+    weigh(result, ws->values, ws->shares, n, dim);
+}
+
+/* --- what comes out --- */
+
+X86_AMX static void finish(const cpu_attention *a, const workspace *ws, size_t column,
+                           size_t head, size_t query, size_t dim)
+{
+    for (size_t half = 0; half < 2; half++) {
+        const float *result = ws->result + column * dim * QUERIES + half * 16;
+        __m512 part = _mm512_div_ps(_mm512_set1_ps(1),
+                                    _mm512_loadu_ps(ws->sum + column * QUERIES + half * 16));
+
+        for (size_t c = 0; c < a->head_dim; c += 16) {
+            size_t left = a->head_dim - c;
+            __mmask16 some = left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff;
+            __m512i v[16];
+
+            for (size_t i = 0; i < 16; i++) {
+                v[i] = _mm512_castps_si512(
+                    _mm512_mul_ps(_mm512_loadu_ps(result + (c + i) * QUERIES), part));
+            }
+            x86_transpose(v);
+            for (size_t i = 0; i < 16 && query + half * 16 + i < a->n; i++) {
+                float *out =
+                    a->out + (query + half * 16 + i) * a->q_stride + head * a->head_dim;
+
+                _mm512_mask_storeu_epi32(out + c, some, v[i]);
+            }
+        }
+    }
+}
+
+static size_t blocks(size_t n, size_t n_heads)
+{
+    return ((n + QUERIES - 1) / QUERIES * n_heads + COLUMNS - 1) / COLUMNS;
+}
+
+X86_AMX static void attend(const cpu_attention *a, size_t block, uint8_t *scratch)
+{
+    size_t dim = rounded(a->head_dim), all = (a->n + QUERIES - 1) / QUERIES * a->n_heads;
+    size_t begin = block * COLUMNS, n = all - begin < COLUMNS ? all - begin : COLUMNS;
+    size_t last = (begin + n - 1) / a->n_heads * QUERIES + QUERIES;
+    size_t keys = a->pos + (last < a->n ? last : a->n);
+    workspace ws = carve(scratch, dim);
+
+    memset(ws.result, 0, n * dim * QUERIES * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        size_t query = (begin + i) / a->n_heads * QUERIES, head = (begin + i) % a->n_heads;
+
+        pack_queries(ws.queries + i * dim * QUERIES, a, head, query, dim);
+        for (size_t q = 0; q < QUERIES; q++) {
+            ws.most[i * QUERIES + q] = -INFINITY;
+            ws.sum[i * QUERIES + q] = 0;
+        }
+    }
+    x86_tiles_configure();
+    for (size_t first = 0; first < keys; first += KEYS) {
+        pack_keys(ws.keys, a, first, dim);
+        pack_values(ws.values, a, first, dim);
+        for (size_t i = 0; i < n; i++) {
+            round_of(a, &ws, i, (begin + i) / a->n_heads * QUERIES, first, dim);
+        }
+    }
+    _tile_release();
+    for (size_t i = 0; i < n; i++) {
+        finish(a, &ws, i, (begin + i) % a->n_heads, (begin + i) / a->n_heads * QUERIES, dim);
+    }
+}
+
+const cpu_attend cpu_attend_amx = {
+    .scratch_bytes = scratch_bytes,
+    .blocks = blocks,
+    .attend = attend,
+};
+
+#endif

@@ -1,0 +1,76 @@
+/*
+ * The fast ways to multiply packed weights: integers for few tokens (vnni.c), tiles of bf16
+ * for many (amx.c). A machine has the first, or both, or none; ops.h says which.
+ */
+#ifndef CPU_DOT_H
+#define CPU_DOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/aiq_kernels.h"
+
+typedef struct {
+    /* Bytes of a prepared activation vector, a multiple of 64. */
+    size_t (*vector_bytes)(size_t cols);
+
+    /* Prepares x [cols], a multiple of 32; dst is aligned to 64. */
+    void (*quantize)(uint8_t *dst, const float *x, size_t cols);
+
+    /* y[t * ldy + r] = row r of n times token t of tokens; by kern_type, NULL: not this way */
+    void (*rows[KERN_N_TYPES])(float *y, size_t ldy, const uint8_t *row, size_t n, uint8_t *x,
+                               size_t tokens, size_t cols);
+} cpu_dot;
+
+enum {
+    TILE_TOKENS = 512, /* of one block of prepared activations */
+    TILE_ROWS = 256    /* of weights that share a thread's scratch */
+};
+
+typedef struct {
+    /* Bytes of scratch that a thread needs, aligned to 64, for max_tokens. */
+    size_t (*scratch_bytes)(size_t max_tokens);
+
+    /* Prepares sixteen tokens (or the last, fewer), from the first on, of a block of n <=
+     * TILE_TOKENS, x [n][cols], cols a multiple of 32. dst takes 2 * cols bytes a token, n
+     * rounded up to 16. */
+    void (*pack)(uint16_t *dst, const float *x, size_t first, size_t n, size_t cols);
+
+    /* y[t * ldy + r] = row r times token t for r < rows <= TILE_ROWS and t < n */
+    void (*multiply)(kern_type type, float *y, size_t ldy, const uint8_t *row, size_t rows,
+                     const uint16_t *x, size_t n, size_t cols, uint8_t *scratch);
+
+    bool types[KERN_N_TYPES]; /* those it multiplies */
+} cpu_tile;
+
+/* Tokens of one sequence and the heads that share one of its keys and values. */
+typedef struct {
+    const float *q; /* [n][q_stride], the first of these heads; likewise out */
+    float *out;
+    const float *k; /* [pos + n][kv_stride] from the sequence's first token on; likewise v */
+    const float *v;
+    size_t q_stride;
+    size_t kv_stride;
+    size_t head_dim;
+    size_t n_heads;
+    size_t n;
+    size_t pos; /* tokens before these */
+    float scale;
+} cpu_attention;
+
+typedef struct {
+    /* Bytes of scratch that a thread needs, aligned to 64. */
+    size_t (*scratch_bytes)(size_t head_dim);
+
+    /* Parts that threads can take, of n tokens and so many heads. */
+    size_t (*blocks)(size_t n, size_t n_heads);
+
+    void (*attend)(const cpu_attention *a, size_t block, uint8_t *scratch);
+} cpu_attend;
+
+extern const cpu_attend cpu_attend_amx;
+extern const cpu_dot cpu_dot_vnni;
+extern const cpu_tile cpu_tile_amx;
+
+#endif

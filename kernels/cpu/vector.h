@@ -1,0 +1,122 @@
+/*
+ * Operations that are the same code for every kind of machine, inlined into one version for
+ * each (ops.c, ops_x86.c): loops over sixteen floats, which is what compilers vectorize.
+ */
+#ifndef CPU_VECTOR_H
+#define CPU_VECTOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/cpu/quant.h"
+
+/*
+ * exp for -87 <= x <= 88, as at the nearer end beyond, within 2 units in the last place: 2^n
+ * times a polynomial in what is left of x after n times log 2. What is not a number stays so.
+ */
+QUANT_INLINE float vector_exp(float x)
+{
+    const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves no room for fractions */
+    float n, r, p, power;
+    uint32_t bits;
+
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    n = x * 1.44269504f + round;
+    memcpy(&bits, &n, sizeof(bits));
+    bits = (bits << 23) + 0x3f800000; /* n is in the lowest bits; 2^n */
+    memcpy(&power, &bits, sizeof(power));
+    n -= round;
+    r = x - n * 0.693145752f - n * 1.42860677e-6f;
+    p = 1.98756915e-4f;
+    p = p * r + 1.39819995e-3f;
+    p = p * r + 8.33345205e-3f;
+    p = p * r + 4.16657961e-2f;
+    p = p * r + 1.66666657e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    return p * power;
+}
+
+QUANT_INLINE void vector_scale(float *y, const float *x, float scale, const float *weight,
+                               size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        float t[16];
+
+        for (size_t j = 0; j < 16; j++) {
+            t[j] = x[i + j] * scale * weight[i + j];
+        }
+        memcpy(y + i, t, sizeof(t));
+    }
+    for (; i < n; i++) {
+        y[i] = x[i] * scale * weight[i];
+    }
+}
+
+QUANT_INLINE float vector_max(const float *x, size_t n)
+{
+    float most[16], max = x[0];
+    size_t i = 0;
+
+    for (size_t j = 0; j < 16; j++) {
+        most[j] = max;
+    }
+    for (; i + 16 <= n; i += 16) {
+        for (size_t j = 0; j < 16; j++) {
+            most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+        }
+    }
+    for (; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+    }
+    for (size_t j = 0; j < 16; j++) {
+        max = most[j] > max ? most[j] : max;
+    }
+    return max;
+}
+
+QUANT_INLINE void vector_softmax(float *x, size_t n)
+{
+    float sums[16] = {0}, max = vector_max(x, n), sum = 0;
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        for (size_t j = 0; j < 16; j++) {
+            x[i + j] = vector_exp(x[i + j] - max);
+            sums[j] += x[i + j];
+        }
+    }
+    for (; i < n; i++) {
+        x[i] = vector_exp(x[i] - max);
+        sum += x[i];
+    }
+    for (size_t j = 0; j < 16; j++) {
+        sum += sums[j];
+    }
+    for (i = 0; i < n; i++) {
+        x[i] /= sum;
+    }
+}
+
+QUANT_INLINE void vector_swiglu(float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        float t[16];
+
+        for (size_t j = 0; j < 16; j++) {
+            t[j] = gate[i + j] / (1.0f + vector_exp(-gate[i + j])) * up[i + j];
+        }
+        memcpy(gate + i, t, sizeof(t));
+    }
+    for (; i < n; i++) {
+        gate[i] = gate[i] / (1.0f + vector_exp(-gate[i])) * up[i];
+    }
+}
+
+#endif

@@ -1,0 +1,309 @@
+/*
+ * The operations of the CPU back end, every version that the machine has, against float64:
+ * products with packed weights in integers and in tiles, attention in tiles, softmax and
+ * SwiGLU. Odd shapes, and what is not a number stays so.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/ops.h"
+#include "quant_ref.h"
+
+/* Aligned as the back end's scratch is. */
+static void *scratch(size_t bytes)
+{
+    return aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+}
+
+static void random_floats(float *x, size_t n, uint64_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = (float)ref_uniform(&seed);
+    }
+}
+
+/* Activations as quantize says it rounds them: to 127 steps of the largest of each 32. */
+static double rounded(const float *x, size_t i)
+{
+    const float *block = x + i / 32 * 32;
+    float most = 0;
+
+    for (size_t j = 0; j < 32; j++) {
+        most = fmaxf(most, fabsf(block[j]));
+    }
+    return most > 0 ? nearbyint((double)(x[i] * (127 / most))) * (double)(most / 127) : 0;
+}
+
+static void one_integer_product(const cpu_dot *dot, kern_type type, size_t rows, size_t tokens,
+                                size_t cols)
+{
+    uint64_t seed = rows * 1000 + tokens * 100 + cols;
+    kern_tensor w = ref_tensor(type, (uint32_t)rows, (uint32_t)cols, &seed);
+    size_t bytes = dot->vector_bytes(cols), row_bytes = cpu_row_bytes(type, cols);
+    float *x = malloc(tokens * cols * sizeof(*x)), *y = malloc(tokens * rows * sizeof(*y));
+    uint8_t *packed = scratch(tokens * bytes);
+
+    random_floats(x, tokens * cols, seed);
+    for (size_t t = 0; t < tokens; t++) {
+        dot->quantize(packed + t * bytes, x + t * cols, cols);
+    }
+    dot->rows[type](y, rows, w.data, rows, packed, tokens, cols);
+    for (size_t i = 0; i < tokens * rows; i++) {
+        const uint8_t *row = (const uint8_t *)w.data + i % rows * row_bytes;
+        double want = 0, size = 0;
+
+        for (size_t c = 0; c < cols; c++) {
+            double v = ref_weight(type, row, c) * rounded(x + i / rows * cols, c);
+
+            want += v;
+            size += fabs(v);
+        }
+        if (!(fabs(y[i] - want) <= 2e-5 * size)) {
+            fail_msg("%s, %zu rows, %zu tokens, %zu columns: %g, not %g", ref_type_name[type],
+                     rows, tokens, cols, (double)y[i], want);
+        }
+    }
+    free((void *)w.data);
+    free(x);
+    free(y);
+    free(packed);
+}
+
+/* Nothing is rounded but activations: what is left are sums in f32. */
+static void integer_products(void **state)
+{
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int type = 0; type < KERN_N_TYPES && (*o)->integers != NULL; type++) {
+            size_t block, bytes;
+
+            if ((*o)->integers->rows[type] == NULL) {
+                continue;
+            }
+            cpu_block((kern_type)type, &block, &bytes);
+            for (size_t tokens = 1; tokens <= 7; tokens++) {
+                one_integer_product((*o)->integers, (kern_type)type, tokens, tokens, block);
+                one_integer_product((*o)->integers, (kern_type)type, 33, tokens, 3 * block);
+            }
+        }
+    }
+}
+
+static void one_tile_product(const cpu_tile *tile, kern_type type, size_t rows, size_t tokens,
+                             size_t cols)
+{
+    uint64_t seed = rows * 1000 + tokens * 100 + cols;
+    kern_tensor w = ref_tensor(type, (uint32_t)rows, (uint32_t)cols, &seed);
+    size_t row_bytes = cpu_row_bytes(type, cols);
+    float *x = malloc(tokens * cols * sizeof(*x)), *y = malloc(tokens * rows * sizeof(*y));
+    uint16_t *packed = scratch((tokens + 15) / 16 * 16 * cols * sizeof(*packed));
+    uint8_t *room = scratch(tile->scratch_bytes(tokens));
+    double error = 0, size = 0;
+
+    random_floats(x, tokens * cols, seed);
+    for (size_t t = 0; t < tokens; t += 16) {
+        tile->pack(packed, x, t, tokens, cols);
+    }
+    tile->multiply(type, y, rows, w.data, rows, packed, tokens, cols, room);
+    for (size_t i = 0; i < tokens * rows; i++) {
+        const uint8_t *row = (const uint8_t *)w.data + i % rows * row_bytes;
+        double want = 0;
+
+        for (size_t c = 0; c < cols; c++) {
+            want += ref_weight(type, row, c) * (double)x[i / rows * cols + c];
+            size += pow(ref_weight(type, row, c) * (double)x[i / rows * cols + c], 2);
+        }
+        error += (y[i] - want) * (y[i] - want);
+    }
+    /* each product is rounded twice, by at most 2^-8 and on average by much less */
+    if (!(sqrt(error / size) <= 0.004)) {
+        fail_msg("%s, %zu rows, %zu tokens, %zu columns: off by %g", ref_type_name[type], rows,
+                 tokens, cols, sqrt(error / size));
+    }
+    free((void *)w.data);
+    free(x);
+    free(y);
+    free(packed);
+    free(room);
+}
+
+static void tile_products(void **state)
+{
+    static const size_t tokens[] = {1, 5, 16, 17, 32, 33, 50, 64};
+
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int type = 0; type < KERN_N_TYPES && (*o)->tiles != NULL; type++) {
+            size_t block, bytes;
+
+            if (!(*o)->tiles->types[type]) {
+                continue;
+            }
+            cpu_block((kern_type)type, &block, &bytes);
+            block = block < 32 ? 32 : block;
+            for (size_t i = 0; i < sizeof(tokens) / sizeof(*tokens); i++) {
+                one_tile_product((*o)->tiles, (kern_type)type, 1 + 7 * i, tokens[i], block);
+                one_tile_product((*o)->tiles, (kern_type)type, 32, tokens[i], 2 * block);
+            }
+            one_tile_product((*o)->tiles, (kern_type)type, 100, 40, 9 * block);
+        }
+    }
+}
+
+static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, size_t pos,
+                          size_t n)
+{
+    size_t q_stride = heads * dim, kv_stride = dim + 3, all = pos + n;
+    float *q = malloc(n * q_stride * sizeof(*q)), *out = malloc(n * q_stride * sizeof(*out));
+    float *k = malloc(all * kv_stride * sizeof(*k)), *v = malloc(all * kv_stride * sizeof(*v));
+    uint8_t *room = scratch(attend->scratch_bytes(dim));
+    double *share = malloc(all * sizeof(*share)), error = 0, size = 0;
+    const cpu_attention a = {q, out, k, v, q_stride, kv_stride, dim, heads, n, pos, 0.5f};
+
+    random_floats(q, n * q_stride, 1);
+    random_floats(k, all * kv_stride, 2);
+    random_floats(v, all * kv_stride, 3);
+    for (size_t block = 0; block < attend->blocks(n, heads); block++) {
+        attend->attend(&a, block, room);
+    }
+    for (size_t i = 0; i < n * heads; i++) {
+        size_t seen = pos + i / heads + 1;
+        double most = -INFINITY, sum = 0;
+
+        for (size_t t = 0; t < seen; t++) {
+            share[t] = 0;
+            for (size_t d = 0; d < dim; d++) {
+                share[t] += (double)q[i * dim + d] * (double)k[t * kv_stride + d] * 0.5;
+            }
+            most = fmax(most, share[t]);
+        }
+        for (size_t t = 0; t < seen; t++) {
+            sum += share[t] = exp(share[t] - most);
+        }
+        for (size_t d = 0; d < dim; d++) {
+            double want = 0;
+
+            for (size_t t = 0; t < seen; t++) {
+                want += share[t] / sum * (double)v[t * kv_stride + d];
+            }
+            error += pow(out[i * dim + d] - want, 2);
+            size += want * want;
+        }
+    }
+    if (!(sqrt(error / size) <= 0.01)) {
+        fail_msg("%zu heads of %zu, %zu tokens from %zu on: off by %g", heads, dim, n, pos,
+                 sqrt(error / size));
+    }
+    free(q);
+    free(out);
+    free(k);
+    free(v);
+    free(room);
+    free(share);
+}
+
+static void attention_in_tiles(void **state)
+{
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        if ((*o)->attend == NULL) {
+            continue;
+        }
+        one_attention((*o)->attend, 1, 64, 0, 1);
+        one_attention((*o)->attend, 4, 64, 0, 33);
+        one_attention((*o)->attend, 3, 16, 5, 40);
+        one_attention((*o)->attend, 8, 80, 130, 70);
+        one_attention((*o)->attend, 1, 128, 300, 20);
+        one_attention((*o)->attend, 20, 24, 111, 49);
+    }
+}
+
+static void softmax_and_swiglu(void **state)
+{
+    enum { MOST = 70 };
+    float x[MOST], gate[MOST], up[MOST], y[MOST];
+
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (size_t n = 1; n <= MOST; n++) {
+            double sum = 0, most = -INFINITY;
+
+            random_floats(gate, n, n);
+            random_floats(up, n, n + 1);
+            for (size_t i = 0; i < n; i++) {
+                gate[i] *= 90;
+                most = fmax(most, gate[i]);
+            }
+            for (size_t i = 0; i < n; i++) {
+                sum += exp(gate[i] - most);
+            }
+            memcpy(x, gate, sizeof(x));
+            memcpy(y, gate, sizeof(y));
+            (*o)->softmax(x, n);
+            (*o)->swiglu(y, up, n);
+            for (size_t i = 0; i < n; i++) {
+                double want = gate[i] / (1 + exp(-(double)gate[i])) * up[i];
+
+                assert_float_equal(x[i], exp(gate[i] - most) / sum, 1e-6);
+                assert_true(fabs(y[i] - want) <= 1e-6 * fabs(want) + 1e-30);
+            }
+        }
+    }
+}
+
+/* A scale or an activation that is not a number must not become one on the way. */
+static void not_a_number_stays_so(void **state)
+{
+    enum { COLS = 256, TOKENS = 5 };
+    static float x[TOKENS * COLS];
+    float y[TOKENS];
+    uint64_t seed = 1;
+
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int type = 0; type < KERN_N_TYPES && (*o)->integers != NULL; type++) {
+            const cpu_dot *dot = (*o)->integers;
+            kern_tensor w = ref_tensor((kern_type)type, 1, COLS, &seed);
+            uint8_t *packed = scratch(16 * COLS * 4);
+            uint8_t *room =
+                (*o)->tiles != NULL ? scratch((*o)->tiles->scratch_bytes(TOKENS)) : NULL;
+
+            random_floats(x, TOKENS * COLS, 3);
+            x[3 * COLS + 77] = NAN;
+            x[4 * COLS + 200] = INFINITY;
+            if (dot->rows[type] != NULL) {
+                for (size_t t = 0; t < TOKENS; t++) {
+                    dot->quantize(packed + t * dot->vector_bytes(COLS), x + t * COLS, COLS);
+                }
+                dot->rows[type](y, 1, w.data, 1, packed, TOKENS, COLS);
+                assert_true(isfinite(y[2]) && !isfinite(y[3]) && !isfinite(y[4]));
+            }
+            if ((*o)->tiles != NULL && (*o)->tiles->types[type]) {
+                (*o)->tiles->pack((uint16_t *)(void *)packed, x, 0, TOKENS, COLS);
+                (*o)->tiles->multiply((kern_type)type, y, 1, w.data, 1,
+                                      (uint16_t *)(void *)packed, TOKENS, COLS, room);
+                assert_true(isfinite(y[2]) && !isfinite(y[3]) && !isfinite(y[4]));
+            }
+            free((void *)w.data);
+            free(packed);
+            free(room);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(integer_products),      cmocka_unit_test(tile_products),
+        cmocka_unit_test(attention_in_tiles),    cmocka_unit_test(softmax_and_swiglu),
+        cmocka_unit_test(not_a_number_stays_so),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
