@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #define FILE_MAX  (128u << 20)
 #define ID_LEN    16 /* of an engine's, in hex */
 #define NAME_SIZE 48
+#define TRIES     3
 
 struct token_save {
     aiq_engine *engine;
@@ -358,22 +360,46 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* Locks a file of its own. */
-static bool open_folder(token_save *s)
+static void folder_path(const token_save *s, char path[PATH_MAX])
 {
-    char path[4096], lock[NAME_SIZE];
+    snprintf(path, PATH_MAX, "%s.tokens", s->engine->options.socket);
+}
 
-    snprintf(path, sizeof(path), "%s.tokens", s->engine->options.socket);
+static bool lock_folder(token_save *s, const char *path)
+{
+    char lock[NAME_SIZE];
+
     snprintf(lock, sizeof(lock), "%s.lock", s->id);
     if (mkdir(path, 0700) != 0 && errno != EEXIST) {
-        return failed(s, path);
+        return false;
     }
     s->folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (s->folder < 0) {
-        return failed(s, path);
+        return false;
     }
     s->lock = openat(s->folder, lock, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    return s->lock >= 0 && flock(s->lock, LOCK_EX | LOCK_NB) == 0 ? true : failed(s, lock);
+    return s->lock >= 0 && flock(s->lock, LOCK_EX | LOCK_NB) == 0;
+}
+
+/* One that ends may remove the folder while this one enters it. */
+static bool open_folder(token_save *s)
+{
+    char path[PATH_MAX];
+
+    folder_path(s, path);
+    for (int i = 0; i < TRIES; i++) {
+        if (lock_folder(s, path)) {
+            return true;
+        }
+        if (errno != ENOENT) {
+            break;
+        }
+        if (s->folder >= 0) {
+            close(s->folder);
+            s->folder = -1;
+        }
+    }
+    return failed(s, path);
 }
 
 token_save *token_save_start(aiq_engine *engine, token_limits *limits)
@@ -416,7 +442,7 @@ static void free_save(token_save *s)
 
 void token_save_stop(token_save *s)
 {
-    char lock[NAME_SIZE];
+    char lock[NAME_SIZE], path[PATH_MAX];
 
     if (s == NULL) {
         return;
@@ -430,6 +456,8 @@ void token_save_stop(token_save *s)
         hand_over(s);
         snprintf(lock, sizeof(lock), "%s.lock", s->id);
         unlinkat(s->folder, lock, 0);
+        folder_path(s, path);
+        rmdir(path); /* where nothing is left */
     }
     free_save(s);
 }
