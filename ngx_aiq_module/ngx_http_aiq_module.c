@@ -3,6 +3,9 @@
 #include "ngx_http_aiq_auth_cache.h"
 
 
+#define NGX_HTTP_AIQ_BATCH_MEMORY  (1024 * 1024)
+
+
 static char *ngx_http_aiq_files(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_aiq_engine(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -895,6 +898,7 @@ ngx_http_aiq_init_module(ngx_cycle_t *cycle)
 static ngx_int_t
 ngx_http_aiq_init_process(ngx_cycle_t *cycle)
 {
+    void                      *p;
     ngx_http_aiq_main_conf_t  *amcf;
 
     /* cache managers and loaders run this too */
@@ -909,6 +913,21 @@ ngx_http_aiq_init_process(ngx_cycle_t *cycle)
     if (amcf == NULL || amcf->engine.len == 0) {
         return NGX_OK;
     }
+
+    /*
+     * the engine's answers come in batches, and what their requests held is
+     * freed at once; glibc gives the end of the heap back as soon as 128k of
+     * it are free, or twice as much as the largest mapped block was that has
+     * been freed so far: this one, so that a batch finds the memory of the
+     * one before it
+     */
+
+    p = ngx_alloc(NGX_HTTP_AIQ_BATCH_MEMORY / 2, cycle->log);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_free(p);
 
     ngx_http_aiq_metrics_init_process(amcf);
     ngx_http_aiq_check_init_process(amcf);
