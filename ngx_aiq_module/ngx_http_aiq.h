@@ -431,6 +431,8 @@ void ngx_http_aiq_link_wait(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_link_consumed(ngx_http_aiq_ctx_t *ctx, size_t n);
 /* HEAD has made it a WebSocket */
 void ngx_http_aiq_link_upgrade(ngx_http_aiq_ctx_t *ctx);
+/* its GRANT is in the ring */
+void ngx_http_aiq_link_granted(ngx_http_aiq_ctx_t *ctx);
 /* nginx, or the engine at this link, wants to leave */
 ngx_uint_t ngx_http_aiq_link_leaving(ngx_http_aiq_ctx_t *ctx);
 
@@ -474,6 +476,8 @@ ngx_int_t ngx_http_aiq_key_init(ngx_conf_t *cf,
  */
 ngx_uint_t ngx_http_aiq_key_shown(ngx_http_request_t *r);
 ngx_uint_t ngx_http_aiq_jwt_wanted(ngx_http_request_t *r);
+/* when the token that has let the request in ends; 0: there is none */
+time_t ngx_http_aiq_jwt_expires(ngx_http_request_t *r);
 
 /* ngx_http_aiq_role.c */
 

@@ -33,6 +33,7 @@ ngx_http_aiq_frames_open(ngx_http_aiq_frames_t *f, uint32_t n, void *job)
     slot->usage = 0;
     slot->websocket = 0;
     slot->message = 0;
+    slot->token = 0;
     slot->cancel = 0;
 
     f->promised += AIQ_WINDOW;
@@ -73,6 +74,13 @@ void
 ngx_http_aiq_frames_upgrade(ngx_http_aiq_frames_t *f, uint32_t n)
 {
     f->slots[n].websocket = 1;
+}
+
+
+void
+ngx_http_aiq_frames_granted(ngx_http_aiq_frames_t *f, uint32_t n)
+{
+    f->slots[n].token = 0;
 }
 
 
@@ -194,6 +202,17 @@ ngx_http_aiq_frames_check(ngx_http_aiq_frames_t *f, ngx_http_aiq_slot_t *slot,
 
     case AIQ_FRAME_MESSAGE:
         return ngx_http_aiq_frames_message(f, slot, frame);
+
+    case AIQ_FRAME_TOKEN:
+        if (!slot->websocket || slot->token || frame->len == 0
+            || frame->len > AIQ_TOKEN_MAX)
+        {
+            return ngx_http_aiq_frames_break(f,
+                             "TOKEN without a WebSocket, twice, or too long");
+        }
+
+        slot->token = 1;
+        return 1;
 
     case AIQ_FRAME_USAGE:
         if (slot->usage || frame->len != sizeof(aiq_usage)) {

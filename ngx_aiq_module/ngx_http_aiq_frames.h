@@ -36,6 +36,7 @@ typedef struct {
     unsigned               websocket:1; /* HEAD has made it one */
     unsigned               message:1;   /* within one, of MESSAGEs */
     unsigned               waiting:1;   /* in the link's list of waiting slots */
+    unsigned               token:1;     /* TOKEN was read, GRANT is due */
     unsigned               cancel:1;    /* CANCEL is owed */
 } ngx_http_aiq_slot_t;
 
@@ -56,8 +57,8 @@ typedef struct {
     void                  *job;
 
     /*
-     * HEAD, DATA, MESSAGE, ERROR, VERDICT, ANSWER, END of a WebSocket: in the
-     * ring, to be copied before it is parsed
+     * HEAD, DATA, MESSAGE, TOKEN, ERROR, VERDICT, ANSWER, END of a WebSocket:
+     * in the ring, to be copied before it is parsed
      */
     const uint8_t         *data;
     uint32_t               len;
@@ -111,6 +112,9 @@ void ngx_http_aiq_frames_ask(ngx_http_aiq_frames_t *f, uint32_t slot,
 void ngx_http_aiq_frames_close(ngx_http_aiq_frames_t *f, uint32_t slot);
 /* its HEAD said 101: a WebSocket from here on */
 void ngx_http_aiq_frames_upgrade(ngx_http_aiq_frames_t *f, uint32_t slot);
+
+/* its TOKEN is answered */
+void ngx_http_aiq_frames_granted(ngx_http_aiq_frames_t *f, uint32_t slot);
 
 /* 1: an event, 0: nothing there, -1: f->broken says what the engine did */
 int ngx_http_aiq_frames_next(ngx_http_aiq_frames_t *f,

@@ -428,6 +428,7 @@ static void
 ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     ngx_str_t *uri, ngx_http_aiq_open_t *open)
 {
+    int64_t          expires;
     ngx_table_elt_t  protocol;
 
     ngx_http_aiq_open_text(open, AIQ_FIELD_URI, uri);
@@ -483,6 +484,13 @@ ngx_http_aiq_open_fields(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     }
 
     ngx_http_aiq_open_headers(r, open);
+
+    expires = ctx->ws ? (int64_t) ngx_http_aiq_jwt_expires(r) * 1000 : 0;
+
+    if (expires) {
+        ngx_http_aiq_open_bytes(open, AIQ_FIELD_EXPIRES, &expires,
+                                sizeof(int64_t));
+    }
 
     if (ctx->ws && ctx->ws->protocol.len) {
         ngx_str_set(&protocol.key, "sec-websocket-protocol");

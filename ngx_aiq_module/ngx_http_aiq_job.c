@@ -306,6 +306,10 @@ ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
         ngx_http_aiq_ws_message(ctx, ev);
         break;
 
+    case AIQ_FRAME_TOKEN:
+        ngx_http_aiq_ws_show(ctx, ev);
+        break;
+
     case AIQ_FRAME_END:
 
         if (ctx->ws && ctx->ws->accepted) {

@@ -14,6 +14,9 @@
 #include <openssl/evp.h>
 
 
+#define NGX_HTTP_AIQ_JWT_YEAR_9999  253402300799
+
+
 /* keys from files, never changed after the configuration was read */
 
 typedef struct {
@@ -40,6 +43,38 @@ typedef struct {
 } ngx_http_aiq_jwt_remote_t;
 
 
+/* reasons to refuse beyond those of ngx_http_aiq_jwt_result_e */
+
+typedef enum {
+    NGX_HTTP_AIQ_JWT_ABSENT = NGX_HTTP_AIQ_JWT_NO_MEMORY + 1,
+    NGX_HTTP_AIQ_JWT_ROLE,
+    NGX_HTTP_AIQ_JWT_REQUIRED_401,
+    NGX_HTTP_AIQ_JWT_REQUIRED_403,
+    NGX_HTTP_AIQ_JWT_NO_KEYS,
+    NGX_HTTP_AIQ_JWT_OTHER,
+    NGX_HTTP_AIQ_JWT_UNWANTED
+} ngx_http_aiq_jwt_reason_e;
+
+
+typedef struct {
+    ngx_uint_t                   status;
+    ngx_str_t                    code;
+    ngx_str_t                    message;
+    char                        *error;      /* of RFC 6750 */
+} ngx_http_aiq_jwt_denial_t;
+
+
+/* what is known of a token that passed; its strings are in one piece */
+
+typedef struct {
+    ngx_http_aiq_jwt_times_t     times;
+    ngx_str_t                    tenant;
+    ngx_str_t                    user;
+    ngx_str_t                    role;
+    ngx_str_t                    payload;
+} ngx_http_aiq_jwt_verified_t;
+
+
 typedef struct ngx_http_aiq_jwt_loc_conf_s  ngx_http_aiq_jwt_loc_conf_t;
 
 
@@ -49,6 +84,9 @@ struct ngx_http_aiq_jwt_ctx_s {
     /* the token that passed */
     ngx_str_t                    payload;
     json_t                      *claims;     /* the same, once it is needed */
+    time_t                       expires;    /* 0: nobody asks */
+    ngx_pool_t                  *pool;       /* of the last one that was shown
+                                                later, or NULL */
 
     /* to verify it again, when the keys have changed */
     ngx_http_aiq_jwt_loc_conf_t *conf;       /* NULL: it is in no queue */
@@ -107,6 +145,17 @@ struct ngx_http_aiq_jwt_loc_conf_s {
 /* ngx_http_aiq_jwt_access.c */
 
 ngx_int_t ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r);
+/* is the token good, by what the location asks of it and the keys there are? */
+ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
+    ngx_pool_t *pool, ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token,
+    ngx_http_aiq_jwt_verified_t *v);
+/* NGX_OK, NGX_ERROR, or the status of the first requirement that fails */
+ngx_int_t ngx_http_aiq_jwt_required(ngx_http_request_t *r,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf);
+/* when it ends */
+time_t ngx_http_aiq_jwt_end(ngx_http_aiq_jwt_verified_t *v,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf);
+ngx_http_aiq_jwt_denial_t *ngx_http_aiq_jwt_denial(ngx_uint_t why);
 
 /* ngx_http_aiq_jwt_remote.c */
 

@@ -13,36 +13,6 @@
 #define NGX_HTTP_AIQ_JWT_DIGESTS  (3 * NGX_HTTP_AIQ_AUTH_DIGEST)
 
 
-/* reasons to refuse beyond those of ngx_http_aiq_jwt_result_e */
-
-typedef enum {
-    NGX_HTTP_AIQ_JWT_ABSENT = NGX_HTTP_AIQ_JWT_NO_MEMORY + 1,
-    NGX_HTTP_AIQ_JWT_ROLE,
-    NGX_HTTP_AIQ_JWT_REQUIRED_401,
-    NGX_HTTP_AIQ_JWT_REQUIRED_403,
-    NGX_HTTP_AIQ_JWT_NO_KEYS
-} ngx_http_aiq_jwt_reason_e;
-
-
-typedef struct {
-    ngx_uint_t                   status;
-    ngx_str_t                    code;
-    ngx_str_t                    message;
-    char                        *error;      /* of RFC 6750 */
-} ngx_http_aiq_jwt_denial_t;
-
-
-/* what is known of a token that passed; its strings are in one piece */
-
-typedef struct {
-    ngx_http_aiq_jwt_times_t     times;
-    ngx_str_t                    tenant;
-    ngx_str_t                    user;
-    ngx_str_t                    role;
-    ngx_str_t                    payload;
-} ngx_http_aiq_jwt_verified_t;
-
-
 typedef struct {
     ngx_http_aiq_jwt_times_t     times;
     uint16_t                     tenant;
@@ -61,18 +31,16 @@ static ngx_int_t ngx_http_aiq_jwt_find(ngx_http_request_t *r,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token);
 static ngx_int_t ngx_http_aiq_jwt_bearer(ngx_http_request_t *r,
     ngx_str_t *token);
-static ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_authenticate(
-    ngx_http_request_t *r, ngx_http_aiq_jwt_loc_conf_t *jlcf,
-    ngx_str_t *token, ngx_http_aiq_jwt_verified_t *v);
 static ngx_int_t ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
-    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token, u_char *digest);
-static ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_verify(
-    ngx_http_request_t *r, ngx_http_aiq_jwt_loc_conf_t *jlcf,
-    ngx_str_t *token, ngx_http_aiq_jwt_verified_t *v);
+    ngx_pool_t *pool, ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token,
+    u_char *digest);
+static ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_verify(ngx_pool_t *pool,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token,
+    ngx_http_aiq_jwt_verified_t *v);
 static ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_verify_signature(
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_http_aiq_jwt_token_t *token);
 static ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_check_claims(
-    ngx_http_request_t *r, ngx_http_aiq_jwt_loc_conf_t *jlcf, json_t *claims,
+    ngx_pool_t *pool, ngx_http_aiq_jwt_loc_conf_t *jlcf, json_t *claims,
     ngx_http_aiq_jwt_verified_t *v);
 static ngx_uint_t ngx_http_aiq_jwt_one_of(json_t *claim, ngx_array_t *values);
 static ngx_int_t ngx_http_aiq_jwt_identity_claim(ngx_pool_t *pool,
@@ -84,8 +52,6 @@ static void ngx_http_aiq_jwt_unpack(ngx_str_t *value,
 static ngx_int_t ngx_http_aiq_jwt_admit(ngx_http_request_t *r,
     ngx_http_aiq_jwt_ctx_t *ctx, ngx_http_aiq_jwt_loc_conf_t *jlcf,
     ngx_http_aiq_jwt_verified_t *v);
-static ngx_int_t ngx_http_aiq_jwt_required(ngx_http_request_t *r,
-    ngx_http_aiq_jwt_loc_conf_t *jlcf);
 static ngx_int_t ngx_http_aiq_jwt_deny(ngx_http_request_t *r,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_uint_t why);
 
@@ -152,7 +118,14 @@ static ngx_http_aiq_jwt_denial_t  ngx_http_aiq_jwt_denials[] = {
       ngx_string("The token does not permit this."), "insufficient_scope" },
 
     { NGX_HTTP_SERVICE_UNAVAILABLE, ngx_string("jwt_keys_unavailable"),
-      ngx_string("The keys to verify tokens are not available."), NULL }
+      ngx_string("The keys to verify tokens are not available."), NULL },
+
+    { NGX_HTTP_UNAUTHORIZED, ngx_string("invalid_token"),
+      ngx_string("The token is another caller's."), "invalid_token" },
+
+    { NGX_HTTP_UNAUTHORIZED, ngx_string("invalid_token"),
+      ngx_string("The connection was not opened with a token."),
+      "invalid_token" }
 };
 
 
@@ -217,7 +190,7 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
         }
     }
 
-    result = ngx_http_aiq_jwt_authenticate(r, jlcf, &token, &v);
+    result = ngx_http_aiq_jwt_authenticate(r, r->pool, jlcf, &token, &v);
 
     if (result == NGX_HTTP_AIQ_JWT_UNKNOWN_KEY && jlcf->remote) {
         rc = ngx_http_aiq_jwt_remote_get(ctx, jlcf->remote,
@@ -241,10 +214,39 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_module);
 
     if (rc == NGX_OK && alcf->pass) {
+        ctx->expires = ngx_http_aiq_jwt_end(&v, jlcf);
         ngx_http_aiq_jwt_watch(ctx, jlcf, &token);
     }
 
     return rc;
+}
+
+
+/* as far as anybody can write a date */
+
+time_t
+ngx_http_aiq_jwt_end(ngx_http_aiq_jwt_verified_t *v,
+    ngx_http_aiq_jwt_loc_conf_t *jlcf)
+{
+    return ngx_min(v->times.exp, NGX_HTTP_AIQ_JWT_YEAR_9999) + jlcf->leeway;
+}
+
+
+time_t
+ngx_http_aiq_jwt_expires(ngx_http_request_t *r)
+{
+    ngx_http_aiq_ctx_t  *actx;
+
+    actx = ngx_http_aiq_get_ctx(r);
+
+    return actx->jwt ? actx->jwt->expires : 0;
+}
+
+
+ngx_http_aiq_jwt_denial_t *
+ngx_http_aiq_jwt_denial(ngx_uint_t why)
+{
+    return &ngx_http_aiq_jwt_denials[why];
 }
 
 
@@ -292,6 +294,7 @@ ngx_http_aiq_jwt_forget(ngx_http_request_t *r)
         json_decref(actx->jwt->claims);
         actx->jwt->claims = NULL;
         actx->jwt->payload.len = 0;
+        actx->jwt->expires = 0;
 
         ngx_http_aiq_jwt_unwatch(actx->jwt);
     }
@@ -339,6 +342,10 @@ ngx_http_aiq_jwt_cleanup(void *data)
     ngx_http_aiq_jwt_remote_leave(ctx);
     ngx_http_aiq_jwt_unwatch(ctx);
     json_decref(ctx->claims);
+
+    if (ctx->pool) {
+        ngx_destroy_pool(ctx->pool);
+    }
 }
 
 
@@ -402,8 +409,8 @@ ngx_http_aiq_jwt_bearer(ngx_http_request_t *r, ngx_str_t *token)
 }
 
 
-static ngx_http_aiq_jwt_result_e
-ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
+ngx_http_aiq_jwt_result_e
+ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token,
     ngx_http_aiq_jwt_verified_t *v)
 {
@@ -419,12 +426,12 @@ ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
 
     jmcf = ngx_http_get_module_main_conf(r, ngx_http_aiq_jwt_module);
 
-    if (ngx_http_aiq_jwt_digest(r, jlcf, token, digest) != NGX_OK) {
+    if (ngx_http_aiq_jwt_digest(r, pool, jlcf, token, digest) != NGX_OK) {
         return NGX_HTTP_AIQ_JWT_NO_MEMORY;
     }
 
     rc = ngx_http_aiq_auth_cache_lookup(jmcf->zone, NGX_HTTP_AIQ_AUTH_JWT,
-                                        digest, r->pool, &value);
+                                        digest, pool, &value);
 
     if (rc == NGX_ERROR) {
         return NGX_HTTP_AIQ_JWT_NO_MEMORY;
@@ -437,7 +444,7 @@ ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
                                             jlcf->leeway, jlcf->max_lifetime);
     }
 
-    result = ngx_http_aiq_jwt_verify(r, jlcf, token, v);
+    result = ngx_http_aiq_jwt_verify(pool, jlcf, token, v);
 
     if (result == NGX_HTTP_AIQ_JWT_OK) {
         result = ngx_http_aiq_jwt_check_times(&v->times, ngx_time(),
@@ -447,7 +454,7 @@ ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
 
     if (result == NGX_HTTP_AIQ_JWT_OK) {
 
-        if (ngx_http_aiq_jwt_pack(r->pool, v, &value) != NGX_OK) {
+        if (ngx_http_aiq_jwt_pack(pool, v, &value) != NGX_OK) {
             return NGX_HTTP_AIQ_JWT_NO_MEMORY;
         }
 
@@ -464,13 +471,13 @@ ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
 
 
 static ngx_int_t
-ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
+ngx_http_aiq_jwt_digest(ngx_http_request_t *r, ngx_pool_t *pool,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token, u_char *digest)
 {
     u_char                        *p, *start;
     ngx_http_aiq_jwt_main_conf_t  *jmcf;
 
-    start = ngx_pnalloc(r->pool, NGX_HTTP_AIQ_JWT_DIGESTS + token->len);
+    start = ngx_pnalloc(pool, NGX_HTTP_AIQ_JWT_DIGESTS + token->len);
     if (start == NULL) {
         return NGX_ERROR;
     }
@@ -505,9 +512,8 @@ ngx_http_aiq_jwt_digest(ngx_http_request_t *r,
 
 
 static ngx_http_aiq_jwt_result_e
-ngx_http_aiq_jwt_verify(ngx_http_request_t *r,
-    ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *text,
-    ngx_http_aiq_jwt_verified_t *v)
+ngx_http_aiq_jwt_verify(ngx_pool_t *pool, ngx_http_aiq_jwt_loc_conf_t *jlcf,
+    ngx_str_t *text, ngx_http_aiq_jwt_verified_t *v)
 {
     long                        n;
     json_t                     *claims;
@@ -526,7 +532,7 @@ ngx_http_aiq_jwt_verify(ngx_http_request_t *r,
 
     if (result == NGX_HTTP_AIQ_JWT_OK) {
 
-        v->payload.data = ngx_pnalloc(r->pool, token.payload_len + 1);
+        v->payload.data = ngx_pnalloc(pool, token.payload_len + 1);
 
         if (v->payload.data == NULL) {
             result = NGX_HTTP_AIQ_JWT_NO_MEMORY;
@@ -539,7 +545,8 @@ ngx_http_aiq_jwt_verify(ngx_http_request_t *r,
             claims = ngx_http_aiq_jwt_json((char *) v->payload.data,
                                            v->payload.len);
 
-            result = claims ? ngx_http_aiq_jwt_check_claims(r, jlcf, claims, v)
+            result = claims ? ngx_http_aiq_jwt_check_claims(pool, jlcf, claims,
+                                                            v)
                             : NGX_HTTP_AIQ_JWT_MALFORMED;
         }
     }
@@ -574,7 +581,7 @@ ngx_http_aiq_jwt_verify_signature(ngx_http_aiq_jwt_loc_conf_t *jlcf,
 
 
 static ngx_http_aiq_jwt_result_e
-ngx_http_aiq_jwt_check_claims(ngx_http_request_t *r,
+ngx_http_aiq_jwt_check_claims(ngx_pool_t *pool,
     ngx_http_aiq_jwt_loc_conf_t *jlcf, json_t *claims,
     ngx_http_aiq_jwt_verified_t *v)
 {
@@ -605,14 +612,14 @@ ngx_http_aiq_jwt_check_claims(ngx_http_request_t *r,
 
     tenant = json_object_get(claims, "tenant") ? "tenant" : "tenant_id";
 
-    if (ngx_http_aiq_jwt_identity_claim(r->pool, claims, &jlcf->tenant,
-                                        tenant, &v->tenant)
+    if (ngx_http_aiq_jwt_identity_claim(pool, claims, &jlcf->tenant, tenant,
+                                        &v->tenant)
         != NGX_OK
-        || ngx_http_aiq_jwt_identity_claim(r->pool, claims, &jlcf->user,
-                                           "sub", &v->user)
+        || ngx_http_aiq_jwt_identity_claim(pool, claims, &jlcf->user, "sub",
+                                           &v->user)
            != NGX_OK
-        || ngx_http_aiq_jwt_identity_claim(r->pool, claims, &jlcf->role,
-                                           "role", &v->role)
+        || ngx_http_aiq_jwt_identity_claim(pool, claims, &jlcf->role, "role",
+                                           &v->role)
            != NGX_OK)
     {
         return NGX_HTTP_AIQ_JWT_CLAIMS;
@@ -806,9 +813,7 @@ ngx_http_aiq_jwt_admit(ngx_http_request_t *r, ngx_http_aiq_jwt_ctx_t *ctx,
 }
 
 
-/* NGX_OK, NGX_ERROR, or the status of the first requirement that fails */
-
-static ngx_int_t
+ngx_int_t
 ngx_http_aiq_jwt_required(ngx_http_request_t *r,
     ngx_http_aiq_jwt_loc_conf_t *jlcf)
 {

@@ -756,6 +756,13 @@ ngx_http_aiq_link_upgrade(ngx_http_aiq_ctx_t *ctx)
 }
 
 
+void
+ngx_http_aiq_link_granted(ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_aiq_frames_granted(&ctx->job.link->frames, ctx->job.slot);
+}
+
+
 ngx_uint_t
 ngx_http_aiq_link_leaving(ngx_http_aiq_ctx_t *ctx)
 {

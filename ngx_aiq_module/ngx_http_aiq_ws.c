@@ -5,6 +5,7 @@
 #define NGX_HTTP_AIQ_WS_BUFFER  16384   /* read at once */
 #define NGX_HTTP_AIQ_WS_READS   16      /* a turn */
 #define NGX_HTTP_AIQ_WS_PIECE   32768
+#define NGX_HTTP_AIQ_WS_LOOK    86400000 /* ms */
 
 
 static ngx_int_t ngx_http_aiq_ws_open(ngx_http_request_t *r,
@@ -30,7 +31,6 @@ static void ngx_http_aiq_ws_failed(ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_ws_close(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
     const u_char *reason, size_t len);
 static void ngx_http_aiq_ws_timer_handler(ngx_event_t *ev);
-static void ngx_http_aiq_ws_set_timer(ngx_http_aiq_ws_t *ws);
 static void ngx_http_aiq_ws_set_reason(ngx_http_aiq_ws_t *ws, ngx_uint_t code,
     const u_char *reason, size_t len);
 
@@ -135,6 +135,7 @@ ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     ws->heard = ngx_current_msec;
     ws->active = ngx_current_msec;
+    ws->expires = ngx_http_aiq_jwt_expires(r);
 
     ngx_http_aiq_ws_set_timer(ws);
 
@@ -500,6 +501,10 @@ ngx_http_aiq_ws_push(ngx_http_aiq_ctx_t *ctx)
         ngx_http_aiq_link_dirty(ctx);
     }
 
+    if (ws->owes_grant && ngx_http_aiq_ws_push_grant(ctx) == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
+
     if (job->owes_end) {
         p = ngx_http_aiq_link_push(ctx, AIQ_FRAME_END, 0,
                                    sizeof(aiq_close) + ws->reason_len);
@@ -611,6 +616,7 @@ ngx_http_aiq_ws_start_leaving(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
     ws->leaving = 1;
     ws->has_piece = 0;
     ws->full = 0;
+    ws->owes_grant = 0;
 
     ngx_http_aiq_ws_set_reason(ws, code, reason, len);
 
@@ -690,6 +696,7 @@ ngx_http_aiq_ws_close(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
     ws->has_piece = 0;
     ws->full = 0;
     ws->owes_pong = 0;
+    ws->owes_grant = 0;
 
     if (job->dirty) {
         ngx_queue_remove(&job->queue);
@@ -748,6 +755,7 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
     ngx_http_aiq_ws_t   *ws;
     ngx_http_aiq_ctx_t  *ctx;
 
+    static ngx_str_t  expired = ngx_string("The token has expired.");
     static ngx_str_t  idle = ngx_string("There was no message for long.");
     static ngx_str_t  dead = ngx_string("There was no pong.");
 
@@ -765,6 +773,11 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
     } else if (ws->leaving) {
         /* nor does the service */
         ngx_http_aiq_ws_close(ctx, ws->code, ws->reason, ws->reason_len);
+
+    } else if (ws->expires && ngx_time() >= ws->expires) {
+        ngx_str_set(&ctx->status, "token_expired");
+        ngx_http_aiq_ws_start_leaving(ctx, NGX_HTTP_AIQ_WS_POLICY,
+                                      expired.data, expired.len);
 
     } else if (ws->conf->idle_timeout
                && now - ws->active >= ws->conf->idle_timeout)
@@ -805,24 +818,33 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
 
 /* what happens meanwhile is looked at when it has run off */
 
-static void
+void
 ngx_http_aiq_ws_set_timer(ngx_http_aiq_ws_t *ws)
 {
-    ngx_msec_int_t  next, idle;
+    ngx_msec_int_t  next, left;
 
-    if (ws->conf->ping == 0 && ws->conf->idle_timeout == 0) {
+    if (ws->conf->ping == 0 && ws->conf->idle_timeout == 0
+        && ws->expires == 0)
+    {
         return;
     }
 
-    next = (ngx_msec_int_t) (ws->heard + ws->conf->ping - ngx_current_msec);
+    next = NGX_HTTP_AIQ_WS_LOOK;
+
+    if (ws->conf->ping) {
+        left = (ngx_msec_int_t) (ws->heard + ws->conf->ping
+                                 - ngx_current_msec);
+        next = ngx_min(next, left);
+    }
 
     if (ws->conf->idle_timeout) {
-        idle = (ngx_msec_int_t) (ws->active + ws->conf->idle_timeout
+        left = (ngx_msec_int_t) (ws->active + ws->conf->idle_timeout
                                  - ngx_current_msec);
+        next = ngx_min(next, left);
+    }
 
-        if (ws->conf->ping == 0 || idle < next) {
-            next = idle;
-        }
+    if (ws->expires && ws->expires - ngx_time() < next / 1000) {
+        next = (ngx_msec_int_t) (ws->expires - ngx_time()) * 1000;
     }
 
     ngx_add_timer(&ws->timer, ngx_max(next, 1));

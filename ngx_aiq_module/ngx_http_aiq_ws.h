@@ -2,7 +2,8 @@
 /*
  * WebSockets.  ngx_http_aiq_ws_handshake.c says which requests are one and
  * writes the answer, ngx_http_aiq_ws.c carries messages once the service has
- * accepted it, and ngx_http_aiq_ws_output.c has what waits for the client.
+ * accepted it, ngx_http_aiq_ws_output.c has what waits for the client, and
+ * ngx_http_aiq_ws_token.c renews what has let it in.
  */
 
 #ifndef _NGX_HTTP_AIQ_WS_H_INCLUDED_
@@ -69,6 +70,11 @@ struct ngx_http_aiq_ws_s {
     ngx_event_t                  timer;
     ngx_msec_t                   heard;       /* when anything has come */
     ngx_msec_t                   active;      /* when a message came or went */
+    time_t                       expires;     /* the client's token; 0: never */
+
+    ngx_uint_t                   granted;     /* of GRANT: its status, ... */
+    ngx_str_t                    grant_code;  /* and where that is not 200 */
+    ngx_str_t                    grant_message;
 
     ngx_uint_t                   code;        /* of END, then of our Close */
     u_char                       reason[NGX_HTTP_AIQ_WS_CONTROL - 2];
@@ -79,6 +85,7 @@ struct ngx_http_aiq_ws_s {
     unsigned                     open:1;      /* the 101 is sent */
     unsigned                     has_piece:1;
     unsigned                     owes_pong:1;
+    unsigned                     owes_grant:1;
     unsigned                     pinged:1;    /* and nothing heard since */
     unsigned                     heard_close:1; /* the client's */
     unsigned                     leaving:1;
@@ -115,6 +122,15 @@ ngx_int_t ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
 /* nginx or the engine wants to leave: the client shall connect anew */
 void ngx_http_aiq_ws_leave(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws);
+/* looks again at what there is to wait for */
+void ngx_http_aiq_ws_set_timer(ngx_http_aiq_ws_t *ws);
+
+/* ngx_http_aiq_ws_token.c */
+
+/* TOKEN of the engine: the client shows another one */
+void ngx_http_aiq_ws_show(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev);
+/* GRANT, when the ring has room; NGX_AGAIN: it has none */
+ngx_int_t ngx_http_aiq_ws_push_grant(ngx_http_aiq_ctx_t *ctx);
 
 /* ngx_http_aiq_ws_output.c */
 

@@ -39,6 +39,9 @@
  * last. Both ENDs say why, see aiq_close. After the worker's END the engine may still
  * send what it has; the worker sends nothing more.
  *
+ * Where the client of a WebSocket shows another token, TOKEN has it, and one GRANT says whether
+ * it is good, and the same caller's: the keys are the worker's. Only then may TOKEN come again.
+ *
  * A charge is a job of the service "charge", without a body, for a request that the worker
  * has others serve: its HEAD says that what the request costs is held. It lasts as long
  * as the request. CANCEL, and the link's end, mean that it is due, unless END came before.
@@ -85,7 +88,9 @@ typedef enum {
     AIQ_FRAME_VERDICT = 12, /* ←  aiq_verdict, fields (TENANT … KEY_ID, KEY_RATE) */
     AIQ_FRAME_NOTICE = 13,  /* ←  aiq_notice; no job */
     AIQ_FRAME_ASK = 14,     /* →  aiq_ask, fields: may this request go on? */
-    AIQ_FRAME_ANSWER = 15   /* ←  aiq_answer, fields (RATES) */
+    AIQ_FRAME_ANSWER = 15,  /* ←  aiq_answer, fields (RATES) */
+    AIQ_FRAME_TOKEN = 16,   /* ←  bytes, AIQ_TOKEN_MAX of them at most */
+    AIQ_FRAME_GRANT = 17    /* →  aiq_grant, fields (ROLE; CODE, MESSAGE) */
 } aiq_frame_type;
 
 /* DATA flag: this ends an event of a stream; the client should see it now. */
@@ -107,6 +112,15 @@ typedef struct {
 } aiq_close;
 
 #define AIQ_CLOSE_MAX 125u
+
+#define AIQ_TOKEN_MAX 16384u
+
+/* GRANT: this, then fields. */
+typedef struct {
+    uint16_t status; /* 200: it holds from now on; else why not */
+    uint16_t reserved[3];
+    int64_t expires_ms; /* Unix time at which the WebSocket ends without another one */
+} aiq_grant;
 
 typedef enum {
     AIQ_METHOD_GET = 1,
@@ -243,10 +257,12 @@ typedef enum {
     AIQ_FIELD_RATE_KEYS,
     /* ANSWER: an aiq_rate of each of them, in their order; zeroes where it does not count */
     AIQ_FIELD_RATES,
+    /* OPEN of a WebSocket: i64, when it ends without another token, Unix time in ms */
+    AIQ_FIELD_EXPIRES,
     /* HEAD, for variables */
     AIQ_FIELD_MODEL = 32,
     AIQ_FIELD_PROVIDER,
-    /* ERROR */
+    /* ERROR, GRANT */
     AIQ_FIELD_CODE = 48, /* a stable word, e.g. model_not_found */
     AIQ_FIELD_MESSAGE,   /* a sentence for the caller */
     AIQ_FIELD_PARAM      /* the request's field at fault */

@@ -49,7 +49,7 @@
 
 /* Changes with every change to this header or aiq_frame.h. Another ABI at the
  * other end is a log line and 503, never a guess. */
-#define AIQ_LINK_ABI 8
+#define AIQ_LINK_ABI 9
 
 #define AIQ_RING_OFFSET 4096u
 #define AIQ_RING_SIZE   (4u << 20)

@@ -140,6 +140,7 @@ void link_job_free(link_job *j)
         leave_link(j);
     }
     j->sink = NULL;
+    aiq_buf_free(&j->owed_token);
     if (!j->kept) {
         dispose(j);
     }
@@ -350,6 +351,12 @@ bool link_job_flush(link_job *j)
     }
     if (j->rest.len) {
         return true; /* the ring has room, credit is missing: CREDIT comes back here */
+    }
+    if (j->owed_token.len) {
+        if (!push_copy(j, AIQ_FRAME_TOKEN, j->owed_token.data, j->owed_token.len)) {
+            return false;
+        }
+        aiq_buf_free(&j->owed_token);
     }
     if (j->owed_usage) {
         if (!push_copy(j, AIQ_FRAME_USAGE, j->owed_usage, sizeof(*j->owed_usage))) {

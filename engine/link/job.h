@@ -47,6 +47,12 @@ typedef struct {
     bool last; /* the message ends with this piece */
 } job_message_piece;
 
+/* What nginx says of a token. */
+typedef struct {
+    aiq_err err;        /* status 0: it is good, job->role may be another now */
+    int64_t expires_ms; /* Unix time */
+} job_grant;
+
 /* What a service does not need it leaves NULL. */
 typedef struct {
     void (*open)(aiq_job *job);                                /* the request's head is here */
@@ -59,6 +65,7 @@ typedef struct {
     /* the client wants to close, or nginx for a reload (1012): no message comes any more.
      * The service sends what it still has and calls job_close(). NULL: closed at once. */
     void (*closing)(aiq_job *job, unsigned code);
+    void (*granted)(aiq_job *job, const job_grant *grant); /* answers job_verify() */
     /* a charge (aiq_frame.h) is not due; cancel() follows */
     void (*release)(aiq_job *job);
 } job_handler;
@@ -100,6 +107,7 @@ struct aiq_job {
     const char *cache;   /* for the log: X-AIQ-Cache; NULL: the cache has no part in it */
     uint64_t started_ns;
     bool websocket;
+    int64_t expires_ms; /* of a WebSocket: when its caller's token ends, Unix time; 0: never */
     bool head_sent;
 };
 
@@ -145,6 +153,10 @@ static inline size_t job_message_cost(size_t len)
 {
     return len + AIQ_MESSAGE_COST;
 }
+
+/* Asks nginx whether a token is good and the same caller's; granted() follows. The WebSocket
+ * lasts as long as the token then. 1 to AIQ_TOKEN_MAX bytes; one at a time. */
+void job_verify(aiq_job *job, aiq_str token);
 
 /* Ends a WebSocket that was accepted, the job is gone: 1000, 1001, 1008, 1011, 1012,
  * 1013, 3000..4999 (RFC 6455, 7.4), or what closing() was told. The reason, NULL or UTF-8 for

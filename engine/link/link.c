@@ -207,6 +207,10 @@ static void frame_of_job(aiq_link *l, link_job *j, const aiq_frame *frame,
             link_job_whole(j);
         }
         break;
+    case AIQ_FRAME_GRANT:
+        memcpy(l->end->scratch, payload, frame->len);
+        link_job_granted(j, l->end->scratch, frame->len);
+        break;
     case AIQ_FRAME_CANCEL:
         link_job_cancel(j);
         break;

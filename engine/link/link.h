@@ -78,6 +78,8 @@ struct link_job {
     bool waiting;         /* in link->waiting */
     bool stream;          /* HEAD said so */
     bool in_message;      /* its last MESSAGE was not the last of a message */
+    bool verifying;       /* GRANT is due */
+    aiq_buf owed_token;   /* TOKEN's payload */
     link_job *next;       /* in link->waiting, or among the free ones */
 
     /* job_keep() */
@@ -211,6 +213,7 @@ void link_inner_fail(link_job *j, const aiq_err *err);
 /* message.c */
 void link_job_message(link_job *j, uint8_t flags, const uint8_t *data, uint32_t n);
 void link_job_closing(link_job *j, const uint8_t *data, uint32_t n);
+void link_job_granted(link_job *j, const uint8_t *data, uint32_t n);
 void link_job_leave(link_job *j); /* closes a WebSocket, for the engine leaves */
 
 /* link.c: tells the worker the epoch of keys, or owes it. */

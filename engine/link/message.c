@@ -67,6 +67,20 @@ bool job_message(aiq_job *job, job_message_piece *piece)
     return true;
 }
 
+void job_verify(aiq_job *job, aiq_str token)
+{
+    link_job *j = (link_job *)job;
+
+    if (j->state != JOB_RUNNING) {
+        return;
+    }
+    assert(job->websocket && job->head_sent && !j->verifying);
+    assert(token.len > 0 && token.len <= AIQ_TOKEN_MAX);
+    j->verifying = true;
+    aiq_buf_add(&j->owed_token, token.data, token.len);
+    link_job_settle(j);
+}
+
 void job_close(aiq_job *job, unsigned code, const char *reason)
 {
     link_job *j = (link_job *)job;
@@ -162,5 +176,62 @@ void link_job_closing(link_job *j, const uint8_t *data, uint32_t n)
         job->route->handler->closing(job, why.code);
     } else {
         close_for(j, why.code, NULL);
+    }
+}
+
+static void copy_text(char *to, size_t size, const uint8_t *data, uint16_t len)
+{
+    size_t n = len < size ? len : size - 1;
+
+    memcpy(to, data, n);
+    to[n] = '\0';
+}
+
+/* False: it is wrong. */
+static bool read_grant(aiq_job *job, job_grant *grant, aiq_fields fields)
+{
+    aiq_err *err = &grant->err;
+    const uint8_t *data;
+    uint16_t id, len;
+    int rc;
+
+    while ((rc = aiq_field_next(&fields, &id, &data, &len)) == 1) {
+        if (len == 0 || len > AIQ_IDENTITY_MAX || !aiq_text_clean(data, len)) {
+            return false;
+        }
+        if (id == AIQ_FIELD_CODE) {
+            copy_text(err->code, sizeof(err->code), data, len);
+        } else if (id == AIQ_FIELD_MESSAGE) {
+            copy_text(err->message, sizeof(err->message), data, len);
+        } else if (id == AIQ_FIELD_ROLE && err->status == 0 &&
+                   !aiq_str_eq(job->role, (aiq_str){(const char *)data, len})) {
+            job->role = (aiq_str){aiq_pool_copy(job->pool, data, len), len};
+        }
+    }
+    return rc == 0;
+}
+
+void link_job_granted(link_job *j, const uint8_t *data, uint32_t n)
+{
+    aiq_job *job = &j->job;
+    aiq_grant answer;
+    job_grant grant = {0};
+
+    if (!j->verifying || n < sizeof(answer) || n > AIQ_CHECK_MAX) {
+        link_break(j->link, "GRANT of nothing, or of a wrong length");
+        return;
+    }
+    memcpy(&answer, data, sizeof(answer));
+    j->verifying = false;
+    if (answer.status != 200) {
+        aiq_fail(&grant.err, answer.status, "invalid_token", "The token is not valid.");
+    }
+    grant.expires_ms = answer.expires_ms;
+    if (!read_grant(job, &grant, (aiq_fields){data + sizeof(answer), data + n})) {
+        link_break(j->link, "GRANT with a wrong field");
+        return;
+    }
+    if (j->state == JOB_RUNNING) {
+        job->route->handler->granted(job, &grant);
     }
 }

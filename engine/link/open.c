@@ -94,6 +94,10 @@ static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t
                job->charge.tokens <= AIQ_CHARGE_TOKENS_MAX && job->charge.nano_usd >= 0 &&
                job->charge.nano_usd <= AIQ_CHARGE_NANO_USD_MAX;
     }
+    if (id == AIQ_FIELD_EXPIRES) {
+        memcpy(&job->expires_ms, data, len == sizeof(job->expires_ms) ? len : 0);
+        return len == sizeof(job->expires_ms) && job->expires_ms > 0;
+    }
     if (id == AIQ_FIELD_LIMIT_KEYS) {
         job->limit_keys = data;
         return len == job->location->n_limits * AIQ_LIMIT_KEY;
@@ -108,7 +112,7 @@ static bool parse_numbers(aiq_job *job, uint16_t id, const uint8_t *data, size_t
 static bool is_numbers(uint16_t id)
 {
     return id == AIQ_FIELD_CONDITIONS || id == AIQ_FIELD_HASHES || id == AIQ_FIELD_LIMIT_KEYS ||
-           id == AIQ_FIELD_CHARGE;
+           id == AIQ_FIELD_CHARGE || id == AIQ_FIELD_EXPIRES;
 }
 
 static const char *parse_fields(aiq_job *job, aiq_fields fields)

@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (ws_message_parse(&m, (aiq_str){text, size}, &err)) {
         check_name(m.id);
         check_name(m.source);
-        assert(m.id.len || m.kind == WS_PING);
+        assert(m.id.len || m.kind == WS_PING || m.kind == WS_AUTH);
         assert((m.kind == WS_CHAT) == (m.body.type == JSON_OBJECT));
         if (m.kind == WS_CHAT) {
             check_body(&m);

@@ -283,6 +283,14 @@ static void long_end(ends *e)
     push_close(e, 1000, AIQ_CLOSE_MAX + 1);
 }
 
+static void grant_of_nothing(ends *e)
+{
+    const aiq_grant grant = {.status = 200};
+
+    open_websocket(e);
+    say(e, AIQ_FRAME_GRANT, 0, (const char *)&grant, sizeof(grant));
+}
+
 typedef struct {
     const char *what;
     void (*act)(ends *e);
@@ -304,6 +312,7 @@ static void test_crime(void **state)
         {"MESSAGE after END", after_end},
         {"END without a code", short_end},
         {"END too long", long_end},
+        {"GRANT of nothing", grant_of_nothing},
     };
 
     for (size_t i = 0; i < sizeof(crimes) / sizeof(crimes[0]); i++) {

@@ -3,9 +3,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/json.h"
+#include "streams/stream_log.h"
 
 /* Where nginx.conf sets no bound for a body. */
 #define MESSAGE_MAX (1u << 20)
+
+static void add_expiry(aiq_buf *data, int64_t ms)
+{
+    if (ms) {
+        aiq_buf_text(data, ",\"expires_at\":\"");
+        stream_log_time(data, ms);
+        aiq_buf_text(data, "\"");
+    }
+}
 
 /* The first event. */
 static void say_state(ws *w)
@@ -21,6 +31,7 @@ static void say_state(ws *w)
     json_quote(&data, job->user.data, job->user.len);
     aiq_buf_text(&data, ",\"role\":");
     json_quote(&data, job->role.data, job->role.len);
+    add_expiry(&data, job->expires_ms);
     aiq_buf_printf(&data,
                    ",\"heartbeat_ms\":%d,\"limits\":{\"chats\":%d,\"streams\":%d,"
                    "\"messages_per_second\":%d}}",
@@ -136,6 +147,33 @@ static bool begin_flow(ws *w, const ws_message *m, aiq_err *err)
     return (chat ? ws_chat : ws_follow)(w, m, err);
 }
 
+/* Counts what comes in a time; false: that is too much. */
+static bool within(uint64_t *since, uint64_t length, unsigned *count, unsigned most)
+{
+    uint64_t now = loop_now_ns() / 1000000000 / length;
+
+    if (now != *since) {
+        *since = now;
+        *count = 0;
+    }
+    return ++*count <= most;
+}
+
+/* The keys are nginx's. */
+static bool verify(ws *w, const ws_message *m, aiq_err *err)
+{
+    if (w->verifying || !within(&w->auth_minute, 60, &w->auths, WS_TOKENS_A_MINUTE)) {
+        return aiq_fail(err, 429, "rate_limit_exceeded",
+                        "A connection may show %d tokens a minute, one at a time.",
+                        WS_TOKENS_A_MINUTE);
+    }
+    w->verifying = true;
+    memcpy(w->auth_id, m->id.data, m->id.len);
+    w->auth_id[m->id.len] = '\0';
+    job_verify(w->job, m->token);
+    return true;
+}
+
 static bool answer(ws *w, const ws_message *m, aiq_err *err)
 {
     switch (m->kind) {
@@ -149,6 +187,8 @@ static bool answer(ws *w, const ws_message *m, aiq_err *err)
     case WS_PING:
         ws_say(w, &(ws_event){.type = "pong", .id = m->id});
         break;
+    case WS_AUTH:
+        return verify(w, m, err);
     }
     return true;
 }
@@ -177,18 +217,6 @@ static void close_for(ws *w, const char *why)
 {
     leave_all(w);
     job_close(w->job, 1008, why);
-}
-
-/* Counts what comes in a time; false: that is too much. */
-static bool within(uint64_t *since, uint64_t length, unsigned *count, unsigned most)
-{
-    uint64_t now = loop_now_ns() / 1000000000 / length;
-
-    if (now != *since) {
-        *since = now;
-        *count = 0;
-    }
-    return ++*count <= most;
 }
 
 /* False: the connection is over. */
@@ -263,6 +291,26 @@ static void ws_piece(aiq_job *job, const job_message_piece *piece)
     ws_flush(w);
 }
 
+static void ws_granted(aiq_job *job, const job_grant *grant)
+{
+    ws *w = job->state;
+    aiq_str id = {w->auth_id, strlen(w->auth_id)};
+    aiq_buf data = {0};
+
+    w->verifying = false;
+    if (grant->err.status) {
+        ws_say_error(w, NULL, id, &grant->err);
+    } else {
+        aiq_buf_text(&data, "{\"role\":");
+        json_quote(&data, job->role.data, job->role.len);
+        add_expiry(&data, grant->expires_ms);
+        aiq_buf_text(&data, "}");
+        ws_say(w, &(ws_event){.type = "auth", .id = id, .data = {(char *)data.data, data.len}});
+        aiq_buf_free(&data);
+    }
+    ws_flush(w);
+}
+
 static void ws_writable(aiq_job *job)
 {
     ws *w = job->state;
@@ -289,4 +337,5 @@ const job_handler ws_handler = {.end = ws_end,
                                 .writable = ws_writable,
                                 .message = ws_piece,
                                 .closing = ws_closing,
+                                .granted = ws_granted,
                                 .cancel = ws_cancel};

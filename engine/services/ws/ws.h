@@ -31,6 +31,7 @@
 /* Of a connection; more ends it. */
 #define WS_MESSAGES_A_SECOND 100
 #define WS_MISTAKES_A_MINUTE 30
+#define WS_TOKENS_A_MINUTE   10
 #define WS_HEARTBEAT_MS      20000 /* how often a client should ask for a pong */
 
 extern const job_handler ws_handler;
@@ -66,8 +67,10 @@ struct ws {
     uint64_t chats;
     ws_flow *flows;
     unsigned n_chats, n_follows;
-    uint64_t second, minute;
-    unsigned messages, mistakes; /* in these */
+    uint64_t second, minute, auth_minute;
+    unsigned messages, mistakes, auths; /* in these */
+    bool verifying;                     /* a token, of … */
+    char auth_id[WS_NAME_MAX + 1];      /* … this message */
 };
 
 /* ws_event.c */

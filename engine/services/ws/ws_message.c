@@ -10,6 +10,7 @@ typedef enum {
     FIELD_STREAM,
     FIELD_TOPIC,
     FIELD_AFTER,
+    FIELD_TOKEN,
     N_FIELDS
 } field;
 
@@ -20,17 +21,23 @@ static const struct {
     unsigned must, may; /* of which kinds, a bit each */
 } fields[N_FIELDS] = {
     [FIELD_TYPE] = {"type", JSON_STRING, "a string", ~0u, 0},
-    [FIELD_ID] = {"id", JSON_STRING, "a string", ~(1u << WS_PING), 1u << WS_PING},
+    [FIELD_ID] = {"id", JSON_STRING, "a string", ~(1u << WS_PING | 1u << WS_AUTH),
+                  1u << WS_PING | 1u << WS_AUTH},
     [FIELD_BODY] = {"body", JSON_OBJECT, "an object", 1u << WS_CHAT, 0},
     [FIELD_HEADERS] = {"headers", JSON_OBJECT, "an object", 0, 1u << WS_CHAT},
     [FIELD_STREAM] = {"stream", JSON_STRING, "a string", 1u << WS_RESUME, 0},
     [FIELD_TOPIC] = {"topic", JSON_STRING, "a string", 1u << WS_SUBSCRIBE, 0},
     [FIELD_AFTER] = {"after", JSON_NUMBER, "a number", 0, 1u << WS_RESUME | 1u << WS_SUBSCRIBE},
+    [FIELD_TOKEN] = {"token", JSON_STRING, "a string", 1u << WS_AUTH, 0},
 };
 
-static const char *const kinds[] = {
-    [WS_CHAT] = "chat",           [WS_CANCEL] = "cancel",           [WS_RESUME] = "resume",
-    [WS_SUBSCRIBE] = "subscribe", [WS_UNSUBSCRIBE] = "unsubscribe", [WS_PING] = "ping"};
+static const char *const kinds[] = {[WS_CHAT] = "chat",
+                                    [WS_CANCEL] = "cancel",
+                                    [WS_RESUME] = "resume",
+                                    [WS_SUBSCRIBE] = "subscribe",
+                                    [WS_UNSUBSCRIBE] = "unsubscribe",
+                                    [WS_PING] = "ping",
+                                    [WS_AUTH] = "auth"};
 
 /* Between the quotes. */
 static aiq_str raw(const json_value *value)
@@ -73,7 +80,7 @@ static bool take_kind(ws_message *m, const json_value *type, aiq_err *err)
         return aiq_fail_param(err, 400, "missing_required_parameter", "type",
                               "'type' is missing.");
     }
-    return invalid(err, "type", "chat, cancel, resume, subscribe, unsubscribe or ping");
+    return invalid(err, "type", "chat, cancel, resume, subscribe, unsubscribe, ping or auth");
 }
 
 static bool check_fields(const ws_message *m, const json_value values[N_FIELDS], aiq_err *err)
@@ -116,7 +123,7 @@ static bool check_names(aiq_str text, aiq_err *err)
         if (f == N_FIELDS) {
             return aiq_fail(err, 400, "unknown_parameter",
                             "A message has the fields type, id, body, headers, stream, "
-                            "topic and after, and no others.");
+                            "topic, after and token, and no others.");
         }
     }
     return true;
@@ -171,6 +178,17 @@ static bool take_headers(ws_message *m, const json_value *headers, aiq_err *err)
     return true;
 }
 
+/* What nginx finds in it is nginx's affair. */
+static bool take_token(ws_message *m, const json_value *token, aiq_err *err)
+{
+    if (token->type == JSON_NONE) {
+        return true;
+    }
+    m->token = raw(token);
+    return (m->token.len > 0 && m->token.len <= AIQ_TOKEN_MAX) ||
+           invalid(err, "token", "1 to 16384 bytes");
+}
+
 static bool take_after(ws_message *m, const json_value *after, aiq_err *err)
 {
     int64_t n = 0;
@@ -220,6 +238,7 @@ bool ws_message_parse(ws_message *m, aiq_str text, aiq_err *err)
            (stream->type == JSON_NONE || take_name(stream, FIELD_STREAM, &m->source, err)) &&
            (topic->type == JSON_NONE || take_name(topic, FIELD_TOPIC, &m->source, err)) &&
            take_after(m, &values[FIELD_AFTER], err) &&
+           take_token(m, &values[FIELD_TOKEN], err) &&
            take_headers(m, &values[FIELD_HEADERS], err);
 }
 

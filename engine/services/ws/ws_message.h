@@ -25,12 +25,14 @@ typedef enum {
     WS_SUBSCRIBE,
     WS_UNSUBSCRIBE,
     WS_PING,
+    WS_AUTH,
 } ws_kind;
 
 typedef struct {
     ws_kind kind;
     aiq_str id;     /* empty: none */
     aiq_str source; /* a stream's id, or a topic's name */
+    aiq_str token;
     uint64_t after; /* 0 where nothing was said */
     bool says_after;
     json_value body; /* an object */
