@@ -13,3 +13,8 @@ const health_component *engine_health(const aiq_engine *engine)
 {
     return __atomic_load_n(&engine->health, __ATOMIC_ACQUIRE);
 }
+
+bool engine_leaves(const aiq_engine *engine)
+{
+    return __atomic_load_n(&engine->leaving, __ATOMIC_RELAXED);
+}

@@ -58,9 +58,13 @@ struct aiq_engine {
     struct redis *redis;     /* redis/redis.h; NULL: none */
     struct streams *streams; /* streams/streams.h */
     struct topics *topics;   /* streams/topics.h */
+    struct durable *durable; /* streams/durable.h */
     struct rates *rates;     /* limits/rates.h */
     struct gateway *gateway;
 };
+
+/* What can be left to the next engine is. Any thread. */
+bool engine_leaves(const aiq_engine *engine);
 
 /* Any thread; the component lives as long as the engine. */
 void engine_add_health(aiq_engine *engine, health_component *component);

@@ -24,6 +24,7 @@
 #include "redis/redis.h"
 #include "services/service.h"
 #include "store/store.h"
+#include "streams/durable.h"
 #include "streams/topics.h"
 
 #define EXIT_USAGE 2
@@ -402,6 +403,7 @@ static bool start(process *p, aiq_err *err)
     engine->cache = cache_new(engine, engine->options.cache_size);
     engine->streams = streams_new(engine, engine->options.stream_memory);
     engine->topics = topics_new(engine);
+    engine->durable = durable_new(engine);
     if (!open_redis(engine, err)) {
         return false;
     }
@@ -441,6 +443,7 @@ static void stop(process *p)
     free(p->threads);
     if (engine->store) {
         ledger_stop(engine->ledger);
+        durable_stop(engine->durable);
         store_stop(engine->store);
         for (unsigned i = 0; i < engine->options.loops; i++) {
             loop_flush(&engine->loops[i]);
@@ -455,6 +458,7 @@ static void stop(process *p)
         }
     }
     topics_free(engine->topics);
+    durable_free(engine->durable);
     streams_free(engine->streams);
     for (unsigned i = 0; engine->loops && i < engine->options.loops; i++) {
         loop_free(&engine->loops[i]);

@@ -57,8 +57,9 @@ struct infer_req {
     /* the model's thread only, once submitted */
     infer_cb cb;
     void *arg;
-    int32_t *ids; /* [n_ctx_needed] the prompt, then the answer as it comes */
-    uint32_t n_prompt;
+    int32_t *ids;      /* [n_ctx_needed] the prompt, then the answer as it comes */
+    uint32_t n_prompt; /* with n_said, … */
+    uint32_t n_said;   /* … tokens of the answer that were there before */
     uint32_t n_answer;
     uint32_t max_tokens; /* n_prompt + max_tokens <= n_ctx */
     uint32_t pos;        /* tokens in kv */
@@ -250,9 +251,9 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
         return;
     }
     emit_ready(r);
-    ev.prompt_tokens = r->n_prompt;
-    ev.completion_tokens = r->n_answer;
-    ev.ids = r->ids + r->n_prompt;
+    ev.prompt_tokens = r->n_prompt - r->n_said;
+    ev.completion_tokens = r->n_said + r->n_answer;
+    ev.ids = r->ids + ev.prompt_tokens;
     finish(m, r, &ev);
 }
 
@@ -516,9 +517,12 @@ static bool known_role(const char *role)
            strcmp(role, "system") == 0;
 }
 
-static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids, char *err,
-                       size_t errlen)
+/* *said: how many of the ids are of an answer that goes on. */
+static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids,
+                       uint32_t *said, char *err, size_t errlen)
 {
+    size_t n = p->n_messages - p->goes_on, without = 0;
+    const infer_message *last = p->goes_on ? &p->messages[n] : NULL;
     uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok), bytes = 0;
     char why[256];
 
@@ -533,8 +537,14 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
         bytes += p->messages[i].content_len;
     }
     ids->limit = m->model.config.n_ctx;
-    switch (
-        chat_render(m->chat, m->tok, p->messages, p->n_messages, most, ids, why, sizeof(why))) {
+    chat_rc rc = chat_render(m->chat, m->tok, p->messages, n, most, ids, why, sizeof(why));
+    without = ids->n;
+    if (rc == CHAT_OK && last &&
+        !tokenizer_encode(m->tok, last->content, last->content_len, false, ids)) {
+        rc = CHAT_TOO_LONG;
+    }
+    *said = (uint32_t)(ids->n - without);
+    switch (rc) {
     case CHAT_OK:
         return INFER_OK;
     case CHAT_TOO_LONG:
@@ -550,7 +560,7 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
 {
     uint32_t n_ctx = m->model.config.n_ctx, room;
     tokenizer_ids ids = {0};
-    infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, err, errlen) : INFER_OK;
+    infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, &r->n_said, err, errlen) : INFER_OK;
     size_t n = p->n_messages > 0 ? ids.n : p->n_ids;
     const int32_t *from = p->n_messages > 0 ? ids.v : p->ids;
 
@@ -564,7 +574,8 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
     assert(n > 0 && from != NULL);
     room = n_ctx - (uint32_t)n;
     r->n_prompt = (uint32_t)n;
-    r->max_tokens = p->max_tokens == 0 || p->max_tokens > room ? room : p->max_tokens;
+    uint32_t most = p->max_tokens > r->n_said ? p->max_tokens - r->n_said : 1;
+    r->max_tokens = p->max_tokens == 0 || most > room ? room : most;
     r->ids = malloc((n + r->max_tokens) * sizeof(*r->ids));
     if (r->ids != NULL) {
         memcpy(r->ids, from, n * sizeof(*r->ids));
@@ -597,7 +608,9 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
     }
     r->answer.stop = (const char *const *)r->stop;
     r->answer.n_stop = r->n_stop;
-    return make_prompt(m, p, r, err, errlen);
+    infer_rc rc = make_prompt(m, p, r, err, errlen);
+    sampler_skip(&r->sampler, r->n_said);
+    return rc;
 }
 
 /* Queues a request that is ready: from here on the model's thread may end it any time. */

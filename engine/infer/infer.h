@@ -66,6 +66,8 @@ typedef struct {
 typedef struct {
     const infer_message *messages; /* a chat, rendered with the model's template; or */
     size_t n_messages;
+    bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
+                           for, as if it had not been interrupted */
     const int32_t *ids; /* raw token ids, used as they stand */
     size_t n_ids;
 

@@ -3,10 +3,12 @@
 #include <math.h>
 #include <stdbool.h>
 
+#define STEP 0x9e3779b97f4a7c15u
+
 /* splitmix64: one add and one mix, any seed is good, 53 bits in [0, 1) */
 static double uniform(uint64_t *state)
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    uint64_t z = *state += STEP;
 
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
@@ -98,6 +100,12 @@ static int32_t draw(sampler *s, const sampler_candidate *c, uint32_t n)
         }
     }
     return c[n - 1].id;
+}
+
+/* A token takes one number, or none where there is nothing to choose. */
+void sampler_skip(sampler *s, uint32_t tokens)
+{
+    s->state += tokens * STEP;
 }
 
 int32_t sampler_pick(sampler *s, const float *logits, uint32_t n, sampler_candidate *scratch)

@@ -24,4 +24,7 @@ typedef struct {
  */
 int32_t sampler_pick(sampler *s, const float *logits, uint32_t n, sampler_candidate *scratch);
 
+/* As if so many tokens had been picked already. */
+void sampler_skip(sampler *s, uint32_t tokens);
+
 #endif

@@ -82,6 +82,13 @@ static bool spend_all(store_db *db, const char *engine, ledger_share *shares, si
     return true;
 }
 
+/* Nobody needs to wait until its leases have run out; its streams' neither. */
+static bool bury_engine(store_db *db, const char *engine, aiq_err *err)
+{
+    return store_exec(db, err, "DELETE FROM budget_leases WHERE engine = $1", "s", engine) &&
+           store_exec(db, err, "DELETE FROM engines WHERE id = $1", "s", engine);
+}
+
 bool ledger_store_events(store_db *db, const ledger_batch *batch, aiq_err *err)
 {
     ledger_share *shares = aiq_alloc((batch->n * JOURNAL_BUDGETS + 1) * sizeof(*shares));
@@ -98,8 +105,7 @@ bool ledger_store_events(store_db *db, const ledger_batch *batch, aiq_err *err)
         }
     }
     ok = ok && spend_all(db, engine, shares, n, err) &&
-         (!batch->dead ||
-          store_exec(db, err, "DELETE FROM budget_leases WHERE engine = $1", "s", engine));
+         (!batch->dead || bury_engine(db, engine, err));
     free(shares);
     return ok;
 }

@@ -177,6 +177,9 @@ void job_release(aiq_job *job)
         j->next_kept->prev_kept = j->prev_kept;
     }
     j->kept = false;
+    if (j->alone) {
+        link_job_unkey(j);
+    }
     if (j->link == NULL && j->sink == NULL) {
         dispose(j); /* what it holds may look at the policy */
     }
@@ -236,6 +239,10 @@ void link_job_abort(link_job *j, const aiq_err *err)
     /* what the handler still calls must not end the job under our feet */
     j->state = JOB_ENDING;
     j->aborted = true;
+    if (j->alone) {
+        link_job_drop(j);
+        return;
+    }
     if (j->job.route && j->job.route->handler->cancel) {
         j->job.route->handler->cancel(&j->job);
     }

@@ -217,6 +217,20 @@ void job_inner_writable(aiq_job *job);
  * the job go on without (job_keep()). */
 void job_inner_leave(aiq_job *job, bool now);
 
+/*
+ * A job that has no client: one of another engine's, which goes on here. Its output comes to
+ * nothing. It is kept until it is released, or cancelled as kept ones are.
+ */
+
+/* Takes over the reference to the policy. What was asked for is still to be filled in, in the
+ * job's pool. */
+aiq_job *job_alone(aiq_loop *loop, const aiq_policy *policy);
+/* Finds its route. False and *err: there is none any more; job_release(). */
+bool job_alone_route(aiq_job *job, aiq_err *err);
+/* After its handler's open() and body(): end() follows where its API key, if it has one,
+ * still lives; else cancel(), and the job is gone. */
+void job_alone_start(aiq_job *job);
+
 /* A whole small reply at once: head, body, end. The body is copied and sent as
  * credit allows. The job is gone when this returns. */
 void job_reply_all(aiq_job *job, unsigned status, const char *content_type, const void *body,

@@ -85,6 +85,7 @@ struct link_job {
     /* job_keep() */
     bool kept;    /* where it is, link may be NULL: the slot is another's by now */
     bool aborted; /* it is too late for that */
+    bool alone;   /* alone.c: there never was a client here, and never a link */
     link_job *next_kept, **prev_kept; /* in end->kept */
 
     /* from the worker */
@@ -182,10 +183,11 @@ loop_mood link_settle(aiq_link *l);
 
 /* job.c */
 link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation);
-void link_job_cancel(link_job *j);                    /* the worker does not want it any more */
-void link_job_cut(link_job *j);                       /* the engine leaves */
-void link_job_abort(link_job *j, const aiq_err *err); /* a running one, with its handler */
-void link_job_drop(link_job *j);                      /* a kept one, with its handler */
+void link_job_cancel(link_job *j); /* the worker does not want it any more */
+void link_job_cut(link_job *j);    /* the engine leaves */
+/* A running one, with its handler. One without a client has nobody to be told. */
+void link_job_abort(link_job *j, const aiq_err *err);
+void link_job_drop(link_job *j); /* a kept one, with its handler */
 void link_job_body(link_job *j, const uint8_t *data, uint32_t n);
 void link_job_whole(link_job *j);
 void link_job_credit(link_job *j, uint32_t n);

@@ -255,5 +255,6 @@ bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *p
         return false;
     }
     read_numbers(chat, params);
+    params->goes_on = chat->goes_on;
     return true;
 }

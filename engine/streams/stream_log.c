@@ -25,6 +25,11 @@ void stream_log_objects(stream_log *log, uint64_t before)
     log->first = before + 1;
 }
 
+void stream_log_go_on(stream_log *log, uint64_t number)
+{
+    log->first = number;
+}
+
 void stream_log_free(stream_log *log)
 {
     aiq_buf_free(&log->bytes);
@@ -124,6 +129,16 @@ void stream_log_add(stream_log *log, const void *text, size_t len, int64_t now_m
     for (; (next = event_end(pos, end)) != NULL; pos = next) {
         add_one(log, pos, (size_t)(next - pos), now_ms);
     }
+}
+
+size_t stream_log_count(const void *text, size_t len)
+{
+    const char *pos = text, *end = pos + len;
+    size_t n = 0;
+
+    for (; (pos = event_end(pos, end)) != NULL; n++) {
+    }
+    return n;
 }
 
 void stream_log_trim(stream_log *log, uint64_t keep, size_t most)

@@ -42,9 +42,15 @@ void stream_log_free(stream_log *log);
 /* Before the first event: they are objects, and numbered from the one after `before`. */
 void stream_log_objects(stream_log *log, uint64_t before);
 
+/* Before the first event: what was before its number is kept elsewhere. */
+void stream_log_go_on(stream_log *log, uint64_t number);
+
 /* Adds events, each of them lines (LF) and an empty line, with no "id:" of their own. What
  * follows the last empty line is let go. */
 void stream_log_add(stream_log *log, const void *text, size_t len, int64_t now_ms);
+
+/* How many events stream_log_add() would add. */
+size_t stream_log_count(const void *text, size_t len);
 
 /* Drops events while there are more than `most` bytes, but none that reaches beyond the
  * place `keep`. */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/id.h"
+#include "engine.h"
+#include "streams/durable.h"
 #include "streams/topics.h"
 
 /* Whole events. Those who read on from the same place in the same form are given the same
@@ -16,13 +18,25 @@ typedef struct stream_cut {
     aiq_buf bytes;
 } stream_cut;
 
+/* Of those that have to ask it. */
+typedef struct {
+    durable_page page;
+    loop_timer poll;
+} store_part;
+
 struct stream_reader {
     stream_place place; /* first; of the owner's loop, as what follows */
     bool waits;         /* for the reader to take a piece */
     bool gap;           /* to be told */
     bool counted;       /* by stream_reader_room() */
     uint64_t number;    /* of the last event that it has */
-    loop_timer timer;
+    loop_timer timer;   /* asked once: how long it waits */
+
+    bool stored;       /* what comes next is to be had from the store, if at all */
+    bool asking;       /* which is being asked */
+    bool late;         /* the timer has run */
+    bool gone;         /* it goes once the store has answered */
+    store_part *store; /* NULL: it was not asked yet */
 
     aiq_loop *home, *owner;
     stream_question question; /* its texts lie here */
@@ -99,15 +113,25 @@ static void take_cut(stream_reader *r)
 
 static void on_piece(aiq_loop *loop, void *arg);
 
-static void leave(stream_reader *r)
+static void on_gone(aiq_loop *loop, void *arg);
+
+static void leave_stream(stream_reader *r)
 {
     stream *s = r->place.stream;
 
-    loop_timer_stop(r->owner, &r->timer);
     if (s && stream_readers(s) == 1) {
         release(stream_cut_of(s));
     }
     stream_leave(&r->place);
+}
+
+static void leave(stream_reader *r)
+{
+    loop_timer_stop(r->owner, &r->timer);
+    if (r->store) {
+        loop_timer_stop(r->owner, &r->store->poll);
+    }
+    leave_stream(r);
     if (r->counted) {
         r->counted = false;
         stream_reader_gone(r->owner, sizeof(*r));
@@ -165,23 +189,40 @@ static void take_events(stream_reader *r)
     send_piece(r);
 }
 
+static void ask_store(stream_reader *r);
+
+/* What comes next is not kept here. */
+static void miss(stream_reader *r, const stream_log *log)
+{
+    if (r->question.topic) {
+        skip(r, log);
+    } else {
+        aiq_err err;
+        truncated(log, &err);
+        refuse(r, &err);
+    }
+}
+
 /* What is there; at_once: also where that is nothing. */
 static void pump(stream_reader *r, bool at_once)
 {
     const stream *s = r->place.stream;
     aiq_str rest;
-    aiq_err err;
 
     if (r->waits || s == NULL) {
         return;
     }
-    if (!stream_rest(&r->place, &rest)) {
-        if (!r->question.topic) {
-            truncated(stream_log_of(s), &err);
-            refuse(r, &err);
-            return;
-        }
-        skip(r, stream_log_of(s));
+    bool kept = stream_rest(&r->place, &rest);
+    if (!kept && stream_guaranteed(s)) {
+        leave_stream(r);
+        ask_store(r);
+        return;
+    }
+    if (!kept) {
+        miss(r, stream_log_of(s));
+    }
+    if (r->waits) {
+        return;
     }
     if (at_once || r->gap || r->number < stream_log_last(stream_log_of(s)) || stream_ended(s)) {
         take_events(r);
@@ -190,22 +231,129 @@ static void pump(stream_reader *r, bool at_once)
 
 static void on_more(stream_place *place)
 {
-    pump((stream_reader *)place, false);
+    stream_reader *r = (stream_reader *)place;
+
+    if (!stream_has_moved(place->stream)) {
+        pump(r, false);
+        return;
+    }
+    leave_stream(r);
+    r->stored = true;
+    if (!r->waits) {
+        ask_store(r);
+    }
 }
 
 static void on_waited(aiq_loop *loop, void *arg)
 {
+    stream_reader *r = arg;
+
     (void)loop;
-    pump(arg, true);
+    r->late = true;
+    pump(r, true);
+}
+
+/* From the store. */
+
+static bool join(stream_reader *r, aiq_err *err);
+
+/* A place in memory, for it may have come to this engine meanwhile; else the store. */
+static void begin(stream_reader *r, bool at_once)
+{
+    aiq_err err;
+
+    if (join(r, &err)) {
+        pump(r, at_once);
+    } else if (err.status) {
+        refuse(r, &err);
+    } else {
+        ask_store(r);
+    }
+}
+
+static void on_poll(aiq_loop *loop, void *arg)
+{
+    (void)loop;
+    begin(arg, false);
+}
+
+/* The page has the answer; false: *err. */
+static bool is_there(const stream_reader *r, const durable_page *page, aiq_err *err)
+{
+    if (!page->found) {
+        return aiq_fail(err, 404, "stream_not_found",
+                        "There is no such stream, or not any more: it is over since a while, "
+                        "or the engine that had it has ended.");
+    }
+    return r->number <= page->last ||
+           aiq_fail_param(err, 400, "invalid_value", "after",
+                          "The stream has not come to this event yet.");
+}
+
+static void take_page(stream_reader *r, const durable_page *page)
+{
+    bool fresh = stream_log_end(&page->log) > 0;
+    bool in_time = !r->question.once || (r->question.wait_ms && !r->late);
+
+    if (fresh) {
+        r->cut = make_cut(r, &page->log);
+        r->number = r->cut->last;
+    }
+    r->done = page->ended && r->number == page->last;
+    if (!fresh && !r->done && in_time) {
+        loop_timer_start(r->owner, &r->store->poll, DURABLE_POLL_MS, on_poll, r);
+        return;
+    }
+    r->last = r->done || r->question.once;
+    send_piece(r);
+}
+
+static void on_answered(aiq_loop *loop, void *arg, const aiq_err *failure)
+{
+    stream_reader *r = arg;
+    durable_page *page = &r->store->page;
+    stream_log log = page->log; /* once the answer is posted the reader may go */
+    aiq_err err;
+
+    (void)loop;
+    r->asking = false;
+    if (r->gone) {
+        loop_post(r->home, on_gone, r);
+    } else if (failure) {
+        refuse(r, failure);
+    } else if (!is_there(r, page, &err)) {
+        refuse(r, &err);
+    } else {
+        take_page(r, page);
+    }
+    stream_log_free(&log);
+}
+
+static void ask_store(stream_reader *r)
+{
+    const stream_question *q = &r->question;
+    aiq_err err;
+
+    r->stored = true;
+    if (r->store == NULL) {
+        r->store = aiq_zalloc(sizeof(*r->store));
+    }
+    durable_page *page = &r->store->page;
+    *page = (durable_page){.tenant = q->tenant, .after = r->number, .most = STREAM_PIECE};
+    memcpy(page->id, q->id.data, q->id.len); /* of an id's length, for it has an owner */
+    r->asking = durable_read(r->owner, page, on_answered, r, &err);
+    if (!r->asking) {
+        refuse(r, &err);
+    }
 }
 
 /* Where it begins. A topic goes on for whoever comes, also where what he had is of an engine
  * that ended. */
-static bool find_place(stream_reader *r, const stream_log *log, aiq_err *err)
+static bool find_place(stream_reader *r, const stream_log *log, bool guaranteed, aiq_err *err)
 {
     const stream_question *q = &r->question;
 
-    r->number = q->from_now ? stream_log_last(log) : q->after;
+    r->number = q->from_now ? stream_log_last(log) : r->number;
     if (r->number <= stream_log_last(log) && stream_log_find(log, r->number, &r->place.at)) {
         return true;
     }
@@ -218,30 +366,27 @@ static bool find_place(stream_reader *r, const stream_log *log, aiq_err *err)
         return aiq_fail_param(err, 400, "invalid_value", "after",
                               "The stream has not come to this event yet.");
     }
-    return truncated(log, err);
+    return !guaranteed && truncated(log, err);
 }
 
+/* False: the store may know (err->status 0), or *err says why not. */
 static bool join(stream_reader *r, aiq_err *err)
 {
     const stream_question *q = &r->question;
+    err->status = 0;
     stream *s = q->topic ? topic_stream(r->owner, q->tenant, q->id, err)
                          : stream_find(r->owner, q->id, q->tenant);
 
-    if (s == NULL && !q->topic) {
-        aiq_fail(err, 404, "stream_not_found", "There is no such stream, or not any more.");
-    }
-    if (s == NULL) {
+    if (s == NULL || !find_place(r, stream_log_of(s), stream_guaranteed(s), err)) {
         return false;
     }
-    if (!find_place(r, stream_log_of(s), err)) {
-        return false;
-    }
-    if (!stream_reader_room(r->owner, sizeof(*r))) {
+    if (!r->counted && !stream_reader_room(r->owner, sizeof(*r))) {
         return aiq_fail(err, 429, "too_many_readers",
                         "The readers of all streams take what memory they may (see "
                         "--stream-memory).");
     }
     r->counted = true;
+    r->stored = false;
     r->place.more = on_more;
     stream_join(s, &r->place, r->place.at);
     return true;
@@ -250,16 +395,12 @@ static bool join(stream_reader *r, aiq_err *err)
 static void on_ask(aiq_loop *loop, void *arg)
 {
     stream_reader *r = arg;
-    aiq_err err;
+    bool waits = r->question.once && r->question.wait_ms;
 
-    if (!join(r, &err)) {
-        refuse(r, &err);
-    } else if (!r->question.once || r->question.wait_ms == 0) {
-        pump(r, true);
-    } else {
+    if (waits) {
         loop_timer_start(loop, &r->timer, r->question.wait_ms, on_waited, r);
-        pump(r, false);
     }
+    begin(r, !waits);
 }
 
 static void on_next(aiq_loop *loop, void *arg)
@@ -269,7 +410,11 @@ static void on_next(aiq_loop *loop, void *arg)
     (void)loop;
     release(&r->cut);
     r->waits = false;
-    pump(r, false);
+    if (r->stored) {
+        begin(r, false);
+    } else {
+        pump(r, false);
+    }
 }
 
 static void on_gone(aiq_loop *loop, void *arg)
@@ -279,6 +424,7 @@ static void on_gone(aiq_loop *loop, void *arg)
     (void)loop;
     release(&r->cut);
     free(r->err);
+    free(r->store);
     free(r);
 }
 
@@ -288,7 +434,10 @@ static void on_leave(aiq_loop *loop, void *arg)
 
     (void)loop;
     leave(r);
-    loop_post(r->home, on_gone, r); /* behind a piece that is under way */
+    r->gone = true;
+    if (!r->asking) {
+        loop_post(r->home, on_gone, r); /* behind a piece that is under way */
+    }
 }
 
 /* At home. */
@@ -325,6 +474,7 @@ stream_reader *stream_read(aiq_loop *loop, const stream_question *question, stre
     r->home = loop;
     r->owner = owner;
     r->question = *q;
+    r->number = q->after;
     r->question.id.data = memcpy(r->texts, q->id.data, q->id.len);
     r->question.tenant.data = memcpy(r->texts + q->id.len, q->tenant.data, q->tenant.len);
     r->told = told;

@@ -4,6 +4,9 @@
  * one piece and nobody up. A stream of many small events comes in pieces of many. A piece is
  * shared by all who read it; nothing is copied for each of them.
  *
+ * What is not kept of a guaranteed stream (durable.h), or is another engine's, comes from the
+ * store, and the reader goes over to memory where that has caught up.
+ *
  * What both loops need travels with the messages: of two threads that know a reader, only
  * the one whose turn it is touches what is said between them.
  */
@@ -36,7 +39,7 @@ typedef struct {
     bool last;     /* there will be no other piece: done, asked once, or … */
     aiq_err err;   /* … (status != 0) why not. 404 stream_not_found, 410 stream_truncated: the
                       next event is not kept any more, 400: it has not come to `after`, 429
-                      too_many_readers, too_many_topics */
+                      too_many_readers, too_many_topics, 503: the store does not answer */
 } stream_piece;
 
 /* On the loop that asked; the first comes as soon as the stream is found, though it may be

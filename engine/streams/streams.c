@@ -5,6 +5,7 @@
 #include <string.h>
 #include "core/id.h"
 #include "engine.h"
+#include "streams/durable.h"
 
 #define PREFIX      "strm_"
 #define BUCKETS     4096
@@ -24,8 +25,12 @@ struct stream {
     stream_log log;
     size_t keep;
     size_t memory;                   /* as accounted */
-    const stream_producer *producer; /* NULL: it has ended */
+    const stream_producer *producer; /* NULL: nothing more comes from it */
     void *arg;
+    struct durable_stream *durable; /* who stores what is added; NULL: nobody */
+    bool guaranteed;
+    bool moved; /* to another engine */
+    bool ended; /* and its readers may know */
     bool held;
     uint64_t front; /* place of the fastest reader, or of the one that left last */
     stream_place *places;
@@ -144,7 +149,7 @@ static void drop(stream *s)
     }
     *at = s->next;
     account(s, 0);
-    metric_add(t->all->kept, -1);
+    metric_add(s->ended ? t->all->kept : t->all->open, -1);
     stream_log_free(&s->log);
     free(s);
 }
@@ -199,8 +204,10 @@ void streams_free(streams *all)
     for (unsigned i = 0; i < n; i++) {
         table *t = &all->tables[i];
         loop_timer_stop(t->loop, &t->expiry);
-        while (t->oldest) {
-            drop(t->oldest);
+        for (size_t k = 0; k < BUCKETS; k++) {
+            while (t->buckets[k]) { /* idle, or guaranteed and left to another engine */
+                drop(t->buckets[k]);
+            }
         }
     }
     if (all) {
@@ -216,32 +223,46 @@ static uint32_t engine_tag(const aiq_engine *engine)
     return (uint32_t)engine->id & ((1u << ENGINE_BITS) - 1);
 }
 
+/* One that was made elsewhere is looked for where it would be, were it taken over. */
+static unsigned loop_of_stranger(const aiq_engine *engine, aiq_str id)
+{
+    uint32_t hash = 0;
+
+    for (size_t i = 0; i < id.len; i++) {
+        hash = hash * 33 + (uint8_t)id.data[i];
+    }
+    return hash % engine->options.loops;
+}
+
 aiq_loop *stream_owner(aiq_engine *engine, aiq_str id, aiq_err *err)
 {
     uint32_t owner;
 
-    if (!aiq_id_owner(id.data, id.len, PREFIX, &owner) ||
-        owner >> LOOP_BITS != engine_tag(engine)) {
-        aiq_fail(err, 404, "stream_not_found",
-                 "There is no such stream, or not any more: it is over since a while, or the "
-                 "engine that had it has ended.");
+    if (!aiq_id_owner(id.data, id.len, PREFIX, &owner)) {
+        aiq_fail(err, 404, "stream_not_found", "There is no such stream.");
         return NULL;
     }
     unsigned i = owner & ((1u << LOOP_BITS) - 1);
-    if (i >= engine->options.loops) {
-        aiq_fail(err, 404, "stream_not_found", "There is no such stream.");
-        return NULL;
+    if (owner >> LOOP_BITS != engine_tag(engine) || i >= engine->options.loops) {
+        i = loop_of_stranger(engine, id);
     }
     return &engine->loops[i];
 }
 
-stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant)
+static stream *find(aiq_loop *loop, aiq_str id)
 {
     stream *s = *bucket(table_of(loop), id.data);
 
     while (s && memcmp(s->id, id.data, id.len) != 0) {
         s = s->next;
     }
+    return s;
+}
+
+stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant)
+{
+    stream *s = find(loop, id);
+
     return s && aiq_str_eq((aiq_str){s->tenant, s->tenant_len}, tenant) ? s : NULL;
 }
 
@@ -252,25 +273,69 @@ void stream_objects(stream *s, uint64_t before)
     stream_log_objects(&s->log, before);
 }
 
-stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_producer *producer,
-                   void *arg)
+/* id: NULL: a new one. */
+static stream *make(aiq_loop *loop, const char *id, aiq_str tenant)
 {
     table *t = table_of(loop);
     stream *s = aiq_zalloc(sizeof(*s) + tenant.len);
 
     s->table = t;
-    s->keep = keep;
-    s->producer = producer;
-    s->arg = arg;
     s->tenant_len = tenant.len;
     memcpy(s->tenant, tenant.data, tenant.len);
     stream_log_init(&s->log);
-    aiq_id_owned(s->id, PREFIX, engine_tag(loop->engine) << LOOP_BITS | loop->index);
+    if (id) {
+        memcpy(s->id, id, strlen(id) + 1);
+    } else {
+        aiq_id_owned(s->id, PREFIX, engine_tag(loop->engine) << LOOP_BITS | loop->index);
+    }
     stream **at = bucket(t, s->id);
     s->next = *at;
     *at = s;
     metric_add(t->all->open, 1);
     return s;
+}
+
+stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_producer *producer,
+                   void *arg)
+{
+    stream *s = make(loop, NULL, tenant);
+
+    stream_produce(s, keep, producer, arg);
+    return s;
+}
+
+stream *stream_adopt(aiq_loop *loop, const char *id, aiq_str tenant, uint64_t last)
+{
+    if (find(loop, (aiq_str){id, strlen(id)})) {
+        return NULL;
+    }
+    stream *s = make(loop, id, tenant);
+    stream_log_go_on(&s->log, last + 1);
+    return s;
+}
+
+void stream_produce(stream *s, size_t keep, const stream_producer *producer, void *arg)
+{
+    s->keep = keep;
+    s->producer = producer;
+    s->arg = arg;
+}
+
+void stream_guarantee(stream *s, struct durable_stream *d)
+{
+    s->durable = d;
+    s->guaranteed = true;
+}
+
+struct durable_stream *stream_durable(const stream *s)
+{
+    return s->durable;
+}
+
+const stream_producer *stream_producer_of(const stream *s, void **arg)
+{
+    *arg = s->arg;
+    return s->producer;
 }
 
 const char *stream_id(const stream *s)
@@ -285,7 +350,17 @@ const stream_log *stream_log_of(const stream *s)
 
 bool stream_ended(const stream *s)
 {
-    return s->producer == NULL;
+    return s->ended;
+}
+
+bool stream_guaranteed(const stream *s)
+{
+    return s->guaranteed;
+}
+
+bool stream_has_moved(const stream *s)
+{
+    return s->moved;
 }
 
 unsigned stream_readers(const stream *s)
@@ -332,12 +407,18 @@ static void find_front(stream *s)
     s->front = s->places ? front : most;
 }
 
-/* Has the producer to wait? */
+/* Whether they are read yet or not: those of a guaranteed stream are stored. */
+static bool keeps_unread(const stream *s)
+{
+    return !s->guaranteed && (s->producer == NULL || s->producer->hold);
+}
+
+/* Has the producer to wait? Of a guaranteed stream it does, for the store alone. */
 static void set_pace(stream *s)
 {
     bool hold = stream_log_end(&s->log) - s->front > s->keep / 2;
 
-    if (s->producer && s->producer->hold && hold != s->held) {
+    if (s->producer && s->producer->hold && !s->guaranteed && hold != s->held) {
         s->held = hold;
         s->producer->hold(s->arg, hold);
     }
@@ -356,12 +437,12 @@ static void wake(stream *s)
     }
 }
 
-void stream_add(stream *s, const void *text, size_t len)
+void stream_stored(stream *s, const void *text, size_t len, int64_t ms)
 {
     table *t = s->table;
-    uint64_t unread = s->producer->hold ? s->front : stream_log_end(&s->log);
+    uint64_t unread = keeps_unread(s) ? s->front : UINT64_MAX;
 
-    stream_log_add(&s->log, text, len, aiq_now_ms());
+    stream_log_add(&s->log, text, len, ms);
     account(s, memory_of(s));
     make_room(t);
     stream_log_trim(&s->log, unread, t->memory > t->most ? 0 : s->keep);
@@ -369,15 +450,51 @@ void stream_add(stream *s, const void *text, size_t len)
     set_pace(s);
 }
 
-void stream_end(stream *s)
+void stream_add(stream *s, const void *text, size_t len)
+{
+    if (s->durable) {
+        durable_add(s->durable, text, len);
+    } else {
+        stream_stored(s, text, len, aiq_now_ms());
+    }
+}
+
+void stream_over(stream *s)
 {
     metric_add(s->table->all->open, -1);
     metric_add(s->table->all->kept, 1);
-    s->producer = NULL;
+    s->durable = NULL;
+    s->ended = true;
     wake(s);
     if (s->places == NULL && !s->idle) {
         put_on_idle(s);
     }
+}
+
+void stream_end(stream *s)
+{
+    s->producer = NULL;
+    if (s->durable) {
+        durable_end(s->durable);
+    } else {
+        stream_over(s);
+    }
+}
+
+void stream_release(stream *s)
+{
+    s->producer = NULL;
+}
+
+/* Its readers leave, and ask the store. */
+void stream_moved(stream *s)
+{
+    s->producer = NULL;
+    s->moved = true;
+    while (s->places) {
+        s->places->more(s->places);
+    }
+    drop(s);
 }
 
 /* From any loop. */
@@ -456,7 +573,7 @@ void stream_leave(stream_place *place)
     }
     if (s->producer) {
         s->producer->watched(s->arg, false);
-    } else {
+    } else if (s->ended) {
         put_on_idle(s);
     }
 }

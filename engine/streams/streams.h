@@ -14,6 +14,10 @@
  * so: it delays nobody. After the last event a stream is kept for STREAM_KEEP_MS, and as
  * long as it has readers.
  *
+ * A guaranteed stream (durable.h) is different in this: nobody reads an event before the
+ * store has it, its producer waits for the store and never for a reader, and goes on without
+ * one; who is slower than what is kept here reads on from the store.
+ *
  * A loop's streams together take at most their part of the memory that streams_new() is
  * given. Where that is not enough, those go first that are over and have no reader, the
  * oldest first; then those that go on keep only what is unread. Their readers may take as
@@ -30,6 +34,7 @@
 
 typedef struct streams streams; /* of an engine */
 typedef struct stream stream;
+struct durable_stream; /* durable.h */
 
 /* memory: bytes, of all loops. Main thread, before the loops start. Never NULL. */
 streams *streams_new(aiq_engine *engine, size_t memory);
@@ -42,6 +47,13 @@ typedef struct {
                                                  nobody, and what is kept is kept for nobody */
     void (*watched)(void *arg, bool watched); /* the first reader has come, the last has gone */
     void (*stop)(void *arg);                  /* end it, whoever reads; NULL: it cannot */
+
+    /* Of a guaranteed stream. opened: the store has it (err NULL), or does not take it.
+     * lost: nothing is to be added any more, for the store has not taken its events for long
+     * (an error may be added, and the end), or another engine has it (err NULL: then it is
+     * gone when this returns). */
+    void (*opened)(void *arg, const aiq_err *err);
+    void (*lost)(void *arg, const aiq_err *err);
 } stream_producer;
 
 /* A stream of this loop, for readers of the tenant. Valid until stream_end(), and for those
@@ -62,6 +74,23 @@ void stream_end(stream *s);
 /* Asks whoever produces it to end it now, for all its readers; nothing happens where it has
  * ended, or is another tenant's. Any loop. */
 void stream_stop(aiq_loop *loop, aiq_str id, aiq_str tenant);
+
+/* A guaranteed one is left as it is, for another engine to go on with. */
+void stream_release(stream *s);
+
+/* For durable.c. A stream made by another engine, of which events up to `last` are stored;
+ * its producer follows by stream_produce(). NULL: it is here already. */
+stream *stream_adopt(aiq_loop *loop, const char *id, aiq_str tenant, uint64_t last);
+void stream_produce(stream *s, size_t keep, const stream_producer *producer, void *arg);
+/* What is added and ended goes this way from now on … */
+void stream_guarantee(stream *s, struct durable_stream *d);
+struct durable_stream *stream_durable(const stream *s);
+/* … and comes back: for the readers, what is stored; that this was all; and that another
+ * engine has it, where it is gone. */
+void stream_stored(stream *s, const void *text, size_t len, int64_t ms);
+void stream_over(stream *s);
+void stream_moved(stream *s);
+const stream_producer *stream_producer_of(const stream *s, void **arg); /* NULL: it has ended */
 
 /* A reader on the stream's loop; embedded in its owner, who leaves before it goes. */
 typedef struct stream_place {
@@ -86,6 +115,8 @@ void stream_took(stream_place *place, size_t n);
 stream *stream_find(aiq_loop *loop, aiq_str id, aiq_str tenant);
 const stream_log *stream_log_of(const stream *s);
 bool stream_ended(const stream *s);
+bool stream_guaranteed(const stream *s);
+bool stream_has_moved(const stream *s); /* its readers have to leave, and ask the store */
 unsigned stream_readers(const stream *s);
 
 /* What readers at one place share (stream_reader.c); the stream's last reader leaves none. */
@@ -97,8 +128,7 @@ void stream_reader_gone(aiq_loop *loop, size_t size);
 /* Do the loop's streams take more than they may? */
 bool streams_full(const aiq_loop *loop);
 
-/* The loop that has the stream, or would; NULL and *err (404): it is no stream's id, or was
- * another engine's. */
+/* The loop that has the stream, or would; NULL and *err (404): it is no stream's id. */
 aiq_loop *stream_owner(aiq_engine *engine, aiq_str id, aiq_err *err);
 
 #endif

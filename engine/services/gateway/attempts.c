@@ -748,6 +748,22 @@ bool attempts_may_pay_more(const aiq_job *job, const policy_model *model,
     return model->hedge_ms || may_go_on(job, chat);
 }
 
+/* Somebody else has begun the answer, on another engine. */
+static bool go_on_from(attempts *a, aiq_err *err)
+{
+    chat_request *chat = aiq_pool_alloc(a->job->pool, sizeof(*chat));
+
+    a->more.allowed = true;
+    aiq_buf_add(&a->more.text, a->asked_chat->said.data, a->asked_chat->said.len);
+    if (!continuation_request(&a->more, a->asked_chat, a->job->pool, chat)) {
+        return aiq_fail(err, 500, "stream_broken_off", "Nobody can go on with this stream.");
+    }
+    a->more.allowed = may_go_on(a->job, a->asked_chat);
+    a->chat = chat;
+    a->continued = true;
+    return true;
+}
+
 bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
                     const chat_request *chat, const provider_events *events,
                     void (*lost)(void *arg, const policy_target *target), void *arg,
@@ -771,6 +787,9 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
     if (chat->stream) {
         a->more.allowed = may_go_on(job, chat);
         aiq_pool_cleanup(job->pool, release, a);
+    }
+    if (chat->said.len && !go_on_from(a, err)) {
+        return false;
     }
     set_model(a, model);
     if (begin(a, 0) ||

@@ -65,7 +65,7 @@ static bool find_most(bill *b, const policy_model *model, chat_request *chat, bo
 
     *most = (journal_usage){.input = -1, .cached = -1, .output = -1, .reasoning = -1};
     if (b->job->n_budgets == 0) {
-        b->bound.input = (int64_t)chat->body.len;
+        b->bound.input = (int64_t)(chat->body.len + chat->said.len);
         b->bound.units = request_units(chat);
         return true;
     }

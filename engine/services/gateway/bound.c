@@ -141,7 +141,7 @@ bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *e
     }
     bound->units = (ledger_units){0};
     bound->cap = each || answers == 0 ? 0 : BOUND_OUTPUT;
-    bound->input = (int64_t)chat->body.len;
+    bound->input = (int64_t)(chat->body.len + chat->said.len);
     bound->output = (each ? each : BOUND_OUTPUT) * answers;
     return chat->plain || check_parts(&chat->messages, err);
 }

@@ -5,6 +5,7 @@
  *     waiting     checked; the same is being asked for another client (cached.h)
  *     replaying   an earlier answer is sent; nobody is asked, nothing is held
  *     holding     checked; its budgets may have to wait for others (bill.h)
+ *     opening     a guaranteed stream begins in the store
  *     calling     checked, given to the model's targets (attempts.h); events pass as they
  *                 come
  *     ending      the provider is done; what waits for credit is sent, then END
@@ -14,6 +15,10 @@
  * for the location's `aiq_stream_grace`, or where nobody can, it is abandoned: for at most
  * `aiq_abort_drain` the provider is still heard, for it says what is to be paid. One that is
  * not paid is stopped at once.
+ *
+ * A guaranteed stream (guaranteed.h) is in the store before anybody is asked (opening), and
+ * so is each event before the client gets it; it goes on without a client to its end, and
+ * where the engine leaves, or dies, the next one goes on with it.
  *
  * The head of a stream is sent with its first event (or first keep-alive, in whichever
  * state that is), so that whatever fails before that is a plain error reply with its
@@ -28,9 +33,11 @@
 #include "services/gateway/cached.h"
 #include "services/gateway/client.h"
 #include "services/gateway/gateway.h"
+#include "services/gateway/guaranteed.h"
 #include "services/gateway/outlet.h"
 #include "services/gateway/spool.h"
 #include "services/gateway/token_limits.h"
+#include "services/gateway/way.h"
 
 /* A comment this often while nothing is there to be said, so that nobody between us and
  * the client takes the stream for dead. */
@@ -41,6 +48,7 @@ typedef enum {
     CHAT_WAITING,
     CHAT_REPLAYING,
     CHAT_HOLDING,
+    CHAT_OPENING,
     CHAT_CALLING,
     CHAT_ENDING
 } chat_state;
@@ -49,7 +57,9 @@ typedef struct {
     aiq_job *job;
     chat_state state;
     spool *spool;
+    aiq_str body;
     chat_request request;
+    chat_request *asked; /* the request, or what is left of it */
     const client_dialect *client;
     void *stream; /* the client dialect's own */
     const policy_model *model;
@@ -60,6 +70,9 @@ typedef struct {
     int64_t probable; /* tokens; what it holds */
     attempts attempts;
     outlet outlet;
+    bool guaranteed;
+    aiq_str left;   /* by another engine: what its events were made of; data NULL: it is ours */
+    aiq_buf source; /* the same of an event of ours */
     bool paused;
     bool gone;      /* the client is; the job is kept */
     bool abandoned; /* and nobody else is there */
@@ -151,14 +164,13 @@ static void set_paused(chat *c, bool paused)
 /* It reads its stream more slowly than others do. Those go on. */
 static void lose_client(chat *c)
 {
-    aiq_err err;
+    aiq_err err = c->outlet.err;
 
     outlet_leave(&c->outlet);
     loop_timer_stop(c->job->loop, &c->keepalive);
     if (c->state == CHAT_CALLING) {
         c->gone = job_keep(c->job);
     }
-    aiq_fail(&err, 410, "stream_truncated", "The next events are not kept any more.");
     job_fail(c->job, &err);
 }
 
@@ -224,6 +236,13 @@ static void say_error(chat *c, const aiq_err *err)
     c->client->error(c->stream, text, &c->outlet.text);
 }
 
+/* Is there anybody to whom an error is an event? Of a guaranteed stream that is also who will
+ * come back. Nothing can be said in the middle of an answer that may be anything. */
+static bool hears_events(const chat *c)
+{
+    return c->client->error && (c->job->head_sent || (c->gone && c->outlet.log));
+}
+
 /* The end without an answer; whoever was asked is settled with. */
 static void refuse(chat *c, const aiq_err *err)
 {
@@ -240,8 +259,7 @@ static void refuse(chat *c, const aiq_err *err)
         finish(c);
         return;
     }
-    /* nothing can be said in the middle of an answer that may be anything */
-    if (!c->job->head_sent || c->client->error == NULL) {
+    if (!hears_events(c)) {
         stop_timers(c);
         job_fail_with(c->job, err, headers,
                       token_state_headers(&c->hold.state, headers, limits));
@@ -250,28 +268,6 @@ static void refuse(chat *c, const aiq_err *err)
     say_error(c, err);
     report_usage(c, PROVIDER_TOKENS_UNKNOWN);
     end(c);
-}
-
-/* What a client can learn of its request's way: two numbers, and a point. */
-#define WAY_SIZE 48
-static size_t add_way(const chat *c, job_header *headers, char text[WAY_SIZE])
-{
-    const attempts *a = &c->attempts;
-    uint64_t us = attempts_overhead_ns(a, c->job->started_ns) / 1000;
-    char *ms = aiq_put_decimal(text, a->n);
-    char *point = aiq_put_decimal(ms, us / 1000);
-    char *end = aiq_put_decimal(point, 1000 + us % 1000); /* 1007: its zeroes stay */
-
-    *point = '.';
-
-    headers[0] =
-        (job_header){AIQ_STR("x-aiq-provider"),
-                     {a->one->target->provider->name, strlen(a->one->target->provider->name)}};
-    headers[1] = (job_header){AIQ_STR("x-aiq-model"),
-                              {a->one->target->model, strlen(a->one->target->model)}};
-    headers[2] = (job_header){AIQ_STR("x-aiq-attempts"), {text, (size_t)(ms - text)}};
-    headers[3] = (job_header){AIQ_STR("x-aiq-overhead-ms"), {ms, (size_t)(end - ms)}};
-    return 4;
 }
 
 static void send_head(chat *c, unsigned status, const char *type, int64_t length,
@@ -298,7 +294,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("cache-control"), AIQ_STR("no-cache")};
     }
-    if (c->outlet.log) {
+    if (c->outlet.log && reply.stream) {
         const char *id = stream_id(c->outlet.log);
         headers[reply.n_headers++] = (job_header){AIQ_STR("x-aiq-stream"), {id, strlen(id)}};
     }
@@ -316,7 +312,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
     }
     reply.n_headers += token_state_headers(&c->hold.state, headers + reply.n_headers, limits);
     if (a->answered) { /* and not a keep-alive's head, before anybody has answered */
-        reply.n_headers += add_way(c, headers + reply.n_headers, way);
+        reply.n_headers += way_headers(a, headers + reply.n_headers, way);
     }
     job_head(c->job, &reply);
 }
@@ -335,6 +331,9 @@ static void on_watched(void *arg, bool watched)
 {
     chat *c = arg;
 
+    if (c->guaranteed) {
+        return;
+    }
     if (watched) {
         loop_timer_stop(c->job->loop, &c->alone);
     } else {
@@ -343,12 +342,23 @@ static void on_watched(void *arg, bool watched)
     }
 }
 
+static void on_stored(void *arg)
+{
+    flush(arg);
+}
+
 static void begin_stream(chat *c)
 {
-    static const stream_producer producer = {on_hold, on_watched, on_stop};
+    static const stream_producer producer = {
+        .hold = on_hold, .watched = on_watched, .stop = on_stop};
     size_t keep = c->job->location->stream_buffer;
 
-    if (c->job->head_sent) {
+    if (c->job->head_sent || c->gone) {
+        return;
+    }
+    if (c->guaranteed) {
+        outlet_follow(&c->outlet, on_stored, c);
+        send_head(c, 200, "text/event-stream", -1, 0);
         return;
     }
     /* while it waits for another's answer, that may be what it gets, numbered already */
@@ -367,7 +377,7 @@ static void on_keepalive(aiq_loop *loop, void *arg)
 
     if (quiet_ms < KEEPALIVE_MS) {
         wait = KEEPALIVE_MS - quiet_ms;
-    } else {
+    } else if (!c->guaranteed || c->state >= CHAT_CALLING) { /* else it has no name yet */
         begin_stream(c);
         outlet_comment(&c->outlet, AIQ_STR(": keep-alive\n"));
         c->sent_ns = loop_turn_ns(c->job->loop);
@@ -385,6 +395,16 @@ static void say(chat *c)
     cached_keep(&c->cached, (const uint8_t *)said.data, said.len);
 }
 
+/* What another engine could not see in a client's events. */
+static void note_source(chat *c, aiq_str data)
+{
+    if (c->guaranteed && c->client->stream_size && !attempts_native(&c->attempts)) {
+        client_add_data(&c->source, data);
+        durable_note(c->outlet.log, c->source.data, c->source.len);
+        aiq_buf_consume(&c->source, c->source.len);
+    }
+}
+
 static void on_event(void *arg, aiq_str data)
 {
     chat *c = arg;
@@ -397,6 +417,7 @@ static void on_event(void *arg, aiq_str data)
         return;
     }
     begin_stream(c);
+    note_source(c, data);
     c->client->event(c->stream, data, attempts_native(&c->attempts), &c->outlet.text);
     say(c);
     flush(c);
@@ -454,9 +475,10 @@ static void on_reply(void *arg, const provider_reply *reply)
     c->first_ns = loop_now_ns();
     c->bill.produced = reply->body.len / 4;
     settle(c, c->abandoned ? 499 : reply->status, reply->tokens, reply->status == 200);
-    if (c->job->head_sent) {
-        c->client->error(c->stream, body, &c->outlet.text); /* after a keep-alive */
+    if (hears_events(c)) { /* after a keep-alive, or of a stream that will be read */
+        c->client->error(c->stream, body, &c->outlet.text);
     } else {
+        outlet_forget(&c->outlet);
         if (reply->status == 200) {
             cached_keep(&c->cached, (const uint8_t *)body.data, body.len);
             cached_done(&c->cached, c->attempts.one->target, false);
@@ -507,9 +529,76 @@ static void call_model(chat *c)
     aiq_err err;
 
     c->state = CHAT_CALLING;
-    if (!attempts_start(&c->attempts, c->job, c->model, &c->request, &events, on_lost, c,
-                        &err)) {
+    if (!attempts_start(&c->attempts, c->job, c->model, c->asked, &events, on_lost, c, &err)) {
         refuse(c, &err);
+    }
+}
+
+/* A guaranteed stream. */
+
+static void on_opened(void *arg, const aiq_err *err)
+{
+    chat *c = arg;
+
+    if (err) {
+        refuse(c, err);
+    } else {
+        call_model(c);
+    }
+}
+
+static void stop_calling(chat *c);
+
+/* The store has not taken its events for long, or another engine has it. */
+static void on_unstored(void *arg, const aiq_err *err)
+{
+    chat *c = arg;
+
+    stop_calling(c);
+    if (err) {
+        say_error(c, err);
+        outlet_say(&c->outlet);
+        outlet_end(&c->outlet);
+    } else {
+        outlet_release(&c->outlet);
+    }
+    c->state = CHAT_ENDING;
+    if (c->gone) {
+        finish(c);
+    } else if (err || !c->job->head_sent) {
+        aiq_err unknown;
+        aiq_fail(&unknown, 503, "store_unavailable", "The store is not available.");
+        stop_timers(c);
+        job_fail(c->job, err ? err : &unknown);
+    }
+}
+
+static const stream_producer guaranteed_producer = {.hold = on_hold,
+                                                    .watched = on_watched,
+                                                    .stop = on_stop,
+                                                    .opened = on_opened,
+                                                    .lost = on_unstored};
+
+static void open_stream(chat *c)
+{
+    aiq_buf request = {0};
+    aiq_err err;
+
+    c->state = CHAT_OPENING;
+    guaranteed_write(&request, c->job, c->body);
+    if (!outlet_guarantee(&c->outlet, c->job->location->stream_buffer, &guaranteed_producer, c,
+                          (aiq_str){(char *)request.data, request.len}, &err)) {
+        refuse(c, &err);
+    }
+    aiq_buf_free(&request);
+}
+
+static void begin(chat *c)
+{
+    if (c->guaranteed && c->outlet.log == NULL) {
+        open_stream(c);
+    } else {
+        call_model(c);
     }
 }
 
@@ -520,7 +609,7 @@ static void on_held(bill *b, const aiq_err *refused)
     if (refused) {
         refuse(c, refused);
     } else {
-        call_model(c);
+        begin(c);
     }
 }
 
@@ -563,7 +652,7 @@ static bool hold_tokens(chat *c, aiq_err *err)
     if (job->n_limits == 0) {
         return true;
     }
-    (void)request_bound_of(&c->request, &bound, &unbounded); /* what has none counts after */
+    (void)request_bound_of(c->asked, &bound, &unbounded); /* what has none counts after */
     c->probable = bound.input / 4 + (bound.cap ? bound.output / 4 : bound.output);
     c->probable = c->probable < INT32_MAX ? c->probable : INT32_MAX;
     return token_limits_hold(gateway_of(c->job)->gateway->limits, &c->hold, job->limits,
@@ -579,10 +668,10 @@ static void hold(chat *c)
         return;
     }
     c->state = CHAT_HOLDING;
-    switch (bill_begin(&c->bill, c->job, c->model, &c->request,
-                       attempts_may_pay_more(c->job, c->model, &c->request), on_held, &err)) {
+    switch (bill_begin(&c->bill, c->job, c->model, c->asked,
+                       attempts_may_pay_more(c->job, c->model, c->asked), on_held, &err)) {
     case LEDGER_BEGUN:
-        call_model(c);
+        begin(c);
         break;
     case LEDGER_REFUSED:
         refuse(c, &err);
@@ -620,6 +709,26 @@ static void on_cached(aiq_job *job)
     (c->cached.entry ? replay : hold)(c);
 }
 
+/* What another engine has begun. */
+static void go_on(chat *c)
+{
+    continuation said = {.allowed = true};
+    bool whole = guaranteed_replay(c->left, c->client, c->stream, &said);
+    aiq_err err;
+
+    if (!whole && c->left.len) {
+        c->asked = guaranteed_rest(c->job, c->model, &c->request, &said, &err);
+    }
+    aiq_buf_free(&said.text);
+    if (whole) {
+        end(c);
+    } else if (c->asked) {
+        hold(c);
+    } else {
+        refuse(c, &err);
+    }
+}
+
 static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
 {
     chat *c = job->state;
@@ -629,7 +738,10 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
         refuse(c, wrong);
         return;
     }
-    if (!c->client->parse(&c->request, job, body, &err) || !find_model(c, &err)) {
+    c->body = body;
+    c->asked = &c->request;
+    if (!c->client->parse(&c->request, job, body, &err) || !find_model(c, &err) ||
+        !guaranteed_wanted(job, &c->request, &c->guaranteed, &err)) {
         refuse(c, &err);
         return;
     }
@@ -639,10 +751,16 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
             c->client->begin(c->stream, &c->request);
         }
         c->sent_ns = loop_turn_ns(c->job->loop);
+    }
+    if (c->left.data) {
+        go_on(c);
+        return;
+    }
+    if (c->request.stream) {
         loop_timer_start(job->loop, &c->keepalive, KEEPALIVE_MS, on_keepalive, c);
     }
-    if (c->request.raw) {
-        hold(c); /* what is no JSON is not kept */
+    if (c->request.raw || c->guaranteed) {
+        hold(c); /* what is no JSON is not kept; nor is what has a place of its own */
         return;
     }
     switch (cached_begin(&c->cached, job, c->model, &c->request, on_cached)) {
@@ -667,6 +785,7 @@ static void release(void *arg)
     if (c->stream && c->client->release) {
         c->client->release(c->stream);
     }
+    aiq_buf_free(&c->source);
     cached_free(&c->cached);
     spool_free(c->spool);
     outlet_free(&c->outlet);
@@ -749,19 +868,30 @@ static void break_off(chat *c)
     }
 }
 
-static void stop(chat *c)
+/* The provider bills what it has done by now, and nobody will say what that is. */
+static void stop_calling(chat *c)
 {
-    break_off(c);
-    stop_timers(c); /* also that for who leaves with the stream's last event */
-    cached_drop(&c->cached);
-    if (c->state == CHAT_HOLDING) {
-        token_limits_settle(&c->hold, 0, clock_ms(c));
-        bill_drop(&c->bill);
-    } else if (attempts_running(&c->attempts)) {
-        /* the provider bills what it has done by now, and nobody will say what that is */
+    if (attempts_running(&c->attempts)) {
         bool at_work = c->attempts.one->call != NULL;
         attempts_cancel(&c->attempts);
         settle(c, 499, PROVIDER_TOKENS_UNKNOWN, at_work);
+    }
+}
+
+static void stop(chat *c)
+{
+    if (c->guaranteed && engine_leaves(c->job->loop->engine)) {
+        outlet_release(&c->outlet);
+    } else {
+        break_off(c);
+    }
+    stop_timers(c); /* also that for who leaves with the stream's last event */
+    cached_drop(&c->cached);
+    if (c->state == CHAT_HOLDING || c->state == CHAT_OPENING) {
+        token_limits_settle(&c->hold, 0, clock_ms(c));
+        bill_drop(&c->bill);
+    } else {
+        stop_calling(c);
     }
 }
 
@@ -779,7 +909,7 @@ static void abandon(chat *c)
 
     c->abandoned = true;
     break_off(c);
-    if (drain_ms && attempts_drain(&c->attempts)) {
+    if (drain_ms && c->state == CHAT_CALLING && attempts_drain(&c->attempts)) {
         if (c->request.stream) {
             cached_drop(&c->cached);
         }
@@ -799,8 +929,10 @@ static void on_alone(aiq_loop *loop, void *arg)
 static void chat_cancel(aiq_job *job)
 {
     chat *c = job->state;
+    bool under_way = c->state == CHAT_OPENING ||
+                     (c->state == CHAT_CALLING && attempts_running(&c->attempts));
 
-    if (c->state != CHAT_CALLING || !attempts_running(&c->attempts) || !job_keep(job)) {
+    if (!under_way || !job_keep(job)) {
         stop(c);
         return;
     }
@@ -821,10 +953,25 @@ static void on_stop(void *arg)
         loop_timer_stop(c->job->loop, &c->alone);
         abandon(c);
     } else {
+        break_off(c);
         stop(c);
         c->state = CHAT_ENDING;
         flush(c);
     }
+}
+
+void gateway_go_on(aiq_job *job, const durable_orphan *orphan, aiq_str body)
+{
+    job->route->handler->open(job);
+
+    chat *c = job->state;
+    c->gone = c->guaranteed = true;
+    c->left = (aiq_str){aiq_pool_copy(job->pool, orphan->source.data, orphan->source.len),
+                        orphan->source.len};
+    outlet_adopt(&c->outlet, orphan->stream, job->location->stream_buffer, &guaranteed_producer,
+                 c);
+    job->route->handler->body(job, (const uint8_t *)body.data, body.len);
+    job_alone_start(job);
 }
 
 #define HANDLER(open_fn)                                                                       \

@@ -65,7 +65,12 @@ bool continuation_request(const continuation *c, const chat_request *chat, aiq_p
     p = mempcpy(p, c->text.data, c->text.len);
     p = mempcpy(p, after, sizeof(after) - 1);
     memcpy(p, end, tail);
-    return chat_request_parse(out, (aiq_str){body, len}, &err);
+    if (!chat_request_parse(out, (aiq_str){body, len}, &err)) {
+        return false;
+    }
+    out->goes_on = true;
+    out->cap = chat->cap;
+    return true;
 }
 
 aiq_str continuation_mark(const policy_target *target, const char *model, unsigned attempt,

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "providers/local_models.h"
+#include "services/gateway/guaranteed.h"
 #include "services/gateway/targets.h"
 #include "services/gateway/token_limits.h"
 #include "services/gateway/token_save.h"
@@ -61,6 +62,7 @@ static bool init(aiq_engine *engine, aiq_err *err)
     if (g->models == NULL) {
         return false;
     }
+    durable_on_orphan(engine->durable, guaranteed_orphan);
     policy_set_watch(engine->policies, &(policy_watch){policy_added, policy_removed, g});
     return true;
 }

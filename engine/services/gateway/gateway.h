@@ -44,6 +44,10 @@ struct gateway {
 extern const job_handler gateway_chat, gateway_messages, gateway_responses, gateway_passing,
     gateway_raw, gateway_files, gateway_counting, gateway_models, gateway_model;
 
+/* chat.c: goes on with what an engine has left; the job is alone, and this route's. */
+struct durable_orphan;
+void gateway_go_on(aiq_job *job, const struct durable_orphan *orphan, aiq_str body);
+
 gateway_loop *gateway_of(const aiq_job *job);
 
 /* Spreads load and jitter; no secret hangs on it. On the loop. */

@@ -1,0 +1,469 @@
+#include "streams/durable.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "core/log.h"
+#include "engine.h"
+#include "streams/durable_impl.h"
+
+/* Life of a stream. */
+
+static void stream_state_free(durable_stream *d)
+{
+    metric_add(d->lane->all->open, -1);
+    metric_add(d->lane->all->unstored, -(int64_t)d->waiting);
+    __atomic_sub_fetch(&d->lane->all->n_open, 1, __ATOMIC_RELAXED);
+    if (d->next) {
+        d->next->prev = d->prev;
+    }
+    *d->prev = d->next;
+    aiq_buf_free(&d->text);
+    aiq_buf_free(&d->source);
+    free(d);
+}
+
+durable_stream *durable_make(durable_lane *lane, stream *s, const char *id, int64_t term,
+                             uint64_t last)
+{
+    durable_stream *d = aiq_zalloc(sizeof(*d));
+
+    d->lane = lane;
+    d->stream = s;
+    snprintf(d->id, sizeof(d->id), "%s", id);
+    d->term = term;
+    d->next_event = last + 1;
+    d->next = lane->streams;
+    d->prev = &lane->streams;
+    if (d->next) {
+        d->next->prev = &d->next;
+    }
+    lane->streams = d;
+    metric_add(lane->all->open, 1);
+    __atomic_add_fetch(&lane->all->n_open, 1, __ATOMIC_RELAXED);
+    stream_guarantee(s, d);
+    return d;
+}
+
+durable_lane *durable_lane_of(const aiq_loop *loop)
+{
+    return &loop->engine->durable->lanes[loop->index];
+}
+
+/* What waits. */
+
+static void flush(aiq_loop *loop, void *arg);
+
+static void flush_soon(durable_lane *lane, uint64_t ms)
+{
+    if (lane->work == NULL && lane->timer.heap_index == 0) {
+        loop_timer_start(lane->loop, &lane->timer, ms, flush, lane);
+    }
+}
+
+static void set_waiting(durable_stream *d)
+{
+    size_t now = d->text.len + d->source.len;
+
+    metric_add(d->lane->all->unstored, (int64_t)now - (int64_t)d->waiting);
+    d->waiting = now;
+}
+
+static void set_pace(durable_stream *d)
+{
+    void *arg;
+    const stream_producer *producer = stream_producer_of(d->stream, &arg);
+    bool hold = d->waiting > DURABLE_UNSTORED;
+
+    if (producer && hold != d->held) {
+        d->held = hold;
+        producer->hold(arg, hold);
+    }
+}
+
+void durable_note(stream *s, const void *text, size_t len)
+{
+    durable_stream *d = stream_durable(s);
+
+    if (d) {
+        aiq_buf_add(&d->source, text, len);
+    }
+}
+
+void durable_add(durable_stream *d, const void *text, size_t len)
+{
+    aiq_buf_add(&d->text, text, len);
+    set_waiting(d);
+    flush_soon(d->lane, DURABLE_GATHER_MS);
+    set_pace(d);
+}
+
+void durable_end(durable_stream *d)
+{
+    d->ends = true;
+    flush_soon(d->lane, DURABLE_GATHER_MS);
+}
+
+/* Storing. */
+
+/* What is on its way to the store: of each stream, in the batches' order, … */
+struct durable_work {
+    durable_lane *lane;
+    char me[DURABLE_NAME];
+    size_t n;
+    durable_stream **streams;
+    durable_batch *batches;
+    aiq_buf *texts; /* … two, which the batches point to */
+};
+
+static void work_free(durable_work *w)
+{
+    for (size_t i = 0; i < 2 * w->n; i++) {
+        aiq_buf_free(&w->texts[i]);
+    }
+    free(w->streams);
+    free(w->batches);
+    free(w->texts);
+    free(w);
+}
+
+static bool waits(const durable_stream *d)
+{
+    return d->begun && !d->refused && !d->told_end && (d->text.len || d->ends);
+}
+
+static void take_one(durable_work *w, durable_stream *d)
+{
+    aiq_buf *texts = &w->texts[2 * w->n];
+    size_t n = d->text.len ? stream_log_count(d->text.data, d->text.len) : 0;
+
+    texts[0] = d->text;
+    texts[1] = d->source;
+    d->text = d->source = (aiq_buf){0};
+    set_waiting(d);
+    d->told_end = d->ends;
+    w->streams[w->n] = d;
+    w->batches[w->n] = (durable_batch){
+        .id = d->id,
+        .term = d->term,
+        .first = d->next_event,
+        .last = d->next_event + n - 1,
+        .ms = aiq_now_ms(),
+        .events = {(char *)texts[0].data, n ? texts[0].len : 0},
+        .source = {texts[1].len ? (char *)texts[1].data : NULL, texts[1].len},
+        .ends = d->ends,
+    };
+    d->next_event += n;
+    w->n++;
+}
+
+/* NULL: nothing waits. */
+static durable_work *take_work(durable_lane *lane)
+{
+    size_t n = 0;
+
+    for (const durable_stream *d = lane->streams; d; d = d->next) {
+        n += waits(d);
+    }
+    if (n == 0) {
+        return NULL;
+    }
+    durable_work *w = aiq_zalloc(sizeof(*w));
+    w->lane = lane;
+    memcpy(w->me, lane->all->me, sizeof(w->me));
+    w->streams = aiq_alloc(n * sizeof(*w->streams));
+    w->batches = aiq_alloc(n * sizeof(*w->batches));
+    w->texts = aiq_zalloc(2 * n * sizeof(*w->texts));
+    for (durable_stream *d = lane->streams; d; d = d->next) {
+        if (waits(d)) {
+            take_one(w, d);
+        }
+    }
+    return w;
+}
+
+static bool store_work(store_db *db, void *arg, aiq_err *err)
+{
+    durable_work *w = arg;
+
+    return durable_tx_add(db, w->me, w->batches, w->n, err);
+}
+
+/* Another engine has it. */
+static void let_go(durable_stream *d)
+{
+    stream *s = d->stream;
+    void *arg;
+    const stream_producer *producer = stream_producer_of(s, &arg);
+
+    aiq_log(AIQ_LOG_WARN, "streams", "a stream is another engine's by now",
+            AIQ_S("stream", d->id));
+    d->refused = true;
+    if (producer) {
+        producer->lost(arg, NULL);
+    }
+    stream_state_free(d);
+    stream_moved(s);
+}
+
+static void stored_one(durable_stream *d, const durable_batch *b)
+{
+    stream *s = d->stream;
+
+    if (!b->taken) {
+        let_go(d);
+        return;
+    }
+    metric_add(d->lane->all->stored, (int64_t)(b->last + 1 - b->first));
+    if (b->events.len) {
+        stream_stored(s, b->events.data, b->events.len, b->ms);
+    }
+    if (b->ends) {
+        stream_state_free(d);
+        stream_over(s);
+    } else {
+        set_pace(d);
+    }
+}
+
+/* The store does not take them for so long that their producers had better know. */
+static void tell_all(durable_lane *lane, const aiq_err *err)
+{
+    aiq_log(AIQ_LOG_ERROR, "streams", "the store does not take the events of streams",
+            AIQ_S("detail", err->detail[0] ? err->detail : err->message));
+    for (durable_stream *d = lane->streams, *next; d; d = next) {
+        void *arg;
+        const stream_producer *producer = stream_producer_of(d->stream, &arg);
+        next = d->next;
+        if (producer && d->begun) {
+            producer->lost(arg, err);
+        }
+    }
+}
+
+static void on_stored(aiq_loop *loop, void *arg, const aiq_err *err)
+{
+    durable_work *w = arg;
+    durable_lane *lane = w->lane;
+    uint64_t now = loop_now_ns();
+
+    (void)loop;
+    if (err && !lane->all->stopping) {
+        lane->failing_ns = lane->failing_ns ? lane->failing_ns : now;
+        if (!lane->told && now - lane->failing_ns > DURABLE_PATIENCE_MS * 1000000ull) {
+            lane->told = true;
+            tell_all(lane, err);
+        }
+        loop_timer_start(lane->loop, &lane->timer, DURABLE_RETRY_MS, flush, lane);
+        return;
+    }
+    lane->failing_ns = 0;
+    lane->told = false;
+    lane->work = lane->work == w ? NULL : lane->work;
+    for (size_t i = 0; !lane->all->stopping && i < w->n; i++) {
+        stored_one(w->streams[i], &w->batches[i]);
+    }
+    work_free(w);
+    flush_soon(lane, DURABLE_GATHER_MS);
+}
+
+static void submit(durable_work *w)
+{
+    aiq_err err;
+
+    if (!store_write(w->lane->all->engine->store, w->lane->loop, store_work, w, on_stored, w,
+                     &err)) {
+        on_stored(w->lane->loop, w, &err);
+    }
+}
+
+/* The same once more, where it has failed. */
+static void flush(aiq_loop *loop, void *arg)
+{
+    durable_lane *lane = arg;
+
+    (void)loop;
+    if (lane->work == NULL) {
+        lane->work = take_work(lane);
+    }
+    if (lane->work) {
+        submit(lane->work);
+    }
+}
+
+/* Beginning. */
+
+typedef struct {
+    durable_stream *d;
+    char me[DURABLE_NAME], id[AIQ_ID_SIZE];
+    int64_t until_ms;
+    aiq_buf tenant, request;
+} beginning;
+
+static bool store_beginning(store_db *db, void *arg, aiq_err *err)
+{
+    beginning *b = arg;
+
+    return durable_tx_begin(db, b->me, b->until_ms, b->id,
+                            (aiq_str){(char *)b->tenant.data, b->tenant.len},
+                            (aiq_str){(char *)b->request.data, b->request.len}, err);
+}
+
+static void beginning_free(beginning *b)
+{
+    aiq_buf_free(&b->tenant);
+    aiq_buf_free(&b->request);
+    free(b);
+}
+
+/* It never was. */
+static void undo(durable_stream *d)
+{
+    stream *s = d->stream;
+
+    stream_state_free(d);
+    stream_moved(s);
+}
+
+static void on_begun(aiq_loop *loop, void *arg, const aiq_err *err)
+{
+    beginning *b = arg;
+    durable_stream *d = b->d;
+    void *producer_arg;
+    const stream_producer *producer = stream_producer_of(d->stream, &producer_arg);
+
+    (void)loop;
+    beginning_free(b);
+    d->begun = err == NULL;
+    d->refused = err != NULL;
+    if (producer) {
+        producer->opened(producer_arg, err);
+    }
+    if (err) {
+        undo(d);
+    } else if (d->ends) {
+        flush_soon(d->lane, 0);
+    }
+}
+
+stream *durable_begin(aiq_loop *loop, aiq_str tenant, size_t keep,
+                      const stream_producer *producer, void *arg, aiq_str request, aiq_err *err)
+{
+    durable_lane *lane = durable_lane_of(loop);
+    stream *s = stream_new(loop, tenant, keep, producer, arg);
+    beginning *b = aiq_zalloc(sizeof(*b));
+
+    b->d = durable_make(lane, s, stream_id(s), 1, 0);
+    memcpy(b->me, lane->all->me, sizeof(b->me));
+    memcpy(b->id, b->d->id, sizeof(b->id));
+    b->until_ms = aiq_now_ms() + DURABLE_LEASE_MS;
+    aiq_buf_add(&b->tenant, tenant.data, tenant.len);
+    aiq_buf_add(&b->request, request.data, request.len);
+    if (!store_write(loop->engine->store, loop, store_beginning, b, on_begun, b, err)) {
+        undo(b->d);
+        beginning_free(b);
+        return NULL;
+    }
+    return s;
+}
+
+/* Reading. */
+
+static bool read_page(store_db *db, void *arg, aiq_err *err)
+{
+    return durable_tx_read(db, arg, err);
+}
+
+bool durable_read(aiq_loop *loop, durable_page *page, store_done_fn told, void *arg,
+                  aiq_err *err)
+{
+    if (loop->engine->durable == NULL) {
+        return aiq_fail(err, 404, "stream_not_found", "There is no such stream.");
+    }
+    return store_read(loop->engine->store, loop, read_page, page, told, arg, err);
+}
+
+/* Life. */
+
+static metric *only(metric_family *family)
+{
+    return metrics_sample(family, NULL);
+}
+
+durable *durable_new(aiq_engine *engine)
+{
+    durable *all = aiq_zalloc(sizeof(*all));
+    metrics *m = engine->metrics;
+
+    all->engine = engine;
+    snprintf(all->me, sizeof(all->me), "%016llx", (unsigned long long)engine->id);
+    all->open = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_guaranteed",
+                                    "Guaranteed streams that go on here.", "", NULL));
+    all->unstored =
+        only(metrics_family(m, METRIC_GAUGE, "aiq_streams_unstored_bytes",
+                            "Of guaranteed streams, what waits for the store.", "", NULL));
+    all->stored =
+        only(metrics_family(m, METRIC_COUNTER, "aiq_streams_stored_events_total",
+                            "Events of guaranteed streams that were stored.", "", NULL));
+    all->taken =
+        only(metrics_family(m, METRIC_COUNTER, "aiq_streams_taken_over_total",
+                            "Guaranteed streams that another engine had left.", "", NULL));
+    all->lanes = aiq_zalloc(engine->options.loops * sizeof(*all->lanes));
+    for (unsigned i = 0; i < engine->options.loops; i++) {
+        all->lanes[i] = (durable_lane){.all = all, .loop = &engine->loops[i]};
+    }
+    durable_start_beat(all);
+    return all;
+}
+
+static bool store_leave(store_db *db, void *arg, aiq_err *err)
+{
+    return durable_tx_leave(db, ((durable *)arg)->me, err);
+}
+
+static void on_left(aiq_loop *loop, void *arg, const aiq_err *err)
+{
+    (void)loop;
+    (void)arg;
+    (void)err; /* then the lease ends by itself */
+}
+
+void durable_stop(durable *all)
+{
+    aiq_err err;
+
+    if (all == NULL) {
+        return;
+    }
+    all->stopping = true;
+    for (unsigned i = 0; i < all->engine->options.loops; i++) {
+        durable_lane *lane = &all->lanes[i];
+        if (lane->work && lane->timer.heap_index) {
+            submit(lane->work); /* it has failed before: once more */
+        }
+        durable_work *rest = take_work(lane);
+        if (rest) {
+            submit(rest);
+        }
+        loop_timer_stop(lane->loop, &lane->timer);
+    }
+    store_write(all->engine->store, &all->engine->loops[0], store_leave, all, on_left, NULL,
+                &err);
+}
+
+void durable_free(durable *all)
+{
+    if (all == NULL) {
+        return;
+    }
+    for (unsigned i = 0; i < all->engine->options.loops; i++) {
+        durable_lane *lane = &all->lanes[i];
+        loop_timer_stop(lane->loop, &lane->timer);
+        while (lane->streams) {
+            stream_state_free(lane->streams);
+        }
+    }
+    loop_timer_stop(&all->engine->loops[0], &all->beat);
+    free(all->lanes);
+    free(all);
+}

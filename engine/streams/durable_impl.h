@@ -1,0 +1,62 @@
+/* What durable.c (events into the store) and takeover.c (who is alive) share. */
+
+#ifndef AIQ_DURABLE_IMPL_H
+#define AIQ_DURABLE_IMPL_H
+
+#include "core/metrics.h"
+#include "streams/durable.h"
+
+#define DURABLE_NAME 17 /* of an engine, in the store: its id, hexadecimal */
+
+typedef struct durable_lane durable_lane;
+typedef struct durable_work durable_work;
+
+struct durable_stream {
+    durable_lane *lane;
+    stream *stream;
+    char id[AIQ_ID_SIZE];
+    int64_t term;
+    uint64_t next_event;  /* number of the next one that goes to the store */
+    aiq_buf text, source; /* not on their way yet */
+    size_t waiting;       /* bytes of both, as counted */
+    bool begun, ends;
+    bool told_end; /* the end is on its way */
+    bool refused;  /* the store does not have it, or not for us */
+    bool held;
+    durable_stream *next, **prev; /* in lane->streams */
+};
+
+/* Of a loop. */
+struct durable_lane {
+    durable *all;
+    aiq_loop *loop;
+    durable_stream *streams;
+    durable_work *work;  /* on its way; or it has failed, and the timer runs */
+    loop_timer timer;    /* until flush() */
+    uint64_t failing_ns; /* since when the store does not take any; 0: it does */
+    bool told;           /* producers, of that */
+};
+
+struct durable {
+    aiq_engine *engine;
+    char me[DURABLE_NAME];
+    durable_lane *lanes; /* one a loop */
+    metric *open, *unstored, *stored, *taken;
+    unsigned n_open; /* atomic */
+    bool stopping;
+    void (*on_orphan)(aiq_loop *loop, const durable_orphan *orphan);
+    /* takeover.c: loop 0 */
+    loop_timer beat;
+    bool beating, looking;
+    uint64_t contact_ns; /* since when the store answers; 0: it does not */
+    uint64_t forgot_ns;
+};
+
+durable_lane *durable_lane_of(const aiq_loop *loop);
+durable_stream *durable_make(durable_lane *lane, stream *s, const char *id, int64_t term,
+                             uint64_t last);
+
+/* takeover.c */
+void durable_start_beat(durable *all);
+
+#endif
