@@ -211,6 +211,10 @@ $reply = $t->http('OPTIONS', '/v1/chat/completions', headers => [ Origin => 'htt
 is($reply->{headers}{'access-control-allow-origin'}, undef, 'public.conf: and for no other');
 is($t->post('/v1/chat/completions', 'x' x (10 << 20 | 1), headers => AIQ::Admin::bearer($admin))->{status}, 413,
     'public.conf: no more than 10 MB');
+is($t->post('/v1/topics/news', '{"type":"t","data":1}', headers => AIQ::Admin::bearer($admin))->{status}, 202,
+    'public.conf: an event for all');
+$reply = $t->get('/v1/topics/news?after=0', headers => AIQ::Admin::bearer($admin));
+like($reply->{body}, qr/"data":1,/, 'public.conf: who reads it');
 is($t->get('/health')->{status}, 200, 'public.conf: healthy');
 $t->finish;
 done_testing();

@@ -386,6 +386,35 @@ static void and_those_that_go_on_keep_what_is_unread(void **state)
     end(f);
 }
 
+/* A quarter of what the loop has. */
+static void readers_take_only_so_much(void **state)
+{
+    enum { MANY = 200 };
+    fixture *f = make(LOOPS * (64 << 10));
+    stream *s = begin(f);
+    asker all[MANY];
+    int taken = 0;
+
+    (void)state;
+    for (int i = 0; i < MANY; i++) {
+        ask(f, &all[i], stream_id(s), "mine", 0, false, 0);
+        taken += all[i].piece.err.status == 0;
+        assert_true(all[i].piece.err.status == 0 ||
+                    strcmp(all[i].piece.err.code, "too_many_readers") == 0);
+    }
+    assert_in_range(taken, 10, 100);
+    assert_int_equal(stream_readers(s), taken);
+    leave(f, &all[0]); /* room for one */
+    ask(f, &all[0], stream_id(s), "mine", 0, false, 0);
+    assert_int_equal(all[0].piece.err.status, 0);
+    for (int i = 0; i < MANY; i++) {
+        leave(f, &all[i]);
+    }
+    assert_int_equal(stream_readers(s), 0);
+    stream_end(s);
+    end(f);
+}
+
 /* At once, on loops that run. */
 
 #define STREAMS 8
@@ -537,6 +566,7 @@ int main(void)
         cmocka_unit_test(a_long_stream_comes_in_pieces_of_whole_events),
         cmocka_unit_test(where_memory_is_short_the_oldest_that_nobody_reads_go),
         cmocka_unit_test(and_those_that_go_on_keep_what_is_unread),
+        cmocka_unit_test(readers_take_only_so_much),
         cmocka_unit_test(many_on_several_loops),
     };
     return cmocka_run_group_tests_name("streams", tests, NULL, NULL);
