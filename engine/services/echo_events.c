@@ -73,7 +73,7 @@ static void on_due(aiq_loop *loop, void *arg);
 
 static void start(generator *g)
 {
-    uint64_t now = loop_now_ns();
+    uint64_t now = loop_turn_ns(g->out.job->loop);
 
     g->due_ns = g->due_ns > now ? g->due_ns : now; /* what was missed is not made up for */
     loop_timer_start(g->out.job->loop, &g->timer, (g->due_ns - now + 999999) / 1000000, on_due,

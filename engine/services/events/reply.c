@@ -36,7 +36,7 @@ void event_reply_nothing_more(aiq_job *job)
 static void on_keepalive(aiq_loop *loop, void *arg)
 {
     event_reply *s = arg;
-    uint64_t quiet_ms = (loop_now_ns() - s->sent_ns) / 1000000, wait = KEEPALIVE_MS;
+    uint64_t quiet_ms = (loop_turn_ns(s->job->loop) - s->sent_ns) / 1000000, wait = KEEPALIVE_MS;
 
     if (quiet_ms < KEEPALIVE_MS) {
         wait = KEEPALIVE_MS - quiet_ms;
@@ -61,7 +61,7 @@ void event_reply_begin(event_reply *s, const job_header *header, bool endless)
                                   .endless = endless,
                                   .headers = headers,
                                   .n_headers = header ? 2 : 1});
-    s->sent_ns = loop_now_ns();
+    s->sent_ns = loop_turn_ns(s->job->loop);
     loop_timer_start(s->job->loop, &s->keepalive, KEEPALIVE_MS, on_keepalive, s);
 }
 
@@ -88,7 +88,7 @@ bool event_reply_send(event_reply *s)
 {
     size_t sent = s->out.len ? job_write(s->job, s->out.data, s->out.len, true) : 0;
 
-    s->sent_ns = loop_now_ns();
+    s->sent_ns = loop_turn_ns(s->job->loop);
     aiq_buf_consume(&s->out, sent);
     if (s->out.len) {
         return false;
