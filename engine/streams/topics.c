@@ -196,6 +196,21 @@ static unsigned count_of(const table *in, aiq_str tenant)
     return n;
 }
 
+/* One of the tenant's that nobody reads and nobody has said anything in: whoever may only read
+ * is not to use up what others may publish to. */
+static bool drop_empty(table *in, aiq_str tenant)
+{
+    topic *t = in->oldest;
+
+    while (t && !(is_of(t, tenant) && stream_log_end(stream_log_of(t->stream)) == 0)) {
+        t = t->newer;
+    }
+    if (t) {
+        drop(t);
+    }
+    return t;
+}
+
 static topic *make(table *in, uint32_t hash, aiq_str tenant, aiq_str name)
 {
     topic *t = aiq_zalloc(sizeof(*t) + tenant.len + name.len);
@@ -228,7 +243,8 @@ static topic *find_or_make(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_err
         evict(in);
     }
     if (in->n >= TOPICS_MAX ||
-        (!aiq_str_is(name, TOPIC_BUDGETS) && count_of(in, tenant) >= TOPICS_TENANT_MAX)) {
+        (!aiq_str_is(name, TOPIC_BUDGETS) && count_of(in, tenant) >= TOPICS_TENANT_MAX &&
+         !drop_empty(in, tenant))) {
         metric_add(in->all->refusals, 1);
         aiq_fail(err, 429, "too_many_topics",
                  "There are too many topics; those that nobody uses are forgotten after "

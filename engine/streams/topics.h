@@ -13,8 +13,8 @@
  * A topic belongs to the loop hash(tenant, name) mod N of its engine. It keeps TOPIC_BYTES,
  * the latest, and is forgotten TOPIC_KEEP_MS after its last event or reader, whichever is
  * later. Each loop has up to TOPICS_MAX of them, TOPICS_TENANT_MAX of a tenant: a tenant who
- * has as many is refused another; at the first bound, or where streams take all of their
- * memory, those go that nobody reads, the longest unused first.
+ * has as many is refused another, unless one is empty and unread; at the first bound, or where
+ * streams take all of their memory, those go that nobody reads, the longest unused first.
  *
  * The engine's own topics begin with "aiq.", those with "aiq.admin." are for admins.
  */

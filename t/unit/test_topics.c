@@ -282,6 +282,23 @@ static void a_tenant_has_only_so_many(void **state)
     end(f);
 }
 
+static void those_that_were_only_read_do_not_count(void **state)
+{
+    fixture *f = make(64 << 20);
+    char name[16];
+    asker a;
+
+    (void)state;
+    for (int i = 0; i < LOOPS * TOPICS_TENANT_MAX + 100; i++) {
+        int n = snprintf(name, sizeof(name), "n%d", i);
+        ask(f, &a, 0, (stream_question){.id = {name, (size_t)n}, .tenant = ACME});
+        assert_int_equal(a.piece.err.status, 0);
+        leave(f, &a);
+    }
+    assert_true(say(f, ACME, NEWS, "1") && f->status == 0);
+    end(f);
+}
+
 /* Their memory is that of streams. */
 static void where_memory_is_short_those_go_that_nobody_reads(void **state)
 {
@@ -359,6 +376,7 @@ int main(void)
         cmocka_unit_test(a_number_of_an_earlier_life_is_a_gap),
         cmocka_unit_test(nobody_who_was_forgotten_is_told),
         cmocka_unit_test(a_tenant_has_only_so_many),
+        cmocka_unit_test(those_that_were_only_read_do_not_count),
         cmocka_unit_test(where_memory_is_short_those_go_that_nobody_reads),
         cmocka_unit_test(one_piece_is_for_many_readers),
     };
