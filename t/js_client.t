@@ -25,6 +25,7 @@ $t->conf("
     server { listen 127.0.0.1:%%PORT_0%%;
              location /v1/ { aiq_pass gateway; }
              location /v1/streams/ { aiq_pass events; }
+             location = /ws { aiq_websocket; aiq_websocket_origin any; aiq_pass events; }
              location /client/ { alias %%ROOT%%/engine/console/; types { text/javascript js; }
                                  location = /client/ { return 200 ''; default_type text/html; } } }");
 $t->start;

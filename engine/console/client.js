@@ -14,18 +14,23 @@
  * A connection that is cut, or says nothing for `silence` ms, is made anew after the last event
  * that came, each wait up to twice as long as the one before, at random so that a crowd does
  * not come back at once. A way that fails twice without an event gives way to the next one: some
- * proxies hold back what they should pass on, and a question that is answered and done gets
- * through any of them.
+ * proxies know no WebSockets, some hold back what they should pass on, and a question that is
+ * answered and done gets through any of them. All that goes by WebSocket shares one.
  */
 
-const WAYS = { sse: readEvents, poll: ask };
+const WAYS = { ws: readSocket, sse: readEvents, poll: ask };
 
 const SILENCE = 45_000; /* ms; the server says something every 15 s */
 const WAIT_FIRST = 250, WAIT_MOST = 10_000; /* ms */
 const POLL = 20; /* s that the server may wait for news */
 
+const CHAT = '/v1/chat/completions';
+
 const LAST = ['message_stop', 'error', 'response.completed', 'response.failed', 'response.incomplete'];
 const END = Symbol('end'); /* of a stream whose events do not tell */
+const RENEW = 60_000;      /* ms before its token ends that a WebSocket is shown another */
+const IDLE = 30_000;       /* ms without anything to read, after which it is closed */
+const SOCKETLESS = 60_000; /* ms */
 
 /* What the server says is wrong. It does not help to try again, unless `retryable`. */
 export class StreamError extends Error {
@@ -48,12 +53,17 @@ class Lost extends Error {}
 export class Client {
   #base;
   #options;
+  #socket = null; /* or one that is open, or about to be */
+  #socketless = 0; /* until when none is tried for a question */
 
   /*
    * base: where /v1/ is. Options:
    *     token     the bearer token, or a function that gives the present one
    *     headers   sent with every request
-   *     ways      what to try, in this order: ['sse', 'poll']
+   *     ways      what to try, in this order: ['ws', 'sse', 'poll'], the first where there are
+   *               WebSockets
+   *     socket    where /ws is: '/ws', below base
+   *     WebSocket another than the global one
    *     tries     how often in a row a stream is asked for without an event before that is
    *               an error: 20
    *     silence   ms
@@ -61,10 +71,18 @@ export class Client {
    */
   constructor(base, options = {}) {
     this.#base = String(base).replace(/\/+$/, '');
-    this.#options = { headers: {}, ways: Object.keys(WAYS), tries: 20, silence: SILENCE,
+    const WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    const ways = Object.keys(WAYS).filter((way) => way !== 'ws' || WebSocket);
+    this.#options = { headers: {}, ways, tries: 20, silence: SILENCE, socket: '/ws', WebSocket,
                       fetch: globalThis.fetch.bind(globalThis), ...options };
     for (const way of this.#options.ways)
-      if (!Object.hasOwn(WAYS, way)) throw new TypeError(`no such way to read a stream: ${way}`);
+      if (!ways.includes(way)) throw new TypeError(`no such way to read a stream: ${way}`);
+  }
+
+  /* Closes the WebSocket, if there is one; what is read by it goes on by another. */
+  close() {
+    this.#socket?.then((socket) => socket.close(), () => {});
+    this.#socket = null;
   }
 
   /*
@@ -72,19 +90,36 @@ export class Client {
    * answers are streams. The question itself is asked once: whoever does not hear from the
    * server at all cannot know whether he will be billed for it.
    */
-  async *chat(request, { signal, path = '/v1/chat/completions', onstream } = {}) {
+  async *chat(request, { signal, path = CHAT, onstream } = {}) {
+    const place = { id: null, seq: 0, ended: false };
+    let events;
+
+    try {
+      events = await this.#ask(request, place, signal, path, onstream);
+      yield* track(place, events);
+    } catch (error) {
+      if (!(error instanceof Lost) || !(place.id || place.ended)) throw error;
+    }
+    if (place.id && !place.ended) yield* this.#follow(place, signal);
+  }
+
+  /* The events of the answer as far as the first connection has them. */
+  async #ask(request, place, signal, path, onstream) {
+    const begun = (id) => {
+      place.id = id;
+      if (id) onstream?.(id);
+    };
+    if (this.#options.ways[0] === 'ws' && path === CHAT) {
+      const socket = Date.now() >= this.#socketless && await this.#open(signal).catch((error) => {
+        if (!(error instanceof Lost)) throw error;
+        this.#socketless = Date.now() + SOCKETLESS; /* there is none here */
+      });
+      if (socket) return socket.read({ type: 'chat', body: request }, place, signal, begun);
+    }
     const reply = await this.#fetch(path, { method: 'POST', signal, accept: 'text/event-stream',
                                             body: JSON.stringify({ ...request, stream: true }) });
-    const id = reply.response.headers.get('x-aiq-stream');
-    const place = { id, seq: 0, ended: false };
-
-    if (id) onstream?.(id);
-    try {
-      yield* track(place, eventsOf(reply));
-    } catch (error) {
-      if (!(error instanceof Lost) || !(id || place.ended)) throw error;
-    }
-    if (id && !place.ended) yield* this.#follow(place, signal);
+    begun(reply.response.headers.get('x-aiq-stream'));
+    return eventsOf(reply);
   }
 
   /* The events of a stream after number `after`, to its end. */
@@ -100,7 +135,7 @@ export class Client {
       const before = place.seq;
       let wait = NaN;
       try {
-        const read = WAYS[ways[0]](this.#fetch.bind(this), place, signal);
+        const read = WAYS[ways[0]](this.#connection, place, signal);
         yield* track(place, read);
         failures = tries = 0;
         continue; /* a poll: the server has waited already */
@@ -120,11 +155,37 @@ export class Client {
     }
   }
 
+  /* What the ways need. */
+  #connection = { fetch: (...args) => this.#fetch(...args), open: (signal) => this.#open(signal) };
+
+  /* The one WebSocket, made where there is none. */
+  async #open(signal) {
+    const { WebSocket, socket, token, silence } = this.#options;
+
+    this.#socket ??= Socket.open(async () => {
+      const url = new URL(this.#base + socket, globalThis.location?.href);
+      const bearer = await tokenOf(token);
+      url.protocol = url.protocol.replace('http', 'ws');
+      if (bearer) url.searchParams.set('access_token', bearer);
+      return new WebSocket(url);
+    }, () => tokenOf(token), silence);
+    const mine = this.#socket;
+    try {
+      const opened = await mine;
+      if (!opened.lost) return opened;
+    } catch (error) {
+      if (this.#socket === mine) this.#socket = null;
+      throw signal?.aborted ? signal.reason : error;
+    }
+    if (this.#socket === mine) this.#socket = null;
+    return this.#open(signal);
+  }
+
   /* The response, and its body as text bit by bit; an error reply is thrown. */
   async #fetch(path, { method = 'GET', accept, body, headers = {}, signal }) {
     const { token, silence } = this.#options;
     const watch = new Watch(silence, signal);
-    const bearer = typeof token === 'function' ? await token() : token;
+    const bearer = await tokenOf(token);
     let response;
 
     try {
@@ -160,20 +221,28 @@ function isLast({ type, data }) {
   return data === '[DONE]' || LAST.includes(type);
 }
 
+/* A WebSocket that is gone is made anew by the next one who asks for it. */
+async function* readSocket({ open }, place, signal) {
+  const socket = await open(signal);
+
+  yield* socket.read({ type: 'resume', stream: place.id, after: place.seq }, place, signal);
+  if (!place.ended) throw new Lost('the connection ended before the stream');
+}
+
 /* Server-sent events. A body that is whole may still be a proxy's that gave up: whether the
  * stream is over, only the server can say. */
-async function* readEvents(fetch, place, signal) {
+async function* readEvents({ fetch }, place, signal) {
   const path = streamPath(place.id);
   const reply = await fetch(path, { accept: 'text/event-stream', signal,
                                     headers: place.seq ? { 'last-event-id': String(place.seq) } : {} });
 
   yield* eventsOf(reply);
-  if (!place.ended) yield* ask(fetch, place, signal, 0);
+  if (!place.ended) yield* ask({ fetch }, place, signal, 0);
   if (!place.ended) throw new Lost('the connection ended before the stream');
 }
 
 /* Questions, each answered with what has come since the last one. */
-async function* ask(fetch, place, signal, wait = POLL) {
+async function* ask({ fetch }, place, signal, wait = POLL) {
   const path = `${streamPath(place.id)}?after=${place.seq}&wait=${wait}s`;
   const { text } = await fetch(path, { accept: 'application/json', signal });
   let body = '';
@@ -264,6 +333,143 @@ async function failure({ response, text }) {
   return new StreamError(response.status, error.code ?? error.type ?? 'http_error',
                          error.message ?? `The server answered ${response.status}.`,
                          Number(response.headers.get('retry-after') ?? NaN));
+}
+
+async function tokenOf(token) {
+  return typeof token === 'function' ? token() : token;
+}
+
+/* One WebSocket of /ws (docs/websocket.md), for all that is read by it. */
+class Socket {
+  #ws;
+  #token;
+  #silence;
+  #flows = new Map(); /* by their ids: what takes their events */
+  #asked = 0;
+  #watch;
+  #renew;
+  #idle;
+  lost = null; /* why it is of no use any more */
+
+  /* Resolves once the server has said who we are; Lost where it does not. */
+  static async open(connect, token, silence) {
+    const socket = new Socket();
+    let ws;
+    try {
+      ws = await connect();
+    } catch (error) {
+      throw new Lost(error.message, { cause: error });
+    }
+    return new Promise((resolve, reject) => {
+      socket.#ws = ws;
+      socket.#token = token;
+      socket.#silence = silence;
+      socket.#flows.set(undefined, (event) => {
+        if (event instanceof Error) reject(event);
+        else if (event.type === 'state') resolve(socket);
+        if (event.data?.expires_at) socket.#renewBefore(event.data.expires_at);
+      });
+      ws.addEventListener('message', ({ data }) => socket.#hear(JSON.parse(data)));
+      for (const end of ['close', 'error'])
+        ws.addEventListener(end, () => socket.#lose(new Lost('the WebSocket is closed')));
+      socket.#heard();
+    });
+  }
+
+  close() {
+    this.#lose(new Lost('the WebSocket was closed'));
+  }
+
+  #say(message) {
+    this.#ws.send(JSON.stringify(message));
+  }
+
+  #hear(event) {
+    this.#heard();
+    this.#flows.get(event.id)?.(event);
+  }
+
+  /* Whoever is silent is asked, and then taken for dead. */
+  #heard() {
+    clearTimeout(this.#watch);
+    this.#watch = setTimeout(() => {
+      if (this.#ws.readyState === 1) this.#say({ type: 'ping' });
+      this.#watch = setTimeout(() => this.#lose(new Lost('nothing was heard for too long')),
+                               this.#silence / 2);
+    }, this.#silence / 2);
+  }
+
+  #renewBefore(end) {
+    const left = Date.parse(end) - Date.now();
+
+    clearTimeout(this.#renew);
+    this.#renew = setTimeout(async () => {
+      const token = await this.#token();
+      if (!this.lost && token) this.#say({ type: 'auth', token });
+    }, Math.min(Math.max(left - RENEW, left / 2), 2 ** 31 - 1));
+  }
+
+  #lose(why) {
+    if (this.lost) return;
+    this.lost = why;
+    clearTimeout(this.#watch);
+    clearTimeout(this.#renew);
+    clearTimeout(this.#idle);
+    this.#ws.close();
+    for (const take of [...this.#flows.values()]) take(why);
+  }
+
+  /* The events of what a message asks for, to its end; begun(id) learns the stream's. */
+  async *read(message, place, signal, begun = () => {}) {
+    const id = `f${++this.#asked}`;
+    const events = [];
+    let wake, over = false;
+    const take = (event) => {
+      events.push(event);
+      wake?.();
+    };
+    const onabort = () => take(signal.reason);
+
+    if (signal?.aborted) throw signal.reason;
+    if (this.lost) throw this.lost;
+    signal?.addEventListener('abort', onabort);
+    clearTimeout(this.#idle);
+    this.#flows.set(id, take);
+    this.#say({ ...message, id });
+    try {
+      for (;;) {
+        while (!events.length) await new Promise((resolve) => { wake = resolve; });
+        const event = events.shift();
+        over = ['done', 'error', 'cancelled'].includes(event.type);
+        if (signal?.aborted) throw signal.reason;
+        if (event instanceof Error) throw event;
+        if (event.type === 'started') begun(event.stream ?? null);
+        yield* given(event, place);
+        if (over) return;
+      }
+    } finally {
+      this.#flows.delete(id);
+      signal?.removeEventListener('abort', onabort);
+      if (!over && !this.lost) this.#say({ type: 'unsubscribe', id });
+      if (this.#flows.size === 1 && !this.lost) this.#idle = setTimeout(() => this.close(), IDLE);
+    }
+  }
+}
+
+/* What an event of /ws is in the words of the others. */
+function* given({ type, seq, event, data }, place) {
+  const text = typeof data === 'string' ? data : JSON.stringify(data);
+
+  if (type === 'delta' || (type === 'error' && !data.status)) {
+    yield { seq, type: event ?? 'message', data: text };
+    if (type === 'error') yield END;
+  } else if (type === 'error') {
+    throw new StreamError(data.status, data.error.code ?? data.error.type ?? 'error', data.error.message,
+                          data.retry_after ?? NaN);
+  } else if (type === 'done') {
+    if (seq > place.seq) yield { seq, type: 'message', data: '[DONE]' };
+    yield END;
+  }
 }
 
 /* Aborts a request that is silent for too long, or when its caller wants that. */

@@ -34,8 +34,8 @@ async function answers([request, ways]) {
 }
 
 const request = { model, messages: [{ role: 'user', content: 'Tell me' }] };
-for (const [way, most] of [['sse', 3000], ['poll', 30000]]) {
-  const proxy = cutting(port, 1, most);
+for (const [way, most, least] of [['ws', 6000, 12000], ['sse', 3000], ['poll', 30000]]) {
+  const proxy = cutting(port, 1, most, least);
   await once(proxy.listen(0, '127.0.0.1'), 'listening');
   await page.goto(`http://127.0.0.1:${proxy.address().port}/client/`);
   for (const answer of await page.evaluate(answers, [request, [way]]))

@@ -4,6 +4,7 @@
 
 import http from 'node:http';
 import { once } from 'node:events';
+import { WebSocket, WebSocketServer } from 'ws';
 import { cutting } from './cutting.mjs';
 import { Client, StreamError } from '../../engine/console/client.js';
 
@@ -25,19 +26,24 @@ async function listening(server) {
   return `http://127.0.0.1:${server.address().port}`;
 }
 
-// A proxy that passes an event stream on when it has all of it.
-function holding() {
-  return http.createServer((asked, reply) => {
-    const onward = http.request({ port, host: '127.0.0.1', method: asked.method, path: asked.url,
+// A proxy that knows no WebSockets, and (hold) passes an event stream on when it has all of it.
+function onward(hold) {
+  const server = http.createServer((asked, reply) => {
+    const far = http.request({ port, host: '127.0.0.1', method: asked.method, path: asked.url,
                                   headers: asked.headers }, async (answer) => {
       reply.writeHead(answer.statusCode, answer.headers);
-      if (!/event-stream/.test(answer.headers['content-type'])) return answer.pipe(reply);
+      if (!hold || !/event-stream/.test(answer.headers['content-type'])) return answer.pipe(reply);
       reply.flushHeaders();
       answer.on('error', () => {}).resume();
     });
-    reply.on('close', () => onward.destroy());
-    onward.on('error', () => reply.destroy());
-    asked.pipe(onward);
+    reply.on('close', () => far.destroy());
+    far.on('error', () => reply.destroy());
+    asked.pipe(far);
+  });
+  server.upgrades = 0;
+  return server.on('upgrade', (asked, socket) => {
+    server.upgrades++;
+    socket.destroy();
   });
 }
 
@@ -58,17 +64,17 @@ is(plain.at(-1).data, '[DONE]', 'to the last one');
 is(String(plain.length), due, 'which is the whole answer');
 
 const again = (events) => JSON.stringify(events.map(({ seq, type, data }) => ({ seq, type, data })));
-for (const way of ['sse', 'poll']) {
-  const client = new Client(direct, { ways: [way] });
+for (const way of ['ws', 'sse', 'poll']) {
+  const client = new Client(direct, { ways: [way], WebSocket });
   is(again(await all(client.follow(id))), again(plain), `${way}: the same once more`);
   is(again(await all(client.follow(id, { after: 5 }))), again(plain.slice(5)), `${way}: and from the middle`);
 }
 
 // An answer to a poll is of use when it is whole, so connections must last longer: this is about
-// twice what the longest one has.
-for (const [way, most] of [['sse', 3000], ['poll', 30000]]) {
-  const proxy = cutting(port, 1, most);
-  const client = new Client(await listening(proxy), { ways: [way], tries: 100 });
+// twice what the longest one has. Over one WebSocket all four have to begin.
+for (const [way, most, least] of [['ws', 6000, 15000], ['sse', 3000], ['poll', 30000]]) {
+  const proxy = cutting(port, 1, most, least);
+  const client = new Client(await listening(proxy), { ways: [way], tries: 100, WebSocket });
   const answers = await Promise.all([1, 2, 3, 4].map(() => all(client.chat(request)).catch(String)));
   for (const answer of answers) {
     const why = Array.isArray(answer) ? '' : `: ${answer}`;
@@ -79,11 +85,48 @@ for (const [way, most] of [['sse', 3000], ['poll', 30000]]) {
   proxy.close();
 }
 
-const proxy = holding();
-const held = new Client(await listening(proxy), { silence: 300 });
-is(numbers(await all(held.chat(request))), numbers(plain), 'where streams are held back the answer comes by polling');
-proxy.close();
-proxy.closeAllConnections();
+for (const [hold, what] of [[false, 'as an event stream'], [true, 'by polling, where those are held back']]) {
+  const proxy = onward(hold);
+  const client = new Client(await listening(proxy), { silence: 300, WebSocket });
+  is(numbers(await all(client.chat(request))), numbers(plain), `where WebSockets are unknown the answer comes ${what}`);
+  ok(proxy.upgrades > 0, 'though they were tried');
+  proxy.close();
+  proxy.closeAllConnections();
+}
+
+// A server that says what the client must answer to.
+async function heard(state, silence) {
+  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
+  await once(server, 'listening');
+  const messages = [];
+  const over = new Promise((resolve) => {
+    server.on('connection', (ws, asked) => {
+      messages.push(asked.url);
+      ws.send(JSON.stringify({ type: 'state', seq: 1, data: state }));
+      ws.on('message', (data) => {
+        const message = JSON.parse(data);
+        messages.push(message);
+        if (message.type === 'auth' || message.type === 'ping')
+          ws.send(JSON.stringify({ type: 'done', id: messages[1].id, seq: 1, data: {} }));
+      });
+      ws.on('close', resolve);
+    });
+  });
+  const client = new Client(`http://127.0.0.1:${server.address().port}`,
+                            { WebSocket, silence, token: () => `t${messages.length}` });
+  await all(client.chat(request));
+  client.close();
+  await over;
+  server.close();
+  return messages;
+}
+
+let [url, asked, message] = await heard({ expires_at: new Date(Date.now() + 1000).toISOString() }, 45000);
+is(url, '/ws?access_token=t0', 'the token is in the URL');
+is(JSON.stringify([asked.type, asked.body]), JSON.stringify(['chat', request]), 'what is asked is a message');
+is(JSON.stringify([message.type, message.token]), '["auth","t2"]', 'a new token is shown before the old one ends');
+[, , message] = await heard({}, 200);
+is(message.type, 'ping', 'who is silent is asked');
 
 async function failure(events) {
   try {

@@ -6,10 +6,10 @@ function numbers(state) {
   return (n) => (state = (state * 1103515245 + 12345) % 2 ** 31) % n;
 }
 
-// A proxy to a port of 127.0.0.1. Answers to requests for /v1/ come in pieces of a few bytes, and
-// each connection with one ends after at most so many of them: by the seed, the n-th always
-// after as many. server.cuts counts the ends.
-export function cutting(port, seed, most) {
+// A proxy to a port of 127.0.0.1. Answers to requests for /v1/ and /ws come in pieces of a few
+// bytes, and each connection with one ends after at least and at most so many of them: by the
+// seed, the n-th always after as many. server.cuts counts the ends.
+export function cutting(port, seed, most, least = 400) {
   const lengths = numbers(seed), pieces = numbers(seed);
   const server = net.createServer((near) => {
     const far = net.connect(port, '127.0.0.1');
@@ -19,7 +19,7 @@ export function cutting(port, seed, most) {
       far.destroy();
     };
     near.on('data', (data) => {
-      if (left === Infinity && / \/v1\//.test(data)) left = 400 + lengths(most);
+      if (left === Infinity && / \/(v1\/|ws\b)/.test(data)) left = least + lengths(most);
       far.write(data);
     });
     far.on('data', (data) => {
