@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 2
+#define AIQ_KERNELS_ABI 3
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -42,7 +42,8 @@ typedef struct {
     uint32_t cols;
 } kern_tensor;
 
-/* The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. */
+/* The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. Qwen and Phi-3
+ * differ by what is named here. */
 typedef struct {
     uint32_t n_layers;
     uint32_t d_model;
@@ -50,7 +51,8 @@ typedef struct {
     uint32_t n_heads;
     uint32_t n_kv_heads; /* divides n_heads */
     uint32_t head_dim;
-    uint32_t rope_dim; /* even, at most head_dim; pairs are neighbours (2i, 2i+1) */
+    uint32_t rope_dim; /* even, at most head_dim */
+    bool rope_halves;  /* i is turned with i + rope_dim / 2 instead of 2i with 2i + 1 */
     uint32_t n_vocab;
     uint32_t n_ctx;
     float rope_base;
@@ -62,6 +64,11 @@ typedef struct {
     kern_tensor wq;         /* [n_heads * head_dim][d_model] */
     kern_tensor wk;         /* [n_kv_heads * head_dim][d_model] */
     kern_tensor wv;         /* [n_kv_heads * head_dim][d_model] */
+    const float *bq;        /* [n_heads * head_dim], added to wq's; NULL: none; likewise */
+    const float *bk;        /* [n_kv_heads * head_dim] */
+    const float *bv;        /* [n_kv_heads * head_dim] */
+    const float *q_norm;    /* [head_dim], of each head before it is turned; NULL: none */
+    const float *k_norm;    /* [head_dim] */
     kern_tensor wo;         /* [d_model][n_heads * head_dim] */
     const float *ffn_norm;  /* [d_model] */
     kern_tensor w_gate;     /* [d_ff][d_model] */

@@ -35,8 +35,10 @@
 #define MAX_THREADS     256
 #define MAX_STOP_LEN    1024
 
-/* Prompt tokens of one step, all requests together: the longest that those who decode wait. */
+/* Prompt tokens of one step, all requests together: while others decode, the longest that they
+ * wait; while nobody does, so many that weights are not unpacked for a few. */
 #define PROMPT_CHUNK 64
+#define PROMPT_ALONE 256
 
 /* What requests and the model's thread share; it outlives the model where requests do. */
 typedef struct {
@@ -290,15 +292,16 @@ static bool take_token(infer *m, infer_req *r, const float *logits)
 
 /*
  * Shares the step out among the n requests of the batch: one token for each that decodes, an
- * even part of PROMPT_CHUNK for each that still reads.
+ * even part of the prompt tokens for each that still reads.
  */
 static void plan_step(infer *m, uint32_t n)
 {
-    uint32_t readers = 0, budget = PROMPT_CHUNK;
+    uint32_t readers = 0, budget;
 
     for (uint32_t i = 0; i < n; i++) {
         readers += m->reqs[i]->pos < m->reqs[i]->n_prompt;
     }
+    budget = readers == n ? PROMPT_ALONE : PROMPT_CHUNK;
     for (uint32_t i = 0; i < n; i++) {
         infer_req *r = m->reqs[i];
         kern_seq *s = &m->seqs[i];
@@ -735,7 +738,7 @@ static bool start(infer *m, char *err, size_t errlen)
     m->dev = m->kern->open(m->opt.n_threads);
     if (m->dev != NULL) {
         m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
-                                    m->opt.max_running + PROMPT_CHUNK);
+                                    m->opt.max_running + PROMPT_ALONE);
     }
     if (m->km == NULL) {
         snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
@@ -810,7 +813,7 @@ void infer_info(const infer *m, infer_model_info *info)
 {
     *info = (infer_model_info){
         .name = m->name,
-        .architecture = "llama",
+        .architecture = m->model.architecture,
         .n_ctx = m->model.config.n_ctx,
         .n_vocab = m->model.config.n_vocab,
         .n_params = m->model.n_params,

@@ -47,7 +47,7 @@ typedef struct {
 
 typedef struct {
     const char *name;         /* general.name of the file, or "" */
-    const char *architecture; /* "llama" */
+    const char *architecture; /* "llama", "qwen2", … */
     uint32_t n_ctx;           /* tokens of prompt and answer together */
     uint32_t n_vocab;
     uint64_t n_params;

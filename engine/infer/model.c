@@ -12,10 +12,27 @@
 #define MAX_HEADS  4096
 #define MAX_CTX    (1 << 20)
 
+/* What differs from Llama. */
+typedef struct {
+    const char *name;
+    bool rope_halves;
+    bool qkv_bias;
+    bool qk_norm;
+    bool fused; /* queries, keys and values are one matrix, gate and up another */
+} architecture;
+
+static const architecture architectures[] = {
+    {.name = "llama"}, /* Mistral's, too */
+    {.name = "qwen2", .rope_halves = true, .qkv_bias = true},
+    {.name = "qwen3", .rope_halves = true, .qk_norm = true},
+    {.name = "phi3", .rope_halves = true, .fused = true},
+};
+
 /* A file being read; the first error stays. */
 typedef struct {
     const gguf *g;
     infer_model *m;
+    const architecture *arch;
     size_t n_used; /* tensors */
     bool failed;
     char *err;
@@ -35,14 +52,14 @@ __attribute__((format(printf, 2, 3))) static void fail(reader *r, const char *fo
     va_end(args);
 }
 
-/* llama.key, from 1 to max; absent is def, or an error where def is 0. */
+/* The architecture's key, from 1 to max; absent is def, or an error where def is 0. */
 static uint32_t number(reader *r, const char *key, uint32_t def, uint32_t max)
 {
     char name[64];
     const gguf_kv *kv;
     uint64_t v = def;
 
-    snprintf(name, sizeof(name), "llama.%s", key);
+    snprintf(name, sizeof(name), "%s.%s", r->arch->name, key);
     kv = gguf_find(r->g, name);
     if (kv == NULL && def == 0) {
         fail(r, "%s is missing", name);
@@ -62,7 +79,7 @@ static float real(reader *r, const char *key, float def, double max)
     const gguf_kv *kv;
     double v = def;
 
-    snprintf(name, sizeof(name), "llama.%s", key);
+    snprintf(name, sizeof(name), "%s.%s", r->arch->name, key);
     kv = gguf_find(r->g, name);
     if (kv == NULL && def == 0) {
         fail(r, "%s is missing", name);
@@ -78,21 +95,40 @@ static bool str_is(gguf_str s, const char *want)
     return s.len == strlen(want) && memcmp(s.p, want, s.len) == 0;
 }
 
+static const gguf_kv *find(const reader *r, const char *key)
+{
+    char name[64];
+
+    snprintf(name, sizeof(name), "%s.%s", r->arch->name, key);
+    return gguf_find(r->g, name);
+}
+
+static void find_architecture(reader *r)
+{
+    const gguf_kv *kv = gguf_find(r->g, "general.architecture");
+    gguf_str name = {.p = "", .len = 0};
+
+    if (kv != NULL) {
+        gguf_as_str(kv, &name);
+    }
+    for (size_t i = 0; i < sizeof(architectures) / sizeof(*architectures); i++) {
+        if (str_is(name, architectures[i].name)) {
+            r->arch = &architectures[i];
+            r->m->architecture = architectures[i].name;
+            return;
+        }
+    }
+    fail(r, "the architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and phi3 are)",
+         name.len < 32 ? (int)name.len : 32, name.p);
+}
+
 static void check_kind(reader *r)
 {
-    const gguf_kv *arch = gguf_find(r->g, "general.architecture");
-    const gguf_kv *scaling = gguf_find(r->g, "llama.rope.scaling.type");
-    const gguf_kv *experts = gguf_find(r->g, "llama.expert_count");
+    const gguf_kv *scaling = find(r, "rope.scaling.type");
+    const gguf_kv *experts = find(r, "expert_count");
     gguf_str name = {.p = "", .len = 0};
     uint64_t n = 0;
 
-    if (arch != NULL) {
-        gguf_as_str(arch, &name);
-    }
-    if (!str_is(name, "llama")) {
-        fail(r, "the architecture \"%.*s\" is not supported (llama is)",
-             name.len < 32 ? (int)name.len : 32, name.p);
-    }
     if (scaling != NULL && (!gguf_as_str(scaling, &name) || !str_is(name, "none"))) {
         fail(r, "scaled rotary positions are not supported");
     }
@@ -104,10 +140,15 @@ static void check_kind(reader *r)
 static void read_config(reader *r, uint32_t n_vocab)
 {
     kern_config *c = &r->m->config;
+    uint32_t window;
 
     c->n_vocab = n_vocab;
     c->n_layers = number(r, "block_count", 0, MAX_LAYERS);
     c->n_ctx = number(r, "context_length", 0, MAX_CTX);
+    /* within the window attention is what it is without one */
+    window = number(r, "attention.sliding_window", c->n_ctx, MAX_CTX);
+    c->n_ctx = window < c->n_ctx ? window : c->n_ctx;
+    c->rope_halves = r->arch->rope_halves;
     c->d_model = number(r, "embedding_length", 0, MAX_WIDTH);
     c->d_ff = number(r, "feed_forward_length", 0, MAX_WIDTH);
     c->n_heads = number(r, "attention.head_count", 0, MAX_HEADS);
@@ -121,7 +162,7 @@ static void read_config(reader *r, uint32_t n_vocab)
         fail(r, "%u heads cannot share %u pairs of keys and values", c->n_heads, c->n_kv_heads);
         return;
     }
-    if (gguf_find(r->g, "llama.attention.key_length") == NULL && c->d_model % c->n_heads != 0) {
+    if (find(r, "attention.key_length") == NULL && c->d_model % c->n_heads != 0) {
         fail(r, "the width %u is no multiple of %u heads", c->d_model, c->n_heads);
         return;
     }
@@ -138,7 +179,7 @@ static void read_config(reader *r, uint32_t n_vocab)
     }
     c->rope_dim = number(r, "rope.dimension_count", c->head_dim, c->head_dim);
     if (c->rope_dim % 2 != 0) {
-        fail(r, "llama.rope.dimension_count is odd");
+        fail(r, "%s.rope.dimension_count is odd", r->arch->name);
     }
 }
 
@@ -181,16 +222,22 @@ static kern_type kern_type_of(uint32_t type)
     }
 }
 
-static kern_tensor matrix(reader *r, const char *name, uint32_t rows, uint32_t cols)
+/* Some rows of t, which may be missing. */
+static kern_tensor rows_of(const gguf_tensor *t, uint32_t first, uint32_t rows)
 {
-    const gguf_tensor *t = tensor(r, name, rows, cols);
-    kern_tensor w = {.rows = rows, .cols = cols};
+    kern_tensor w = {.rows = rows};
 
     if (t != NULL) {
-        w.data = t->data;
+        w.cols = (uint32_t)t->cols;
+        w.data = t->data + first * (t->bytes / t->rows);
         w.type = kern_type_of(t->type);
     }
     return w;
+}
+
+static kern_tensor matrix(reader *r, const char *name, uint32_t rows, uint32_t cols)
+{
+    return rows_of(tensor(r, name, rows, cols), 0, rows);
 }
 
 static const float *vector(reader *r, const char *name, uint32_t n)
@@ -209,27 +256,58 @@ static const float *vector(reader *r, const char *name, uint32_t n)
 
 static const char *block(char name[64], uint32_t layer, const char *what)
 {
-    snprintf(name, 64, "blk.%u.%s.weight", layer, what);
+    snprintf(name, 64, "blk.%u.%s", layer, what);
     return name;
 }
 
-static void read_layer(reader *r, uint32_t i)
+static void read_attention(reader *r, uint32_t i, kern_layer *l)
 {
     const kern_config *c = &r->m->config;
     uint32_t q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
     char name[64];
 
-    r->m->layers[i] = (kern_layer){
-        .attn_norm = vector(r, block(name, i, "attn_norm"), c->d_model),
-        .wq = matrix(r, block(name, i, "attn_q"), q_dim, c->d_model),
-        .wk = matrix(r, block(name, i, "attn_k"), kv_dim, c->d_model),
-        .wv = matrix(r, block(name, i, "attn_v"), kv_dim, c->d_model),
-        .wo = matrix(r, block(name, i, "attn_output"), c->d_model, q_dim),
-        .ffn_norm = vector(r, block(name, i, "ffn_norm"), c->d_model),
-        .w_gate = matrix(r, block(name, i, "ffn_gate"), c->d_ff, c->d_model),
-        .w_up = matrix(r, block(name, i, "ffn_up"), c->d_ff, c->d_model),
-        .w_down = matrix(r, block(name, i, "ffn_down"), c->d_model, c->d_ff),
-    };
+    l->attn_norm = vector(r, block(name, i, "attn_norm.weight"), c->d_model);
+    l->wo = matrix(r, block(name, i, "attn_output.weight"), c->d_model, q_dim);
+    if (r->arch->fused) {
+        const gguf_tensor *t = tensor(r, block(name, i, "attn_qkv.weight"),
+                                      (uint64_t)q_dim + 2 * kv_dim, c->d_model);
+
+        l->wq = rows_of(t, 0, q_dim);
+        l->wk = rows_of(t, q_dim, kv_dim);
+        l->wv = rows_of(t, q_dim + kv_dim, kv_dim);
+    } else {
+        l->wq = matrix(r, block(name, i, "attn_q.weight"), q_dim, c->d_model);
+        l->wk = matrix(r, block(name, i, "attn_k.weight"), kv_dim, c->d_model);
+        l->wv = matrix(r, block(name, i, "attn_v.weight"), kv_dim, c->d_model);
+    }
+    if (r->arch->qkv_bias) {
+        l->bq = vector(r, block(name, i, "attn_q.bias"), q_dim);
+        l->bk = vector(r, block(name, i, "attn_k.bias"), kv_dim);
+        l->bv = vector(r, block(name, i, "attn_v.bias"), kv_dim);
+    }
+    if (r->arch->qk_norm) {
+        l->q_norm = vector(r, block(name, i, "attn_q_norm.weight"), c->head_dim);
+        l->k_norm = vector(r, block(name, i, "attn_k_norm.weight"), c->head_dim);
+    }
+}
+
+static void read_ffn(reader *r, uint32_t i, kern_layer *l)
+{
+    const kern_config *c = &r->m->config;
+    char name[64];
+
+    l->ffn_norm = vector(r, block(name, i, "ffn_norm.weight"), c->d_model);
+    if (r->arch->fused) {
+        const gguf_tensor *t =
+            tensor(r, block(name, i, "ffn_up.weight"), 2 * (uint64_t)c->d_ff, c->d_model);
+
+        l->w_gate = rows_of(t, 0, c->d_ff);
+        l->w_up = rows_of(t, c->d_ff, c->d_ff);
+    } else {
+        l->w_gate = matrix(r, block(name, i, "ffn_gate.weight"), c->d_ff, c->d_model);
+        l->w_up = matrix(r, block(name, i, "ffn_up.weight"), c->d_ff, c->d_model);
+    }
+    l->w_down = matrix(r, block(name, i, "ffn_down.weight"), c->d_model, c->d_ff);
 }
 
 /* Llama 3.1 and later divide the frequencies of rotary positions. */
@@ -269,7 +347,8 @@ static void read_weights(reader *r)
     }
     w->rope_factors = rope_factors(r);
     for (uint32_t i = 0; i < c->n_layers && !r->failed; i++) {
-        read_layer(r, i);
+        read_attention(r, i, &m->layers[i]);
+        read_ffn(r, i, &m->layers[i]);
     }
     if (r->n_used != gguf_n_tensors(r->g)) {
         fail(r, "the file has tensors that are not supported, such as biases");
@@ -281,7 +360,10 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
     reader r = {.g = g, .m = m, .err = err, .errlen = errlen};
 
     memset(m, 0, sizeof(*m));
-    check_kind(&r);
+    find_architecture(&r);
+    if (!r.failed) {
+        check_kind(&r);
+    }
     if (!r.failed) {
         read_config(&r, n_vocab);
     }

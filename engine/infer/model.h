@@ -11,6 +11,7 @@
 #include "kernels/aiq_kernels.h"
 
 typedef struct {
+    const char *architecture; /* as the file names it */
     kern_config config;
     kern_weights weights; /* point into the file */
     kern_layer *layers;

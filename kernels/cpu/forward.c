@@ -60,18 +60,38 @@ static uint32_t embed(kern_model *m, const kern_seq *seqs, uint32_t n_seqs)
     return row;
 }
 
-/* Rotates each head's first rope_dim values, pair (2i, 2i+1) by the angle of i. */
+/* Rotates each head's first rope_dim values, pair i by its angle. */
 static void rotate(const kern_config *c, float *x, uint32_t n_heads, const float *rope)
 {
+    uint32_t half = c->rope_dim / 2, step = c->rope_halves ? 1 : 2;
+    uint32_t apart = c->rope_halves ? half : 1;
+
     for (uint32_t h = 0; h < n_heads; h++) {
         float *p = x + (size_t)h * c->head_dim;
 
-        for (uint32_t i = 0; i < c->rope_dim; i += 2) {
-            float a = p[i], b = p[i + 1], cs = rope[i], sn = rope[i + 1];
+        for (uint32_t i = 0; i < half; i++, p += step) {
+            float a = p[0], b = p[apart], cs = rope[2 * i], sn = rope[2 * i + 1];
 
-            p[i] = a * cs - b * sn;
-            p[i + 1] = a * sn + b * cs;
+            p[0] = a * cs - b * sn;
+            p[apart] = a * sn + b * cs;
         }
+    }
+}
+
+/* What a layer has between a product and attention: a bias, a norm of each head. */
+static void bias_and_norm(const kern_model *m, float *x, uint32_t n_heads, const float *bias,
+                          const float *norm)
+{
+    const kern_config *c = &m->config;
+    const cpu_ops *ops = m->dev->ops;
+
+    if (bias != NULL) {
+        ops->axpy(x, 1.0f, bias, (size_t)n_heads * c->head_dim);
+    }
+    for (uint32_t h = 0; h < n_heads && norm != NULL; h++) {
+        float *head = x + (size_t)h * c->head_dim;
+
+        cpu_rms_norm(ops, head, head, norm, c->head_dim, c->norm_eps);
     }
 }
 
@@ -88,17 +108,23 @@ static void rotate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread
     const attention_job *j = arg;
     kern_model *m = j->m;
     const kern_config *c = &m->config;
+    const kern_layer *w = &m->layers[j->layer];
     size_t kv_dim = (size_t)c->n_kv_heads * c->head_dim;
 
     (void)thread;
     for (size_t i = begin; i < end; i++) {
         const float *rope = m->rope + i * c->rope_dim;
         const cpu_row_at *at = &m->rows[i];
+        float *q = m->q + i * c->n_heads * c->head_dim;
+        float *k = m->k + i * kv_dim, *v = m->v + i * kv_dim;
 
-        rotate(c, m->q + i * c->n_heads * c->head_dim, c->n_heads, rope);
-        rotate(c, m->k + i * kv_dim, c->n_kv_heads, rope);
-        memcpy(layer_k(at->kv, j->layer, at->pos), m->k + i * kv_dim, kv_dim * sizeof(float));
-        memcpy(layer_v(at->kv, j->layer, at->pos), m->v + i * kv_dim, kv_dim * sizeof(float));
+        bias_and_norm(m, q, c->n_heads, w->bq, w->q_norm);
+        bias_and_norm(m, k, c->n_kv_heads, w->bk, w->k_norm);
+        bias_and_norm(m, v, c->n_kv_heads, w->bv, NULL);
+        rotate(c, q, c->n_heads, rope);
+        rotate(c, k, c->n_kv_heads, rope);
+        memcpy(layer_k(at->kv, j->layer, at->pos), k, kv_dim * sizeof(float));
+        memcpy(layer_v(at->kv, j->layer, at->pos), v, kv_dim * sizeof(float));
     }
 }
 

@@ -43,8 +43,11 @@ static const kern_config config = {
 };
 
 typedef struct {
+    kern_config config;
     kern_weights w;
     kern_layer layers[LAYERS];
+    float biases[LAYERS][3][HEADS * HEAD];
+    float head_norms[LAYERS][2][HEAD];
     float norms[2 * LAYERS + 1][D];
     void *owned[N_MATRICES];
     double *values[N_MATRICES]; /* of the same, for the reference */
@@ -80,6 +83,7 @@ static fixture *make_model(kern_type type, uint64_t seed)
     fixture *f = calloc(1, sizeof(*f));
 
     f->seed = seed;
+    f->config = config;
     f->w.embed = random_matrix(f, type, VOCAB, D);
     f->w.out = random_matrix(f, type, VOCAB, D);
     f->w.out_norm = random_norm(f, 2 * LAYERS);
@@ -98,6 +102,30 @@ static fixture *make_model(kern_type type, uint64_t seed)
         };
     }
     return f;
+}
+
+/* What other architectures have. */
+static void add_biases_and_norms(fixture *f)
+{
+    f->config.rope_halves = true;
+    f->config.rope_dim = HEAD - 8;
+    for (int l = 0; l < LAYERS; l++) {
+        for (int i = 0; i < HEADS * HEAD; i++) {
+            for (int j = 0; j < 3; j++) {
+                f->biases[l][j][i] = (float)ref_uniform(&f->seed);
+            }
+        }
+        for (int i = 0; i < HEAD; i++) {
+            for (int j = 0; j < 2; j++) {
+                f->head_norms[l][j][i] = 1 + 0.3f * (float)ref_uniform(&f->seed);
+            }
+        }
+        f->layers[l].bq = f->biases[l][0];
+        f->layers[l].bk = f->biases[l][1];
+        f->layers[l].bv = f->biases[l][2];
+        f->layers[l].q_norm = f->head_norms[l][0];
+        f->layers[l].k_norm = f->head_norms[l][1];
+    }
 }
 
 static void free_model(fixture *f)
@@ -133,26 +161,44 @@ static void ref_matvec(const fixture *f, double *y, const kern_tensor *w, const 
     }
 }
 
-static void ref_norm(double *y, const double *x, const float *weights)
+static void ref_norm(double *y, const double *x, const float *weights, int n)
 {
     double sum = 0;
 
-    for (int i = 0; i < D; i++) {
+    for (int i = 0; i < n; i++) {
         sum += x[i] * x[i];
     }
-    for (int i = 0; i < D; i++) {
-        y[i] = x[i] / sqrt(sum / D + config.norm_eps) * weights[i];
+    for (int i = 0; i < n; i++) {
+        y[i] = x[i] / sqrt(sum / n + config.norm_eps) * weights[i];
     }
 }
 
-static void ref_rope(double *x, int heads, int pos)
+static void ref_rope(const kern_config *c, double *x, int heads, int pos)
 {
-    for (int i = 0; i < heads * HEAD; i += 2) {
-        double angle = pos * pow(config.rope_base, -(double)(i % HEAD) / HEAD);
-        double a = x[i], b = x[i + 1];
+    int n = (int)c->rope_dim;
 
-        x[i] = a * cos(angle) - b * sin(angle);
-        x[i + 1] = a * sin(angle) + b * cos(angle);
+    for (int i = 0; i < heads * n / 2; i++) {
+        double angle = pos * pow(c->rope_base, -2.0 * (i % (n / 2)) / n);
+        double *p = x + i / (n / 2) * HEAD + i % (n / 2) * (c->rope_halves ? 1 : 2);
+        double *q = p + (c->rope_halves ? n / 2 : 1), a = *p, b = *q;
+
+        *p = a * cos(angle) - b * sin(angle);
+        *q = a * sin(angle) + b * cos(angle);
+    }
+}
+
+/* What comes between a product and attention. */
+static void ref_prepare(const kern_config *c, double *x, int heads, const float *bias,
+                        const float *norm, int pos)
+{
+    for (int i = 0; i < heads * HEAD && bias != NULL; i++) {
+        x[i] += bias[i];
+    }
+    for (int h = 0; h < heads && norm != NULL; h++) {
+        ref_norm(x + h * HEAD, x + h * HEAD, norm, HEAD);
+    }
+    if (c != NULL) {
+        ref_rope(c, x, heads, pos);
     }
 }
 
@@ -197,18 +243,19 @@ static void ref_forward(const fixture *f, ref_kv *kv, int id, int pos, double *l
     for (int l = 0; l < LAYERS; l++) {
         const kern_layer *w = &f->layers[l];
 
-        ref_norm(xb, x, w->attn_norm);
+        ref_norm(xb, x, w->attn_norm, D);
         ref_matvec(f, q, &w->wq, xb);
         ref_matvec(f, kv->k[l][pos], &w->wk, xb);
         ref_matvec(f, kv->v[l][pos], &w->wv, xb);
-        ref_rope(q, HEADS, pos);
-        ref_rope(kv->k[l][pos], KV_HEADS, pos);
+        ref_prepare(&f->config, q, HEADS, w->bq, w->q_norm, pos);
+        ref_prepare(&f->config, kv->k[l][pos], KV_HEADS, w->bk, w->k_norm, pos);
+        ref_prepare(NULL, kv->v[l][pos], KV_HEADS, w->bv, NULL, pos);
         ref_attention(att, q, kv, l, pos);
         ref_matvec(f, y, &w->wo, att);
         for (int i = 0; i < D; i++) {
             x[i] += y[i];
         }
-        ref_norm(xb, x, w->ffn_norm);
+        ref_norm(xb, x, w->ffn_norm, D);
         ref_matvec(f, gate, &w->w_gate, xb);
         ref_matvec(f, up, &w->w_up, xb);
         for (int i = 0; i < FF; i++) {
@@ -219,7 +266,7 @@ static void ref_forward(const fixture *f, ref_kv *kv, int id, int pos, double *l
             x[i] += y[i];
         }
     }
-    ref_norm(xb, x, f->w.out_norm);
+    ref_norm(xb, x, f->w.out_norm, D);
     ref_matvec(f, logits, &f->w.out, xb);
 }
 
@@ -272,7 +319,7 @@ static void check_against_reference(const fixture *f, const double *ref, kern_ty
     float logits[VOCAB];
 
     dev->ops = ops;
-    m = K->model_load(dev, &config, &f->w, CTX);
+    m = K->model_load(dev, &f->config, &f->w, CTX);
     run_chunks(m, ids, CTX, chunk, logits);
     for (int i = 0; i < VOCAB; i++) {
         scale += ref[i] * ref[i];
@@ -286,27 +333,42 @@ static void check_against_reference(const fixture *f, const double *ref, kern_ty
     K->close(dev);
 }
 
-static void logits_equal_float64(void **state)
+static void check_all_ways(const fixture *f, kern_type type)
 {
     ref_kv *kv = calloc(1, sizeof(*kv));
     double ref[VOCAB];
     int32_t ids[CTX];
 
-    (void)state;
     random_ids(ids, CTX, 1);
+    for (int i = 0; i < CTX; i++) {
+        ref_forward(f, kv, ids[i], i, ref);
+    }
+    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+        check_against_reference(f, ref, type, ids, *ops, CTX);
+        check_against_reference(f, ref, type, ids, *ops, 1);
+    }
+    free(kv);
+}
+
+static void logits_equal_float64(void **state)
+{
+    (void)state;
     for (int type = 0; type < KERN_N_TYPES; type++) {
         fixture *f = make_model((kern_type)type, 7 + (uint64_t)type);
 
-        for (int i = 0; i < CTX; i++) {
-            ref_forward(f, kv, ids[i], i, ref);
-        }
-        for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
-            check_against_reference(f, ref, (kern_type)type, ids, *ops, CTX);
-            check_against_reference(f, ref, (kern_type)type, ids, *ops, 1);
-        }
+        check_all_ways(f, (kern_type)type);
         free_model(f);
     }
-    free(kv);
+}
+
+static void other_architectures(void **state)
+{
+    fixture *f = make_model(KERN_F32, 20);
+
+    (void)state;
+    add_biases_and_norms(f);
+    check_all_ways(f, KERN_F32);
+    free_model(f);
 }
 
 static kern_device *open_with(const cpu_ops *ops, uint32_t threads)
@@ -328,7 +390,7 @@ static void prompt_cuts_change_nothing(void **state)
     random_ids(ids, CTX, 5);
     for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
         kern_device *dev = open_with(*ops, 1);
-        kern_model *m = K->model_load(dev, &config, &f->w, CTX);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX);
         uint32_t first = (*ops)->tiles != NULL ? 16 : 1;
 
         /* in tiles the pieces are large, and so is the last */
@@ -387,7 +449,7 @@ static void company_changes_nothing(void **state)
         for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
             bool two_ways = (*ops)->tiles != NULL && (*ops)->tiles->types[types[i]];
             kern_device *dev = open_with(*ops, 3);
-            kern_model *m = K->model_load(dev, &config, &f->w, 2 * CTX);
+            kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX);
 
             run_together(m, ids, lens, FIRST, few[0]);
             run_together(m, ids, lens, SEQS, all[0]);
@@ -413,7 +475,7 @@ static void threads_change_nothing(void **state)
     random_ids(ids, CTX, 9);
     for (uint32_t threads = 1; threads <= 4; threads++) {
         kern_device *dev = K->open(threads);
-        kern_model *m = K->model_load(dev, &config, &f->w, CTX);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX);
 
         run_chunks(m, ids, CTX, CTX, threads == 1 ? one : many);
         if (threads > 1) {
@@ -532,13 +594,10 @@ static void every_f16_value(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_equal_float64),
-        cmocka_unit_test(prompt_cuts_change_nothing),
-        cmocka_unit_test(company_changes_nothing),
-        cmocka_unit_test(threads_change_nothing),
-        cmocka_unit_test(vector_tails),
-        cmocka_unit_test(rows_equal_their_layout),
-        cmocka_unit_test(every_f16_value),
+        cmocka_unit_test(logits_equal_float64),       cmocka_unit_test(other_architectures),
+        cmocka_unit_test(prompt_cuts_change_nothing), cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(threads_change_nothing),     cmocka_unit_test(vector_tails),
+        cmocka_unit_test(rows_equal_their_layout),    cmocka_unit_test(every_f16_value),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,7 +65,8 @@ static void what_is_missing(void **state)
     static const struct {
         const char *key, *why;
     } keys[] = {
-        {"general.architecture", "the architecture \"\" is not supported (llama is)"},
+        {"general.architecture", "the architecture \"\" is not supported (llama, "
+                                 "qwen2, qwen3 and phi3 are)"},
         {"llama.context_length", "llama.context_length is missing"},
         {"llama.embedding_length", "llama.embedding_length is missing"},
         {"llama.block_count", "llama.block_count is missing"},

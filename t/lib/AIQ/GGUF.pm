@@ -1,14 +1,15 @@
 package AIQ::GGUF;
 
 # Model files for tests: to_f32($in, $out) copies a GGUF file with its F16 and
-# Q8_0 tensors written out as F32, the same numbers without the packing.
+# Q8_0 tensors written out as F32, the same numbers without the packing;
+# tiny($architecture, $out) writes one of seeded noise in F32, with 300 tokens.
 
 use strict;
 use warnings;
 
 use Exporter qw(import);
 
-our @EXPORT = qw(to_f32);
+our @EXPORT = qw(tiny to_f32);
 
 my ($F32, $F16, $Q8_0) = (0, 1, 8);
 my ($STRING, $ARRAY) = (8, 9);
@@ -103,6 +104,80 @@ sub to_f32 {
     }
     open(my $to, '>:raw', $out) or die "$out: $!";
     print $to $head, "\0" x (-length($head) & 31), $body or die "$out: $!";
+    close($to) or die "$out: $!";
+    return;
+}
+
+sub str { return pack('Q</a', $_[0]) }
+
+sub key {
+    my ($name, $type, $value) = @_;
+    my $packed = $type == $STRING ? str($value) : pack($type == 6 ? 'f<' : 'L<', $value);
+
+    return str($name) . pack('L<', $type) . $packed;
+}
+
+sub array {
+    my ($name, $type, @values) = @_;
+
+    return str($name) . pack('L<L<Q<', $ARRAY, $type, scalar @values) . join('', @values);
+}
+
+# Two layers, width 64, 4 heads on 2; heads of 16, but of 32 in Qwen 3's.
+sub tiny {
+    my ($arch, $out) = @_;
+    my ($width, $ff, $vocab, $layers) = (64, 96, 300, 2);
+    my $head = $arch eq 'qwen3' ? 32 : 16;
+    my ($q, $kv) = (4 * $head, 2 * $head);
+    my @tokens = ('<unk>', '<s>', '</s>', (map { sprintf '<0x%02X>', $_ } 0 .. 255),
+                  map { "w$_" } 259 .. $vocab - 1);
+    my @keys = (
+        key('general.architecture', $STRING, $arch),
+        (map { key("$arch.$_->[0]", 4, $_->[1]) } ['block_count', $layers],
+            ['context_length', 256], ['embedding_length', $width], ['feed_forward_length', $ff],
+            ['attention.head_count', 4], ['attention.head_count_kv', 2],
+            ['rope.dimension_count', $head],
+            $arch eq 'qwen3' ? (['attention.key_length', 32], ['attention.value_length', 32]) : ()),
+        key("$arch.attention.layer_norm_rms_epsilon", 6, 1e-5),
+        key('tokenizer.ggml.model', $STRING, 'llama'),
+        array('tokenizer.ggml.tokens', $STRING, map { str($_) } @tokens),
+        array('tokenizer.ggml.scores', 6, map { pack('f<', -$_) } 0 .. $#tokens),
+        array('tokenizer.ggml.token_type', 5,
+              map { pack('l<', $_ == 0 ? 2 : $_ < 3 ? 3 : $_ < 259 ? 6 : 1) } 0 .. $#tokens),
+        key('tokenizer.ggml.bos_token_id', 4, 1),
+        key('tokenizer.ggml.eos_token_id', 4, 2),
+    );
+    my @layer = (
+        ['attn_norm.weight', $width], ['ffn_norm.weight', $width],
+        ['attn_output.weight', $q, $width], ['ffn_down.weight', $ff, $width],
+        $arch eq 'phi3'
+            ? (['attn_qkv.weight', $width, $q + 2 * $kv], ['ffn_up.weight', $width, 2 * $ff])
+            : (['attn_q.weight', $width, $q], ['attn_k.weight', $width, $kv],
+               ['attn_v.weight', $width, $kv], ['ffn_gate.weight', $width, $ff],
+               ['ffn_up.weight', $width, $ff]),
+        $arch eq 'qwen2' ? (['attn_q.bias', $q], ['attn_k.bias', $kv], ['attn_v.bias', $kv]) : (),
+        $arch eq 'qwen3' ? (['attn_q_norm.weight', $head], ['attn_k_norm.weight', $head]) : (),
+    );
+    my @tensors = (['token_embd.weight', $width, $vocab], ['output_norm.weight', $width],
+                   ['output.weight', $width, $vocab]);
+    for my $i (0 .. $layers - 1) {
+        push @tensors, map { my ($name, @dims) = @$_; ["blk.$i.$name", @dims] } @layer;
+    }
+
+    srand(7);
+    my ($infos, $body) = ('', '');
+    for my $t (@tensors) {
+        my ($name, @dims) = @$t;
+        my $middle = $name =~ /norm/ ? 1 : 0;
+
+        $infos .= str($name) . pack('L<Q<*', scalar @dims, @dims)
+            . pack('L<Q<', $F32, length $body);
+        $body .= pack('f<*', map { $middle + rand(0.6) - 0.3 } 1 .. $dims[0] * ($dims[1] // 1));
+        $body .= "\0" x (-length($body) & 31);
+    }
+    my $all = 'GGUF' . pack('L<Q<Q<', 3, scalar @tensors, scalar @keys) . join('', @keys) . $infos;
+    open(my $to, '>:raw', $out) or die "$out: $!";
+    print $to $all, "\0" x (-length($all) & 31), $body or die "$out: $!";
     close($to) or die "$out: $!";
     return;
 }
