@@ -134,8 +134,9 @@ void link_inner_end(link_job *j)
 void link_inner_fail(link_job *j, const aiq_err *err)
 {
     const job_sink *sink = j->sink;
+    const aiq_err why = *err; /* which may lie in the job's pool */
     void *arg = j->sink_arg;
 
     link_job_free(j);
-    sink->failed(arg, err);
+    sink->failed(arg, &why);
 }
