@@ -54,7 +54,7 @@ struct stream_reader {
 
 /* Pieces. */
 
-static void release(stream_cut **cut)
+void stream_cut_drop(stream_cut **cut)
 {
     /* acquire: what the others did with it is over before it is freed; release: so is what
      * this one did */
@@ -97,7 +97,7 @@ static void take_cut(stream_reader *r)
     stream_cut **shared = stream_cut_of(s);
 
     if (!fits(*shared, r, log)) {
-        release(shared);
+        stream_cut_drop(shared);
         r->cut = make_cut(r, log);
         if (stream_readers(s) == 1) {
             return;
@@ -115,23 +115,13 @@ static void on_piece(aiq_loop *loop, void *arg);
 
 static void on_gone(aiq_loop *loop, void *arg);
 
-static void leave_stream(stream_reader *r)
-{
-    stream *s = r->place.stream;
-
-    if (s && stream_readers(s) == 1) {
-        release(stream_cut_of(s));
-    }
-    stream_leave(&r->place);
-}
-
 static void leave(stream_reader *r)
 {
     loop_timer_stop(r->owner, &r->timer);
     if (r->store) {
         loop_timer_stop(r->owner, &r->store->poll);
     }
-    leave_stream(r);
+    stream_leave(&r->place);
     if (r->counted) {
         r->counted = false;
         stream_reader_gone(r->owner, sizeof(*r));
@@ -214,7 +204,7 @@ static void pump(stream_reader *r, bool at_once)
     }
     bool kept = stream_rest(&r->place, &rest);
     if (!kept && stream_guaranteed(s)) {
-        leave_stream(r);
+        stream_leave(&r->place);
         ask_store(r);
         return;
     }
@@ -237,7 +227,7 @@ static void on_more(stream_place *place)
         pump(r, false);
         return;
     }
-    leave_stream(r);
+    stream_leave(&r->place);
     r->stored = true;
     if (!r->waits) {
         ask_store(r);
@@ -408,7 +398,7 @@ static void on_next(aiq_loop *loop, void *arg)
     stream_reader *r = arg;
 
     (void)loop;
-    release(&r->cut);
+    stream_cut_drop(&r->cut);
     r->waits = false;
     if (r->stored) {
         begin(r, false);
@@ -422,7 +412,7 @@ static void on_gone(aiq_loop *loop, void *arg)
     stream_reader *r = arg;
 
     (void)loop;
-    release(&r->cut);
+    stream_cut_drop(&r->cut);
     free(r->err);
     free(r->store);
     free(r);

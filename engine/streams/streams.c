@@ -571,6 +571,7 @@ void stream_leave(stream_place *place)
     if (s->places) {
         return;
     }
+    stream_cut_drop(&s->cut);
     if (s->producer) {
         s->producer->watched(s->arg, false);
     } else if (s->ended) {

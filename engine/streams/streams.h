@@ -121,6 +121,8 @@ unsigned stream_readers(const stream *s);
 
 /* What readers at one place share (stream_reader.c); the stream's last reader leaves none. */
 struct stream_cut **stream_cut_of(stream *s);
+/* stream_reader.c: the last reader has left, which may not be one of its own. */
+void stream_cut_drop(struct stream_cut **cut);
 /* A reader of that size comes; false: there is no memory for another. */
 bool stream_reader_room(aiq_loop *loop, size_t size);
 /* It has gone. */
