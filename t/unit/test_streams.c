@@ -207,12 +207,12 @@ static void who_may_not_or_cannot_read_it_is_told_so(void **state)
     assert_false(ask(f, &a, "strm_", "mine", 0, false, 0));
     assert_false(ask(f, &a, "run_01J00000000000000000000000", "mine", 0, false, 0));
     snprintf(id, sizeof(id), "%s", stream_id(s));
+    id[30] = id[30] == '1' ? '2' : '1';
     f->engine.id = 8; /* as if it had started again */
     assert_true(ask(f, &a, id, "mine", 0, false, 0));
     assert_int_equal(a.piece.err.status, 404);
     leave(f, &a);
     f->engine.id = 7;
-    id[30] = id[30] == '1' ? '2' : '1';
     assert_true(ask(f, &a, id, "mine", 0, false, 0));
     assert_int_equal(a.piece.err.status, 404);
     leave(f, &a);
