@@ -15,6 +15,7 @@ my $mock = AIQ::Mock->new($t);
 
 $t->conf("
     aiq_abort_drain 0;
+    aiq_stream_grace 0;
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; timeout first_byte=120s; }
     @{[ $mock->models(qw(mock-hang-headers mock-stream-4x5000ms mock-first-1-hang-headers
         mock-first-1-hang-headers-2)) ]}
