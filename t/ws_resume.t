@@ -140,6 +140,19 @@ $e = (events($ws))[-1];
 is_deeply([ $e->{type}, $e->{data}{error}{code} ], [ 'error', 'stream_abandoned' ], 'and it ends for all') or diag explain $e;
 $t->wait_for(sub { $mock->stats->{aborted} > $aborted }, 10, 'the provider is left');
 
+# nginx is told to read its configuration again: the next worker finds the stream.
+chat($ws, 'r', 'mock-stream-60x10ms');
+my @before = events($ws, 10);
+$t->reload;
+push @before, events($ws);
+is($ws->{code}, 1012, 'a reload sends a client away');
+$ws = open_ws();
+resume($ws, 'r', $before[0]{stream}, $before[-1]{seq});
+my @after = events($ws);
+shift @after;
+is_deeply([ map { $_->{seq} } @before, @after ], [ 0 .. $after[-1]{seq} ], 'which goes on, with no gap and no repeat');
+is($after[-1]{type}, 'done', 'to the end');
+
 # Nobody comes back in time.
 my $brief = open_ws('acme', '/brief');
 chat($brief, 'c', 'mock-stream-300x20ms');
