@@ -125,9 +125,45 @@ static void a_role_permits_so_much(void **state)
         find_as("user", &service, AIQ_METHOD_DELETE, "/runs/a/steps/b", &job, &err), -403);
 }
 
+static void arguments_come_one_by_one_and_decoded(void **state)
+{
+    static const struct {
+        const char *args, *want; /* name=value; of each */
+    } cases[] = {
+        {"", ""},
+        {"&&", ""},
+        {"a", "a=;"},
+        {"a=", "a=;"},
+        {"=b", "=b;"},
+        {"a=b&c=d", "a=b;c=d;"},
+        {"&a=b&&c&", "a=b;c=;"},
+        {"a=b=c", "a=b=c;"},
+        {"ids=x%2Cy%2c", "ids=x,y,;"},
+        {"a=%41%4", "a=A%4;"},
+        {"a=%&b=%zz&c=%4", "a=%;b=%zz;c=%4;"},
+        {"a=%&b", "a=%;b=;"},
+    };
+    aiq_pool *pool = aiq_pool_new();
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        aiq_str args = {cases[i].args, strlen(cases[i].args)}, name, value;
+        aiq_buf got = {0};
+        while (service_arg(pool, &args, &name, &value)) {
+            aiq_buf_printf(&got, "%.*s=%.*s;", (int)name.len, name.data, (int)value.len,
+                           value.data);
+        }
+        assert_int_equal(got.len, strlen(cases[i].want));
+        assert_memory_equal(got.len ? got.data : (const uint8_t *)"", cases[i].want, got.len);
+        aiq_buf_free(&got);
+    }
+    aiq_pool_free(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arguments_come_one_by_one_and_decoded),
         cmocka_unit_test(matches_whole_paths),
         cmocka_unit_test(fills_path_arguments),
         cmocka_unit_test(tells_which_methods_a_path_takes),
