@@ -123,7 +123,7 @@ sub message {
 }
 
 # Of /ws, docs/websocket.md: says a message, and hears the next event.
-sub say { my ($self, %message) = @_; return $self->text(JSON::PP::encode_json(\%message)) }
+sub say { my ($self, %message) = @_; return $self->text(JSON::PP->new->utf8->canonical->encode(\%message)) }
 
 sub event {
     my ($self) = @_;
