@@ -69,15 +69,18 @@ my %rule = (
     bad_notice    => qr/NOTICE of a wrong length/,
     upgrade       => qr/HEAD with an impossible status/,
     message       => qr/MESSAGE without a WebSocket/,
+    token         => qr/TOKEN without a WebSocket/,
 );
 my %websocket = (
-    ws_ping   => qr/MESSAGE with a wrong opcode/,
-    ws_more   => qr/MESSAGE with a wrong opcode/,
-    ws_bit    => qr/MESSAGE with a wrong opcode/,
-    ws_within => qr/MESSAGE with a wrong opcode/,
-    ws_data   => qr/DATA before HEAD or of a WebSocket/,
-    ws_credit => qr/more bytes than their credit/,
-    ws_end    => qr/END before HEAD or of a wrong length/,
+    ws_ping     => qr/MESSAGE with a wrong opcode/,
+    ws_more     => qr/MESSAGE with a wrong opcode/,
+    ws_bit      => qr/MESSAGE with a wrong opcode/,
+    ws_within   => qr/MESSAGE with a wrong opcode/,
+    ws_data     => qr/DATA before HEAD or of a WebSocket/,
+    ws_credit   => qr/more bytes than their credit/,
+    ws_end      => qr/END before HEAD or of a wrong length/,
+    ws_tokens   => qr/TOKEN without a WebSocket, twice, or too long/,
+    ws_no_token => qr/TOKEN without a WebSocket, twice, or too long/,
 );
 
 $e->restart;

@@ -248,6 +248,15 @@ static void answer(uint32_t slot)
         head(slot, 101, 0, -1, NULL);
         put(AIQ_FRAME_MESSAGE, AIQ_MESSAGE_TEXT, slot, "x", 1);
         put(AIQ_FRAME_MESSAGE, AIQ_MESSAGE_TEXT, slot, "y", 1);
+    } else if (IS("ws_tokens")) {
+        head(slot, 101, 0, -1, NULL);
+        put(AIQ_FRAME_TOKEN, 0, slot, "x", 1);
+        put(AIQ_FRAME_TOKEN, 0, slot, "y", 1);
+    } else if (IS("ws_no_token")) {
+        head(slot, 101, 0, -1, NULL);
+        put(AIQ_FRAME_TOKEN, 0, slot, "", 0);
+    } else if (IS("token")) {
+        put(AIQ_FRAME_TOKEN, 0, slot, "x", 1);
     } else if (IS("ws_data")) {
         head(slot, 101, 0, -1, NULL);
         data(slot, "x", 0);
