@@ -209,6 +209,8 @@ export class Client {
  * follows the last one is read, too: its connection is then of use for another request. */
 async function* track(place, events) {
   for await (const event of events) {
+    /* the log's own have numbers: this one is about the connection, whose engine is gone */
+    if (place.id && event.type === 'error' && !event.seq) throw new Lost(event.data);
     place.ended ||= event === END || isLast(event);
     if (event === END || (event.seq && event.seq <= place.seq)) continue;
     place.seq = event.seq || place.seq;

@@ -48,6 +48,8 @@ const aiq_policy *policy_parse(const char *text, size_t len, aiq_err *err)
         entry_free(e);
         return NULL;
     }
+    e->policy.text = aiq_pool_copy(pool, text, len);
+    e->policy.text_len = len;
     return &e->policy;
 }
 
@@ -192,6 +194,38 @@ static entry *find(const policy_set *set, const uint8_t sha256[32])
     return e;
 }
 
+/* Into use, under the lock. */
+static void add(policy_set *set, entry *e)
+{
+    e->set = set;
+    e->next = set->entries;
+    set->entries = e;
+    if (set->watch.added) {
+        set->watch.added(set->watch.arg, &e->policy);
+    }
+}
+
+const aiq_policy *policy_get_text(policy_set *set, const char *text, size_t len, aiq_err *err)
+{
+    entry *e = (entry *)policy_parse(text, len, err), *known;
+
+    if (e == NULL) {
+        return NULL;
+    }
+    pthread_mutex_lock(&set->lock);
+    known = find(set, e->policy.sha256);
+    if (known != NULL) {
+        policy_ref(&known->policy);
+    } else {
+        add(set, e);
+    }
+    pthread_mutex_unlock(&set->lock);
+    if (known != NULL) {
+        entry_free(e);
+    }
+    return known != NULL ? &known->policy : &e->policy;
+}
+
 const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t peer,
                              aiq_err *err)
 {
@@ -203,12 +237,7 @@ const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t pe
     if (e == NULL) {
         e = load(set->folder, sha256, peer, err);
         if (e != NULL) {
-            e->set = set;
-            e->next = set->entries;
-            set->entries = e;
-            if (set->watch.added) {
-                set->watch.added(set->watch.arg, &e->policy);
-            }
+            add(set, e);
         }
     } else if (writable_by(&e->folder, peer) || writable_by(&e->file, peer)) {
         /* one worker's user may have written what another's only read */

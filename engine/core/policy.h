@@ -202,6 +202,8 @@ typedef struct aiq_policy {
     size_t n_models;
     const policy_location *locations;
     size_t n_locations;
+    const char *text; /* the document */
+    size_t text_len;
 } aiq_policy;
 
 /* The policies in use, of one engine. */
@@ -230,6 +232,9 @@ void policy_set_watch(policy_set *set, const policy_watch *watch);
  * missing, unsafe or invalid. */
 const aiq_policy *policy_get(policy_set *set, const uint8_t sha256[32], uid_t peer,
                              aiq_err *err);
+/* The same for a document that was read that way before, by this engine or another, and kept
+ * since where only engines can write. */
+const aiq_policy *policy_get_text(policy_set *set, const char *text, size_t len, aiq_err *err);
 const aiq_policy *policy_ref(const aiq_policy *policy);
 void policy_unref(const aiq_policy *policy);
 

@@ -297,23 +297,40 @@ typedef struct {
     durable_stream *d;
     char me[DURABLE_NAME], id[AIQ_ID_SIZE];
     int64_t until_ms;
-    aiq_buf tenant, request;
+    durable_request request;
+    aiq_str tenant;
+    aiq_buf texts; /* of both */
 } beginning;
 
 static bool store_beginning(store_db *db, void *arg, aiq_err *err)
 {
     beginning *b = arg;
 
-    return durable_tx_begin(db, b->me, b->until_ms, b->id,
-                            (aiq_str){(char *)b->tenant.data, b->tenant.len},
-                            (aiq_str){(char *)b->request.data, b->request.len}, err);
+    return durable_tx_begin(db, b->me, b->until_ms, b->id, b->tenant, &b->request, err);
 }
 
 static void beginning_free(beginning *b)
 {
-    aiq_buf_free(&b->tenant);
-    aiq_buf_free(&b->request);
+    aiq_buf_free(&b->texts);
     free(b);
+}
+
+/* All of them are copied. */
+static void keep_texts(beginning *b, aiq_str tenant, const durable_request *r)
+{
+    const aiq_str from[] = {tenant, r->request, r->policy_id, r->policy};
+    aiq_str *to[] = {&b->tenant, &b->request.request, &b->request.policy_id,
+                     &b->request.policy};
+    const size_t n = sizeof(from) / sizeof(from[0]);
+    size_t at = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        aiq_buf_add(&b->texts, from[i].data, from[i].len);
+    }
+    for (size_t i = 0; i < n; i++) {
+        *to[i] = (aiq_str){(char *)b->texts.data + at, from[i].len};
+        at += from[i].len;
+    }
 }
 
 /* It never was. */
@@ -347,7 +364,8 @@ static void on_begun(aiq_loop *loop, void *arg, const aiq_err *err)
 }
 
 stream *durable_begin(aiq_loop *loop, aiq_str tenant, size_t keep,
-                      const stream_producer *producer, void *arg, aiq_str request, aiq_err *err)
+                      const stream_producer *producer, void *arg,
+                      const durable_request *request, aiq_err *err)
 {
     durable_lane *lane = durable_lane_of(loop);
     stream *s = stream_new(loop, tenant, keep, producer, arg);
@@ -357,8 +375,7 @@ stream *durable_begin(aiq_loop *loop, aiq_str tenant, size_t keep,
     memcpy(b->me, lane->all->me, sizeof(b->me));
     memcpy(b->id, b->d->id, sizeof(b->id));
     b->until_ms = aiq_now_ms() + DURABLE_LEASE_MS;
-    aiq_buf_add(&b->tenant, tenant.data, tenant.len);
-    aiq_buf_add(&b->request, request.data, request.len);
+    keep_texts(b, tenant, request);
     if (!store_write(loop->engine->store, loop, store_beginning, b, on_begun, b, err)) {
         undo(b->d);
         beginning_free(b);

@@ -58,8 +58,8 @@ void durable_free(durable *all);
  * copied. The producer's opened() follows; until then nothing is to be added. NULL and *err
  * (503): the store has too much to do. */
 stream *durable_begin(aiq_loop *loop, aiq_str tenant, size_t keep,
-                      const stream_producer *producer, void *arg, aiq_str request,
-                      aiq_err *err);
+                      const stream_producer *producer, void *arg,
+                      const durable_request *request, aiq_err *err);
 
 /* What the next events are made of, as server-sent events, where another engine could not
  * see that in them. */
@@ -67,10 +67,10 @@ void durable_note(stream *s, const void *text, size_t len);
 
 /* Somebody else's stream, from here on ours; texts are valid during the call. */
 typedef struct durable_orphan {
-    stream *stream;  /* it has no producer yet: stream_produce() */
-    uint64_t last;   /* event; 0: there is none */
-    aiq_str request; /* of durable_begin() */
-    aiq_str source;  /* of all events: as noted, or themselves */
+    stream *stream;          /* it has no producer yet: stream_produce() */
+    uint64_t last;           /* event; 0: there is none */
+    aiq_str request, policy; /* of durable_begin() */
+    aiq_str source;          /* of all events: as noted, or themselves */
 } durable_orphan;
 /* Who goes on with it, or ends it; on the stream's loop. Before the loops start. */
 void durable_on_orphan(durable *all, void (*fn)(aiq_loop *loop, const durable_orphan *orphan));

@@ -18,14 +18,26 @@ bool durable_tx_leave(store_db *db, const char *me, aiq_err *err)
     return store_exec(db, err, "DELETE FROM engines WHERE id = $1", "s", me);
 }
 
-bool durable_tx_begin(store_db *db, const char *me, int64_t until_ms, const char *id,
-                      aiq_str tenant, aiq_str request, aiq_err *err)
+static bool keep_policy(store_db *db, const durable_request *r, aiq_err *err)
 {
-    return durable_tx_beat(db, me, until_ms, err) &&
+    store_rows *rows =
+        store_query(db, "SELECT 1 FROM stream_policies WHERE id = $1", "t", r->policy_id);
+    bool known = store_next(rows);
+
+    return store_rows_end(rows, err) &&
+           (known ||
+            store_exec(db, err, "INSERT INTO stream_policies (id, document) VALUES ($1, $2)",
+                       "tt", r->policy_id, r->policy));
+}
+
+bool durable_tx_begin(store_db *db, const char *me, int64_t until_ms, const char *id,
+                      aiq_str tenant, const durable_request *r, aiq_err *err)
+{
+    return durable_tx_beat(db, me, until_ms, err) && keep_policy(db, r, err) &&
            store_exec(db, err,
                       "INSERT INTO streams (id, tenant, engine, term, last_event, ended_ms, "
-                      "request) VALUES ($1, $2, $3, 1, 0, 0, $4)",
-                      "stst", id, tenant, me, request);
+                      "policy, request) VALUES ($1, $2, $3, 1, 0, 0, $4, $5)",
+                      "ststt", id, tenant, me, r->policy_id, r->request);
 }
 
 /* Adding. */
@@ -71,13 +83,14 @@ static bool end_stream(store_db *db, const char *me, const durable_batch *b, aiq
 static bool has_ended(store_db *db, const char *me, const durable_batch *b, bool *mine,
                       aiq_err *err)
 {
-    store_rows *rows =
-        store_query(db,
-                    "SELECT 1 FROM streams WHERE id = $1 AND engine = $2 AND term = $3 AND "
-                    "last_event = $4",
-                    "ssii", b->id, me, b->term, (int64_t)b->last);
+    store_rows *rows = store_query(
+        db, "SELECT engine, term, last_event FROM streams WHERE id = $1", "s", b->id);
+    bool there = store_next(rows);
+    bool same = there ? aiq_str_is(store_text(rows, 0), me) && store_int(rows, 1) == b->term &&
+                            (uint64_t)store_int(rows, 2) == b->last
+                      : b->last == 0;
 
-    *mine = b->ends && (store_next(rows) || b->last == 0);
+    *mine = b->ends && same;
     return store_rows_end(rows, err);
 }
 
@@ -135,13 +148,17 @@ static void set_text(aiq_buf *out, aiq_str text)
 
 static bool read_claimed(store_db *db, durable_claim *c, aiq_err *err)
 {
-    store_rows *rows = store_query(
-        db, "SELECT tenant, last_event, request FROM streams WHERE id = $1", "s", c->lost.id);
+    store_rows *rows =
+        store_query(db,
+                    "SELECT s.tenant, s.last_event, s.request, p.document FROM streams s "
+                    "JOIN stream_policies p ON p.id = s.policy WHERE s.id = $1",
+                    "s", c->lost.id);
 
     if (store_next(rows)) {
         set_text(&c->tenant, store_text(rows, 0));
         c->last = (uint64_t)store_int(rows, 1);
         set_text(&c->request, store_text(rows, 2));
+        set_text(&c->policy, store_text(rows, 3));
     }
     if (!store_rows_end(rows, err)) {
         return false;
@@ -227,5 +244,9 @@ bool durable_tx_forget(store_db *db, int64_t before_ms, aiq_err *err)
                       "DELETE FROM streams WHERE id IN (SELECT id FROM streams WHERE "
                       "ended_ms > 0 AND ended_ms < $1 ORDER BY ended_ms LIMIT $2)",
                       "ii", before_ms, (int64_t)DURABLE_TX_MOST) &&
+           store_exec(db, err,
+                      "DELETE FROM stream_policies WHERE NOT EXISTS (SELECT 1 FROM streams s "
+                      "WHERE s.policy = stream_policies.id)",
+                      "") &&
            store_exec(db, err, "DELETE FROM engines WHERE until_ms < $1", "i", before_ms);
 }

@@ -30,8 +30,13 @@ bool durable_tx_beat(store_db *db, const char *me, int64_t until_ms, aiq_err *er
 /* It has ended, and others may take what it has left. */
 bool durable_tx_leave(store_db *db, const char *me, aiq_err *err);
 
+/* What another engine needs to go on with a stream. */
+typedef struct {
+    aiq_str request;
+    aiq_str policy_id, policy; /* many requests' */
+} durable_request;
 bool durable_tx_begin(store_db *db, const char *me, int64_t until_ms, const char *id,
-                      aiq_str tenant, aiq_str request, aiq_err *err);
+                      aiq_str tenant, const durable_request *request, aiq_err *err);
 
 /* Adds them, or finds that it has done that before; a stream that ends without any event
  * is forgotten. */
@@ -53,7 +58,7 @@ typedef struct {
     bool taken; /* false: somebody was faster, or it has ended */
     int64_t term;
     uint64_t last;
-    aiq_buf tenant, request, source; /* source: of all events, as server-sent events */
+    aiq_buf tenant, request, policy, source; /* source: of all events, as server-sent events */
 } durable_claim;
 bool durable_tx_claim(store_db *db, const char *me, int64_t now_ms, int64_t until_ms,
                       durable_claim *claim, aiq_err *err);

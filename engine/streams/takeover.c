@@ -72,6 +72,7 @@ static void claim_free(claim_work *w)
 {
     aiq_buf_free(&w->claim.tenant);
     aiq_buf_free(&w->claim.request);
+    aiq_buf_free(&w->claim.policy);
     aiq_buf_free(&w->claim.source);
     free(w);
 }
@@ -105,7 +106,8 @@ static void on_claimed(aiq_loop *loop, void *arg, const aiq_err *err)
         metric_add(all->taken, 1);
         aiq_log(AIQ_LOG_WARN, "streams", "took over a stream that an engine had left",
                 AIQ_S("stream", c->lost.id), AIQ_I("events", (int64_t)c->last));
-        const durable_orphan orphan = {s, c->last, text_of(&c->request), text_of(&c->source)};
+        const durable_orphan orphan = {s, c->last, text_of(&c->request), text_of(&c->policy),
+                                       text_of(&c->source)};
         all->on_orphan(loop, &orphan);
     }
     claim_free(w);

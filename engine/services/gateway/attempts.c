@@ -769,6 +769,7 @@ bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
                     void (*lost)(void *arg, const policy_target *target), void *arg,
                     aiq_err *err)
 {
+    aiq_buf_free(&a->more.text); /* of a start before */
     *a = (attempts){
         .job = job,
         .asked = model,

@@ -93,11 +93,11 @@ struct attempts {
     loop_timer wait, hedge;
 };
 
-/* Begins; the events are those of a provider's call, and as there none comes before this
- * has returned. lost: what `target` has done so far is not the answer, or not its end,
- * although it will be paid for: its stream is broken and another one is about to go on
- * with it, or another one was quicker. False and *err: nobody could be asked. a, chat and
- * what events' arg points to live as long as the job. */
+/* Begins, the first time with all zeroes; the events are those of a provider's call, and as
+ * there none comes before this has returned. lost: what `target` has done so far is not the
+ * answer, or not its end, although it will be paid for: its stream is broken and another one is
+ * about to go on with it, or another one was quicker. False and *err: nobody could be asked. a,
+ * chat and what events' arg points to live as long as the job. */
 bool attempts_start(attempts *a, aiq_job *job, const policy_model *model,
                     const chat_request *chat, const provider_events *events,
                     void (*lost)(void *arg, const policy_target *target), void *arg,

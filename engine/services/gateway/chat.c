@@ -43,6 +43,10 @@
  * the client takes the stream for dead. */
 #define KEEPALIVE_MS 15000
 
+/* How often, and for how long, it is tried to go on with what another engine has left. */
+#define AGAIN_MS 1000
+#define GO_ON_MS 300000
+
 typedef enum {
     CHAT_RECEIVING,
     CHAT_WAITING,
@@ -243,9 +247,37 @@ static bool hears_events(const chat *c)
     return c->client->error && (c->job->head_sent || (c->gone && c->outlet.log));
 }
 
+static void hold(chat *c);
+
+static void on_again(aiq_loop *loop, void *arg)
+{
+    (void)loop;
+    hold(arg);
+}
+
+/* What another engine has left is not given up at once: a model may still be on its way into
+ * memory, and many may want to go on at a time. */
+static bool ask_again(chat *c, const aiq_err *err)
+{
+    uint64_t since_ns = loop_now_ns() - c->job->started_ns;
+
+    if (c->left.data == NULL || c->first_ns || !err->retryable ||
+        since_ns > GO_ON_MS * 1000000ull) {
+        return false;
+    }
+    token_limits_settle(&c->hold, 0, clock_ms(c));
+    bill_drop(&c->bill);
+    c->state = CHAT_WAITING;
+    loop_timer_start(c->job->loop, &c->alone, AGAIN_MS, on_again, c);
+    return true;
+}
+
 /* The end without an answer; whoever was asked is settled with. */
 static void refuse(chat *c, const aiq_err *err)
 {
+    if (ask_again(c, err)) {
+        return;
+    }
     char limits[TOKEN_STATE_TEXT];
     job_header headers[TOKEN_STATE_HEADERS];
 
@@ -581,16 +613,16 @@ static const stream_producer guaranteed_producer = {.hold = on_hold,
 
 static void open_stream(chat *c)
 {
-    aiq_buf request = {0};
+    aiq_buf memory = {0};
+    const durable_request request = guaranteed_request(c->job, c->body, &memory);
     aiq_err err;
 
     c->state = CHAT_OPENING;
-    guaranteed_write(&request, c->job, c->body);
     if (!outlet_guarantee(&c->outlet, c->job->location->stream_buffer, &guaranteed_producer, c,
-                          (aiq_str){(char *)request.data, request.len}, &err)) {
+                          &request, &err)) {
         refuse(c, &err);
     }
-    aiq_buf_free(&request);
+    aiq_buf_free(&memory);
 }
 
 static void begin(chat *c)
@@ -725,6 +757,7 @@ static void go_on(chat *c)
     } else if (c->asked) {
         hold(c);
     } else {
+        err.retryable = false;
         refuse(c, &err);
     }
 }

@@ -1,9 +1,7 @@
 #include "services/gateway/guaranteed.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 #include "core/log.h"
 #include "engine.h"
 #include "providers/sse.h"
@@ -44,7 +42,7 @@ bool guaranteed_wanted(const aiq_job *job, const chat_request *chat, bool *wante
 
 static void add_name(aiq_buf *out, const char *name)
 {
-    aiq_buf_printf(out, "%s\"%s\":", out->len > 1 ? "," : "", name);
+    aiq_buf_printf(out, "%s\"%s\":", out->data[out->len - 1] == '{' ? "" : ",", name);
 }
 
 static void add_text(aiq_buf *out, const char *name, aiq_str text)
@@ -73,15 +71,9 @@ static void add_headers(aiq_buf *out, const aiq_job *job)
     aiq_buf_text(out, "]");
 }
 
-void guaranteed_write(aiq_buf *out, const aiq_job *job, aiq_str body)
+static void write_request(aiq_buf *out, const aiq_job *job, aiq_str body)
 {
-    char sha256[65];
-
-    for (int i = 0; i < 32; i++) {
-        snprintf(sha256 + 2 * i, 3, "%02x", job->policy->sha256[i]);
-    }
     aiq_buf_text(out, "{");
-    add_text(out, "policy", (aiq_str){sha256, 64});
     add_number(out, "location", job->location - job->policy->locations);
     add_number(out, "method", job->method);
     add_text(out, "uri", job->uri);
@@ -104,9 +96,24 @@ void guaranteed_write(aiq_buf *out, const aiq_job *job, aiq_str body)
     aiq_buf_text(out, "}");
 }
 
+durable_request guaranteed_request(const aiq_job *job, aiq_str body, aiq_buf *memory)
+{
+    const aiq_policy *policy = job->policy;
+    size_t id = 0;
+
+    for (; id < sizeof(policy->sha256); id++) {
+        aiq_buf_printf(memory, "%02x", policy->sha256[id]);
+    }
+    write_request(memory, job, body);
+    const char *text = (char *)memory->data;
+    return (durable_request){.request = {text + 2 * id, memory->len - 2 * id},
+                             .policy_id = {text, 2 * id},
+                             .policy = {policy->text, policy->text_len}};
+}
+
 /* The values of a document. */
 typedef struct {
-    json_value policy, location, method, uri, args, request_id, traceparent, content_type;
+    json_value location, method, uri, args, request_id, traceparent, content_type;
     json_value tenant, user, role, key_id, conditions, hashes, headers, body;
 } document;
 
@@ -114,7 +121,6 @@ static bool scan(aiq_str text, document *d)
 {
     json_error error;
     const json_want wants[] = {
-        {"policy", &d->policy},
         {"location", &d->location},
         {"method", &d->method},
         {"uri", &d->uri},
@@ -146,23 +152,6 @@ static bool scan(aiq_str text, document *d)
         if (wants[i].value->type != type) {
             return false;
         }
-    }
-    return true;
-}
-
-static bool read_sha256(const json_value *value, uint8_t sha256[32])
-{
-    const char *hex = value->text.data + 1;
-
-    if (value->text.len != 64 + 2) {
-        return false;
-    }
-    for (int i = 0; i < 32; i++) {
-        unsigned byte;
-        if (sscanf(hex + 2 * i, "%2x", &byte) != 1) {
-            return false;
-        }
-        sha256[i] = (uint8_t)byte;
     }
     return true;
 }
@@ -227,17 +216,11 @@ static bool unreadable(aiq_err *err)
     return aiq_fail(err, 500, "stream_broken_off", "Nobody can go on with this stream.");
 }
 
-/* A document of the store's is ours; the policy that it names is checked against its name. */
-static const aiq_policy *policy_of(aiq_engine *engine, const document *d, aiq_err *err)
+static const aiq_policy *policy_of(aiq_engine *engine, aiq_str text, aiq_err *err)
 {
-    uint8_t sha256[32];
     aiq_err why;
+    const aiq_policy *policy = policy_get_text(engine->policies, text.data, text.len, &why);
 
-    if (!read_sha256(&d->policy, sha256)) {
-        unreadable(err);
-        return NULL;
-    }
-    const aiq_policy *policy = policy_get(engine->policies, sha256, geteuid(), &why);
     if (policy == NULL) {
         unreadable(err);
         aiq_err_detail(err, "%s", why.detail[0] ? why.detail : why.message);
@@ -245,17 +228,18 @@ static const aiq_policy *policy_of(aiq_engine *engine, const document *d, aiq_er
     return policy;
 }
 
-aiq_job *guaranteed_job(aiq_loop *loop, aiq_str text, aiq_str *body, aiq_err *err)
+aiq_job *guaranteed_job(aiq_loop *loop, const durable_orphan *orphan, aiq_str *body,
+                        aiq_err *err)
 {
     const aiq_policy *policy;
     document d;
     int64_t i;
 
-    if (!scan(text, &d) || !json_int(&d.location, &i)) {
+    if (!scan(orphan->request, &d) || !json_int(&d.location, &i)) {
         unreadable(err);
         return NULL;
     }
-    policy = policy_of(loop->engine, &d, err);
+    policy = policy_of(loop->engine, orphan->policy, err);
     if (policy == NULL) {
         return NULL;
     }
@@ -371,7 +355,7 @@ void guaranteed_orphan(aiq_loop *loop, const durable_orphan *orphan)
 {
     aiq_str body;
     aiq_err err;
-    aiq_job *job = guaranteed_job(loop, orphan->request, &body, &err);
+    aiq_job *job = guaranteed_job(loop, orphan, &body, &err);
 
     if (job == NULL) {
         give_up(orphan->stream, &err);

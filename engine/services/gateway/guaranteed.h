@@ -1,13 +1,12 @@
 /*
  * Guaranteed streams (`X-AIQ-QoS: guaranteed`): what another engine needs to go on with one
- * (streams/durable.h), as a document, and how it does so.
+ * (streams/durable.h): a document, and the policy; and how it does so.
  *
- *     {"policy": "<sha256>", "location": 3, "method": 2, "uri": "/v1/chat/completions",
+ *     {"location": 3, "method": 2, "uri": "/v1/chat/completions",
  *      "tenant": "default", …, "headers": [["x-aiq-continue", "allow"]], "body": "{…}"}
  *
- * The policy must still lie beside the socket, as it does while nginx has it. What has been
- * said is read back from what the events were made of; then the rest is asked for as
- * continuation.h has it: of local models, or where the client allows it. Whatever is in the
+ * What has been said is read back from what the events were made of; then the rest is asked for
+ * as continuation.h has it: of local models, or where the client allows it. Whatever is in the
  * way ends the stream with an error event.
  */
 
@@ -23,11 +22,13 @@
 bool guaranteed_wanted(const aiq_job *job, const chat_request *chat, bool *wanted,
                        aiq_err *err);
 
-void guaranteed_write(aiq_buf *out, const aiq_job *job, aiq_str body);
+/* The request's texts lie in *memory, which the caller frees, and in the job. */
+durable_request guaranteed_request(const aiq_job *job, aiq_str body, aiq_buf *memory);
 
 /* The job that goes on, to be started (job_alone_start()); *body lies in its pool. NULL and
  * *err. */
-aiq_job *guaranteed_job(aiq_loop *loop, aiq_str document, aiq_str *body, aiq_err *err);
+aiq_job *guaranteed_job(aiq_loop *loop, const durable_orphan *orphan, aiq_str *body,
+                        aiq_err *err);
 
 /* Brings a client dialect's stream (client.h) to where it was, and gathers what was said. True:
  * that was all of it. */

@@ -1,7 +1,6 @@
 #include "services/gateway/outlet.h"
 
 #include <string.h>
-#include "streams/durable.h"
 
 void outlet_log(outlet *o, size_t keep, const stream_producer *producer, void *arg)
 {
@@ -10,7 +9,7 @@ void outlet_log(outlet *o, size_t keep, const stream_producer *producer, void *a
 }
 
 bool outlet_guarantee(outlet *o, size_t keep, const stream_producer *producer, void *arg,
-                      aiq_str request, aiq_err *err)
+                      const durable_request *request, aiq_err *err)
 {
     o->guaranteed = true;
     o->log = durable_begin(o->job->loop, o->job->tenant, keep, producer, arg, request, err);

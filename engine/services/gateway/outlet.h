@@ -14,6 +14,7 @@
 #define AIQ_GATEWAY_OUTLET_H
 
 #include "link/job.h"
+#include "streams/durable.h"
 #include "streams/stream_reader.h"
 
 typedef struct outlet {
@@ -39,7 +40,7 @@ void outlet_log(outlet *o, size_t keep, const stream_producer *producer, void *a
 /* Begins a guaranteed one: its producer's opened() follows. request: see durable_begin().
  * False and *err. */
 bool outlet_guarantee(outlet *o, size_t keep, const stream_producer *producer, void *arg,
-                      aiq_str request, aiq_err *err);
+                      const durable_request *request, aiq_err *err);
 /* Goes on with one that another engine has left. */
 void outlet_adopt(outlet *o, stream *log, size_t keep, const stream_producer *producer,
                   void *arg);

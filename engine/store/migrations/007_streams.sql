@@ -9,6 +9,12 @@ CREATE TABLE engines (
     until_ms BIGINT NOT NULL -- Unix, as all below
 );
 
+-- What nginx.conf said when streams began, once for all of them.
+CREATE TABLE stream_policies (
+    id       TEXT PRIMARY KEY,
+    document TEXT NOT NULL
+);
+
 CREATE TABLE streams (
     id         TEXT PRIMARY KEY,
     tenant     TEXT NOT NULL,
@@ -16,9 +22,11 @@ CREATE TABLE streams (
     term       BIGINT NOT NULL,
     last_event BIGINT NOT NULL, -- its number; 0: there is none yet
     ended_ms   BIGINT NOT NULL,
+    policy     TEXT NOT NULL,
     request    TEXT             -- what it answers; NULL once it has ended
 );
 CREATE INDEX streams_ended ON streams (ended_ms);
+CREATE INDEX streams_policy ON streams (policy);
 
 -- A batch: the events from first_event to last_event, without their numbers.
 CREATE TABLE stream_events (
