@@ -14,7 +14,8 @@
  *    concatenation is the answer.
  *  - A request's context memory is reserved when it is admitted, prompt and answer
  *    together: nothing that runs can fail later because another one grew.
- *  - The same request with the same seed gives the same answer, alone or in company.
+ *  - The same request with the same seed gives the same answer, alone or in company; with
+ *    packed weights as far as rounding in the kernels allows (aiq_kernels.h, step).
  */
 #ifndef AIQ_INFER_H
 #define AIQ_INFER_H

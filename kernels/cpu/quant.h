@@ -100,7 +100,7 @@ QUANT_INLINE void quant_scales(quant_super *b, const uint8_t *block)
     }
 }
 
-QUANT_INLINE void quant_q4_k(quant_super *b, const uint8_t *p)
+QUANT_INLINE void quant_q4_k(quant_super *restrict b, const uint8_t *restrict p)
 {
     quant_scales(b, p);
     for (size_t j = 0; j < 4; j++) {
@@ -108,12 +108,14 @@ QUANT_INLINE void quant_q4_k(quant_super *b, const uint8_t *p)
 
         for (size_t i = 0; i < 32; i++) {
             b->q[64 * j + i] = (int8_t)(low[i] & 15);
+        }
+        for (size_t i = 0; i < 32; i++) {
             b->q[64 * j + 32 + i] = (int8_t)(low[i] >> 4);
         }
     }
 }
 
-QUANT_INLINE void quant_q5_k(quant_super *b, const uint8_t *p)
+QUANT_INLINE void quant_q5_k(quant_super *restrict b, const uint8_t *restrict p)
 {
     const uint8_t *high = p + Q5_K_HIGH;
 
@@ -128,7 +130,7 @@ QUANT_INLINE void quant_q5_k(quant_super *b, const uint8_t *p)
     }
 }
 
-QUANT_INLINE void quant_q6_k(quant_super *b, const uint8_t *p)
+QUANT_INLINE void quant_q6_k(quant_super *restrict b, const uint8_t *restrict p)
 {
     float d = quant_f16(p + Q6_K_D);
 
@@ -149,7 +151,8 @@ QUANT_INLINE void quant_q6_k(quant_super *b, const uint8_t *p)
     }
 }
 
-QUANT_INLINE void quant_row_super(float *dst, const uint8_t *p, size_t n, kern_type type)
+QUANT_INLINE void quant_row_super(float *restrict dst, const uint8_t *restrict p, size_t n,
+                                  kern_type type)
 {
     for (size_t i = 0; i < n; i += 256) {
         quant_super b;
@@ -172,7 +175,7 @@ QUANT_INLINE void quant_row_super(float *dst, const uint8_t *p, size_t n, kern_t
     }
 }
 
-QUANT_INLINE void quant_row_q8_0(float *dst, const uint8_t *p, size_t n)
+QUANT_INLINE void quant_row_q8_0(float *restrict dst, const uint8_t *restrict p, size_t n)
 {
     for (size_t i = 0; i < n; i += 32, p += Q8_0_BYTES) {
         float d = quant_f16(p);
@@ -183,27 +186,34 @@ QUANT_INLINE void quant_row_q8_0(float *dst, const uint8_t *p, size_t n)
     }
 }
 
-QUANT_INLINE void quant_row_q4_0(float *dst, const uint8_t *p, size_t n)
+QUANT_INLINE void quant_row_q4_0(float *restrict dst, const uint8_t *restrict p, size_t n)
 {
     for (size_t i = 0; i < n; i += 32, p += Q4_0_BYTES) {
         float d = quant_f16(p);
 
         for (size_t j = 0; j < 16; j++) {
             dst[i + j] = d * (float)((p[2 + j] & 15) - 8);
+        }
+        for (size_t j = 0; j < 16; j++) {
             dst[i + 16 + j] = d * (float)((p[2 + j] >> 4) - 8);
         }
     }
 }
 
-QUANT_INLINE void quant_row_bf16(float *dst, const uint8_t *p, size_t n)
+/* n is any number; sixteen at a time are what compilers vectorize. */
+QUANT_INLINE void quant_row_bf16(float *restrict dst, const uint8_t *restrict p, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        uint32_t bits;
+    uint16_t h[16] = {0};
+    uint32_t bits[16];
 
-        memcpy(&h, p + i * 2, sizeof(h));
-        bits = (uint32_t)h << 16;
-        memcpy(dst + i, &bits, sizeof(bits));
+    for (size_t i = 0; i < n; i += 16) {
+        size_t some = n - i < 16 ? n - i : 16;
+
+        memcpy(h, p + i * 2, some * sizeof(*h));
+        for (size_t j = 0; j < 16; j++) {
+            bits[j] = (uint32_t)h[j] << 16;
+        }
+        memcpy(dst + i, bits, some * sizeof(*bits));
     }
 }
 
