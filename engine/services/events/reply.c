@@ -36,7 +36,8 @@ void event_reply_nothing_more(aiq_job *job)
 static void on_keepalive(aiq_loop *loop, void *arg)
 {
     event_reply *s = arg;
-    uint64_t quiet_ms = (loop_turn_ns(s->job->loop) - s->sent_ns) / 1000000, wait = KEEPALIVE_MS;
+    uint64_t quiet_ms = (loop_turn_ns(s->job->loop) - s->sent_ns) / 1000000,
+             wait = KEEPALIVE_MS;
 
     if (quiet_ms < KEEPALIVE_MS) {
         wait = KEEPALIVE_MS - quiet_ms;
