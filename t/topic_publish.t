@@ -62,7 +62,7 @@ for (['{"type":"t"}', 'data'], ['{"data":1}', 'type'], ['{"type":1,"data":1}', '
     is(error($r)->{param}, $_->[1], 'names what');
 }
 is(publish('news', $_)->{status}, 400, "no event: $_")
-    for '', '1', '[]', '{"type":"t","data":1', '{"type":"t","data":1,"more":2}', '{"type":"t","type":"u","data":1}';
+    for '', '1', '[]', '{"type":"t","data":1', '{"type":"t","data":1,"more":2}', ' {"type":"t","data":1,"more":2}', '{"type":"t","type":"u","data":1}';
 is(publish($_, '{"type":"t","data":1}')->{status}, 404, "no topic: $_") for 'a%20b', 'x' x 65, 'a/b';
 is(publish('x' x 64, '{"type":"t","data":1}')->{status}, 202, 'the longest name');
 is(publish('news', '{"type":"t","data":"' . 'x' x 65000 . '"}')->{status}, 202, 'a large event');

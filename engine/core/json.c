@@ -552,6 +552,13 @@ static bool pass_value(scanner *s, json_value *value)
     return true;
 }
 
+json_value json_root(aiq_str text)
+{
+    const char *start = memchr(text.data, '{', text.len);
+
+    return (json_value){JSON_OBJECT, {start, text.len - (size_t)(start - text.data)}, 0};
+}
+
 bool json_each(const json_value *container, size_t *cursor, aiq_str *name, json_value *value)
 {
     const uint8_t *start = (const uint8_t *)container->text.data;

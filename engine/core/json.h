@@ -56,6 +56,10 @@ bool json_scan(const char *text, size_t len, const json_want *wants, size_t n,
 /* Validates the whole text as any value. */
 bool json_valid(const char *text, size_t len, json_error *error);
 
+/* A validated text that is an object, as a value: what json_each() and json_member() take. Its
+ * count is not set. */
+json_value json_root(aiq_str text);
+
 /* Members of an object, or elements of an array, of an already validated text:
  * start with *cursor = 0; false at the end. name may be NULL for arrays; it is
  * the raw slice between the quotes. */

@@ -485,7 +485,7 @@ bool anthropic_completion(aiq_str body, int64_t created, aiq_buf *out, provider_
         *wrong = error.reason;
         return false;
     }
-    root = rewrite_root(body);
+    root = json_root(body);
     *wrong = "no message";
     if (content.type != JSON_ARRAY || !write_head(out, &root, "chat.completion", created)) {
         return false;

@@ -641,7 +641,7 @@ bool anthropic_request(const chat_request *chat, const char *model, aiq_pool *po
                                         "reasoning_effort",
                                         "response_format",
                                         NULL};
-    json_value body = rewrite_root(chat->body);
+    json_value body = json_root(chat->body);
     writer w = {.pool = pool, .out = out, .err = err};
 
     if (!rewrite_only(&body, known, "", err) || !check_defaults(&w, chat, &body)) {

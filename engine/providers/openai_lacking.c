@@ -3,7 +3,7 @@
 
 static void write_members(const chat_request *chat, const policy_provider *p, aiq_buf *out)
 {
-    json_value root = rewrite_root(chat->body), value;
+    json_value root = json_root(chat->body), value;
     bool renames =
         p->no_max_completion_tokens && chat->max_completion_tokens.type == JSON_NUMBER;
     size_t cursor = 0;

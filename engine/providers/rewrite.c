@@ -138,10 +138,3 @@ bool rewrite_only(const json_value *object, const char *const *names, const char
     }
     return true;
 }
-
-json_value rewrite_root(aiq_str text)
-{
-    const char *start = memchr(text.data, '{', text.len);
-
-    return (json_value){JSON_OBJECT, {start, text.len - (size_t)(start - text.data)}, 0};
-}

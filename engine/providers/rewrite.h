@@ -44,7 +44,4 @@ bool rewrite_invalid(aiq_err *err, const char *expected, const char *field, ...)
 bool rewrite_only(const json_value *object, const char *const *names, const char *field,
                   aiq_err *err);
 
-/* A validated text that is an object, as a value; its count is not set. */
-json_value rewrite_root(aiq_str text);
-
 #endif

@@ -121,6 +121,6 @@ provider_tokens usage_scan_tokens(const usage_scan *s)
     if (!s->whole || !json_scan(text.data, text.len, NULL, 0, &wrong)) {
         return PROVIDER_TOKENS_UNKNOWN;
     }
-    const json_value usage = rewrite_root(text);
+    const json_value usage = json_root(text);
     return openai_usage(&usage);
 }

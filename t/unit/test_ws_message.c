@@ -92,6 +92,7 @@ static void names_the_field(void **state)
          "invalid_value", "headers"},
         {"{\"type\":\"ping\",\"id\":\"a\\u0041\"}", "invalid_value", "id"},
         {"{\"type\":\"ping\",\"what\":1}", "unknown_parameter", ""},
+        {" {\"type\":\"ping\",\"what\":1}", "unknown_parameter", ""},
     };
     ws_message m;
     aiq_err err;

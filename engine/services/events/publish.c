@@ -57,15 +57,17 @@ static bool is_known(aiq_str name, aiq_err *err)
 
 static bool read_event(publishing *p, aiq_str *type, aiq_str *data, aiq_err *err)
 {
-    json_value kind, value, whole = {JSON_OBJECT, {(char *)p->body.data, p->body.len}, 2}, each;
+    const aiq_str text = {(char *)p->body.data, p->body.len};
+    json_value kind, value, each, whole;
     const json_want wants[] = {{"type", &kind}, {"data", &value}};
     json_error wrong;
     aiq_str name;
 
-    if (!json_scan(whole.text.data, whole.text.len, wants, 2, &wrong)) {
+    if (!json_scan(text.data, text.len, wants, 2, &wrong)) {
         return aiq_fail(err, 400, "invalid_json", "The body is no JSON object: %s at byte %zu.",
                         wrong.reason, wrong.offset);
     }
+    whole = json_root(text);
     for (size_t cursor = 0; json_each(&whole, &cursor, &name, &each);) {
         if (!is_known(name, err)) {
             return false;

@@ -302,7 +302,7 @@ void messages_chunk(messages_stream *s, aiq_str data, aiq_buf *out)
         return;
     }
     if (!s->started) {
-        json_value chunk = rewrite_root(data);
+        json_value chunk = json_root(data);
         begin_message(s, &chunk, out);
     }
     if (usage.type == JSON_OBJECT) {
@@ -414,7 +414,7 @@ bool messages_completion(aiq_str body, aiq_pool *pool, aiq_buf *out)
         !json_each(&choices, &cursor, NULL, &choice)) {
         return false;
     }
-    json_value root = rewrite_root(body), message = json_member(&choice, "message");
+    json_value root = json_root(body), message = json_member(&choice, "message");
     json_value finish = json_member(&choice, "finish_reason");
     json_value refusal = json_member(&message, "refusal");
     bool refused = refusal.type == JSON_STRING && refusal.text.len > 2;

@@ -549,7 +549,7 @@ static bool write_chat(writer *w, const chat_request *chat)
         "stream",         "temperature",   "top_p",        "top_k",
         "stop_sequences", "metadata",      "service_tier", "tools",
         "tool_choice",    "output_config", "thinking",     NULL};
-    json_value body = rewrite_root(chat->body);
+    json_value body = json_root(chat->body);
 
     if (!rewrite_only(&body, known, "", w->err)) {
         return false;

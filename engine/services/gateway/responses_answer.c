@@ -215,7 +215,7 @@ static void write_request(aiq_buf *out, const responses_stream *s)
         {"top_p", "1"},
         {"user", "null"},
     };
-    json_value body = rewrite_root(s->chat->body);
+    json_value body = json_root(s->chat->body);
 
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
         json_value value = json_member(&body, fields[i][0]);
@@ -506,7 +506,7 @@ void responses_chunk(responses_stream *s, aiq_str data, aiq_buf *out)
         return;
     }
     if (!s->started) {
-        json_value chunk = rewrite_root(data);
+        json_value chunk = json_root(data);
         s->started = true;
         read_names(s, &chunk);
         response_event(s, "response.created", false, out);
@@ -612,7 +612,7 @@ bool responses_completion(aiq_str body, const chat_request *chat, int64_t now, a
     responses_begin(s, chat, now);
     if (json_scan(body.data, body.len, wants, 2, &error) &&
         json_each(&choices, &cursor, NULL, &choice)) {
-        json_value root = rewrite_root(body), message = json_member(&choice, "message");
+        json_value root = json_root(body), message = json_member(&choice, "message");
         json_value finish = json_member(&choice, "finish_reason");
         read_names(s, &root);
         read_usage(s, &usage);

@@ -506,7 +506,7 @@ static bool write_chat(writer *w, const chat_request *chat)
                                         "include",
                                         "truncation",
                                         NULL};
-    json_value body = rewrite_root(chat->body);
+    json_value body = json_root(chat->body);
 
     if (!rewrite_only(&body, known, "", w->err) || !check_rest(&body, w->err)) {
         return false;

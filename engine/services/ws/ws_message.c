@@ -110,7 +110,7 @@ static bool check_fields(const ws_message *m, const json_value values[N_FIELDS],
 
 static bool check_names(aiq_str text, aiq_err *err)
 {
-    const json_value whole = {.type = JSON_OBJECT, .text = text};
+    const json_value whole = json_root(text);
     json_value value;
     size_t cursor = 0;
     aiq_str name;
@@ -201,20 +201,6 @@ static bool take_after(ws_message *m, const json_value *after, aiq_err *err)
     return true;
 }
 
-static aiq_str trim(aiq_str text)
-{
-    const char *space = " \t\r\n";
-
-    while (text.len && strchr(space, text.data[0])) {
-        text.data++;
-        text.len--;
-    }
-    while (text.len && strchr(space, text.data[text.len - 1])) {
-        text.len--;
-    }
-    return text;
-}
-
 bool ws_message_parse(ws_message *m, aiq_str text, aiq_err *err)
 {
     json_value values[N_FIELDS];
@@ -233,7 +219,7 @@ bool ws_message_parse(ws_message *m, aiq_str text, aiq_err *err)
                      *topic = &values[FIELD_TOPIC];
     m->body = values[FIELD_BODY];
     return (id->type != JSON_STRING || take_name(id, FIELD_ID, &m->id, err)) &&
-           take_kind(m, &values[FIELD_TYPE], err) && check_names(trim(text), err) &&
+           take_kind(m, &values[FIELD_TYPE], err) && check_names(text, err) &&
            check_fields(m, values, err) &&
            (stream->type == JSON_NONE || take_name(stream, FIELD_STREAM, &m->source, err)) &&
            (topic->type == JSON_NONE || take_name(topic, FIELD_TOPIC, &m->source, err)) &&
