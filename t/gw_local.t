@@ -80,8 +80,7 @@ is(ask('demo', 'Hi', tools => [], logprobs => $false, n => 1, user => 'x', respo
     200, 'what asks for nothing is fine');
 
 # what cannot
-for my $field ([ n => 2 ], [ tools => [ {} ] ], [ functions => [ {} ] ], [ logprobs => $true ],
-    [ response_format => { type => 'json_object' } ], [ logit_bias => { 1 => 1 } ], [ presence_penalty => 1 ],
+for my $field ([ tools => [ {} ] ], [ functions => [ {} ] ], [ response_format => { type => 'json_object' } ],
     [ modalities => ['audio'] ]) {
     my $e = $t->json(ask('demo', 'Hi', @$field))->{error};
     is("$e->{code} $e->{param}", "unsupported_parameter $field->[0]", "$field->[0] is refused by name");
@@ -90,7 +89,12 @@ $r = $t->post('/v1/chat/completions', JSON::PP::encode_json({ model => 'demo', m
     { role => 'user', content => [ { type => 'image_url', image_url => {} } ] } ] }),
     headers => [ 'Content-Type' => 'application/json' ]);
 is($t->json($r)->{error}{param}, 'messages[0].content', 'images are refused');
-is($t->json(ask('demo', 'Hi', top_k => -1))->{error}{param}, 'top_k', 'top_k');
+for my $field ([ top_k => -1 ], [ n => 17 ], [ logprobs => 1 ], [ top_logprobs => 2 ], [ min_p => 1 ],
+    [ logit_bias => { x => 1 } ], [ logit_bias => { 1 => 101 } ], [ logit_bias => { 99999999 => 1 } ],
+    [ presence_penalty => 3 ], [ frequency_penalty => 'x' ], [ repetition_penalty => 0 ]) {
+    my $e = $t->json(ask('demo', 'Hi', @$field))->{error};
+    is("$e->{code} $e->{param}", "invalid_value $field->[0]", "$field->[0]: what it may be");
+}
 is($t->json(ask('demo', 'Hi', stop => ''))->{error}{param}, 'stop', 'an empty stop');
 $r = ask('demo', 'x ' x 3000);
 is($r->{status}, 400, 'a prompt beyond the context');

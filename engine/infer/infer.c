@@ -47,6 +47,16 @@ typedef struct {
     unsigned refs; /* the model and each request; under lock */
 } hub;
 
+/* Log-probabilities of tokens whose text is still kept back. */
+typedef struct {
+    bool wanted;
+    uint32_t n_top;
+    infer_token *tokens; /* [cap] */
+    infer_scored *top;   /* [cap][n_top] */
+    size_t n;
+    size_t cap;
+} scores;
+
 struct infer_req {
     hub *hub;
     infer_req *next; /* in waiting or running */
@@ -67,6 +77,8 @@ struct infer_req {
     uint32_t pos;        /* tokens in kv */
     kern_kv *kv;
     sampler sampler;
+    sampler_bias *bias; /* [sampler.n_bias] */
+    scores scores;
     answer answer;
     char *stop[INFER_MAX_STOP];
     size_t n_stop;
@@ -103,7 +115,9 @@ struct infer {
     kern_seq *seqs;             /* [max_running] the batch */
     infer_req **reqs;           /* [max_running] whose they are */
     float *logits;              /* [max_running][n_vocab] */
+    float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
     sampler_candidate *scratch; /* [n_vocab] */
+    uint32_t *counts;           /* [n_vocab] all 0 */
 };
 
 /* --- lists --- */
@@ -167,6 +181,9 @@ static void req_free(infer_req *r)
         free(r->stop[i]);
     }
     answer_free(&r->answer);
+    free(r->scores.tokens);
+    free(r->scores.top);
+    free(r->bias);
     free(r->ids);
     free(r);
 }
@@ -233,12 +250,26 @@ static void finish_failed(infer *m, infer_req *r, const char *error)
     finish(m, r, &ev);
 }
 
+static void give_scores(infer_req *r, infer_event *ev)
+{
+    scores *s = &r->scores;
+
+    for (size_t i = 0; i < s->n; i++) {
+        s->tokens[i].top = s->top + i * s->n_top;
+    }
+    ev->tokens = s->tokens;
+    ev->n_tokens = s->n;
+    ev->n_top = s->n_top;
+    s->n = 0;
+}
+
 static void emit_ready(infer_req *r)
 {
     infer_event ev = {
         .type = INFER_TEXT, .text = r->answer.text, .len = answer_ready(&r->answer)};
 
     if (ev.len > 0) {
+        give_scores(r, &ev);
         r->cb(r->arg, &ev);
         answer_drop(&r->answer, ev.len);
     }
@@ -256,18 +287,89 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     ev.prompt_tokens = r->n_prompt - r->n_said;
     ev.completion_tokens = r->n_said + r->n_answer;
     ev.ids = r->ids + ev.prompt_tokens;
+    give_scores(r, &ev);
     finish(m, r, &ev);
 }
 
 /* --- one step --- */
 
-/* The token that follows. False: the request is over and must not be touched. */
-static bool take_token(infer *m, infer_req *r, const float *logits)
+/* Room for one more token's. */
+static bool grow_scores(scores *s)
 {
-    int32_t id = sampler_pick(&r->sampler, logits, m->model.config.n_vocab, m->scratch);
+    size_t cap = s->cap > 0 ? s->cap * 2 : 8;
+    infer_token *tokens;
+    infer_scored *top;
+
+    if (s->n < s->cap) {
+        return true;
+    }
+    tokens = realloc(s->tokens, cap * sizeof(*tokens));
+    if (tokens != NULL) {
+        s->tokens = tokens;
+    }
+    top = realloc(s->top, cap * (s->n_top + 1) * sizeof(*top));
+    if (top != NULL) {
+        s->top = top;
+    }
+    if (tokens == NULL || top == NULL) {
+        return false;
+    }
+    s->cap = cap;
+    return true;
+}
+
+/* The likeliest tokens, before sampling changes the logits. */
+static bool score_top(infer *m, scores *s, const float *logits, double *sum)
+{
+    infer_scored *top;
+    int32_t ids[INFER_MAX_TOP];
+
+    if (!grow_scores(s)) {
+        return false;
+    }
+    *sum = sampler_log_sum(logits, m->model.config.n_vocab);
+    sampler_top(logits, m->model.config.n_vocab, s->n_top, ids);
+    top = s->top + s->n * s->n_top;
+    for (uint32_t i = 0; i < s->n_top; i++) {
+        top[i] = (infer_scored){ids[i], (float)(logits[ids[i]] - *sum)};
+    }
+    return true;
+}
+
+/* The next token's id, -1: the logits make no sense, -2: memory ends. */
+static int32_t sample(infer *m, infer_req *r, float *logits)
+{
+    uint32_t n = m->model.config.n_vocab;
+    sampler_context context = {.ids = r->ids,
+                               .n_prompt = r->n_prompt - r->n_said,
+                               .n_answer = r->n_said + r->n_answer};
+    double sum = 0;
+    int32_t id;
+
+    if (r->scores.wanted) {
+        if (!score_top(m, &r->scores, logits, &sum)) {
+            return -2;
+        }
+        memcpy(m->raw, logits, n * sizeof(*logits));
+    }
+    id = sampler_pick(&r->sampler, &context, logits, n, m->scratch, m->counts);
+    if (id >= 0 && r->scores.wanted && !tokenizer_is_end(m->tok, id)) {
+        r->scores.tokens[r->scores.n++].chosen = (infer_scored){id, (float)(m->raw[id] - sum)};
+    }
+    return id;
+}
+
+/* The token that follows. False: the request is over and must not be touched. */
+static bool take_token(infer *m, infer_req *r, float *logits)
+{
+    int32_t id = sample(m, r, logits);
     const char *piece;
     size_t len;
 
+    if (id == -2) {
+        finish_failed(m, r, "out of memory");
+        return false;
+    }
     if (id < 0) {
         finish_failed(m, r, "the model computed something that is not a number");
         return false;
@@ -321,7 +423,7 @@ static void plan_step(infer *m, uint32_t n)
 
 static void step(infer *m, uint32_t n)
 {
-    const float *logits = m->logits;
+    float *logits = m->logits;
     bool ok;
 
     plan_step(m, n);
@@ -475,6 +577,37 @@ static infer_rc out_of_memory(char *err, size_t errlen)
     return refuse(INFER_NOMEM, err, errlen, "out of memory");
 }
 
+static infer_rc check_sampling(const infer *m, const infer_params *p, char *err, size_t errlen)
+{
+    if (!(p->temperature >= 0 && p->temperature <= 2)) {
+        return refuse(INFER_INVALID, err, errlen, "temperature is not between 0 and 2");
+    }
+    if (!(p->top_p >= 0 && p->top_p <= 1)) {
+        return refuse(INFER_INVALID, err, errlen, "top_p is not between 0 and 1");
+    }
+    if (!(p->min_p >= 0 && p->min_p < 1)) {
+        return refuse(INFER_INVALID, err, errlen, "min_p is not between 0 and 1");
+    }
+    if (!(p->repetition >= 0 && p->repetition <= 10)) {
+        return refuse(INFER_INVALID, err, errlen, "repetition_penalty is not between 0 and 10");
+    }
+    if (!(fabsf(p->frequency) <= 2 && fabsf(p->presence) <= 2)) {
+        return refuse(INFER_INVALID, err, errlen, "a penalty is not between -2 and 2");
+    }
+    if (p->top_logprobs > INFER_MAX_TOP || p->n_bias > INFER_MAX_BIAS) {
+        return refuse(INFER_INVALID, err, errlen, "more than %d top_logprobs or %d biases",
+                      INFER_MAX_TOP, INFER_MAX_BIAS);
+    }
+    for (size_t i = 0; i < p->n_bias; i++) {
+        if (p->bias[i].id < 0 || (uint32_t)p->bias[i].id >= m->model.config.n_vocab ||
+            !isfinite(p->bias[i].bias)) {
+            return refuse(INFER_INVALID, err, errlen, "logit_bias: %d is not a token",
+                          p->bias[i].id);
+        }
+    }
+    return INFER_OK;
+}
+
 static infer_rc check_params(const infer *m, const infer_params *p, char *err, size_t errlen)
 {
     if ((p->n_messages > 0) == (p->n_ids > 0)) {
@@ -482,12 +615,6 @@ static infer_rc check_params(const infer *m, const infer_params *p, char *err, s
     }
     if (p->n_messages > 0 && m->chat == NULL) {
         return refuse(INFER_INVALID, err, errlen, "the model cannot chat: %s", m->no_chat);
-    }
-    if (!(p->temperature >= 0 && p->temperature <= 2)) {
-        return refuse(INFER_INVALID, err, errlen, "temperature is not between 0 and 2");
-    }
-    if (!(p->top_p >= 0 && p->top_p <= 1)) {
-        return refuse(INFER_INVALID, err, errlen, "top_p is not between 0 and 1");
     }
     if (p->n_stop > INFER_MAX_STOP) {
         return refuse(INFER_INVALID, err, errlen, "more than %d stop strings", INFER_MAX_STOP);
@@ -504,7 +631,7 @@ static infer_rc check_params(const infer *m, const infer_params *p, char *err, s
             return refuse(INFER_INVALID, err, errlen, "%d is not a token", p->ids[i]);
         }
     }
-    return INFER_OK;
+    return check_sampling(m, p, err, errlen);
 }
 
 static infer_rc too_long(const infer *m, char *err, size_t errlen)
@@ -597,8 +724,28 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
 static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r, char *err,
                              size_t errlen)
 {
-    r->sampler = (sampler){
-        .temperature = p->temperature, .top_p = p->top_p, .top_k = p->top_k, .state = p->seed};
+    r->sampler = (sampler){.temperature = p->temperature,
+                           .top_k = p->top_k,
+                           .top_p = p->top_p,
+                           .min_p = p->min_p,
+                           .repetition = p->repetition,
+                           .frequency = p->frequency,
+                           .presence = p->presence,
+                           .state = p->seed};
+    r->scores.wanted = p->logprobs;
+    r->scores.n_top = p->logprobs ? p->top_logprobs : 0;
+    if (r->scores.n_top > m->model.config.n_vocab) {
+        r->scores.n_top = m->model.config.n_vocab;
+    }
+    if (p->n_bias > 0) {
+        r->bias = malloc(p->n_bias * sizeof(*r->bias));
+        if (r->bias == NULL) {
+            return out_of_memory(err, errlen);
+        }
+        memcpy(r->bias, p->bias, p->n_bias * sizeof(*r->bias));
+        r->sampler.bias = r->bias;
+        r->sampler.n_bias = p->n_bias;
+    }
     if (!p->has_seed &&
         getrandom(&r->sampler.state, sizeof(r->sampler.state), 0) != sizeof(r->sampler.state)) {
         return refuse(INFER_NOMEM, err, errlen, "no random seed: %s", strerror(errno));
@@ -720,10 +867,12 @@ static bool alloc_batch(infer *m)
     m->seqs = calloc(n, sizeof(*m->seqs));
     m->reqs = calloc(n, sizeof(infer_req *));
     m->logits = malloc(n * n_vocab * sizeof(*m->logits));
+    m->raw = malloc(n_vocab * sizeof(*m->raw));
     m->scratch = malloc(n_vocab * sizeof(*m->scratch));
+    m->counts = calloc(n_vocab, sizeof(*m->counts));
     m->hub = hub_new();
-    return m->seqs != NULL && m->reqs != NULL && m->logits != NULL && m->scratch != NULL &&
-           m->hub != NULL;
+    return m->seqs != NULL && m->reqs != NULL && m->logits != NULL && m->raw != NULL &&
+           m->scratch != NULL && m->counts != NULL && m->hub != NULL;
 }
 
 /* Signals are for the process's own threads, so ours are born with all of them blocked. */
@@ -777,7 +926,9 @@ static void free_all(infer *m)
     free(m->seqs);
     free(m->reqs);
     free(m->logits);
+    free(m->raw);
     free(m->scratch);
+    free(m->counts);
     free(m);
 }
 

@@ -24,7 +24,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "infer/sampler.h"
+
 #define INFER_MAX_STOP 4 /* as in OpenAI's API */
+#define INFER_MAX_TOP  20
+#define INFER_MAX_BIAS 1024
 
 typedef struct infer infer;         /* one loaded model */
 typedef struct infer_req infer_req; /* one generation under way */
@@ -73,11 +77,22 @@ typedef struct {
     size_t n_ids;
 
     uint32_t max_tokens; /* 0: as many as the context holds */
-    float temperature;   /* 0: greedy; at most 2 */
-    float top_p;         /* 0 or 1: off */
-    uint32_t top_k;      /* 0: off */
-    uint64_t seed;       /* used if has_seed, otherwise random */
+
+    /* How to sample: sampler.h says what these mean, and in which order they come. */
+    float temperature;        /* 0: greedy; at most 2 */
+    float top_p;              /* 0 or 1: off */
+    float min_p;              /* 0: off; below 1 */
+    uint32_t top_k;           /* 0: off */
+    float repetition;         /* 0 or 1: off; positive */
+    float frequency;          /* 0: off; from -2 to 2 */
+    float presence;           /* the same */
+    const sampler_bias *bias; /* each token at most once, at most INFER_MAX_BIAS of them */
+    size_t n_bias;
+    uint64_t seed; /* used if has_seed, otherwise random */
     bool has_seed;
+
+    bool logprobs;           /* events name the tokens, with their log-probabilities, */
+    uint32_t top_logprobs;   /* and so many of the likeliest; at most INFER_MAX_TOP */
     const char *const *stop; /* at most INFER_MAX_STOP, none empty */
     size_t n_stop;
 } infer_params;
@@ -89,9 +104,28 @@ typedef enum {
     INFER_FINISH_LENGTH /* max_tokens or the context is used up */
 } infer_finish;
 
+/* A token and the logarithm of its probability: of the model's own logits, before anything
+ * that the request asks for. */
+typedef struct {
+    int32_t id;
+    float logprob;
+} infer_scored;
+
+/* A token that was chosen, and the likeliest in its place. */
+typedef struct {
+    infer_scored chosen;
+    const infer_scored *top; /* [n_top] the likeliest first */
+} infer_token;
+
 /* Valid during the callback only. */
 typedef struct {
     infer_event_type type;
+
+    /* TEXT, DONE; where logprobs were asked for: tokens that no earlier event had, up to and
+     * including those that made this text. */
+    const infer_token *tokens;
+    size_t n_tokens;
+    uint32_t n_top; /* of each */
 
     const char *text; /* TEXT: not terminated, never empty */
     size_t len;

@@ -108,11 +108,75 @@ void sampler_skip(sampler *s, uint32_t tokens)
     s->state += tokens * STEP;
 }
 
-int32_t sampler_pick(sampler *s, const float *logits, uint32_t n, sampler_candidate *scratch)
+static void penalise(const sampler *s, const sampler_context *c, float *logits,
+                     uint32_t *counts)
 {
-    int32_t best = greedy(logits, n);
-    uint32_t kept = n;
+    bool repeats = s->repetition > 0 && s->repetition != 1;
+    const int32_t *answer = c->ids + c->n_prompt;
+    uint32_t n = c->n_prompt + c->n_answer;
 
+    /* each token once: counts says which were met */
+    for (uint32_t i = 0; repeats && i < n; i++) {
+        float *l = &logits[c->ids[i]];
+
+        if (counts[c->ids[i]]++ == 0) {
+            *l = *l > 0 ? *l / s->repetition : *l * s->repetition;
+        }
+    }
+    for (uint32_t i = 0; repeats && i < n; i++) {
+        counts[c->ids[i]] = 0;
+    }
+    if (s->frequency == 0 && s->presence == 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < c->n_answer; i++) {
+        logits[answer[i]] -= s->frequency + (counts[answer[i]]++ == 0 ? s->presence : 0);
+    }
+    for (uint32_t i = 0; i < c->n_answer; i++) {
+        counts[answer[i]] = 0;
+    }
+}
+
+static void apply_mask(const uint64_t *mask, float *logits, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if ((mask[i / 64] >> (i % 64) & 1) == 0) {
+            logits[i] = -INFINITY;
+        }
+    }
+}
+
+/* Keeps those that are likely enough, in their order. */
+static uint32_t likely(sampler_candidate *c, uint32_t n, float min_p)
+{
+    float best = 0;
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        best = c[i].weight > best ? c[i].weight : best;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (c[i].weight >= min_p * best) {
+            c[kept++] = c[i];
+        }
+    }
+    return kept;
+}
+
+int32_t sampler_pick(sampler *s, const sampler_context *context, float *logits, uint32_t n,
+                     sampler_candidate *scratch, uint32_t *counts)
+{
+    uint32_t kept = n;
+    int32_t best;
+
+    for (size_t i = 0; i < s->n_bias; i++) {
+        logits[s->bias[i].id] += s->bias[i].bias;
+    }
+    penalise(s, context, logits, counts);
+    if (context->mask != NULL) {
+        apply_mask(context->mask, logits, n);
+    }
+    best = greedy(logits, n);
     if (best < 0 || s->temperature == 0) {
         return best;
     }
@@ -133,5 +197,41 @@ int32_t sampler_pick(sampler *s, const float *logits, uint32_t n, sampler_candid
         scratch += kept - k;
         kept = k;
     }
+    if (s->min_p > 0) {
+        kept = likely(scratch, kept, s->min_p);
+    }
     return draw(s, scratch, kept);
+}
+
+double sampler_log_sum(const float *logits, uint32_t n)
+{
+    float best = logits[0];
+    double sum;
+
+    for (uint32_t i = 1; i < n; i++) {
+        best = logits[i] > best ? logits[i] : best;
+    }
+    sum = exp((double)logits[0] - best);
+    for (uint32_t i = 1; i < n; i++) {
+        sum += exp((double)logits[i] - best);
+    }
+    return best + log(sum);
+}
+
+void sampler_top(const float *logits, uint32_t n, uint32_t k, int32_t *ids)
+{
+    uint32_t have = 0;
+
+    for (uint32_t i = 0; k > 0 && i < n; i++) {
+        uint32_t at;
+
+        if (have == k && !(logits[i] > logits[ids[k - 1]])) {
+            continue;
+        }
+        have += have < k;
+        for (at = have - 1; at > 0 && logits[i] > logits[ids[at - 1]]; at--) {
+            ids[at] = ids[at - 1];
+        }
+        ids[at] = (int32_t)i;
+    }
 }

@@ -12,51 +12,103 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include "infer/tokenizer.h"
 #include "providers/local_chat.h"
 #include "providers/local_models.h"
 #include "providers/provider.h"
 
+typedef struct call call;
+
+/* One of the answers that a request asked for. */
 typedef struct {
+    call *call;
+    unsigned index;
+    infer_req *request;
+    bool begun;                    /* its role has been sent */
+    bool over;                     /* the loop knows its end */
+    aiq_buf whole, whole_logprobs; /* of what is no stream: so far */
+
+    /* what the model has said, guarded by the call's lock */
+    aiq_buf text;
+    aiq_buf logprobs; /* objects with commas between them */
+    bool ended, failed;
+    infer_finish finish;
+    provider_tokens tokens;
+} choice;
+
+struct call {
     aiq_loop *loop;
     local_models *models;
     local_model *model;
-    infer_req *request;
+    const tokenizer *tokenizer;
     provider_events events;
     void *arg;
-    bool stream, wants_usage, cancelled, begun;
+    bool stream, wants_usage, wants_logprobs, cancelled;
     aiq_buf prefix; /* what every chunk begins with */
-    aiq_buf out;    /* a chunk, or the answer's text so far */
+    aiq_buf out;    /* a chunk */
+    unsigned n, running;
+    choice *choices; /* [n] */
 
-    pthread_mutex_t lock; /* guards the rest: what the model has said */
-    aiq_buf text;
+    pthread_mutex_t lock;
     bool told; /* the loop has been told that there is something */
-    bool over; /* the last event has come */
-    bool failed;
-    infer_finish finish;
-    provider_tokens tokens;
     char error[160];
-} call;
+};
 
 /* On the model's thread. */
 
 static void on_fresh(aiq_loop *loop, void *arg);
 
+/* {"token":…,"logprob":…,"bytes":[…] without the closing brace. */
+static void add_scored(aiq_buf *out, const tokenizer *t, infer_scored scored)
+{
+    size_t len;
+    const char *piece = tokenizer_piece(t, scored.id, &len);
+
+    aiq_buf_text(out, "{\"token\":");
+    json_quote(out, piece, len);
+    /* JSON has no infinity */
+    aiq_buf_printf(out, ",\"logprob\":%.9g,\"bytes\":[",
+                   scored.logprob > -9999 ? (double)scored.logprob : -9999.0);
+    for (size_t i = 0; i < len; i++) {
+        aiq_buf_printf(out, i ? ",%u" : "%u", (uint8_t)piece[i]);
+    }
+    aiq_buf_text(out, "]");
+}
+
+static void add_tokens(aiq_buf *out, const tokenizer *t, const infer_event *event)
+{
+    for (size_t i = 0; i < event->n_tokens; i++) {
+        aiq_buf_text(out, out->len ? "," : "");
+        add_scored(out, t, event->tokens[i].chosen);
+        aiq_buf_text(out, ",\"top_logprobs\":[");
+        for (uint32_t k = 0; k < event->n_top; k++) {
+            aiq_buf_text(out, k ? "," : "");
+            add_scored(out, t, event->tokens[i].top[k]);
+            aiq_buf_text(out, "}");
+        }
+        aiq_buf_text(out, "]}");
+    }
+}
+
 static void on_infer(void *arg, const infer_event *event)
 {
-    call *c = arg;
+    choice *ch = arg;
+    call *c = ch->call;
 
     pthread_mutex_lock(&c->lock);
     switch (event->type) {
     case INFER_TEXT:
-        aiq_buf_add(&c->text, event->text, event->len);
+        aiq_buf_add(&ch->text, event->text, event->len);
+        add_tokens(&ch->logprobs, c->tokenizer, event);
         break;
     case INFER_DONE:
-        c->over = true;
-        c->finish = event->finish;
-        c->tokens = (provider_tokens){event->prompt_tokens, event->completion_tokens, 0, 0, 0};
+        ch->ended = true;
+        ch->finish = event->finish;
+        ch->tokens = (provider_tokens){event->prompt_tokens, event->completion_tokens, 0, 0, 0};
+        add_tokens(&ch->logprobs, c->tokenizer, event);
         break;
     case INFER_FAILED:
-        c->over = c->failed = true;
+        ch->ended = ch->failed = true;
         snprintf(c->error, sizeof(c->error), "%s", event->error);
         break;
     }
@@ -73,8 +125,16 @@ static void on_infer(void *arg, const infer_event *event)
 
 static void call_free(call *c)
 {
-    if (c->request) {
-        infer_release(c->request);
+    for (unsigned i = 0; i < c->n; i++) {
+        choice *ch = &c->choices[i];
+
+        if (ch->request) {
+            infer_release(ch->request);
+        }
+        aiq_buf_free(&ch->whole);
+        aiq_buf_free(&ch->whole_logprobs);
+        aiq_buf_free(&ch->text);
+        aiq_buf_free(&ch->logprobs);
     }
     if (c->model) {
         local_models_done(c->models, c->model);
@@ -82,7 +142,7 @@ static void call_free(call *c)
     pthread_mutex_destroy(&c->lock);
     aiq_buf_free(&c->prefix);
     aiq_buf_free(&c->out);
-    aiq_buf_free(&c->text);
+    free(c->choices);
     free(c);
 }
 
@@ -113,54 +173,98 @@ static void send_chunk(call *c, const provider_tokens *usage)
     aiq_buf_consume(&c->out, c->out.len);
 }
 
-static void send_delta(call *c, const char *field, const char *text, size_t len)
+static void add_logprobs(aiq_buf *out, const call *c, const aiq_buf *logprobs)
 {
+    if (!c->wants_logprobs) {
+        aiq_buf_text(out, "\"logprobs\":null");
+        return;
+    }
+    aiq_buf_text(out, "\"logprobs\":{\"content\":[");
+    aiq_buf_add(out, logprobs->data, logprobs->len);
+    aiq_buf_text(out, "],\"refusal\":null}");
+}
+
+static void send_delta(choice *ch, const char *field, const aiq_buf *text,
+                       const aiq_buf *logprobs)
+{
+    call *c = ch->call;
+
     aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
-    aiq_buf_printf(&c->out, "[{\"index\":0,\"delta\":{%s", field);
-    json_quote(&c->out, text, len);
-    aiq_buf_text(&c->out, "},\"logprobs\":null,\"finish_reason\":null}]");
+    aiq_buf_printf(&c->out, "[{\"index\":%u,\"delta\":{%s", ch->index, field);
+    json_quote(&c->out, (const char *)text->data, text->len);
+    aiq_buf_text(&c->out, "},");
+    add_logprobs(&c->out, c, logprobs);
+    aiq_buf_text(&c->out, ",\"finish_reason\":null}]");
     send_chunk(c, NULL);
 }
 
-static void send_text(call *c, const aiq_buf *text)
+static void send_text(choice *ch, const aiq_buf *text, const aiq_buf *logprobs)
 {
-    if (!c->begun) {
-        c->begun = true;
-        send_delta(c, "\"role\":\"assistant\",\"content\":", "", 0);
+    const aiq_buf nothing = {0};
+
+    if (!ch->begun) {
+        ch->begun = true;
+        send_delta(ch, "\"role\":\"assistant\",\"content\":", &nothing, &nothing);
     }
-    if (text->len) {
-        send_delta(c, "\"content\":", (char *)text->data, text->len);
+    if (text->len || logprobs->len) {
+        send_delta(ch, "\"content\":", text, logprobs);
     }
+}
+
+static void send_finish(choice *ch)
+{
+    call *c = ch->call;
+
+    aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
+    aiq_buf_printf(&c->out,
+                   "[{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}]",
+                   ch->index, finish_reason(ch->finish));
+    send_chunk(c, NULL);
+}
+
+/* The prompt is one, the answers are several. */
+static provider_tokens all_tokens(const call *c)
+{
+    provider_tokens tokens = c->choices[0].tokens;
+
+    for (unsigned i = 1; i < c->n; i++) {
+        tokens.out += c->choices[i].tokens.out;
+    }
+    return tokens;
 }
 
 static void send_end(call *c)
 {
-    aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
-    aiq_buf_printf(&c->out,
-                   "[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}]",
-                   finish_reason(c->finish));
-    send_chunk(c, NULL);
+    provider_tokens tokens = all_tokens(c);
+
     if (c->wants_usage) {
         aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
         aiq_buf_text(&c->out, "[]");
-        send_chunk(c, &c->tokens);
+        send_chunk(c, &tokens);
     }
     c->events.event(c->arg, AIQ_STR("[DONE]"));
-    c->events.done(c->arg, c->tokens);
+    c->events.done(c->arg, tokens);
 }
 
 static void send_reply(call *c)
 {
-    provider_reply reply = {.status = 200, .tokens = c->tokens};
+    provider_reply reply = {.status = 200, .tokens = all_tokens(c)};
     aiq_buf body = {0};
 
     aiq_buf_add(&body, c->prefix.data, c->prefix.len);
-    aiq_buf_text(&body, "[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":");
-    json_quote(&body, (char *)c->out.data, c->out.len);
-    aiq_buf_printf(&body,
-                   ",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"%s\"}],\"usage\":",
-                   finish_reason(c->finish));
-    add_usage(&body, c->tokens);
+    for (unsigned i = 0; i < c->n; i++) {
+        choice *ch = &c->choices[i];
+
+        aiq_buf_printf(&body,
+                       "%s{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":",
+                       i ? "," : "[", i);
+        json_quote(&body, (char *)ch->whole.data, ch->whole.len);
+        aiq_buf_text(&body, ",\"refusal\":null},");
+        add_logprobs(&body, c, &ch->whole_logprobs);
+        aiq_buf_printf(&body, ",\"finish_reason\":\"%s\"}", finish_reason(ch->finish));
+    }
+    aiq_buf_text(&body, "],\"usage\":");
+    add_usage(&body, reply.tokens);
     aiq_buf_text(&body, "}");
     reply.body = (aiq_str){(char *)body.data, body.len};
     c->events.reply(c->arg, &reply);
@@ -176,24 +280,65 @@ static void send_failure(call *c)
     c->events.failed(c->arg, &err);
 }
 
-static void tell(call *c, const aiq_buf *text, bool over)
+static void cancel(void *arg);
+
+/* What one answer has become since the last time. */
+static void tell(choice *ch, const choice *fresh)
 {
+    call *c = ch->call;
+
     if (c->stream) {
-        if (text->len || (over && !c->failed)) {
-            send_text(c, text);
+        if (fresh->text.len || fresh->logprobs.len || (fresh->ended && !fresh->failed)) {
+            send_text(ch, &fresh->text, &fresh->logprobs);
         }
-    } else {
-        aiq_buf_add(&c->out, text->data, text->len);
-    }
-    if (!over) {
+        if (fresh->ended && !fresh->failed) {
+            send_finish(ch);
+        }
         return;
     }
-    if (c->failed) {
+    aiq_buf_add(&ch->whole, fresh->text.data, fresh->text.len);
+    if (fresh->logprobs.len) {
+        aiq_buf_text(&ch->whole_logprobs, ch->whole_logprobs.len ? "," : "");
+        aiq_buf_add(&ch->whole_logprobs, fresh->logprobs.data, fresh->logprobs.len);
+    }
+}
+
+/* An answer has ended: where it was the last, or has failed, so has the call. */
+static void end_choice(call *c, bool failed)
+{
+    c->running--;
+    if (c->cancelled) {
+        return;
+    }
+    if (failed) {
+        cancel(c);
         send_failure(c);
-    } else if (c->stream) {
+    } else if (c->running == 0 && c->stream) {
         send_end(c);
-    } else {
+    } else if (c->running == 0) {
         send_reply(c);
+    }
+}
+
+static void take_fresh(choice *ch)
+{
+    call *c = ch->call;
+
+    if (ch->over) {
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    choice fresh = *ch;
+    ch->text = ch->logprobs = (aiq_buf){0};
+    pthread_mutex_unlock(&c->lock);
+    if (!c->cancelled) {
+        tell(ch, &fresh);
+    }
+    aiq_buf_free(&fresh.text);
+    aiq_buf_free(&fresh.logprobs);
+    if (fresh.ended) {
+        ch->over = true;
+        end_choice(c, fresh.failed);
     }
 }
 
@@ -203,17 +348,12 @@ static void on_fresh(aiq_loop *loop, void *arg)
 
     (void)loop;
     pthread_mutex_lock(&c->lock);
-    aiq_buf text = c->text;
-    bool over = c->over;
-    c->text = (aiq_buf){0};
     c->told = false;
     pthread_mutex_unlock(&c->lock);
-
-    if (!c->cancelled) {
-        tell(c, &text, over);
+    for (unsigned i = 0; i < c->n; i++) {
+        take_fresh(&c->choices[i]);
     }
-    aiq_buf_free(&text);
-    if (over) {
+    if (c->running == 0) {
         call_free(c);
     }
 }
@@ -259,11 +399,66 @@ static void write_prefix(call *c, const chat_request *chat)
     aiq_buf_text(&c->prefix, ",\"choices\":");
 }
 
+static bool check_bias(const infer_params *params, const infer *model, aiq_err *err)
+{
+    infer_model_info info;
+
+    infer_info(model, &info);
+    for (size_t i = 0; i < params->n_bias; i++) {
+        if ((uint32_t)params->bias[i].id >= info.n_vocab) {
+            return aiq_fail_param(err, 400, "invalid_value", "logit_bias",
+                                  "'logit_bias' names token %d, but the model has %u.",
+                                  params->bias[i].id, info.n_vocab);
+        }
+    }
+    return true;
+}
+
+static call *call_new(const provider_request *request, const provider_events *events, void *arg)
+{
+    call *c = aiq_zalloc(sizeof(*c));
+
+    pthread_mutex_init(&c->lock, NULL);
+    c->loop = request->loop;
+    c->models = request->models;
+    c->events = *events;
+    c->arg = arg;
+    c->stream = request->chat->stream;
+    c->wants_usage = chat_request_wants_usage(request->chat);
+    write_prefix(c, request->chat);
+    return c;
+}
+
+/* Submits the answers one by one. Those before one that is refused end as cancelled ones do;
+ * the call is over then. */
+static bool submit(call *c, infer *model, infer_params *params, aiq_err *err)
+{
+    char why[200] = "";
+
+    for (unsigned i = 0; i < c->n; i++) {
+        choice *ch = &c->choices[i];
+
+        infer_rc rc = infer_submit(model, params, on_infer, ch, &ch->request, why, sizeof(why));
+        if (rc != INFER_OK) {
+            ch->request = NULL;
+            ch->over = true;
+            c->n = i;
+            c->running = i;
+            cancel(c);
+            if (i == 0) {
+                call_free(c);
+            }
+            return refused(rc, why, err);
+        }
+        params->seed++; /* other answers draw other numbers */
+    }
+    return true;
+}
+
 static void *start(const provider_request *request, const provider_events *events, void *arg,
                    aiq_err *err)
 {
     const policy_target *target = request->target;
-    char why[200] = "";
     infer_params params;
     infer *model;
 
@@ -275,24 +470,21 @@ static void *start(const provider_request *request, const provider_events *event
     if (reference == NULL) {
         return NULL;
     }
-    call *c = aiq_zalloc(sizeof(*c));
-    pthread_mutex_init(&c->lock, NULL);
-    c->loop = request->loop;
-    c->models = request->models;
-    c->model = reference;
-    c->events = *events;
-    c->arg = arg;
-    c->stream = request->chat->stream;
-    c->wants_usage = chat_request_wants_usage(request->chat);
-    write_prefix(c, request->chat);
-    infer_rc rc = infer_submit(model, &params, on_infer, c, &c->request, why, sizeof(why));
-    if (rc != INFER_OK) {
-        c->request = NULL;
-        call_free(c);
-        refused(rc, why, err);
+    if (!check_bias(&params, model, err)) {
+        local_models_done(request->models, reference);
         return NULL;
     }
-    return c;
+    call *c = call_new(request, events, arg);
+    c->model = reference;
+    c->tokenizer = infer_tokenizer(model);
+    c->wants_logprobs = params.logprobs;
+    c->n = c->running = local_chat_choices(request->chat);
+    c->choices = aiq_zalloc(c->n * sizeof(*c->choices));
+    for (unsigned i = 0; i < c->n; i++) {
+        c->choices[i].call = c;
+        c->choices[i].index = i;
+    }
+    return submit(c, model, &params, err) ? c : NULL;
 }
 
 static void cancel(void *arg)
@@ -300,17 +492,29 @@ static void cancel(void *arg)
     call *c = arg;
 
     c->cancelled = true;
-    infer_cancel(c->request);
+    for (unsigned i = 0; i < c->n; i++) {
+        if (c->choices[i].request) {
+            infer_cancel(c->choices[i].request);
+        }
+    }
 }
 
 static void pause_call(void *arg)
 {
-    infer_pause(((call *)arg)->request);
+    call *c = arg;
+
+    for (unsigned i = 0; i < c->n; i++) {
+        infer_pause(c->choices[i].request);
+    }
 }
 
 static void resume(void *arg)
 {
-    infer_resume(((call *)arg)->request);
+    call *c = arg;
+
+    for (unsigned i = 0; i < c->n; i++) {
+        infer_resume(c->choices[i].request);
+    }
 }
 
 const provider_dialect provider_local = {

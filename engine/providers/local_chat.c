@@ -51,9 +51,7 @@ static bool is_text_only(const json_value *modalities)
 static bool check_field(aiq_str name, const json_value *value, aiq_err *err)
 {
     static const char *const nothing[] = {
-        "tools",      "functions",          "logprobs",          "top_logprobs",
-        "logit_bias", "presence_penalty",   "frequency_penalty", "audio",
-        "prediction", "web_search_options",
+        "tools", "functions", "audio", "prediction", "web_search_options",
     };
 
     for (size_t i = 0; i < sizeof(nothing) / sizeof(nothing[0]); i++) {
@@ -73,21 +71,112 @@ static bool check_field(aiq_str name, const json_value *value, aiq_err *err)
     return true;
 }
 
-static bool read_top_k(const json_value *value, infer_params *params, aiq_err *err)
+static bool read_count(const json_value *value, const char *name, int64_t most, uint32_t *out,
+                       aiq_err *err)
 {
     int64_t n;
 
     if (value->type == JSON_NULL) {
         return true;
     }
-    if (value->type != JSON_NUMBER || !json_int(value, &n) || n < 0 || n > TOP_K_MAX) {
-        return invalid(err, "top_k", "an integer that is not negative");
+    if (value->type != JSON_NUMBER || !json_int(value, &n) || n < 0 || n > most) {
+        return aiq_fail_param(err, 400, "invalid_value", name,
+                              "'%s' must be an integer from 0 to %lld.", name, (long long)most);
     }
-    params->top_k = (uint32_t)n;
+    *out = (uint32_t)n;
     return true;
 }
 
-static bool check_fields(const chat_request *chat, infer_params *params, aiq_err *err)
+static bool read_real(const json_value *value, const char *name, double least, double most,
+                      float *out, aiq_err *err)
+{
+    if (value->type == JSON_NULL) {
+        return true;
+    }
+    if (value->type != JSON_NUMBER || json_real(value) < least || json_real(value) > most) {
+        return aiq_fail_param(err, 400, "invalid_value", name,
+                              "'%s' must be a number from %g to %g.", name, least, most);
+    }
+    *out = (float)json_real(value);
+    return true;
+}
+
+static bool read_logprobs(const json_value *value, infer_params *params, aiq_err *err)
+{
+    if (value->type != JSON_NULL && value->type != JSON_TRUE && value->type != JSON_FALSE) {
+        return invalid(err, "logprobs", "a boolean");
+    }
+    params->logprobs = value->type == JSON_TRUE;
+    return true;
+}
+
+/* {"token id": bias} */
+static bool read_bias(const json_value *value, aiq_pool *pool, infer_params *params,
+                      aiq_err *err)
+{
+    sampler_bias *list;
+    json_value bias;
+    size_t cursor = 0;
+    aiq_str name;
+
+    if (value->type == JSON_NULL) {
+        return true;
+    }
+    if (value->type != JSON_OBJECT || value->count > INFER_MAX_BIAS) {
+        return invalid(err, "logit_bias", "an object with at most 1024 members");
+    }
+    list = aiq_pool_zalloc(pool, (value->count + 1) * sizeof(*list));
+    while (json_each(value, &cursor, &name, &bias)) {
+        const json_value id = {JSON_NUMBER, name, 0};
+        int64_t n;
+
+        if (name.len == 0 || strspn(name.data, "0123456789") < name.len || name.len > 9 ||
+            !json_int(&id, &n) || bias.type != JSON_NUMBER || json_real(&bias) < -100 ||
+            json_real(&bias) > 100) {
+            return invalid(err, "logit_bias",
+                           "made of tokens' ids and biases from -100 to 100");
+        }
+        list[params->n_bias++] = (sampler_bias){(int32_t)n, (float)json_real(&bias)};
+    }
+    params->bias = list;
+    return true;
+}
+
+/* Fields that say how to sample. */
+static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
+                       infer_params *params, aiq_err *err)
+{
+    const struct {
+        const char *name;
+        double least, most;
+        float *out;
+    } reals[] = {
+        {"min_p", 0, 0.999, &params->min_p},
+        {"repetition_penalty", 0.01, 10, &params->repetition},
+        {"frequency_penalty", -2, 2, &params->frequency},
+        {"presence_penalty", -2, 2, &params->presence},
+    };
+
+    for (size_t i = 0; i < sizeof(reals) / sizeof(reals[0]); i++) {
+        if (aiq_str_is(name, reals[i].name)) {
+            return read_real(value, reals[i].name, reals[i].least, reals[i].most, reals[i].out,
+                             err);
+        }
+    }
+    if (aiq_str_is(name, "top_k")) {
+        return read_count(value, "top_k", TOP_K_MAX, &params->top_k, err);
+    }
+    if (aiq_str_is(name, "top_logprobs")) {
+        return read_count(value, "top_logprobs", INFER_MAX_TOP, &params->top_logprobs, err);
+    }
+    if (aiq_str_is(name, "logprobs")) {
+        return read_logprobs(value, params, err);
+    }
+    return !aiq_str_is(name, "logit_bias") || read_bias(value, pool, params, err);
+}
+
+static bool check_fields(const chat_request *chat, aiq_pool *pool, infer_params *params,
+                         aiq_err *err)
 {
     const char *start = memchr(chat->body.data, '{', chat->body.len);
     const json_value object = {
@@ -97,12 +186,12 @@ static bool check_fields(const chat_request *chat, infer_params *params, aiq_err
     aiq_str name;
 
     while (json_each(&object, &cursor, &name, &value)) {
-        if (!check_field(name, &value, err)) {
+        if (!check_field(name, &value, err) || !read_field(name, &value, pool, params, err)) {
             return false;
         }
-        if (aiq_str_is(name, "top_k") && !read_top_k(&value, params, err)) {
-            return false;
-        }
+    }
+    if (params->top_logprobs > 0 && !params->logprobs) {
+        return invalid(err, "top_logprobs", "used with 'logprobs' that is true");
     }
     return true;
 }
@@ -241,16 +330,23 @@ static void read_numbers(const chat_request *chat, infer_params *params)
     }
 }
 
+unsigned local_chat_choices(const chat_request *chat)
+{
+    int64_t n;
+
+    return json_int(&chat->n, &n) ? (unsigned)n : 1;
+}
+
 bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
                        aiq_err *err)
 {
     int64_t n;
 
     *params = (infer_params){0};
-    if (json_int(&chat->n, &n) && n > 1) {
-        return unsupported(err, "n");
+    if (json_int(&chat->n, &n) && n > LOCAL_MAX_CHOICES) {
+        return invalid(err, "n", "at most 16 with this model");
     }
-    if (!check_fields(chat, params, err) || !read_messages(chat, pool, params, err) ||
+    if (!check_fields(chat, pool, params, err) || !read_messages(chat, pool, params, err) ||
         !read_stop(chat, pool, params, err)) {
         return false;
     }

@@ -9,8 +9,13 @@
 #include "infer/infer.h"
 #include "providers/chat_request.h"
 
+#define LOCAL_MAX_CHOICES 16
+
 /* Everything in *params lies in the pool or in the request. False and a 400. */
 bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
                        aiq_err *err);
+
+/* How many answers are wanted: 1..LOCAL_MAX_CHOICES, once the parameters are read. */
+unsigned local_chat_choices(const chat_request *chat);
 
 #endif

@@ -24,15 +24,18 @@ static void step(const infer_model *m, const int32_t *ids, uint32_t n)
     kern_kv *kv = k->kv_alloc(km, n);
     float *logits = malloc(c->n_vocab * sizeof(*logits));
     sampler_candidate *scratch = malloc(c->n_vocab * sizeof(*scratch));
+    uint32_t *counts = calloc(c->n_vocab, sizeof(*counts));
+    sampler_context context = {.ids = ids, .n_prompt = n};
     kern_seq seq = {.kv = kv, .ids = ids, .n = n, .logits = true};
-    sampler s = {.temperature = 1, .top_p = 0.9f, .top_k = 20};
+    sampler s = {.temperature = 1, .top_p = 0.9f, .top_k = 20, .repetition = 1.1f};
     int32_t id;
 
     k->step(km, &seq, 1, logits);
-    id = sampler_pick(&s, logits, c->n_vocab, scratch);
+    id = sampler_pick(&s, &context, logits, c->n_vocab, scratch, counts);
     if (id < -1 || id >= (int32_t)c->n_vocab) {
         abort();
     }
+    free(counts);
     free(scratch);
     free(logits);
     k->kv_free(kv);
