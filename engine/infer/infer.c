@@ -25,6 +25,7 @@
 #include "infer/gguf.h"
 #include "infer/model.h"
 #include "infer/sampler.h"
+#include "infer/token_mask.h"
 #include "infer/tokenizer.h"
 #include "kernels/aiq_kernels.h"
 
@@ -79,6 +80,8 @@ struct infer_req {
     sampler sampler;
     sampler_bias *bias; /* [sampler.n_bias] */
     scores scores;
+    matcher *matcher; /* NULL: the answer may be anything */
+    int32_t place;    /* in it */
     answer answer;
     char *stop[INFER_MAX_STOP];
     size_t n_stop;
@@ -97,6 +100,7 @@ struct infer {
     gguf *file;
     char *name;
     tokenizer *tok;
+    token_order *order;
     infer_model model;
     chat_template *chat; /* NULL: no_chat says why */
     char no_chat[160];
@@ -181,6 +185,9 @@ static void req_free(infer_req *r)
         free(r->stop[i]);
     }
     answer_free(&r->answer);
+    if (r->matcher != NULL) {
+        matcher_free(r->matcher);
+    }
     free(r->scores.tokens);
     free(r->scores.top);
     free(r->bias);
@@ -352,6 +359,10 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
         }
         memcpy(m->raw, logits, n * sizeof(*logits));
     }
+    if (r->matcher != NULL) {
+        r->place = matcher_trim(r->matcher, r->place);
+        context.mask = token_mask(m->order, r->matcher, r->place);
+    }
     id = sampler_pick(&r->sampler, &context, logits, n, m->scratch, m->counts);
     if (id >= 0 && r->scores.wanted && !tokenizer_is_end(m->tok, id)) {
         r->scores.tokens[r->scores.n++].chosen = (infer_scored){id, (float)(m->raw[id] - sum)};
@@ -371,7 +382,9 @@ static bool take_token(infer *m, infer_req *r, float *logits)
         return false;
     }
     if (id < 0) {
-        finish_failed(m, r, "the model computed something that is not a number");
+        finish_failed(m, r,
+                      r->matcher != NULL ? "no token continues the answer in its format"
+                                         : "the model computed something that is not a number");
         return false;
     }
     if (tokenizer_is_end(m->tok, id)) {
@@ -380,12 +393,19 @@ static bool take_token(infer *m, infer_req *r, float *logits)
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
     piece = tokenizer_piece(m->tok, id, &len);
+    for (size_t i = 0; r->matcher != NULL && i < len; i++) {
+        r->place = matcher_next(r->matcher, r->place, (uint8_t)piece[i]);
+    }
     if (!answer_push(&r->answer, piece, len)) {
         finish_failed(m, r, "out of memory");
         return false;
     }
-    if (r->answer.stopped || r->n_answer == r->max_tokens) {
-        finish_done(m, r, r->answer.stopped ? INFER_FINISH_STOP : INFER_FINISH_LENGTH);
+    if (r->answer.stopped || (r->matcher != NULL && matcher_finished(r->matcher, r->place))) {
+        finish_done(m, r, INFER_FINISH_STOP);
+        return false;
+    }
+    if (r->n_answer == r->max_tokens) {
+        finish_done(m, r, INFER_FINISH_LENGTH);
         return false;
     }
     emit_ready(r);
@@ -789,14 +809,17 @@ infer_rc infer_submit(infer *m, const infer_params *p, infer_cb cb, void *arg, i
                       char *err, size_t errlen)
 {
     infer_rc rc = check_params(m, p, err, errlen);
-    infer_req *r;
+    infer_req *r = rc == INFER_OK ? calloc(1, sizeof(*r)) : NULL;
 
-    if (rc != INFER_OK) {
-        return rc;
-    }
-    r = calloc(1, sizeof(*r));
     if (r == NULL) {
-        return out_of_memory(err, errlen);
+        if (p->grammar != NULL) {
+            grammar_free(p->grammar);
+        }
+        return rc == INFER_OK ? out_of_memory(err, errlen) : rc;
+    }
+    if (p->grammar != NULL) {
+        r->matcher = matcher_new(p->grammar);
+        r->place = MATCHER_START;
     }
     r->cb = cb;
     r->arg = arg;
@@ -851,6 +874,7 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
         !infer_model_read(&m->model, m->file, tokenizer_n_vocab(m->tok), err, errlen)) {
         return false;
     }
+    m->order = token_order_new(m->tok);
     m->chat = chat_template_new(m->file, m->tok, m->no_chat, sizeof(m->no_chat));
     kv = gguf_find(m->file, "general.name");
     if (kv != NULL) {
@@ -912,6 +936,9 @@ static void free_all(infer *m)
     infer_model_free(&m->model);
     if (m->chat != NULL) {
         chat_template_free(m->chat);
+    }
+    if (m->order != NULL) {
+        token_order_free(m->order);
     }
     if (m->tok != NULL) {
         tokenizer_free(m->tok);

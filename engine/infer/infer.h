@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "infer/grammar.h"
 #include "infer/sampler.h"
 
 #define INFER_MAX_STOP 4 /* as in OpenAI's API */
@@ -67,7 +68,7 @@ typedef struct {
     size_t content_len;
 } infer_message;
 
-/* What to generate. Everything is borrowed for the call. */
+/* What to generate. Everything but the grammar is borrowed for the call. */
 typedef struct {
     const infer_message *messages; /* a chat, rendered with the model's template; or */
     size_t n_messages;
@@ -95,6 +96,9 @@ typedef struct {
     uint32_t top_logprobs;   /* and so many of the likeliest; at most INFER_MAX_TOP */
     const char *const *stop; /* at most INFER_MAX_STOP, none empty */
     size_t n_stop;
+
+    grammar *grammar; /* what the answer must be, NULL: anything. Taken, whatever comes of it.
+                         An answer that has no room for its end is none of the language. */
 } infer_params;
 
 typedef enum { INFER_TEXT, INFER_DONE, INFER_FAILED } infer_event_type;

@@ -48,6 +48,7 @@ struct call {
     aiq_buf out;    /* a chunk */
     unsigned n, running;
     choice *choices; /* [n] */
+    choice *fresh;   /* [n] scratch */
 
     pthread_mutex_t lock;
     bool told; /* the loop has been told that there is something */
@@ -143,6 +144,7 @@ static void call_free(call *c)
     aiq_buf_free(&c->prefix);
     aiq_buf_free(&c->out);
     free(c->choices);
+    free(c->fresh);
     free(c);
 }
 
@@ -320,28 +322,26 @@ static void end_choice(call *c, bool failed)
     }
 }
 
-static void take_fresh(choice *ch)
+static void take(choice *ch, choice *fresh)
 {
     call *c = ch->call;
 
     if (ch->over) {
         return;
     }
-    pthread_mutex_lock(&c->lock);
-    choice fresh = *ch;
-    ch->text = ch->logprobs = (aiq_buf){0};
-    pthread_mutex_unlock(&c->lock);
     if (!c->cancelled) {
-        tell(ch, &fresh);
+        tell(ch, fresh);
     }
-    aiq_buf_free(&fresh.text);
-    aiq_buf_free(&fresh.logprobs);
-    if (fresh.ended) {
+    aiq_buf_free(&fresh->text);
+    aiq_buf_free(&fresh->logprobs);
+    if (fresh->ended) {
         ch->over = true;
-        end_choice(c, fresh.failed);
+        end_choice(c, fresh->failed);
     }
 }
 
+/* What all answers have become is taken at once: where the last of them has ended by then,
+ * nothing comes any more, and nobody is told again. */
 static void on_fresh(aiq_loop *loop, void *arg)
 {
     call *c = arg;
@@ -349,9 +349,13 @@ static void on_fresh(aiq_loop *loop, void *arg)
     (void)loop;
     pthread_mutex_lock(&c->lock);
     c->told = false;
+    for (unsigned i = 0; i < c->n; i++) {
+        c->fresh[i] = c->choices[i];
+        c->choices[i].text = c->choices[i].logprobs = (aiq_buf){0};
+    }
     pthread_mutex_unlock(&c->lock);
     for (unsigned i = 0; i < c->n; i++) {
-        take_fresh(&c->choices[i]);
+        take(&c->choices[i], &c->fresh[i]);
     }
     if (c->running == 0) {
         call_free(c);
@@ -429,25 +433,35 @@ static call *call_new(const provider_request *request, const provider_events *ev
     return c;
 }
 
-/* Submits the answers one by one. Those before one that is refused end as cancelled ones do;
- * the call is over then. */
-static bool submit(call *c, infer *model, infer_params *params, aiq_err *err)
+/* Only the first n answers were submitted: they end as cancelled ones do, and the call with
+ * them. */
+static void break_off(call *c, unsigned n)
+{
+    c->n = c->running = n;
+    cancel(c);
+    if (n == 0) {
+        call_free(c);
+    }
+}
+
+/* Submits the answers one by one. */
+static bool submit(call *c, infer *model, infer_params *params, const chat_request *chat,
+                   aiq_err *err)
 {
     char why[200] = "";
 
     for (unsigned i = 0; i < c->n; i++) {
         choice *ch = &c->choices[i];
+        infer_rc rc;
 
-        infer_rc rc = infer_submit(model, params, on_infer, ch, &ch->request, why, sizeof(why));
+        if (!local_chat_grammar(chat, &params->grammar, err)) {
+            break_off(c, i);
+            return false;
+        }
+        rc = infer_submit(model, params, on_infer, ch, &ch->request, why, sizeof(why));
         if (rc != INFER_OK) {
             ch->request = NULL;
-            ch->over = true;
-            c->n = i;
-            c->running = i;
-            cancel(c);
-            if (i == 0) {
-                call_free(c);
-            }
+            break_off(c, i);
             return refused(rc, why, err);
         }
         params->seed++; /* other answers draw other numbers */
@@ -480,11 +494,12 @@ static void *start(const provider_request *request, const provider_events *event
     c->wants_logprobs = params.logprobs;
     c->n = c->running = local_chat_choices(request->chat);
     c->choices = aiq_zalloc(c->n * sizeof(*c->choices));
+    c->fresh = aiq_zalloc(c->n * sizeof(*c->fresh));
     for (unsigned i = 0; i < c->n; i++) {
         c->choices[i].call = c;
         c->choices[i].index = i;
     }
-    return submit(c, model, &params, err) ? c : NULL;
+    return submit(c, model, &params, request->chat, err) ? c : NULL;
 }
 
 static void cancel(void *arg)

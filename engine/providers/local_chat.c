@@ -1,6 +1,7 @@
 #include "providers/local_chat.h"
 #include <stdio.h>
 #include <string.h>
+#include "infer/schema.h"
 
 #define TOP_K_MAX 1000000
 
@@ -61,12 +62,6 @@ static bool check_field(aiq_str name, const json_value *value, aiq_err *err)
     }
     if (aiq_str_is(name, "modalities")) {
         return asks_nothing(value) || is_text_only(value) || unsupported(err, "modalities");
-    }
-    if (aiq_str_is(name, "response_format")) {
-        json_value type = json_member(value, "type");
-        return asks_nothing(value) ||
-               (type.type == JSON_STRING && json_string_is(&type, "text")) ||
-               unsupported(err, "response_format");
     }
     return true;
 }
@@ -175,12 +170,56 @@ static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
     return !aiq_str_is(name, "logit_bias") || read_bias(value, pool, params, err);
 }
 
+static json_value body_of(const chat_request *chat)
+{
+    const char *start = memchr(chat->body.data, '{', chat->body.len);
+
+    return (json_value){
+        JSON_OBJECT, {start, chat->body.len - (size_t)(start - chat->body.data)}, 0};
+}
+
+bool local_chat_grammar(const chat_request *chat, grammar **out, aiq_err *err)
+{
+    static const char any_object[] = "{\"type\":\"object\"}";
+    const json_value body = body_of(chat);
+    json_value format = json_member(&body, "response_format"), type, schema;
+    char why[160];
+
+    *out = NULL;
+    if (asks_nothing(&format)) {
+        return true;
+    }
+    if (format.type != JSON_OBJECT) {
+        return invalid(err, "response_format", "an object");
+    }
+    type = json_member(&format, "type");
+    if (type.type != JSON_STRING) {
+        return invalid(err, "response_format", "an object with a 'type'");
+    }
+    if (json_string_is(&type, "text")) {
+        return true;
+    }
+    if (json_string_is(&type, "json_object")) {
+        *out = schema_compile(any_object, sizeof(any_object) - 1, why, sizeof(why));
+        return true;
+    }
+    if (!json_string_is(&type, "json_schema")) {
+        return unsupported(err, "response_format");
+    }
+    schema = json_member(&format, "json_schema");
+    schema = schema.type == JSON_OBJECT ? json_member(&schema, "schema") : schema;
+    if (schema.type != JSON_OBJECT) {
+        return invalid(err, "response_format", "an object whose 'json_schema' has a 'schema'");
+    }
+    *out = schema_compile(schema.text.data, schema.text.len, why, sizeof(why));
+    return *out != NULL || aiq_fail_param(err, 400, "invalid_value", "response_format",
+                                          "'response_format': %s.", why);
+}
+
 static bool check_fields(const chat_request *chat, aiq_pool *pool, infer_params *params,
                          aiq_err *err)
 {
-    const char *start = memchr(chat->body.data, '{', chat->body.len);
-    const json_value object = {
-        JSON_OBJECT, {start, chat->body.len - (size_t)(start - chat->body.data)}, 0};
+    const json_value object = body_of(chat);
     json_value value;
     size_t cursor = 0;
     aiq_str name;

@@ -6,6 +6,7 @@
 #ifndef AIQ_LOCAL_CHAT_H
 #define AIQ_LOCAL_CHAT_H
 
+#include "infer/grammar.h"
 #include "infer/infer.h"
 #include "providers/chat_request.h"
 
@@ -14,6 +15,10 @@
 /* Everything in *params lies in the pool or in the request. False and a 400. */
 bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
                        aiq_err *err);
+
+/* What the answer must be, as "response_format" has it: a new grammar, or NULL for anything.
+ * False and a 400 that says what of it we cannot. */
+bool local_chat_grammar(const chat_request *chat, grammar **out, aiq_err *err);
 
 /* How many answers are wanted: 1..LOCAL_MAX_CHOICES, once the parameters are read. */
 unsigned local_chat_choices(const chat_request *chat);

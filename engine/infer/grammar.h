@@ -1,0 +1,71 @@
+/*
+ * A language of byte strings, and a place in one of its strings.
+ *
+ * A grammar is a set of rules; a rule is a small network of states from its start to its end.
+ * An edge takes a byte of a range, or nothing, or calls a rule and goes on when that has ended.
+ * Rules may call each other in circles, but not before a byte was taken.
+ *
+ * Where one is, is a set of states, each with the stack of rules that it will return to. Such
+ * sets are made when they are first met and numbered; from then on a step is one look into a
+ * table. A matcher's numbers and tables are bounded: whoever keeps a number calls
+ * matcher_trim between his steps.
+ *
+ * One thread. Memory that ends, ends the process (aiq_alloc).
+ */
+#ifndef INFER_GRAMMAR_H
+#define INFER_GRAMMAR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GRAMMAR_MAX_STATES 50000
+#define GRAMMAR_MAX_DEPTH  128 /* of rules that wait for their return; deeper strings end */
+
+typedef struct grammar grammar;
+typedef struct matcher matcher;
+
+/* --- making one; the first rule is the whole language --- */
+
+grammar *grammar_new(void);
+void grammar_free(grammar *g);
+
+/* Both return numbers. Beyond GRAMMAR_MAX_STATES they return what there is, and grammar_check
+ * says so. */
+uint32_t grammar_state(grammar *g);
+uint32_t grammar_rule(grammar *g);
+uint32_t grammar_start(const grammar *g, uint32_t rule);
+uint32_t grammar_end(const grammar *g, uint32_t rule);
+
+void grammar_bytes(grammar *g, uint32_t from, uint8_t low, uint8_t high, uint32_t to);
+void grammar_skip(grammar *g, uint32_t from, uint32_t to);
+void grammar_call(grammar *g, uint32_t from, uint32_t rule, uint32_t to);
+
+/* Is there no room for more? */
+bool grammar_full(const grammar *g);
+
+/* NULL, or why no matcher may be made: a static sentence part. */
+const char *grammar_check(const grammar *g);
+
+/* --- matching --- */
+
+enum { MATCHER_DEAD = -1, MATCHER_START = 0 };
+
+/* Takes the grammar, which has passed its check. */
+matcher *matcher_new(grammar *g);
+void matcher_free(matcher *m);
+
+/* The place after one more byte; MATCHER_DEAD: no string of the language begins so. */
+int32_t matcher_next(matcher *m, int32_t at, uint8_t byte);
+
+/* May the string end here? Must it? */
+bool matcher_complete(const matcher *m, int32_t at);
+bool matcher_finished(const matcher *m, int32_t at);
+
+/* Where at is kept as the only place, its number then. All tables of others may be gone. */
+int32_t matcher_trim(matcher *m, int32_t at);
+
+/* A pointer that the caller keeps with a place; freed with free(). NULL at first. */
+void **matcher_slot(matcher *m, int32_t at);
+
+#endif

@@ -1,0 +1,22 @@
+/*
+ * JSON Schema as a grammar: every string of the grammar is a JSON text that meets the schema.
+ * The other way it is less: objects have the named properties only, in the schema's order;
+ * white space is a space, or a line break with its indentation; numbers have at most 18 digits
+ * and exponents 2; what is nested deeper than GRAMMAR_MAX_DEPTH ends.
+ *
+ * Known: type (and lists of types), properties, required, additionalProperties, items,
+ * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions. title,
+ * description and the like say nothing. Anything else is an error that names it.
+ */
+#ifndef INFER_SCHEMA_H
+#define INFER_SCHEMA_H
+
+#include "infer/grammar.h"
+
+#define SCHEMA_MAX_ITEMS 1000 /* minItems, maxItems */
+
+/* Of the text of a JSON object, which must be valid JSON. NULL, and one line in err that a
+ * client may see, if we cannot. */
+grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen);
+
+#endif

@@ -1,0 +1,115 @@
+#include "infer/token_mask.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/pool.h"
+
+typedef struct {
+    const char *p;
+    uint32_t len;
+    uint32_t same; /* bytes that it shares with the one before */
+    int32_t id;
+} entry;
+
+struct token_order {
+    uint32_t n_vocab;
+    uint32_t max_len;
+    entry *tokens; /* [n] by text; those that stand for nothing are not in it */
+    size_t n;
+    int32_t *ends; /* [n_ends] */
+    size_t n_ends;
+};
+
+static int by_text(const void *a, const void *b)
+{
+    const entry *x = a, *y = b;
+    int c = memcmp(x->p, y->p, x->len < y->len ? x->len : y->len);
+
+    return c != 0 ? c : x->len != y->len ? (x->len > y->len ? 1 : -1) : x->id - y->id;
+}
+
+token_order *token_order_new(const tokenizer *t)
+{
+    token_order *o = aiq_zalloc(sizeof(*o));
+
+    o->n_vocab = tokenizer_n_vocab(t);
+    o->tokens = aiq_alloc(o->n_vocab * sizeof(*o->tokens));
+    o->ends = aiq_alloc(o->n_vocab * sizeof(*o->ends));
+    for (uint32_t i = 0; i < o->n_vocab; i++) {
+        size_t len;
+        const char *p = tokenizer_piece(t, (int32_t)i, &len);
+
+        if (tokenizer_is_end(t, (int32_t)i)) {
+            o->ends[o->n_ends++] = (int32_t)i;
+        } else if (len > 0) {
+            o->tokens[o->n++] = (entry){.p = p, .len = (uint32_t)len, .id = (int32_t)i};
+            o->max_len = len > o->max_len ? (uint32_t)len : o->max_len;
+        }
+    }
+    qsort(o->tokens, o->n, sizeof(*o->tokens), by_text);
+    for (size_t i = 1; i < o->n; i++) {
+        const entry *before = &o->tokens[i - 1];
+        entry *e = &o->tokens[i];
+
+        while (e->same < e->len && e->same < before->len &&
+               e->p[e->same] == before->p[e->same]) {
+            e->same++;
+        }
+    }
+    return o;
+}
+
+void token_order_free(token_order *o)
+{
+    free(o->tokens);
+    free(o->ends);
+    free(o);
+}
+
+static void allow(uint64_t *mask, int32_t id)
+{
+    mask[id / 64] |= (uint64_t)1 << (id % 64);
+}
+
+static void walk(const token_order *o, matcher *m, int32_t at, uint64_t *mask)
+{
+    /* places[i] is behind i bytes of the token that is looked at, as far as it came */
+    int32_t *places = aiq_alloc((o->max_len + 1) * sizeof(*places));
+
+    places[0] = at;
+    for (size_t i = 0; i < o->n;) {
+        const entry *e = &o->tokens[i++];
+        uint32_t k = e->same;
+
+        while (k < e->len &&
+               (places[k + 1] = matcher_next(m, places[k], (uint8_t)e->p[k])) != MATCHER_DEAD) {
+            k++;
+        }
+        if (k == e->len) {
+            allow(mask, e->id);
+            continue;
+        }
+        /* so are all that begin with the same k + 1 bytes */
+        while (i < o->n && o->tokens[i].same > k) {
+            i++;
+        }
+    }
+    free(places);
+}
+
+const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at)
+{
+    uint64_t *mask = *matcher_slot(m, at);
+
+    if (mask != NULL) {
+        return mask;
+    }
+    mask = aiq_zalloc(((size_t)o->n_vocab + 63) / 64 * sizeof(*mask));
+    walk(o, m, at, mask);
+    for (size_t i = 0; matcher_complete(m, at) && i < o->n_ends; i++) {
+        allow(mask, o->ends[i]);
+    }
+    *matcher_slot(m, at) = mask;
+    return mask;
+}

@@ -1,0 +1,92 @@
+# A local model's answers in JSON: any object, or what a schema says.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use JSON::PP ();
+use Test::More;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+my $demo = "$AIQ::Test::ROOT/demo/demo.gguf";
+my ($true, $false) = (JSON::PP::true, JSON::PP::false);
+
+$t->conf("
+    aiq_provider local { dialect local; model demo $demo; }
+    aiq_model demo { target local; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /v1/ { aiq_pass gateway; }
+        location /health { aiq_health; }
+    }");
+$t->start;
+$t->wait_for(sub { $t->get('/health')->{status} == 200 }, 20, 'the model is loaded');
+
+sub ask {
+    my ($format, %more) = @_;
+
+    return $t->post('/v1/chat/completions',
+        $t->chat('demo', 'What is aiq?', max_tokens => 300, response_format => $format, %more),
+        headers => [ 'Content-Type' => 'application/json' ]);
+}
+
+sub schema {
+    my ($schema) = @_;
+
+    return { type => 'json_schema', json_schema => { name => 'x', strict => $true, schema => $schema } };
+}
+
+# a schema whose answers are short, whatever the model says
+my $verdict = {
+    type => 'object', additionalProperties => $false, required => [ 'good', 'kind', 'list' ],
+    properties => {
+        good => { type => 'boolean' },
+        kind => { enum => [ 'gateway', 'platform', 'both' ] },
+        list => { type => 'array', items => { enum => [ 1, 2 ] }, minItems => 1, maxItems => 3 },
+    },
+};
+for my $seed (1 .. 8) {
+    my $choice = $t->json(ask(schema($verdict), temperature => $seed / 4, seed => $seed))->{choices}[0];
+    my $answer = eval { JSON::PP::decode_json($choice->{message}{content}) };
+
+    ok($answer, "seed $seed: it parses") or diag($choice->{message}{content});
+    is($choice->{finish_reason}, 'stop', 'and ends');
+    is(join(' ', sort keys %$answer), 'good kind list', 'its members');
+    like($answer->{kind}, qr/^(gateway|platform|both)$/, 'one of the values');
+    ok(JSON::PP::is_bool($answer->{good}), 'a boolean');
+    cmp_ok(scalar(grep { $_ == 1 || $_ == 2 } @{ $answer->{list} }), '==', scalar @{ $answer->{list} }, 'a list of them');
+}
+
+# any object
+my ($ended, $whole) = (0, 0);
+for my $seed (1 .. 6) {
+    my $choice = $t->json(ask({ type => 'json_object' }, temperature => 1, seed => $seed))->{choices}[0];
+
+    like($choice->{message}{content}, qr/^\{/, "seed $seed: an object begins");
+    $ended++ if $choice->{finish_reason} eq 'stop';
+    $whole++ if eval { ref JSON::PP::decode_json($choice->{message}{content}) eq 'HASH' };
+}
+is($whole, $ended, "those that ended ($ended) are whole");
+
+# in a stream, and for several answers
+my $r = ask(schema($verdict), stream => $true, n => 2, temperature => 1, seed => 4);
+my @text = ('', '');
+for my $c (map { @{ $t->json($_)->{choices} } } grep { $_ ne '[DONE]' } $r->{body} =~ /^data: (.*)$/mg) {
+    $text[$c->{index}] .= $c->{delta}{content} // '';
+}
+is(scalar(grep { eval { JSON::PP::decode_json($_) } } @text), 2, 'streamed');
+
+# what cannot be
+for my $case ([ schema({ type => 'string', pattern => 'a' }), qr/keyword 'pattern' is not supported/ ],
+    [ schema({ '$ref' => '#' }), qr/refers to itself/ ], [ { type => 'json_schema' }, qr/must be an object whose/ ],
+    [ 'json', qr/must be an object/ ], [ { type => 7 }, qr/with a 'type'/ ]) {
+    $r = ask($case->[0]);
+    my $e = $t->json($r)->{error};
+    is("$r->{status} $e->{code} $e->{param}", '400 invalid_value response_format', 'a 400');
+    like($e->{message}, $case->[1], 'that says why');
+}
+is($t->json(ask({ type => 'grammar' }))->{error}{code}, 'unsupported_parameter', 'another type');
+
+$t->finish;
+done_testing;
