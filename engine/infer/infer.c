@@ -25,6 +25,7 @@
 #include "infer/gguf.h"
 #include "infer/model.h"
 #include "infer/sampler.h"
+#include "infer/scores.h"
 #include "infer/token_mask.h"
 #include "infer/tokenizer.h"
 #include "kernels/aiq_kernels.h"
@@ -47,16 +48,6 @@ typedef struct {
     pthread_cond_t wake;
     unsigned refs; /* the model and each request; under lock */
 } hub;
-
-/* Log-probabilities of tokens whose text is still kept back. */
-typedef struct {
-    bool wanted;
-    uint32_t n_top;
-    infer_token *tokens; /* [cap] */
-    infer_scored *top;   /* [cap][n_top] */
-    size_t n;
-    size_t cap;
-} scores;
 
 struct infer_req {
     hub *hub;
@@ -188,8 +179,7 @@ static void req_free(infer_req *r)
     if (r->matcher != NULL) {
         matcher_free(r->matcher);
     }
-    free(r->scores.tokens);
-    free(r->scores.top);
+    scores_free(&r->scores);
     free(r->bias);
     free(r->ids);
     free(r);
@@ -257,26 +247,13 @@ static void finish_failed(infer *m, infer_req *r, const char *error)
     finish(m, r, &ev);
 }
 
-static void give_scores(infer_req *r, infer_event *ev)
-{
-    scores *s = &r->scores;
-
-    for (size_t i = 0; i < s->n; i++) {
-        s->tokens[i].top = s->top + i * s->n_top;
-    }
-    ev->tokens = s->tokens;
-    ev->n_tokens = s->n;
-    ev->n_top = s->n_top;
-    s->n = 0;
-}
-
 static void emit_ready(infer_req *r)
 {
     infer_event ev = {
         .type = INFER_TEXT, .text = r->answer.text, .len = answer_ready(&r->answer)};
 
     if (ev.len > 0) {
-        give_scores(r, &ev);
+        scores_give(&r->scores, &ev);
         r->cb(r->arg, &ev);
         answer_drop(&r->answer, ev.len);
     }
@@ -294,54 +271,11 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     ev.prompt_tokens = r->n_prompt - r->n_said;
     ev.completion_tokens = r->n_said + r->n_answer;
     ev.ids = r->ids + ev.prompt_tokens;
-    give_scores(r, &ev);
+    scores_give(&r->scores, &ev);
     finish(m, r, &ev);
 }
 
 /* --- one step --- */
-
-/* Room for one more token's. */
-static bool grow_scores(scores *s)
-{
-    size_t cap = s->cap > 0 ? s->cap * 2 : 8;
-    infer_token *tokens;
-    infer_scored *top;
-
-    if (s->n < s->cap) {
-        return true;
-    }
-    tokens = realloc(s->tokens, cap * sizeof(*tokens));
-    if (tokens != NULL) {
-        s->tokens = tokens;
-    }
-    top = realloc(s->top, cap * (s->n_top + 1) * sizeof(*top));
-    if (top != NULL) {
-        s->top = top;
-    }
-    if (tokens == NULL || top == NULL) {
-        return false;
-    }
-    s->cap = cap;
-    return true;
-}
-
-/* The likeliest tokens, before sampling changes the logits. */
-static bool score_top(infer *m, scores *s, const float *logits, double *sum)
-{
-    infer_scored *top;
-    int32_t ids[INFER_MAX_TOP];
-
-    if (!grow_scores(s)) {
-        return false;
-    }
-    *sum = sampler_log_sum(logits, m->model.config.n_vocab);
-    sampler_top(logits, m->model.config.n_vocab, s->n_top, ids);
-    top = s->top + s->n * s->n_top;
-    for (uint32_t i = 0; i < s->n_top; i++) {
-        top[i] = (infer_scored){ids[i], (float)(logits[ids[i]] - *sum)};
-    }
-    return true;
-}
 
 /* The next token's id, -1: the logits make no sense, -2: memory ends. */
 static int32_t sample(infer *m, infer_req *r, float *logits)
@@ -350,11 +284,10 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
     sampler_context context = {.ids = r->ids,
                                .n_prompt = r->n_prompt - r->n_said,
                                .n_answer = r->n_said + r->n_answer};
-    double sum = 0;
     int32_t id;
 
     if (r->scores.wanted) {
-        if (!score_top(m, &r->scores, logits, &sum)) {
+        if (!scores_look(&r->scores, logits, n)) {
             return -2;
         }
         memcpy(m->raw, logits, n * sizeof(*logits));
@@ -365,7 +298,7 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
     }
     id = sampler_pick(&r->sampler, &context, logits, n, m->scratch, m->counts);
     if (id >= 0 && r->scores.wanted && !tokenizer_is_end(m->tok, id)) {
-        r->scores.tokens[r->scores.n++].chosen = (infer_scored){id, (float)(m->raw[id] - sum)};
+        scores_choose(&r->scores, id, m->raw[id]);
     }
     return id;
 }
@@ -741,6 +674,19 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
     return INFER_OK;
 }
 
+/* What was said of the answer before: false if its format does not allow it. */
+static bool follow(infer_req *r, const infer_message *said)
+{
+    for (size_t i = 0; r->matcher != NULL && i < said->content_len; i++) {
+        r->place = matcher_next(r->matcher, r->place, (uint8_t)said->content[i]);
+        if (r->place == MATCHER_DEAD) {
+            return false;
+        }
+        r->place = matcher_trim(r->matcher, r->place);
+    }
+    return true;
+}
+
 static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r, char *err,
                              size_t errlen)
 {
@@ -780,6 +726,10 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
     r->answer.n_stop = r->n_stop;
     infer_rc rc = make_prompt(m, p, r, err, errlen);
     sampler_skip(&r->sampler, r->n_said);
+    if (rc == INFER_OK && p->goes_on && !follow(r, &p->messages[p->n_messages - 1])) {
+        return refuse(INFER_INVALID, err, errlen,
+                      "the answer that goes on is not in the format that is asked for");
+    }
     return rc;
 }
 
