@@ -62,6 +62,7 @@ static void plain_text_of_one_choice_only(void **state)
     static const char *const events[] = {
         "{\"type\":\"message_start\"}",
         "{\"choices\":[{\"delta\":{}},{\"delta\":{}}]}",
+        "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"a\"}}]}",
         "{\"choices\":[7]}",
         "{\"choices\":{}}",
     };

@@ -22,8 +22,9 @@ static bool take_delta(continuation *c, const json_value *delta)
 
 static bool take_chunk(continuation *c, aiq_str event)
 {
-    json_value choices, choice = {0}, delta;
+    json_value choices, choice = {0}, delta, index;
     json_error why;
+    int64_t i;
     const json_want wants[] = {{"choices", &choices}};
     size_t cursor = 0;
 
@@ -37,6 +38,10 @@ static bool take_chunk(continuation *c, aiq_str event)
     json_each(&choices, &cursor, NULL, &choice);
     if (choice.type != JSON_OBJECT) {
         return false;
+    }
+    index = json_member(&choice, "index");
+    if (json_int(&index, &i) && i != 0) {
+        return false; /* one of several answers */
     }
     delta = json_member(&choice, "delta");
     return delta.type == JSON_OBJECT && take_delta(c, &delta);
