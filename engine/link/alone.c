@@ -29,18 +29,9 @@ aiq_job *job_alone(aiq_loop *loop, const aiq_policy *policy)
     return &j->job;
 }
 
-bool job_alone_route(aiq_job *job, aiq_err *err)
+bool job_alone_route(aiq_job *job, const char *service, aiq_err *err)
 {
-    const aiq_service *service = service_find(job->location->service);
-
-    if (service == NULL) {
-        return aiq_fail(err, 503, "service_unknown",
-                        "This server does not offer this service.");
-    }
-    job->dialect = aiq_dialect_of((aiq_text){service->name, strlen(service->name)},
-                                  (aiq_text){job->uri.data, job->uri.len});
-    job->route = service_route(service, job, err);
-    return job->route != NULL;
+    return link_job_route((link_job *)job, service, err);
 }
 
 void job_alone_start(aiq_job *job)

@@ -225,8 +225,9 @@ void job_inner_leave(aiq_job *job, bool now);
 /* Takes over the reference to the policy. What was asked for is still to be filled in, in the
  * job's pool. */
 aiq_job *job_alone(aiq_loop *loop, const aiq_policy *policy);
-/* Finds its route. False and *err: there is none any more; job_release(). */
-bool job_alone_route(aiq_job *job, aiq_err *err);
+/* Finds its route with the service, which its location need not name: a WebSocket's chats are
+ * the gateway's, too. False and *err: there is none any more; job_release(). */
+bool job_alone_route(aiq_job *job, const char *service, aiq_err *err);
 /* After its handler's open() and body(): end() follows where its API key, if it has one,
  * still lives; else cancel(), and the job is gone. */
 void job_alone_start(aiq_job *job);

@@ -252,7 +252,7 @@ aiq_job *guaranteed_job(aiq_loop *loop, const durable_orphan *orphan, aiq_str *b
     job->location = &policy->locations[i];
     fill(job, &d);
     *body = json_string(job->pool, &d.body);
-    if (!job_alone_route(job, err)) {
+    if (!job_alone_route(job, "gateway", err)) {
         job_release(job);
         return NULL;
     }
