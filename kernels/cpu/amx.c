@@ -7,9 +7,9 @@
  * row k holds the activations 2k and 2k + 1 of 16 tokens, which pack arranges once for all rows
  * of weights. The sums therefore stand as [row][token] and are turned at the end.
  *
- * The loops, from outside: DEPTH columns; 32 rows, unpacked into a buffer in the L1 cache while
- * the tiles work on the rows before; 32 tokens. Sums of up to TILE_ROWS rows wait in the L2
- * cache for their next columns.
+ * The loops, from outside: DEPTH columns and 32 rows, in the one order or the other, unpacked
+ * into a buffer in the L1 cache while the tiles work on the part before; 32 tokens. Sums of up
+ * to TILE_ROWS rows wait in the L2 cache for their next columns.
  */
 #include "kernels/cpu/dot.h"
 
@@ -161,6 +161,7 @@ X86_AMX X86_INLINE void unpack_row(kern_type type, uint16_t *dst, const uint8_t 
 typedef struct {
     const uint8_t *row; /* the first */
     size_t row_bytes;
+    size_t depth_bytes; /* of DEPTH columns */
     size_t rows;
     size_t cols;
     const uint16_t *x;
@@ -178,33 +179,55 @@ static size_t blocks_at(const product *p, size_t c)
     return (p->cols - c < DEPTH ? p->cols - c : DEPTH) / 32;
 }
 
-/* False: that was the last. */
-static bool advance(const product *p, part *s)
+/*
+ * The next step. With many tokens all rows of some columns come first, for the activations of
+ * those columns to stay in the cache; with few the time goes into reading weights, and those of
+ * a row lie behind each other.
+ */
+static void advance(const product *p, part *s)
 {
     s->i++;
-    s->r += 32;
-    if (s->r >= p->rows) {
-        s->r = 0;
-        s->c += DEPTH;
+    if (p->n > 32) {
+        s->r += 32;
+        if (s->r >= p->rows) {
+            s->r = 0;
+            s->c += DEPTH;
+        }
+        return;
     }
-    return s->c < p->cols;
+    s->c += DEPTH;
+    if (s->c >= p->cols) {
+        s->c = 0;
+        s->r += 32;
+    }
 }
 
-/* Rows [from, to) of the 32 of a part; the memory is told about those of two parts later. */
+static bool is_there(const product *p, const part *s)
+{
+    return s->r < p->rows && s->c < p->cols;
+}
+
+static const uint8_t *row_at(const product *p, const part *s, size_t r)
+{
+    return p->row + (s->r + r) * p->row_bytes + s->c / DEPTH * p->depth_bytes;
+}
+
+/* Rows [from, to) of the 32 of a part; the memory is told about those of the part after it. */
 X86_AMX X86_INLINE void unpack_part(kern_type type, const product *p, const part *s,
                                     size_t from, size_t to)
 {
-    size_t blocks = blocks_at(p, s->c), bytes = cpu_row_bytes(type, DEPTH);
-    size_t ahead = p->rows > 32 ? 32 * p->row_bytes : bytes;
+    size_t blocks = blocks_at(p, s->c);
     uint16_t *dst = p->ws->weights[s->i % 2];
+    part after = *s;
 
+    advance(p, &after);
     for (size_t r = from; r < to && s->r + r < p->rows; r++) {
-        const uint8_t *row = p->row + (s->r + r) * p->row_bytes + s->c / DEPTH * bytes;
+        const char *ahead = (const char *)row_at(p, &after, r);
 
-        for (size_t line = 0; line < bytes; line += 64) {
-            _mm_prefetch((const char *)row + ahead + line, _MM_HINT_T1);
+        for (size_t line = 0; line < p->depth_bytes; line += 64) {
+            _mm_prefetch(ahead + line, _MM_HINT_T1);
         }
-        unpack_row(type, dst + r / 16 * BLOCK + r % 16 * 32, row, blocks);
+        unpack_row(type, dst + r / 16 * BLOCK + r % 16 * 32, row_at(p, s, r), blocks);
     }
 }
 
@@ -316,7 +339,8 @@ X86_AMX X86_INLINE void multiply_all(kern_type type, const product *p, float *y,
     x86_tiles_configure();
     unpack_part(type, p, &s, 0, 32);
     while (more) {
-        more = advance(p, &next);
+        advance(p, &next);
+        more = is_there(p, &next);
         multiply_part(type, p, &s, more ? &next : NULL);
         s = next;
     }
@@ -336,6 +360,7 @@ X86_AMX static void multiply(kern_type type, float *y, size_t ldy, const uint8_t
     product p = {
         .row = row,
         .row_bytes = cpu_row_bytes(type, cols),
+        .depth_bytes = cpu_row_bytes(type, DEPTH),
         .rows = rows,
         .cols = cols,
         .x = x,

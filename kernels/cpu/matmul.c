@@ -186,11 +186,11 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
         tiles |= by == BY_TILES;
     }
     j.unit = ROWS;
-    if (tiles && n > 32) {
+    if (tiles) {
         /* the more rows share the activations in the cache the better, but all threads work */
         bool many = rows >= TILE_ROWS * 4 * cpu_pool_size(m->dev->pool);
 
-        j.unit = many ? TILE_ROWS : TILE_ROWS / 2;
+        j.unit = many && n > 32 ? TILE_ROWS : TILE_ROWS / 2;
     }
     for (uint32_t i = 0; i < n_products; i++) {
         total += units(&j, products[i].w->rows);
