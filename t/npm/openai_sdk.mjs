@@ -89,8 +89,15 @@ await fails(client.post('/nothing', { body: {} }), OpenAI.NotFoundError, 'an unk
 if (dialect === 'local') {
   await fails(client.chat.completions.create({ model, messages }, { timeout: 1 }), OpenAI.APIConnectionTimeoutError,
     'a time-out');
-  await fails(client.chat.completions.create({ model, messages, n: 2 }), OpenAI.BadRequestError, 'two answers',
-    { param: 'n', code: 'unsupported_parameter' });
+  const two = await client.chat.completions.create({ model, messages, n: 2, logprobs: true, top_logprobs: 2 });
+  ok(two.choices.length === 2 && two.choices.every((c) => c.logprobs.content.map((t) => t.token).join('') === c.message.content
+    && c.logprobs.content.every((t) => t.top_logprobs.length === 2)), 'two answers, with log-probabilities');
+  const parsed = await client.chat.completions.parse({ model, messages, max_tokens: 200, response_format: { type: 'json_schema',
+    json_schema: { name: 'x', strict: true, schema: { type: 'object', properties: { yes: { type: 'boolean' } }, required: ['yes'],
+      additionalProperties: false } } } });
+  ok(typeof JSON.parse(parsed.choices[0].message.content).yes === 'boolean', 'an answer that meets a schema');
+  await fails(client.chat.completions.create({ model, messages, n: 17 }), OpenAI.BadRequestError, 'too many answers',
+    { param: 'n', code: 'invalid_value' });
   await fails(client.chat.completions.create({ model, messages: [{ role: 'user', content: 'x '.repeat(5000) }] }),
     OpenAI.BadRequestError, 'a long prompt', { code: 'context_length_exceeded', param: 'messages' });
   const short = await client.chat.completions.create({ model, messages, max_completion_tokens: 2 });
