@@ -433,8 +433,8 @@ static void run_together(kern_model *m, int32_t ids[][CTX], const uint32_t *lens
  */
 static void company_changes_nothing(void **state)
 {
-    enum { SEQS = 7, FIRST = 5 };
-    static const uint32_t lens[SEQS] = {1, 7, 12, 3, 20, 2, 30};
+    enum { SEQS = 9, FIRST = 7 };
+    static const uint32_t lens[SEQS] = {1, 7, 12, 3, 20, 2, 4, 1, 30};
     static const kern_type types[] = {KERN_F16, KERN_Q4_K};
     static float one[VOCAB], few[FIRST][VOCAB], all[SEQS][VOCAB];
     int32_t ids[SEQS][CTX];
