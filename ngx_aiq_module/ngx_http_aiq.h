@@ -462,6 +462,11 @@ const char *ngx_http_aiq_job_event(ngx_http_aiq_ctx_t *ctx,
 void ngx_http_aiq_job_lost(ngx_http_aiq_ctx_t *ctx);
 /* who asked for it may not any more */
 void ngx_http_aiq_job_revoke(ngx_http_aiq_ctx_t *ctx);
+
+/* ngx_http_aiq_job_output.c */
+
+ngx_int_t ngx_http_aiq_job_append(ngx_http_request_t *r,
+    ngx_http_aiq_job_t *job, const u_char *data, size_t len);
 void ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_job_writer(ngx_http_request_t *r);
 
