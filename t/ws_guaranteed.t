@@ -76,5 +76,6 @@ $t->wait_for(sub { $mock->stats->{aborted} > $aborted }, 10, 'the provider is le
 pass('the provider is left');
 $ws->drop;
 
+is(AIQ::WebSocket::misfits(), '', 'all of it fits the schema');
 $t->finish;
 done_testing;

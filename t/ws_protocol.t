@@ -185,5 +185,6 @@ $ws = open_ws();
 $ws->text('{"type":"ping"}') for 1 .. 300;
 is($ws->closed, 1008, 'and so do too many messages');
 
+is(AIQ::WebSocket::misfits(), '', 'all of it fits the schema');
 $t->finish;
 done_testing;

@@ -139,5 +139,6 @@ is(answer_to($ws, 'p')->{type}, 'pong', 'but not what has another token by now')
 unlike($t->read_file('access.log') . join('', map { $t->read_file("logs/$_") } grep { -f $t->dir . "/logs/$_" } qw(engine.log)),
     qr/eyJ[\w-]{20,}/, 'no token is in the logs');
 $_->drop for $stays, $echo, $ws, $old;
+is(AIQ::WebSocket::misfits(), '', 'all of it fits the schema');
 $t->finish;
 done_testing;

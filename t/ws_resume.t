@@ -180,5 +180,6 @@ chat($slow, 'c', 'mock-stream-3x0ms');
 is((events($slow))[-1]{type}, 'done', 'its connection goes on');
 
 $_->drop for $ws, $second, $bolt, $slow;
+is(AIQ::WebSocket::misfits(), '', 'all of it fits the schema');
 $t->finish;
 done_testing;

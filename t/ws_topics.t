@@ -84,5 +84,6 @@ do { $e = $ws[2]->event } until $e->{type} eq 'error';
 is($e->{data}{error}{code}, 'too_many_streams', 'no more of them than it may');
 
 $_->drop for $other, @ws[0, 2];
+is(AIQ::WebSocket::misfits(), '', 'all of it fits the schema');
 $t->finish;
 done_testing;

@@ -12,6 +12,7 @@ use strict;
 use warnings;
 
 use Digest::SHA qw(sha1_base64);
+use File::Temp ();
 use JSON::PP ();
 use MIME::Base64 qw(encode_base64);
 
@@ -123,13 +124,35 @@ sub message {
 }
 
 # Of /ws, docs/websocket.md: says a message, and hears the next event.
-sub say { my ($self, %message) = @_; return $self->text(JSON::PP->new->utf8->canonical->encode(\%message)) }
+my @said; # lines of fits_schema.py
+
+sub say {
+    my ($self, %message) = @_;
+    my $text = JSON::PP->new->utf8->canonical->encode(\%message);
+
+    push @said, "message\t$text\n";
+    return $self->text($text);
+}
 
 sub event {
     my ($self) = @_;
     my $text = $self->message;
 
-    return defined $text ? JSON::PP::decode_json($text) : undef;
+    return undef unless defined $text;
+    push @said, "event\t$text\n";
+    return JSON::PP::decode_json($text);
+}
+
+# What of all that was said and heard, or of these lines, is not as docs/websocket.schema.json
+# has it.
+sub misfits {
+    my @lines = @_ ? @_ : @said;
+    my $out = File::Temp->new;
+
+    open(my $to, '|-', "python3 t/lib/fits_schema.py docs/websocket.schema.json >$out 2>&1") or die "python3: $!\n";
+    print $to @lines;
+    CORE::close($to) or print $out "fits_schema.py: exit $?\n";
+    return do { local (@ARGV, $/) = "$out"; <> } // '';
 }
 
 # The code of the server's Close; what comes before it is read over.
