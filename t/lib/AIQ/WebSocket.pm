@@ -149,7 +149,8 @@ sub misfits {
     my @lines = @_ ? @_ : @said;
     my $out = File::Temp->new;
 
-    open(my $to, '|-', "python3 t/lib/fits_schema.py docs/websocket.schema.json >$out 2>&1") or die "python3: $!\n";
+    # another python3 may come first in the path, but Debian's has what deps/test.txt installs
+    open(my $to, '|-', "/usr/bin/python3 t/lib/fits_schema.py docs/websocket.schema.json >$out 2>&1") or die "python3: $!\n";
     print $to @lines;
     CORE::close($to) or print $out "fits_schema.py: exit $?\n";
     return do { local (@ARGV, $/) = "$out"; <> } // '';
