@@ -41,7 +41,7 @@ MODULE_MAKE_sanitize = CFLAGS="$$(sed -n 's/^CFLAGS = *//p' $B/nginx/objs/Makefi
                          -fno-sanitize-recover=undefined" LINK='$(CC) -fsanitize=undefined'
 $B/ngx_http_aiq_module.so: $B/nginx/objs/Makefile $(MODULE_DEPS)
 	+@$(call say,CC) $(MAKE) -s -C $B/nginx -f objs/Makefile modules $(MODULE_MAKE_$(BUILD))
-	@cp $B/nginx/objs/ngx_http_aiq_module.so $@
+	@install $B/nginx/objs/ngx_http_aiq_module.so $@ # another file: a nginx that runs has the old one mapped
 
 nginx: $B/nginx/objs/nginx
 $B/nginx/objs/nginx: $B/nginx/objs/Makefile
