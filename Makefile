@@ -132,7 +132,7 @@ run:
 
 # One summary for both: a unit test is a program that prints TAP.
 # Files at once: they mostly wait, and none of them measures time.
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 test:
 	@tools/deps.sh build test
 	@$(MAKE) --no-print-directory all test-programs t/npm/node_modules/.package-lock.json
