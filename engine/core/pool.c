@@ -172,6 +172,17 @@ bool aiq_str_is(aiq_str a, const char *literal)
     return aiq_str_eq(a, (aiq_str){literal, strlen(literal)});
 }
 
+bool aiq_str_after(aiq_str a, const char *literal, aiq_str *rest)
+{
+    size_t n = strlen(literal);
+
+    if (a.len < n || memcmp(a.data, literal, n) != 0) {
+        return false;
+    }
+    *rest = (aiq_str){a.data + n, a.len - n};
+    return true;
+}
+
 char *aiq_put_decimal(char *out, uint64_t n)
 {
     char digits[20];

@@ -43,6 +43,8 @@ typedef struct {
 
 bool aiq_str_eq(aiq_str a, aiq_str b);
 bool aiq_str_is(aiq_str a, const char *literal);
+/* Does it begin so? Then *rest is what follows. */
+bool aiq_str_after(aiq_str a, const char *literal, aiq_str *rest);
 
 /* n in decimal, at most 20 bytes and no NUL; returns what follows them. For what every
  * request needs: printf takes ten times as long. */

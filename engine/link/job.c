@@ -436,6 +436,16 @@ static void add_header(aiq_buf *out, size_t max, const job_header *header)
     }
 }
 
+aiq_str job_header_value(const aiq_job *job, const char *name)
+{
+    for (size_t i = 0; i < job->n_headers; i++) {
+        if (aiq_str_is(job->headers[i].name, name)) {
+            return job->headers[i].value;
+        }
+    }
+    return (aiq_str){"", 0};
+}
+
 void job_head(aiq_job *job, const job_reply *reply)
 {
     link_job *j = (link_job *)job;

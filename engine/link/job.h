@@ -122,6 +122,9 @@ typedef struct {
     const char *model, *provider; /* for nginx's variables, or NULL */
 } job_reply;
 
+/* What the request says in a header, by its name in lower case; empty where it has none. */
+aiq_str job_header_value(const aiq_job *job, const char *name);
+
 /* Does the caller's API key, if there is one, allow the model? From end() on. */
 bool job_may_use(const aiq_job *job, const char *model);
 

@@ -68,21 +68,6 @@ uint64_t stream_log_last(const stream_log *log)
 
 /* Adding. */
 
-static size_t write_number(char *out, uint64_t n)
-{
-    char digits[NUMBER_MAX];
-    size_t len = 0;
-
-    do {
-        digits[len++] = (char)('0' + n % 10);
-        n /= 10;
-    } while (n);
-    for (size_t i = 0; i < len; i++) {
-        out[i] = digits[len - 1 - i];
-    }
-    return len;
-}
-
 static void add_one(stream_log *log, const char *text, size_t len, int64_t now_ms)
 {
     static const char retry[] = "retry: ", id[] = "id: ";
@@ -96,13 +81,13 @@ static void add_one(stream_log *log, const char *text, size_t len, int64_t now_m
     }
     if (number == 1) {
         p = mempcpy(p, retry, sizeof(retry) - 1);
-        p += write_number(p, STREAM_RETRY_MS);
+        p = aiq_put_decimal(p, STREAM_RETRY_MS);
         *p++ = '\n';
     }
     int64_t ms = now_ms > log->began_ms ? now_ms - log->began_ms : 0; /* clocks are set, too */
     const mark m = {(uint32_t)stream_log_end(log), (uint32_t)ms};
     p = mempcpy(p, id, sizeof(id) - 1);
-    p += write_number(p, number);
+    p = aiq_put_decimal(p, number);
     *p++ = '\n';
     p = mempcpy(p, text, len);
     log->bytes.len += (size_t)(p - to);
@@ -215,18 +200,6 @@ void stream_log_time(aiq_buf *out, int64_t ms)
     aiq_buf_printf(out, ".%03dZ", (int)(ms % 1000));
 }
 
-/* A line's value where it is a field of this name. */
-static bool field(aiq_str line, const char *name, aiq_str *value)
-{
-    size_t n = strlen(name);
-
-    if (line.len < n || memcmp(line.data, name, n) != 0) {
-        return false;
-    }
-    *value = (aiq_str){line.data + n, line.len - n};
-    return true;
-}
-
 static void add_json(const stream_log *log, size_t i, aiq_buf *data, aiq_buf *out)
 {
     const char *pos = (const char *)log->bytes.data + offset(log, i);
@@ -244,12 +217,12 @@ static void add_json(const stream_log *log, size_t i, aiq_buf *data, aiq_buf *ou
     aiq_buf_consume(data, data->len);
     for (; (newline = memchr(pos, '\n', (size_t)(end - pos))) != NULL; pos = newline + 1) {
         aiq_str line = {pos, (size_t)(newline - pos)};
-        if (field(line, "data: ", &value)) {
+        if (aiq_str_after(line, "data: ", &value)) {
             aiq_buf_add(data, "\n", first ? 0 : 1);
             aiq_buf_add(data, value.data, value.len);
             first = false;
         } else {
-            field(line, "event: ", &type);
+            aiq_str_after(line, "event: ", &type);
         }
     }
     aiq_buf_printf(out, "{\"seq\":%llu,\"type\":", number);

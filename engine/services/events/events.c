@@ -86,7 +86,7 @@ static bool take_args(reading *r, aiq_str args, aiq_err *err)
 static bool read_question(reading *r, aiq_err *err)
 {
     const aiq_job *job = r->reply.job;
-    aiq_str last = event_reply_last_id(job);
+    aiq_str last = job_header_value(job, "last-event-id");
 
     r->question.id = job->path_args[0];
     r->question.tenant = job->tenant;

@@ -157,8 +157,9 @@ static bool read_question(follow *f, aiq_err *err)
         return aiq_fail(err, 406, "not_acceptable",
                         "Several streams at once are read as text/event-stream alone.");
     }
+    aiq_str last = job_header_value(job, "last-event-id");
     make_sources(f, &names);
-    after = event_reply_last_id(job).len ? event_reply_last_id(job) : after;
+    after = last.len ? last : after;
     return after.data == NULL || take_places(f, after, err);
 }
 

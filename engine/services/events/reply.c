@@ -18,16 +18,6 @@ bool event_reply_asked(const aiq_job *job)
     return false;
 }
 
-aiq_str event_reply_last_id(const aiq_job *job)
-{
-    for (size_t i = 0; i < job->n_headers; i++) {
-        if (aiq_str_is(job->headers[i].name, "last-event-id")) {
-            return job->headers[i].value;
-        }
-    }
-    return (aiq_str){"", 0};
-}
-
 void event_reply_nothing_more(aiq_job *job)
 {
     job_reply_all(job, 204, NULL, "", 0);

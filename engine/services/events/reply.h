@@ -18,8 +18,6 @@ typedef struct {
 
 /* Does the client accept events? */
 bool event_reply_asked(const aiq_job *job);
-/* Its Last-Event-ID; empty: none. */
-aiq_str event_reply_last_id(const aiq_job *job);
 /* A reply that tells an EventSource not to come again. The job is gone. */
 void event_reply_nothing_more(aiq_job *job);
 

@@ -697,12 +697,7 @@ static bool start_call(attempts *a, aiq_err *err)
 
 static bool says(const aiq_job *job, const char *header, const char *value)
 {
-    for (size_t i = 0; i < job->n_headers; i++) {
-        if (aiq_str_is(job->headers[i].name, header)) {
-            return aiq_str_is(job->headers[i].value, value);
-        }
-    }
-    return false;
+    return aiq_str_is(job_header_value(job, header), value);
 }
 
 static void release(void *arg)

@@ -9,19 +9,9 @@
 
 #define QOS "x-aiq-qos"
 
-static aiq_str header_of(const aiq_job *job, const char *name)
-{
-    for (size_t i = 0; i < job->n_headers; i++) {
-        if (aiq_str_is(job->headers[i].name, name)) {
-            return job->headers[i].value;
-        }
-    }
-    return (aiq_str){0};
-}
-
 bool guaranteed_wanted(const aiq_job *job, const chat_request *chat, bool *wanted, aiq_err *err)
 {
-    aiq_str qos = header_of(job, QOS);
+    aiq_str qos = job_header_value(job, QOS);
 
     *wanted = aiq_str_is(qos, "guaranteed");
     if (!*wanted) {
@@ -311,7 +301,7 @@ chat_request *guaranteed_rest(const aiq_job *job, const policy_model *model,
     chat_request *rest = aiq_pool_alloc(job->pool, sizeof(*rest));
 
     if (!said->allowed ||
-        !(is_local(model) || aiq_str_is(header_of(job, "x-aiq-continue"), "allow"))) {
+        !(is_local(model) || aiq_str_is(job_header_value(job, "x-aiq-continue"), "allow"))) {
         aiq_fail(err, 502, "stream_broken_off",
                  "The engine that produced this stream has ended, and nobody may go on.");
         return NULL;

@@ -63,17 +63,6 @@ static void on_head(void *arg, const job_reply *reply)
 
 /* Its events. They are ours: the gateway wrote them line by line. */
 
-static bool field(aiq_str line, const char *name, aiq_str *value)
-{
-    size_t n = strlen(name);
-
-    if (line.len < n || memcmp(line.data, name, n) != 0) {
-        return false;
-    }
-    *value = (aiq_str){line.data + n, line.len - n};
-    return true;
-}
-
 static uint64_t number(aiq_str text)
 {
     uint64_t n = 0;
@@ -95,14 +84,14 @@ static void on_event(chat_flow *c, const char *pos, const char *end)
     c->flow.seq++;
     for (; (newline = memchr(pos, '\n', (size_t)(end - pos))) != NULL; pos = newline + 1) {
         aiq_str line = {pos, (size_t)(newline - pos)};
-        if (field(line, "id: ", &value)) {
+        if (aiq_str_after(line, "id: ", &value)) {
             c->flow.seq = number(value);
-        } else if (field(line, "event: ", &value)) {
+        } else if (aiq_str_after(line, "event: ", &value)) {
             name = value;
-        } else if (field(line, "data: ", &value) && !has_data) {
+        } else if (aiq_str_after(line, "data: ", &value) && !has_data) {
             has_data = true;
             data = value;
-        } else if (field(line, "data: ", &value)) {
+        } else if (aiq_str_after(line, "data: ", &value)) {
             aiq_buf_add(&lines, data.data, lines.len ? 0 : data.len);
             aiq_buf_text(&lines, "\n");
             aiq_buf_add(&lines, value.data, value.len);
