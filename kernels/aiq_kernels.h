@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 3
+#define AIQ_KERNELS_ABI 4
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -97,16 +97,32 @@ typedef struct {
     bool logits;  /* whether those after the last of them are wanted */
 } kern_seq;
 
+/* Of the memory of a device of its own, as much is taken at most, everybody's part included:
+ * the rest is left to the driver, and to what comes and goes. */
+#define KERN_MEMORY_SHARE 0.8
+
+/* What a back end has at one of its places. */
+typedef struct {
+    uint32_t score;  /* 0: nothing, or nothing that works here; else the highest is the best */
+    uint64_t memory; /* bytes that models may still take of it; UINT64_MAX: the system's */
+    char title[64];  /* "NVIDIA H200" */
+} kern_info;
+
 /*
  * Calls that return a pointer return NULL, and step returns false, when they fail; last_error
  * then says why in one line (of the device, valid until its next call; of open with NULL).
+ * After a step that failed the model can do no more than be freed.
  */
 typedef struct {
     uint32_t abi;     /* AIQ_KERNELS_ABI */
     const char *name; /* "cpu" */
 
+    /* Looks at device index, which count from 0 without gaps. One that was lost has score 0.
+     * Any thread. */
+    void (*probe)(uint32_t index, kern_info *out);
+
     /* n_threads: threads that compute, at least 1, the caller's included. */
-    kern_device *(*open)(uint32_t n_threads);
+    kern_device *(*open)(uint32_t index, uint32_t n_threads);
     void (*close)(kern_device *dev);
 
     /* config and weights are copied, the data they point to is borrowed until model_free. At
@@ -133,5 +149,9 @@ typedef struct {
 
 /* The portable back end: always there. */
 extern const aiq_kernels aiq_kernels_cpu;
+
+/* Any other is a library, libaiq_NAME.so, with one function of this name and type. */
+#define AIQ_KERNELS_INIT "aiq_kernels_init"
+typedef const aiq_kernels *aiq_kernels_init_fn(void);
 
 #endif

@@ -134,7 +134,7 @@ static bool load(bench *b, const arguments *a)
         cli_error(b->command, "the model's context is %u tokens", b->model.config.n_ctx);
         return false;
     }
-    b->dev = b->kern->open(a->threads);
+    b->dev = b->kern->open(0, a->threads);
     b->km = b->dev != NULL
                 ? b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
                                       a->prompt > b->largest ? a->prompt : b->largest)

@@ -858,7 +858,7 @@ static bool start(infer *m, char *err, size_t errlen)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     m->kern = &aiq_kernels_cpu;
-    m->dev = m->kern->open(m->opt.n_threads);
+    m->dev = m->kern->open(0, m->opt.n_threads);
     if (m->dev != NULL) {
         m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
                                     m->opt.max_running + PROMPT_ALONE);

@@ -2,15 +2,22 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-static kern_device *cpu_open(uint32_t n_threads)
+static void cpu_probe(uint32_t index, kern_info *out)
+{
+    *out = (kern_info){.score = index == 0, .memory = UINT64_MAX};
+    snprintf(out->title, sizeof(out->title), "%s", cpu_ops_usable()[0]->name);
+}
+
+static kern_device *cpu_open(uint32_t index, uint32_t n_threads)
 {
     kern_device *dev = calloc(1, sizeof(*dev));
 
-    assert(n_threads >= 1);
+    assert(index == 0 && n_threads >= 1);
     if (dev == NULL) {
         return NULL;
     }
@@ -223,6 +230,7 @@ static kern_kv *cpu_kv_alloc(kern_model *m, uint32_t n_tokens)
 const aiq_kernels aiq_kernels_cpu = {
     .abi = AIQ_KERNELS_ABI,
     .name = "cpu",
+    .probe = cpu_probe,
     .open = cpu_open,
     .close = cpu_close,
     .model_load = cpu_model_load,

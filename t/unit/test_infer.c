@@ -144,7 +144,7 @@ static void by_hand(int32_t *ids, uint32_t n)
     gguf *g;
     infer_model model;
     const aiq_kernels *k = &aiq_kernels_cpu;
-    kern_device *dev = k->open(1);
+    kern_device *dev = k->open(0, 1);
     kern_model *km;
     kern_kv *kv;
     float logits[TINY_VOCAB];

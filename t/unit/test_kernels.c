@@ -313,7 +313,7 @@ static double tolerance(const cpu_ops *ops, kern_type type)
 static void check_against_reference(const fixture *f, const double *ref, kern_type type,
                                     const int32_t *ids, const cpu_ops *ops, uint32_t chunk)
 {
-    kern_device *dev = K->open(2);
+    kern_device *dev = K->open(0, 2);
     kern_model *m;
     double scale = 0, error = 0;
     float logits[VOCAB];
@@ -373,7 +373,7 @@ static void other_architectures(void **state)
 
 static kern_device *open_with(const cpu_ops *ops, uint32_t threads)
 {
-    kern_device *dev = K->open(threads);
+    kern_device *dev = K->open(0, threads);
 
     dev->ops = ops;
     return dev;
@@ -474,7 +474,7 @@ static void threads_change_nothing(void **state)
     (void)state;
     random_ids(ids, CTX, 9);
     for (uint32_t threads = 1; threads <= 4; threads++) {
-        kern_device *dev = K->open(threads);
+        kern_device *dev = K->open(0, threads);
         kern_model *m = K->model_load(dev, &f->config, &f->w, CTX);
 
         run_chunks(m, ids, CTX, CTX, threads == 1 ? one : many);
