@@ -4,6 +4,7 @@
 #   perl gen_unicode.pl fold    > unicode_fold.h
 use strict;
 use warnings;
+use feature 'unicode_strings'; # lc of U+00C9, too
 use Unicode::Normalize qw(NFD);
 use Unicode::UCD;
 
