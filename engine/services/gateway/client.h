@@ -1,5 +1,5 @@
 /*
- * How a client speaks: what chat.c needs to know of its dialect. Requests become
+ * How a client speaks: what chat*.c need to know of its dialect. Requests become
  * a chat_request, answers come as a provider gives them: in OpenAI's words, or
  * (native) in the client's own, as they shall pass.
  */

@@ -1,6 +1,6 @@
 /*
  * The gateway: OpenAI's API in front of whoever answers. gateway.c has the
- * routes and what is shared, chat.c a request's way from its body to its answer,
+ * routes and what is shared, chat*.c a request's way from its body to its answer,
  * client_*.c how a client speaks and what puts that into other words (messages_*.c,
  * responses_*.c, form.c), attempts.c the way from target to target until one answers,
  * targets.c what is known of them, pick.c which comes first, health_check.c who is
@@ -53,7 +53,7 @@ gateway_loop *gateway_of(const aiq_job *job);
 /* Spreads load and jitter; no secret hangs on it. On the loop. */
 uint64_t gateway_random(gateway_loop *g);
 
-/* 404 */
+/* models.c: 404 */
 void gateway_no_model(aiq_str name, aiq_err *err);
 
 #endif

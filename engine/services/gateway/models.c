@@ -1,8 +1,24 @@
-/* GET /v1/models and /v1/models/{id}: the policy's models, as OpenAI lists them. */
+/* GET /v1/models and /v1/models/{id}: the policy's models, as OpenAI lists them; and what is
+ * said of one that there is none of. */
 
 #include <string.h>
 #include "core/json.h"
 #include "services/gateway/gateway.h"
+
+void gateway_no_model(aiq_str name, aiq_err *err)
+{
+    bool plain = name.len <= 128;
+
+    for (size_t i = 0; plain && i < name.len; i++) {
+        plain = name.data[i] > ' ' && name.data[i] < 0x7f;
+    }
+    if (plain) {
+        aiq_fail_param(err, 404, "model_not_found", "model", "The model '%.*s' does not exist.",
+                       (int)name.len, name.data);
+    } else {
+        aiq_fail_param(err, 404, "model_not_found", "model", "This model does not exist.");
+    }
+}
 
 static void add_model(aiq_buf *out, const aiq_job *job, const policy_model *model)
 {
