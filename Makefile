@@ -105,7 +105,7 @@ $(FUZZ): $B/%: $B/obj/t/fuzz/%.o $B/libaiq.a
 
 $(BENCH): $B/bench/%: $B/obj/t/bench/%.o
 	$(LINK) $(LDLIBS_ALL)
-$B/bench/store: $B/libaiq.a
+$B/bench/store $B/bench/topk: $B/libaiq.a
 
 # What make finds behind a name in the list is deleted, not kept for the next run.
 .SECONDARY:

@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 4
+#define AIQ_KERNELS_ABI 5
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -97,6 +97,22 @@ typedef struct {
     bool logits;  /* whether those after the last of them are wanted */
 } kern_seq;
 
+#define KERN_TOPK_MAX 64
+
+/* Vectors to be compared with one. */
+typedef struct {
+    const uint16_t *rows; /* [n][cols], f16 */
+    uint32_t n;
+    uint32_t cols;      /* at least 1 */
+    const float *query; /* [cols] */
+    uint32_t k;         /* at least 1, at most KERN_TOPK_MAX */
+} kern_topk;
+
+typedef struct {
+    uint32_t row;
+    float score; /* dot product with the query; never NaN */
+} kern_hit;
+
 /* Of the memory of a device of its own, as much is taken at most, everybody's part included:
  * the rest is left to the driver, and to what comes and goes. */
 #define KERN_MEMORY_SHARE 0.8
@@ -143,6 +159,11 @@ typedef struct {
      * results differ by some tenths of a percent in a product between, never within, the two.
      */
     bool (*step)(kern_model *model, const kern_seq *seqs, uint32_t n_seqs, float *logits);
+
+    /* The k rows that are nearest to the query, exactly: the best first, of equals the lower
+     * row. hits is [k]; *n_hits is less than k only where there are fewer rows, those without
+     * NaN. A back end may have none (NULL); the portable one has it. */
+    bool (*topk)(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
 
     const char *(*last_error)(const kern_device *dev);
 } aiq_kernels;

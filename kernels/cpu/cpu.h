@@ -66,6 +66,8 @@ typedef struct {
 void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *products,
                 uint32_t n_products);
 
+bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
+
 bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 
 #endif

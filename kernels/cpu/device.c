@@ -239,5 +239,6 @@ const aiq_kernels aiq_kernels_cpu = {
     .kv_alloc = cpu_kv_alloc,
     .kv_free = cpu_kv_free,
     .step = cpu_step,
+    .topk = cpu_topk,
     .last_error = cpu_last_error,
 };

@@ -29,6 +29,20 @@ static void plain_dot4(float out[4], const float *w, const float *x, size_t stri
     }
 }
 
+static void plain_dots_f16(float *out, const uint16_t *rows, size_t n, size_t cols,
+                           const float *x)
+{
+    for (size_t r = 0; r < n; r++, rows += cols) {
+        float acc[8] = {0};
+
+        for (size_t i = 0; i < cols; i++) {
+            acc[i % 8] += cpu_f16_to_f32(rows[i]) * x[i];
+        }
+        out[r] =
+            ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+    }
+}
+
 static void plain_axpy(float *y, float a, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -92,6 +106,7 @@ const cpu_ops cpu_ops_plain = {
     .name = "plain",
     .dot = plain_dot,
     .dot4 = plain_dot4,
+    .dots_f16 = plain_dots_f16,
     .axpy = plain_axpy,
     .scale = plain_scale,
     .softmax = plain_softmax,

@@ -26,6 +26,10 @@ typedef struct {
     /* out[j] = dot(w, x + j * stride, n) for j = 0..3: the row is read once for four tokens */
     void (*dot4)(float out[4], const float *w, const float *x, size_t stride, size_t n);
 
+    /* out[i] = dot(row i, x) for n rows of f16, [n][cols]; read ahead for whoever goes on with
+     * the rows behind them */
+    void (*dots_f16)(float *out, const uint16_t *rows, size_t n, size_t cols, const float *x);
+
     /* y += a * x */
     void (*axpy)(float *y, float a, const float *x, size_t n);
 

@@ -14,6 +14,10 @@
 #define AVX2   __attribute__((target("avx2,fma,f16c")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 
+/* How far ahead of a row of f16 is asked for what follows it, in numbers: 2 KB. The hardware
+ * looks ahead, too, but stops at the end of a page. */
+#define AHEAD 1024
+
 /* --- AVX2: two sums of eight lanes per token --- */
 
 AVX2 static inline float avx2_sum(__m256 a, __m256 b)
@@ -68,6 +72,36 @@ AVX2 static void avx2_dot4(float out[4], const float *w, const float *x, size_t 
     }
     for (size_t j = 0; j < 4; j++) {
         out[j] = avx2_tail(avx2_sum(s0[j], s1[j]), w, x + j * stride, i, n);
+    }
+}
+
+AVX2 static inline __m256 avx2_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+AVX2 static float avx2_dot_f16(const uint16_t *row, const float *x, size_t n)
+{
+    __m256 s0 = _mm256_setzero_ps(), s1 = _mm256_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        _mm_prefetch((const char *)row + (i + AHEAD) * 2, _MM_HINT_T0);
+        s0 = _mm256_fmadd_ps(avx2_f16(row + i), _mm256_loadu_ps(x + i), s0);
+        s1 = _mm256_fmadd_ps(avx2_f16(row + i + 8), _mm256_loadu_ps(x + i + 8), s1);
+    }
+    float sum = avx2_sum(s0, s1);
+    for (; i < n; i++) {
+        sum += cpu_f16_to_f32(row[i]) * x[i];
+    }
+    return sum;
+}
+
+AVX2 static void avx2_dots_f16(float *out, const uint16_t *rows, size_t n, size_t cols,
+                               const float *x)
+{
+    for (size_t r = 0; r < n; r++) {
+        out[r] = avx2_dot_f16(rows + r * cols, x, cols);
     }
 }
 
@@ -151,6 +185,7 @@ static const cpu_ops ops_avx2 = {
     .name = "avx2",
     .dot = avx2_dot,
     .dot4 = avx2_dot4,
+    .dots_f16 = avx2_dots_f16,
     .axpy = avx2_axpy,
     .scale = avx2_scale,
     .softmax = avx2_softmax,
@@ -221,6 +256,38 @@ AVX512 static void avx512_dot4(float out[4], const float *w, const float *x, siz
     }
     for (size_t j = 0; j < 4; j++) {
         out[j] = _mm512_reduce_add_ps(_mm512_add_ps(s0[j], s1[j]));
+    }
+}
+
+AVX512 static inline __m512 avx512_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+AVX512 static float avx512_dot_f16(const uint16_t *row, const float *x, size_t n)
+{
+    __m512 s0 = _mm512_setzero_ps(), s1 = _mm512_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        _mm_prefetch((const char *)row + (i + AHEAD) * 2, _MM_HINT_T0);
+        s0 = _mm512_fmadd_ps(avx512_f16(row + i), _mm512_loadu_ps(x + i), s0);
+        s1 = _mm512_fmadd_ps(avx512_f16(row + i + 16), _mm512_loadu_ps(x + i + 16), s1);
+    }
+    for (; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m512 w = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, row + i));
+
+        s0 = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(m, x + i), s0);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
+}
+
+AVX512 static void avx512_dots_f16(float *out, const uint16_t *rows, size_t n, size_t cols,
+                                   const float *x)
+{
+    for (size_t r = 0; r < n; r++) {
+        out[r] = avx512_dot_f16(rows + r * cols, x, cols);
     }
 }
 
@@ -295,8 +362,8 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 }
 
 #define AVX512_OPS                                                                             \
-    .dot = avx512_dot, .dot4 = avx512_dot4, .axpy = avx512_axpy, .scale = avx512_scale,        \
-    .softmax = avx512_softmax, .swiglu = avx512_swiglu,                                        \
+    .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16, .axpy = avx512_axpy,  \
+    .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
     .row = {                                                                                   \
         [KERN_F16] = avx512_row_f16,   [KERN_BF16] = avx512_row_bf16,                          \
         [KERN_Q8_0] = avx512_row_q8_0, [KERN_Q4_0] = avx512_row_q4_0,                          \
