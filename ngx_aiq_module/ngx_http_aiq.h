@@ -577,6 +577,13 @@ ngx_uint_t ngx_http_aiq_charge_has_tokens(ngx_http_aiq_loc_conf_t *conf);
 ngx_int_t ngx_http_aiq_charge_init(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf);
 
+/* ngx_http_aiq_phase.c */
+
+/* NGX_AGAIN: the request stays in its phase, and ends if its client leaves */
+ngx_int_t ngx_http_aiq_phase_wait(ngx_http_request_t *r);
+/* it goes through its phases again, and may be gone on return */
+void ngx_http_aiq_phase_resume(ngx_http_request_t *r);
+
 /* ngx_http_aiq_cache.c */
 
 char *ngx_http_aiq_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
@@ -590,6 +597,9 @@ char *ngx_http_aiq_health(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_aiq_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_int_t ngx_http_aiq_metrics_init(ngx_conf_t *cf,
     ngx_http_aiq_main_conf_t *amcf);
+/* a zone that is one block of zeroes, which lives on over reloads */
+ngx_int_t ngx_http_aiq_init_counters(ngx_shm_zone_t *shm_zone, void *data,
+    size_t size);
 void ngx_http_aiq_metrics_init_process(ngx_http_aiq_main_conf_t *amcf);
 void ngx_http_aiq_count_refused(ngx_http_aiq_reason_e reason);
 void ngx_http_aiq_count_reconnect(void);

@@ -22,7 +22,6 @@ static ngx_int_t ngx_http_aiq_charge_sum(ngx_http_request_t *r,
     ngx_http_aiq_charge_t *charge, aiq_charge *sum);
 static ngx_int_t ngx_http_aiq_charge_begin(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, aiq_charge *sum);
-static ngx_int_t ngx_http_aiq_charge_wait(ngx_http_request_t *r);
 static ngx_int_t ngx_http_aiq_charge_refuse(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_charge_cleanup(void *data);
@@ -153,30 +152,7 @@ ngx_http_aiq_charge_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     charge->waiting = 1;
 
-    return ngx_http_aiq_charge_wait(r);
-}
-
-
-static ngx_int_t
-ngx_http_aiq_charge_wait(ngx_http_request_t *r)
-{
-    ngx_event_t  *rev;
-
-    /* the client may leave */
-
-    rev = r->connection->read;
-
-    if (rev->ready) {
-        ngx_post_event(rev, &ngx_posted_events);
-
-    } else if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    r->read_event_handler = ngx_http_test_reading;
-    r->write_event_handler = ngx_http_request_empty_handler;
-
-    return NGX_AGAIN;
+    return ngx_http_aiq_phase_wait(r);
 }
 
 
@@ -276,8 +252,6 @@ ngx_http_aiq_charge_head(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev)
 void
 ngx_http_aiq_charge_run(ngx_http_aiq_ctx_t *ctx)
 {
-    ngx_connection_t           *c;
-    ngx_http_request_t         *r;
     ngx_http_aiq_charge_ctx_t  *charge;
 
     charge = (ngx_http_aiq_charge_ctx_t *) ctx;
@@ -290,22 +264,7 @@ ngx_http_aiq_charge_run(ngx_http_aiq_ctx_t *ctx)
 
     charge->waiting = 0;
 
-    r = ctx->request;
-    c = r->connection;
-
-    ngx_http_set_log_request(c->log, r);
-
-    if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
-        ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
-
-    } else {
-        r->read_event_handler = ngx_http_block_reading;
-        r->write_event_handler = ngx_http_core_run_phases;
-
-        ngx_http_core_run_phases(r);
-    }
-
-    ngx_http_run_posted_requests(c);
+    ngx_http_aiq_phase_resume(ctx->request);
 }
 
 

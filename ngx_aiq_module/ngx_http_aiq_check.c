@@ -71,7 +71,6 @@ static void ngx_http_aiq_check_fail(ngx_http_aiq_key_check_t *check,
 static void ngx_http_aiq_check_done(ngx_http_aiq_key_check_t *check);
 static void ngx_http_aiq_check_timeout_handler(ngx_event_t *ev);
 static void ngx_http_aiq_check_resume_handler(ngx_event_t *ev);
-static void ngx_http_aiq_check_resume(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_aiq_check_now(ngx_http_aiq_check_shctx_t *now);
 static ngx_int_t ngx_http_aiq_check_init_zone(ngx_shm_zone_t *shm_zone,
     void *data);
@@ -116,7 +115,6 @@ ngx_http_aiq_check_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
     u_char *digest)
 {
     ngx_int_t                  rc;
-    ngx_event_t               *rev;
     ngx_http_cleanup_t        *cln;
     ngx_http_aiq_key_wait_t   *wait;
     ngx_http_aiq_key_check_t  *check;
@@ -146,21 +144,7 @@ ngx_http_aiq_check_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     ctx->key_wait = wait;
 
-    /* the client may leave */
-
-    rev = r->connection->read;
-
-    if (rev->ready) {
-        ngx_post_event(rev, &ngx_posted_events);
-
-    } else if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    r->read_event_handler = ngx_http_test_reading;
-    r->write_event_handler = ngx_http_request_empty_handler;
-
-    return NGX_AGAIN;
+    return ngx_http_aiq_phase_wait(r);
 }
 
 
@@ -550,31 +534,8 @@ ngx_http_aiq_check_resume_handler(ngx_event_t *ev)
             wait->answer.len = check->len;
         }
 
-        ngx_http_aiq_check_resume(r);
+        ngx_http_aiq_phase_resume(r);
     }
-}
-
-
-static void
-ngx_http_aiq_check_resume(ngx_http_request_t *r)
-{
-    ngx_connection_t  *c;
-
-    c = r->connection;
-
-    ngx_http_set_log_request(c->log, r);
-
-    if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
-        ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
-
-    } else {
-        r->read_event_handler = ngx_http_block_reading;
-        r->write_event_handler = ngx_http_core_run_phases;
-
-        ngx_http_core_run_phases(r);
-    }
-
-    ngx_http_run_posted_requests(c);
 }
 
 

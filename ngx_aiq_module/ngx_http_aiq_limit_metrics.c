@@ -210,27 +210,6 @@ ngx_http_aiq_limit_metrics(ngx_http_request_t *r, ngx_str_t *text)
 ngx_int_t
 ngx_http_aiq_limit_init_hits(ngx_shm_zone_t *shm_zone, void *data)
 {
-    ngx_slab_pool_t  *shpool;
-
-    if (data) {
-        shm_zone->data = data;
-        return NGX_OK;
-    }
-
-    shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
-
-    if (shm_zone->shm.exists) {
-        shm_zone->data = shpool->data;
-        return NGX_OK;
-    }
-
-    shm_zone->data = ngx_slab_calloc(shpool,
-                                     sizeof(ngx_http_aiq_limit_hits_t));
-    if (shm_zone->data == NULL) {
-        return NGX_ERROR;
-    }
-
-    shpool->data = shm_zone->data;
-
-    return NGX_OK;
+    return ngx_http_aiq_init_counters(shm_zone, data,
+                                      sizeof(ngx_http_aiq_limit_hits_t));
 }

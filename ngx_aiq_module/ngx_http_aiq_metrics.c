@@ -285,10 +285,17 @@ ngx_http_aiq_metrics_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
 static ngx_int_t
 ngx_http_aiq_init_zone(ngx_shm_zone_t *shm_zone, void *data)
 {
+    return ngx_http_aiq_init_counters(shm_zone, data,
+                                      sizeof(ngx_http_aiq_counters_t));
+}
+
+
+ngx_int_t
+ngx_http_aiq_init_counters(ngx_shm_zone_t *shm_zone, void *data, size_t size)
+{
     ngx_slab_pool_t  *shpool;
 
     if (data) {
-        /* counters live on over a reload */
         shm_zone->data = data;
         return NGX_OK;
     }
@@ -300,7 +307,7 @@ ngx_http_aiq_init_zone(ngx_shm_zone_t *shm_zone, void *data)
         return NGX_OK;
     }
 
-    shm_zone->data = ngx_slab_calloc(shpool, sizeof(ngx_http_aiq_counters_t));
+    shm_zone->data = ngx_slab_calloc(shpool, size);
     if (shm_zone->data == NULL) {
         return NGX_ERROR;
     }

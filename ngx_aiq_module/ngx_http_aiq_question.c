@@ -20,7 +20,6 @@ static void ngx_http_aiq_question_cleanup(void *data);
 static void ngx_http_aiq_question_done(ngx_http_aiq_question_t *q);
 static void ngx_http_aiq_question_timeout_handler(ngx_event_t *ev);
 static void ngx_http_aiq_question_resume_handler(ngx_event_t *ev);
-static void ngx_http_aiq_question_resume(ngx_http_request_t *r);
 
 
 /* a worker's */
@@ -35,7 +34,6 @@ ngx_http_aiq_question_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 {
     u_char               buf[AIQ_CHECK_MAX];
     size_t               n;
-    ngx_event_t         *rev;
     ngx_http_cleanup_t  *cln;
 
     cln = ngx_http_cleanup_add(r, 0);
@@ -64,21 +62,7 @@ ngx_http_aiq_question_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     ngx_add_timer(&q->timeout, NGX_HTTP_AIQ_QUESTION_TIMEOUT);
 
-    /* the client may leave */
-
-    rev = r->connection->read;
-
-    if (rev->ready) {
-        ngx_post_event(rev, &ngx_posted_events);
-
-    } else if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    r->read_event_handler = ngx_http_test_reading;
-    r->write_event_handler = ngx_http_request_empty_handler;
-
-    return NGX_AGAIN;
+    return ngx_http_aiq_phase_wait(r);
 }
 
 
@@ -208,31 +192,8 @@ ngx_http_aiq_question_resume_handler(ngx_event_t *ev)
         ngx_queue_remove(queue);
         q->waiting = 0;
 
-        ngx_http_aiq_question_resume(q->request);
+        ngx_http_aiq_phase_resume(q->request);
     }
-}
-
-
-static void
-ngx_http_aiq_question_resume(ngx_http_request_t *r)
-{
-    ngx_connection_t  *c;
-
-    c = r->connection;
-
-    ngx_http_set_log_request(c->log, r);
-
-    if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
-        ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
-
-    } else {
-        r->read_event_handler = ngx_http_block_reading;
-        r->write_event_handler = ngx_http_core_run_phases;
-
-        ngx_http_core_run_phases(r);
-    }
-
-    ngx_http_run_posted_requests(c);
 }
 
 
