@@ -36,6 +36,8 @@ typedef struct health_component {
     const char *name;
     bool critical;
     health_status (*check)(void *arg, char *reason, size_t size);
+    int (*percent)(void *arg); /* how far it is with getting ready, -1: it is not at that; or
+                                  NULL: it never is */
     void *arg;
     struct health_component *next;
 } health_component;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const cli_command commands[] = {
     {"keys", "make, list and revoke API keys", cli_keys},
@@ -76,6 +77,26 @@ int cli_next_option(int argc, char **argv, const char *short_options,
         return '?';
     }
     return c;
+}
+
+static bool draw_bar(void *arg, unsigned percent)
+{
+    static const char full[] = "########################################";
+    const int width = sizeof(full) - 1, done = (int)percent * width / 100;
+
+    (void)arg;
+    if (percent < 100) {
+        fprintf(stderr, "\rreading the model [%.*s%*s] %3u %%", done, full, width - done, "",
+                percent);
+    } else {
+        fputs("\r\033[K", stderr); /* the line is free again */
+    }
+    return true;
+}
+
+cli_progress cli_progress_bar(void)
+{
+    return isatty(STDERR_FILENO) ? draw_bar : NULL;
 }
 
 bool cli_parse_uint(const char *text, uint64_t max, uint64_t *out)

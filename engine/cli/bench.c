@@ -134,6 +134,9 @@ static bool load(bench *b, const arguments *a)
         cli_error(b->command, "the model's context is %u tokens", b->model.config.n_ctx);
         return false;
     }
+    if (cli_progress_bar() != NULL) {
+        gguf_read_ahead(b->file, cli_progress_bar(), NULL);
+    }
     b->dev = b->kern->open(0, a->threads);
     b->km = b->dev != NULL
                 ? b->kern->model_load(b->dev, &b->model.config, &b->model.weights,

@@ -37,6 +37,11 @@ int cli_usage(const char *command, const char *format, ...)
 int cli_next_option(int argc, char **argv, const char *short_options,
                     const struct option *options);
 
+/* How far a model is read, drawn on standard error. NULL where that is no terminal: nobody
+ * watches. Never stops the reading; arg is not used. */
+typedef bool (*cli_progress)(void *arg, unsigned percent);
+cli_progress cli_progress_bar(void);
+
 /* The whole of a number within limits; false otherwise. */
 bool cli_parse_uint(const char *text, uint64_t max, uint64_t *out);
 bool cli_parse_float(const char *text, float max, float *out);

@@ -161,7 +161,7 @@ static int run(const char *command, infer *m, const arguments *a)
 
 static int generate(const char *command, arguments *a)
 {
-    infer_options opt = {0};
+    infer_options opt = {.progress = cli_progress_bar()};
     char err[256];
     infer *m = infer_open(a->model, &opt, err, sizeof(err));
     int32_t bos;

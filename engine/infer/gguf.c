@@ -1,13 +1,9 @@
-#include "infer/gguf.h"
+#include "infer/gguf_impl.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define MAGIC             "GGUF"
 #define VERSION           3
@@ -18,16 +14,6 @@
 /* The least bytes a value and a tensor take in the file: bounds on their counts. */
 #define MIN_KV_BYTES     (8 + 4 + 1)
 #define MIN_TENSOR_BYTES (8 + 4 + 8 + 4 + 8)
-
-struct gguf {
-    const uint8_t *data;
-    size_t size;
-    void *mapping; /* of the same, if we made it */
-    size_t n_kvs;
-    size_t n_tensors;
-    gguf_kv *kvs;         /* by key */
-    gguf_tensor *tensors; /* by name */
-};
 
 /* Reading position; the first error stays. left counts what is after p. */
 typedef struct {
@@ -246,6 +232,17 @@ static int by_offset(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+bool gguf_sort_tensors(gguf *g)
+{
+    qsort(g->tensors, g->n_tensors, sizeof(*g->tensors), by_name);
+    for (size_t i = 1; i < g->n_tensors; i++) {
+        if (by_name(&g->tensors[i - 1], &g->tensors[i]) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool read_kvs(gguf *g, cursor *c, uint64_t n)
 {
     if (n > c->left / MIN_KV_BYTES) {
@@ -338,13 +335,7 @@ static bool read_tensors(gguf *g, cursor *c, uint64_t n)
     if (!read_alignment(g, c, &alignment) || !place_tensors(g, c, alignment)) {
         return false;
     }
-    qsort(g->tensors, g->n_tensors, sizeof(*g->tensors), by_name);
-    for (size_t i = 1; i < g->n_tensors; i++) {
-        if (by_name(&g->tensors[i - 1], &g->tensors[i]) == 0) {
-            return fail(c, "a tensor's name occurs twice");
-        }
-    }
-    return true;
+    return gguf_sort_tensors(g) || fail(c, "a tensor's name occurs twice");
 }
 
 static bool read_all(gguf *g, cursor *c)
@@ -384,65 +375,29 @@ gguf *gguf_parse(const void *data, size_t size, char *err, size_t errlen)
     return g;
 }
 
-static void *map_file(const char *path, size_t *size, char *err, size_t errlen)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    void *data;
-
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        snprintf(err, errlen, "%s", strerror(errno));
-        if (fd >= 0) {
-            close(fd);
-        }
-        return NULL;
-    }
-    if (!S_ISREG(st.st_mode) || st.st_size == 0) {
-        snprintf(err, errlen, "%s", S_ISREG(st.st_mode) ? "empty file" : "not a regular file");
-        close(fd);
-        return NULL;
-    }
-    *size = (size_t)st.st_size;
-    data = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) {
-        snprintf(err, errlen, "mmap: %s", strerror(errno));
-        data = NULL;
-    }
-    close(fd);
-    return data;
-}
-
-gguf *gguf_open(const char *path, char *err, size_t errlen)
-{
-    size_t size;
-    void *data = map_file(path, &size, err, errlen);
-    gguf *g;
-
-    if (data == NULL) {
-        return NULL;
-    }
-    g = gguf_parse(data, size, err, errlen);
-    if (g == NULL) {
-        munmap(data, size);
-        return NULL;
-    }
-    g->mapping = data;
-    return g;
-}
-
 void gguf_close(gguf *g)
 {
-    if (g->mapping != NULL) {
-        munmap(g->mapping, g->size);
+    while (g != NULL) {
+        gguf *next = g->next;
+
+        if (g->mapping != NULL) {
+            munmap(g->mapping, g->size);
+        }
+        free(g->kvs);
+        free(g->tensors);
+        free(g);
+        g = next;
     }
-    free(g->kvs);
-    free(g->tensors);
-    free(g);
 }
 
 size_t gguf_size(const gguf *g)
 {
-    return g->size;
+    size_t size = 0;
+
+    for (; g != NULL; g = g->next) {
+        size += g->size;
+    }
+    return size;
 }
 
 const gguf_kv *gguf_find(const gguf *g, const char *key)

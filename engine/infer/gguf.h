@@ -1,10 +1,12 @@
 /*
- * GGUF v3 files: named values and named tensors, read in place from a mapping.
+ * GGUF v3 files: named values and named tensors, read in place from a mapping. A model may be
+ * split over several files, MODEL-00001-of-00003.gguf and so on: opening the first opens all.
  *
  * The file is hostile. Everything is checked once, when it is opened: each count, length and
  * offset against the bytes that are there, so that whoever has a gguf can walk its strings,
  * arrays and tensors without looking again. What the reader allocates is bounded by the
- * file's size. A file must not be truncated while it is open (replace it by rename).
+ * file's size. A file must not be truncated while it is open (replace it by rename). The
+ * mapping is read only: engines that have the same file open share its pages.
  *
  * Everything returned points into the mapping and lives until gguf_close. Any thread.
  */
@@ -76,14 +78,30 @@ typedef struct {
     const uint8_t *data; /* aligned to at least 8 bytes */
 } gguf_tensor;
 
-/* NULL, and one line in err, if the file cannot be read or breaks a rule of the format. */
+#define GGUF_MAX_PARTS 999
+
+/* NULL, and one line in err, if the file or another of its parts cannot be read or breaks a
+ * rule of the format. */
 gguf *gguf_open(const char *path, char *err, size_t errlen);
 
-/* The same for bytes in memory, aligned to 32; borrowed until gguf_close. */
+/* The same for the bytes of one file in memory, aligned to 32; borrowed until gguf_close. */
 gguf *gguf_parse(const void *data, size_t size, char *err, size_t errlen);
+
+/* The n parts of a split model as one, the first, which has the tensors of all. It owns the
+ * others, whatever comes of it. False, and one line in err, if they do not belong together. */
+bool gguf_join(gguf *const *parts, size_t n, char *err, size_t errlen);
+
+/*
+ * Reads all of it into memory, so that nobody waits for the disk later, and tells how far it
+ * is, from 0 to 100, each number once. It stops where that returns false, and then returns
+ * false. Memory that is short is no error: pages go, and come back when they are needed.
+ */
+typedef bool (*gguf_progress)(void *arg, unsigned percent);
+bool gguf_read_ahead(const gguf *g, gguf_progress progress, void *arg);
 
 void gguf_close(gguf *g);
 
+/* Bytes of all parts. */
 size_t gguf_size(const gguf *g);
 
 /* NULL if there is none of that name. */

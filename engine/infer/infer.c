@@ -831,6 +831,11 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
         gguf_as_str(kv, &name);
     }
     m->name = strndup(name.p, name.len);
+    if (m->opt.progress != NULL &&
+        !gguf_read_ahead(m->file, m->opt.progress, m->opt.progress_arg)) {
+        snprintf(err, errlen, "loading was ended");
+        return false;
+    }
     return m->name != NULL;
 }
 

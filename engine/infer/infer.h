@@ -49,6 +49,11 @@ typedef struct {
     uint32_t max_running; /* generations in one batch [16] */
     uint32_t max_waiting; /* requests that wait to be admitted [256] */
     uint64_t kv_bytes;    /* memory for the contexts of all running requests [1 GiB] */
+
+    /* Told how far the file is read, from 0 to 100, on infer_open's thread; false ends it
+     * [weights are read when they are needed]. */
+    bool (*progress)(void *arg, unsigned percent);
+    void *progress_arg;
 } infer_options;
 
 typedef struct {

@@ -6,11 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "core/json.h"
 #include "core/log.h"
+#include "streams/topics.h"
 
 /* How long a model outlives its last policy: an nginx that starts anew, or its
  * only worker, comes back for it. */
 #define KEEP_NS 60000000000ull
+
+#define TITLE "model "
+
+/* Percent between two events of a model that loads. */
+#define TELL_EVERY 10
 
 typedef enum {
     MODEL_UNUSED, /* not loaded, and nobody wants it */
@@ -24,7 +31,9 @@ struct local_model {
     local_model *next;
     local_models *all;
     char *path, *title;
+    const char *name; /* in the title */
     model_state state;
+    unsigned percent; /* of its file is read, where LOADING */
     unsigned policies, requests;
     uint64_t unused_ns; /* since when both are 0 */
     infer *infer;       /* where READY */
@@ -75,34 +84,71 @@ static bool resolve(const local_models *m, const char *path, char real[PATH_MAX]
     return true;
 }
 
-static infer *load(const local_models *m, const char *path)
+/* Says on the topic what has come of it. */
+static void tell(const local_model *model, const char *type, const char *reason, int percent)
 {
-    const infer_options defaults = {0};
+    aiq_buf out = {0};
+
+    aiq_buf_text(&out, "{\"model\":");
+    json_quote(&out, model->name, strlen(model->name));
+    if (reason) {
+        aiq_buf_text(&out, ",\"reason\":");
+        json_quote(&out, reason, strlen(reason));
+    }
+    if (percent >= 0) {
+        aiq_buf_printf(&out, ",\"percent\":%d", percent);
+    }
+    aiq_buf_text(&out, "}");
+    topic_publish(model->all->engine, AIQ_STR("default"), AIQ_STR(TOPIC_MODELS),
+                  (aiq_str){type, strlen(type)}, (aiq_str){(char *)out.data, out.len});
+    aiq_buf_free(&out);
+}
+
+static bool on_progress(void *arg, unsigned percent)
+{
+    local_model *model = arg;
+
+    pthread_mutex_lock(&model->all->lock);
+    model->percent = percent;
+    bool leaving = model->all->leaving;
+    pthread_mutex_unlock(&model->all->lock);
+    if (percent % TELL_EVERY == 0) {
+        tell(model, "model.loading", NULL, (int)percent);
+    }
+    return !leaving;
+}
+
+static infer *load(local_model *model)
+{
+    const char *path = model->path;
+    const infer_options options = {.progress = on_progress, .progress_arg = model};
     char real[PATH_MAX], why[256] = "";
     uint64_t start = loop_now_ns();
-    infer *model = NULL;
+    infer *loaded = NULL;
 
-    if (resolve(m, path, real, why, sizeof(why))) {
-        model = infer_open(real, &defaults, why, sizeof(why));
+    if (resolve(model->all, path, real, why, sizeof(why))) {
+        loaded = infer_open(real, &options, why, sizeof(why));
     }
-    if (model) {
+    if (loaded) {
         infer_model_info info;
-        infer_info(model, &info);
+        infer_info(loaded, &info);
         aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", path),
                 AIQ_S("name", info.name), AIQ_I("parameters", (int64_t)info.n_params),
                 AIQ_I("context", info.n_ctx),
                 AIQ_R("duration_ms", (double)(loop_now_ns() - start) / 1e6));
+        tell(model, "model.ready", NULL, -1);
     } else {
+        tell(model, "model.failed", why, -1);
         aiq_log(AIQ_LOG_ERROR, "local", "model cannot be loaded", AIQ_S("path", path),
                 AIQ_S("reason", why));
     }
-    return model;
+    return loaded;
 }
 
 static void load_model(local_models *m, local_model *model)
 {
     pthread_mutex_unlock(&m->lock);
-    infer *loaded = load(m, model->path);
+    infer *loaded = load(model);
     pthread_mutex_lock(&m->lock);
     model->infer = loaded;
     model->state = loaded ? MODEL_READY : MODEL_FAILED;
@@ -118,6 +164,7 @@ static void close_model(local_models *m, local_model *model)
     if (unused) {
         infer_close(unused);
         aiq_log(AIQ_LOG_INFO, "local", "model closed", AIQ_S("path", model->path));
+        tell(model, "model.closed", NULL, -1);
     }
     pthread_mutex_lock(&m->lock);
 }
@@ -182,6 +229,16 @@ static health_status check(void *arg, char *reason, size_t size)
     return status;
 }
 
+static int percent(void *arg)
+{
+    local_model *model = arg;
+
+    pthread_mutex_lock(&model->all->lock);
+    int loading = model->state == MODEL_LOADING ? (int)model->percent : -1;
+    pthread_mutex_unlock(&model->all->lock);
+    return loading;
+}
+
 static local_model *find(local_models *m, const char *path)
 {
     local_model *model = m->models;
@@ -207,11 +264,15 @@ static local_model *model_new(local_models *m, const policy_local_model *named)
 
     model->all = m;
     model->path = text_of("", named->path);
-    model->title = text_of("model ", named->name);
+    model->title = text_of(TITLE, named->name);
+    model->name = model->title + strlen(TITLE);
     model->next = m->models;
     m->models = model;
-    model->health = (health_component){
-        .name = model->title, .critical = true, .check = check, .arg = model};
+    model->health = (health_component){.name = model->title,
+                                       .critical = true,
+                                       .check = check,
+                                       .percent = percent,
+                                       .arg = model};
     engine_add_health(m->engine, &model->health);
     return model;
 }
@@ -230,6 +291,7 @@ static void each(local_models *m, const aiq_policy *policy, int change)
             model->unused_ns = loop_now_ns();
             if (change > 0 && (model->state == MODEL_UNUSED || model->state == MODEL_FAILED)) {
                 model->state = MODEL_LOADING;
+                model->percent = 0;
             }
         }
     }

@@ -26,6 +26,10 @@ static health_status add_component(aiq_buf *out, const health_component *c, bool
         aiq_buf_text(out, ",\"reason\":");
         json_quote(out, reason, strlen(reason));
     }
+    int percent = c->percent != NULL ? c->percent(c->arg) : -1;
+    if (percent >= 0) {
+        aiq_buf_printf(out, ",\"percent\":%d", percent);
+    }
     aiq_buf_text(out, "}");
     /* what is not critical can only degrade the whole */
     return status == HEALTH_DOWN && !c->critical ? HEALTH_DEGRADED : status;

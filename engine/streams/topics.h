@@ -33,6 +33,8 @@
 
 /* Of the tenant "default": circuit breakers, "breaker". */
 #define TOPIC_PROVIDERS "aiq.admin.providers"
+/* Of the tenant "default": "model.loading", "model.ready", "model.failed", "model.closed". */
+#define TOPIC_MODELS "aiq.admin.models"
 /* Of each tenant: "budget.warning" at 80 %, "budget.exceeded" at the first refusal. */
 #define TOPIC_BUDGETS "aiq.admin.budgets"
 

@@ -1,8 +1,9 @@
 /* A model file from anywhere: reader, tokenizer, model and, where all of them agree, one step.
- */
+ * A model in two files: the bytes "SPLT", the first one's length as four bytes, then both. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "infer/chat.h"
 #include "infer/gguf.h"
@@ -67,10 +68,38 @@ static void use_tokenizer(const gguf *g, const tokenizer *t, tokenizer_ids *ids)
     }
 }
 
+static gguf *parse_two(const uint8_t *data, size_t size, char *err, size_t errlen)
+{
+    gguf *parts[2] = {0};
+    uint32_t first;
+
+    memcpy(&first, data + 4, sizeof(first));
+    data += 8;
+    size -= 8;
+    if (first <= size && first % 8 == 0) { /* floats stay where they may lie */
+        parts[0] = gguf_parse(data, first, err, errlen);
+        parts[1] = gguf_parse(data + first, size - first, err, errlen);
+    }
+    if (parts[0] != NULL && parts[1] != NULL) {
+        if (gguf_join(parts, 2, err, errlen)) {
+            return parts[0];
+        }
+        parts[1] = NULL; /* the first one's */
+    }
+    for (int i = 0; i < 2; i++) {
+        if (parts[i] != NULL) {
+            gguf_close(parts[i]);
+        }
+    }
+    return NULL;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char err[256];
-    gguf *g = gguf_parse(data, size, err, sizeof(err));
+    bool two = size >= 8 && memcmp(data, "SPLT", 4) == 0;
+    gguf *g = two ? parse_two(data, size, err, sizeof(err))
+                  : gguf_parse(data, size, err, sizeof(err));
     tokenizer *t = g != NULL ? tokenizer_new(g, err, sizeof(err)) : NULL;
     tokenizer_ids ids = {0};
     infer_model m;

@@ -8,6 +8,9 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <stdio.h>
+#include <unistd.h>
+
 #include "gguf_writer.h"
 
 static char err[256];
@@ -247,6 +250,160 @@ static void hostile_alignment(void **state)
     refused(&w, "general.alignment is not a power of two from 8 to 4096");
 }
 
+/* --- a model in several files --- */
+
+typedef struct {
+    uint32_t no, count, tensors; /* as the part says; tensors 0: it does not */
+    const char *tensor;
+} part;
+
+static uint8_t *make_part(const part *p, size_t *size)
+{
+    static const float v[3] = {1, 2, 3};
+    gw w = {0};
+
+    gw_u32(&w, "split.no", p->no);
+    gw_u32(&w, "split.count", p->count);
+    if (p->tensors > 0) {
+        gw_u32(&w, "split.tensors.count", p->tensors);
+    }
+    if (p->tensor != NULL) {
+        gw_tensor(&w, p->tensor, GGUF_TENSOR_F32, 3, 0, v, sizeof(v));
+    }
+    return gw_finish(&w, size);
+}
+
+/* Writes the parts as FOLDER/m-00001-of-0000N.gguf … and opens the first. */
+static gguf *open_split(const char *folder, const part *parts, unsigned n)
+{
+    char path[2][128];
+    gguf *g;
+
+    for (unsigned i = 0; i < n; i++) {
+        size_t size;
+        uint8_t *bytes = make_part(&parts[i], &size);
+        FILE *f;
+
+        snprintf(path[i > 0], sizeof(path[0]), "%s/m-%05u-of-%05u.gguf", folder, i + 1, n);
+        f = fopen(path[i > 0], "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(bytes, 1, size, f), size);
+        fclose(f);
+        free(bytes);
+    }
+    err[0] = '\0';
+    g = gguf_open(path[0], err, sizeof(err));
+    for (unsigned i = 0; i < n; i++) {
+        snprintf(path[1], sizeof(path[1]), "%s/m-%05u-of-%05u.gguf", folder, i + 1, n);
+        unlink(path[1]);
+    }
+    return g;
+}
+
+static char *new_folder(char name[32])
+{
+    strcpy(name, "/tmp/aiq-test-XXXXXX");
+    return mkdtemp(name);
+}
+
+static bool tell(void *arg, unsigned percent)
+{
+    unsigned *last = arg;
+
+    assert_true(*last == ~0u || percent > *last);
+    *last = percent;
+    return percent < 30;
+}
+
+static bool go_on(void *arg, unsigned percent)
+{
+    *(unsigned *)arg = percent;
+    return true;
+}
+
+static void joins_parts(void **state)
+{
+    static const part parts[] = {{0, 3, 2, NULL}, {1, 3, 2, "b"}, {2, 3, 2, "a"}};
+    char folder[32];
+    unsigned percent = ~0u;
+    gguf *g = open_split(new_folder(folder), parts, 3);
+
+    (void)state;
+    if (g == NULL) {
+        fail_msg("%s", err);
+    }
+    assert_int_equal(gguf_n_tensors(g), 2);
+    assert_true(((const float *)(const void *)gguf_find_tensor(g, "a")->data)[2] == 3);
+    assert_non_null(gguf_find_tensor(g, "b"));
+    assert_false(gguf_read_ahead(g, tell, &percent));
+    assert_true(percent >= 30);
+    assert_true(gguf_read_ahead(g, go_on, &percent));
+    assert_int_equal(percent, 100);
+    gguf_close(g);
+    rmdir(folder);
+}
+
+static void parts_that_do_not_fit(void **state)
+{
+    static const struct {
+        part parts[2];
+        const char *why;
+    } cases[] = {
+        {{{0, 3, 2, "a"}, {1, 3, 2, "b"}},
+         "it is the first of 3 files, and its name does not end in -00001-of-00003.gguf"},
+        {{{1, 2, 2, "a"}, {0, 2, 2, "b"}},
+         "it is part 2 of a model in 2 files; name the first, *-00001-of-00002.gguf"},
+        {{{0, 2, 2, "a"}, {0, 2, 2, "b"}}, "part 2 of 2 says that it is part 1 of 2"},
+        {{{0, 2, 2, "a"}, {1, 3, 2, "b"}}, "part 2 of 2 says that it is part 2 of 3"},
+        {{{0, 2, 3, "a"}, {1, 2, 3, "b"}}, "the parts have 2 tensors, the first says 3"},
+        {{{0, 2, 2, "a"}, {1, 2, 2, "a"}}, "a tensor's name occurs twice"},
+        {{{0, 1000, 2, "a"}, {1, 2, 2, "b"}}, "split.count is not a number up to 999"},
+        {{{0, 2, 2, "a"}, {1, ~0u, 2, "b"}}, "split.count is not a number up to 999"},
+        {{{~0u, 2, 2, "a"}, {1, 2, 2, "b"}}, "split.no is not a number up to 999"},
+    };
+    char folder[32];
+
+    (void)state;
+    new_folder(folder);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        assert_null(open_split(folder, cases[i].parts, 2));
+        assert_string_equal(err, cases[i].why);
+    }
+    rmdir(folder);
+}
+
+static void parts_that_are_missing(void **state)
+{
+    static const part one = {0, 2, 2, "a"};
+    char folder[32], path[128];
+    size_t size;
+    uint8_t *bytes = make_part(&one, &size);
+    FILE *f;
+
+    (void)state;
+    new_folder(folder);
+    snprintf(path, sizeof(path), "%s/m-00001-of-00002.gguf", folder);
+    f = fopen(path, "wb");
+    fwrite(bytes, 1, size, f);
+    fclose(f);
+    assert_null(gguf_open(path, err, sizeof(err)));
+    assert_string_equal(err, "m-00002-of-00002.gguf: No such file or directory");
+
+    path[strlen(folder) + 7] = '2';
+    f = fopen(path, "wb");
+    fwrite(bytes, 1, 30, f);
+    fclose(f);
+    path[strlen(folder) + 7] = '1';
+    assert_null(gguf_open(path, err, sizeof(err)));
+    assert_string_equal(err, "m-00002-of-00002.gguf: the count of values exceeds the file");
+
+    unlink(path);
+    path[strlen(folder) + 7] = '2';
+    unlink(path);
+    rmdir(folder);
+    free(bytes);
+}
+
 static void other_files(void **state)
 {
     gguf *g;
@@ -271,7 +428,8 @@ int main(void)
         cmocka_unit_test(reads_values),    cmocka_unit_test(reads_tensors),
         cmocka_unit_test(hostile_values),  cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(hostile_tensors), cmocka_unit_test(hostile_alignment),
-        cmocka_unit_test(other_files),
+        cmocka_unit_test(joins_parts),     cmocka_unit_test(parts_that_do_not_fit),
+        cmocka_unit_test(other_files),     cmocka_unit_test(parts_that_are_missing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@ package AIQ::GGUF;
 
 # Model files for tests: to_f32($in, $out) copies a GGUF file with its F16 and
 # Q8_0 tensors written out as F32, the same numbers without the packing;
+# to_parts($in, $stem, $n) splits it into $stem-00001-of-0000n.gguf and so on;
 # tiny($architecture, $out) writes one of seeded noise in F32, with 300 tokens.
 
 use strict;
@@ -9,7 +10,7 @@ use warnings;
 
 use Exporter qw(import);
 
-our @EXPORT = qw(tiny to_f32);
+our @EXPORT = qw(tiny to_f32 to_parts);
 
 my ($F32, $F16, $Q8_0) = (0, 1, 8);
 my ($STRING, $ARRAY) = (8, 9);
@@ -64,8 +65,9 @@ sub floats {
     return $out;
 }
 
-sub to_f32 {
-    my ($in, $out) = @_;
+# A file's bytes, those of its values, its tensors, and where their numbers begin.
+sub read_file {
+    my ($in) = @_;
 
     open(my $file, '<:raw', $in) or die "$in: $!";
     my $data = do { local $/; <$file> };
@@ -76,7 +78,7 @@ sub to_f32 {
         $at += 8 + unpack("x$at Q<", $data);
         $at = skip_value(\$data, $at + 4, unpack("x$at L<", $data));
     }
-    my $head = substr($data, 0, $at);
+    my $values = substr($data, 24, $at - 24);
 
     my @tensors;
     for (1 .. $n_tensors) {
@@ -89,22 +91,63 @@ sub to_f32 {
         $at += 12;
         push @tensors, [$name, \@dims, $type, $offset];
     }
-    my $start = $at + (-$at & 31);
+    return (\$data, $n_values, $values, \@tensors, $at + (-$at & 31));
+}
 
+sub write_file {
+    my ($out, @bytes) = @_;
+
+    open(my $to, '>:raw', $out) or die "$out: $!";
+    print $to @bytes or die "$out: $!";
+    close($to) or die "$out: $!";
+    return;
+}
+
+sub to_parts {
+    my ($in, $stem, $n) = @_;
+    my ($data, $n_values, $values, $tensors, $start) = read_file($in);
+    my @all = sort { $a->[3] <=> $b->[3] } @$tensors;
+
+    for my $i (0 .. $n - 1) {
+        my @mine = @all[ grep { $_ % $n == $i } 0 .. $#all ];
+        my $split = key('split.no', 4, $i) . key('split.count', 4, $n)
+            . key('split.tensors.count', 4, scalar @all);
+        my $head = 'GGUF' . pack('L<Q<Q<', 3, scalar @mine, 3 + ($i == 0 ? $n_values : 0))
+            . ($i == 0 ? $values : '') . $split;
+        my $body = '';
+
+        for my $t (@mine) {
+            my ($name, $dims, $type, $offset) = @$t;
+            my ($next) = (grep { $_ > $offset } (map { $_->[3] } @all), length($$data) - $start);
+
+            $head .= pack('Q</a L<', $name, scalar @$dims) . pack('Q<*', @$dims)
+                . pack('L<Q<', $type, length $body);
+            $body .= substr($$data, $start + $offset, $next - $offset);
+            $body .= "\0" x (-length($body) & 31);
+        }
+        write_file(sprintf('%s-%05d-of-%05d.gguf', $stem, $i + 1, $n), $head,
+                   "\0" x (-length($head) & 31), $body);
+    }
+    return;
+}
+
+sub to_f32 {
+    my ($in, $out) = @_;
+    my ($data, $n_values, $values, $tensors, $start) = read_file($in);
+    my $head = 'GGUF' . pack('L<Q<Q<', 3, scalar @$tensors, $n_values) . $values;
     my $body = '';
-    for my $t (@tensors) {
+
+    for my $t (@$tensors) {
         my ($name, $dims, $type, $offset) = @$t;
         my $n = 1;
 
         $n *= $_ for @$dims;
         $head .= pack('Q</a L<', $name, scalar @$dims) . pack('Q<*', @$dims)
             . pack('L<Q<', $F32, length $body);
-        $body .= floats(\$data, $start + $offset, $type, $n);
+        $body .= floats($data, $start + $offset, $type, $n);
         $body .= "\0" x (-length($body) & 31);
     }
-    open(my $to, '>:raw', $out) or die "$out: $!";
-    print $to $head, "\0" x (-length($head) & 31), $body or die "$out: $!";
-    close($to) or die "$out: $!";
+    write_file($out, $head, "\0" x (-length($head) & 31), $body);
     return;
 }
 
@@ -176,9 +219,7 @@ sub tiny {
         $body .= "\0" x (-length($body) & 31);
     }
     my $all = 'GGUF' . pack('L<Q<Q<', 3, scalar @tensors, scalar @keys) . join('', @keys) . $infos;
-    open(my $to, '>:raw', $out) or die "$out: $!";
-    print $to $all, "\0" x (-length($all) & 31), $body or die "$out: $!";
-    close($to) or die "$out: $!";
+    write_file($out, $all, "\0" x (-length($all) & 31), $body);
     return;
 }
 
