@@ -181,23 +181,13 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
 
 static bool list_tx(store_db *db, control_call *call, aiq_err *err)
 {
-    aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
     char day[16], month[16];
-    bool more = false;
 
     present(day, month);
     store_rows *r = store_query(
         db, SELECT "WHERE b.id > $3 AND ($4 = '' OR b.tenant = $4) ORDER BY b.id LIMIT $5",
-        "sstti", day, month, call->args.after, only, call->args.limit + 1);
-    control_list_begin(call);
-    for (unsigned n = 0; !more && store_next(r); n++) {
-        more = !control_item(call, n, store_text(r, 0));
-        if (!more) {
-            add(&call->out, r);
-        }
-    }
-    control_list_end(call, more);
-    return store_rows_end(r, err);
+        "sstti", day, month, call->args.after, control_only(call), call->args.limit + 1);
+    return control_list(call, r, add, err);
 }
 
 static bool get_tx(store_db *db, control_call *call, aiq_err *err)

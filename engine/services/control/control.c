@@ -211,6 +211,27 @@ void control_list_end(control_call *call, bool more)
     aiq_buf_text(&call->out, "}");
 }
 
+bool control_list(control_call *call, store_rows *rows,
+                  void (*add)(aiq_buf *out, const store_rows *row), aiq_err *err)
+{
+    bool more = false;
+
+    control_list_begin(call);
+    for (unsigned n = 0; !more && store_next(rows); n++) {
+        more = !control_item(call, n, store_text(rows, 0));
+        if (!more) {
+            add(&call->out, rows);
+        }
+    }
+    control_list_end(call, more);
+    return store_rows_end(rows, err);
+}
+
+aiq_str control_only(const control_call *call)
+{
+    return call->all_tenants ? call->args.tenant : call->tenant;
+}
+
 /* The table. */
 
 static const aiq_route routes[] = {

@@ -123,5 +123,10 @@ void control_add_amount(aiq_buf *out, int64_t amount, aiq_str unit);
 void control_list_begin(control_call *call);
 bool control_item(control_call *call, unsigned n, aiq_str cursor);
 void control_list_end(control_call *call, bool more);
+/* The whole list, where a row's first column is its cursor. The rows are ended. */
+bool control_list(control_call *call, store_rows *rows,
+                  void (*add)(aiq_buf *out, const store_rows *row), aiq_err *err);
+/* The tenant whose rows are listed; empty: all of them. */
+aiq_str control_only(const control_call *call);
 
 #endif

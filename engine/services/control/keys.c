@@ -62,7 +62,7 @@ static void add_budget(aiq_buf *out, int64_t amount, aiq_str unit, aiq_str perio
 }
 
 /* key: only in the answer to its making; NULL otherwise. */
-static void add(aiq_buf *out, const store_rows *r, const char *key)
+static void add_with_key(aiq_buf *out, const store_rows *r, const char *key)
 {
     aiq_str id = store_text(r, 0), models = store_text(r, 4);
     int64_t expires_ms = store_int(r, 6);
@@ -99,6 +99,11 @@ static void add(aiq_buf *out, const store_rows *r, const char *key)
     aiq_buf_text(out, "}");
 }
 
+static void add(aiq_buf *out, const store_rows *r)
+{
+    add_with_key(out, r, NULL);
+}
+
 static bool absent(aiq_err *err)
 {
     return aiq_fail(err, 404, "not_found", "There is no such key.");
@@ -111,7 +116,7 @@ static bool answer_one(control_call *call, aiq_str id, const char *key, store_db
     bool there = store_next(r) && control_sees(call, store_text(r, 1));
 
     if (there) {
-        add(&call->out, r, key);
+        add_with_key(&call->out, r, key);
     }
     return store_rows_end(r, err) && (there || absent(err));
 }
@@ -241,22 +246,13 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
 
 static bool list_tx(store_db *db, control_call *call, aiq_err *err)
 {
-    aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
-    store_rows *r = store_query(db,
-                                "SELECT " COLUMNS " WHERE k.id > $1 AND "
-                                "($2 = '' OR k.tenant = $2) ORDER BY k.id LIMIT $3",
-                                "tti", call->args.after, only, call->args.limit + 1);
-    bool more = false;
+    store_rows *r =
+        store_query(db,
+                    "SELECT " COLUMNS " WHERE k.id > $1 AND "
+                    "($2 = '' OR k.tenant = $2) ORDER BY k.id LIMIT $3",
+                    "tti", call->args.after, control_only(call), call->args.limit + 1);
 
-    control_list_begin(call);
-    for (unsigned n = 0; !more && store_next(r); n++) {
-        more = !control_item(call, n, store_text(r, 0));
-        if (!more) {
-            add(&call->out, r, NULL);
-        }
-    }
-    control_list_end(call, more);
-    return store_rows_end(r, err);
+    return control_list(call, r, add, err);
 }
 
 static bool get_tx(store_db *db, control_call *call, aiq_err *err)

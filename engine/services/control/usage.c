@@ -19,7 +19,7 @@ static bool check(control_call *call, aiq_err *err)
 static store_rows *ask(store_db *db, const control_call *call, int64_t offset)
 {
     unsigned by = call->args.groups;
-    aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
+    aiq_str only = control_only(call);
     char from[AIQ_ID_SIZE], to[AIQ_ID_SIZE];
 
     aiq_id_at(from, "use_", call->args.from_ms);

@@ -87,22 +87,13 @@ static bool create_tx(store_db *db, control_call *call, aiq_err *err)
 
 static bool list_tx(store_db *db, control_call *call, aiq_err *err)
 {
-    aiq_str only = call->all_tenants ? call->args.tenant : call->tenant;
-    store_rows *r = store_query(db,
-                                "SELECT " COLUMNS " FROM users WHERE id > $1 AND "
-                                "($2 = '' OR tenant = $2) ORDER BY id LIMIT $3",
-                                "tti", call->args.after, only, call->args.limit + 1);
-    bool more = false;
+    store_rows *r =
+        store_query(db,
+                    "SELECT " COLUMNS " FROM users WHERE id > $1 AND "
+                    "($2 = '' OR tenant = $2) ORDER BY id LIMIT $3",
+                    "tti", call->args.after, control_only(call), call->args.limit + 1);
 
-    control_list_begin(call);
-    for (unsigned n = 0; !more && store_next(r); n++) {
-        more = !control_item(call, n, store_text(r, 0));
-        if (!more) {
-            add(&call->out, r);
-        }
-    }
-    control_list_end(call, more);
-    return store_rows_end(r, err);
+    return control_list(call, r, add, err);
 }
 
 static bool get_tx(store_db *db, control_call *call, aiq_err *err)
