@@ -18,7 +18,8 @@ typedef struct {
     const char *store;        /* "sqlite:PATH" or "postgres://…" */
     const char *models;       /* folder below which local models lie, or NULL: any path */
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
-    const char *device;       /* "cpu" */
+    const char *device;       /* "cpu", "cuda:0,cuda:1", … */
+    const char *kernels;      /* folder of their libraries, or NULL */
     size_t cache_size;        /* of answers in memory, bytes */
     size_t stream_memory;     /* for what can be read again of streams, bytes */
     const char *redis;        /* "redis://…", or NULL: none */

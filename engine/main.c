@@ -18,6 +18,7 @@
 #include "core/policy.h"
 #include "core/pool.h"
 #include "engine.h"
+#include "infer/devices.h"
 #include "ledger/ledger.h"
 #include "limits/rates.h"
 #include "link/server.h"
@@ -65,7 +66,10 @@ static const char help[] =
     "\n"
     "Processors\n"
     "  --loops N             threads that serve requests (1)\n"
-    "  --device cpu          where local models run (cpu)\n"
+    "  --device LIST         where local models run, as cuda:0,cuda:1 or auto; the CPU is\n"
+    "                        what is left if that fails (cpu)\n"
+    "  --kernels DIR         where the library of a device lies (beside the engine, or in\n"
+    "                        ../lib/aiq from there)\n"
     "  --spin-us N           how long a loop with few jobs looks on before it sleeps;\n"
     "                        0: never (50)\n"
     "\n"
@@ -143,6 +147,7 @@ enum {
     REDIS,
     LOOPS,
     DEVICE,
+    KERNELS,
     SPIN,
     DRAIN,
     LEVEL
@@ -160,6 +165,7 @@ static const struct option long_options[] = {
     {"redis", required_argument, NULL, REDIS},
     {"loops", required_argument, NULL, LOOPS},
     {"device", required_argument, NULL, DEVICE},
+    {"kernels", required_argument, NULL, KERNELS},
     {"spin-us", required_argument, NULL, SPIN},
     {"drain", required_argument, NULL, DRAIN},
     {"log-level", required_argument, NULL, LEVEL},
@@ -204,10 +210,13 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         o->loops = number(name, value, 1, LOOPS_MAX);
         break;
     case DEVICE:
-        if (strcmp(value, "cpu") != 0) {
-            usage_error("--%s: this engine knows only cpu, not %s", name, value);
+        if (!devices_valid(value)) {
+            usage_error("--%s takes a list such as cuda:0,cuda:1, not %s", name, value);
         }
         o->device = value;
+        break;
+    case KERNELS:
+        o->kernels = folder(name, value);
         break;
     case SPIN:
         o->spin_us = number(name, value, 0, SPIN_US_MAX);

@@ -42,7 +42,7 @@ my @wrong = (
     [['bench'], 'aiq bench: --model is missing (see --help)'],
     (map { [['bench', '--model', 'x', @$_],
             "aiq bench: $_->[1] is not a value for this option (see --help)"] }
-        ['--batch', '1,,2'], ['--batch', '0'], ['--threads', '0'], ['--device', 'gpu']),
+        ['--batch', '1,,2'], ['--batch', '0'], ['--threads', '0'], ['--device', 'gpu,']),
     (map { [['generate', '--model', 'x', '--prompt', 'a', @$_],
             "aiq generate: $_->[1] is not a value for this option (see --help)"] }
         ['-n', '0'], ['-n', '-1'], ['-n', '1x'], ['-n', '99999999999999999999'],

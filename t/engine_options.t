@@ -47,7 +47,7 @@ my ($status, $out, $err) = engine('--help');
 is($status, 0, '--help succeeds');
 is($err, '', 'and speaks on stdout');
 like($out, qr/\Q$_\E\b/, "--help names $_")
-    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size stream-memory redis loops device spin-us
+    for map { "--$_" } qw(socket socket-group drain store models secrets cache-size stream-memory redis loops device kernels spin-us
         log-level version help);
 cmp_ok(length((sort { length $b <=> length $a } split /\n/, $out)[0]), '<=', 90, 'lines fit a terminal');
 
@@ -65,7 +65,8 @@ refuses('a negative number',   2, qr/--drain takes/,                          @s
 refuses('a size that is none',  2, qr/--cache-size takes a size/,  @socket, '--cache-size', $_) for qw(x 1x 1kk -1 2000g 99999999999999999999);
 refuses('an endless spin',     2, qr/--spin-us takes a number from 0 to 1000/, @socket, '--spin-us', 1e6);
 refuses('a wrong level',       2, qr/--log-level takes debug, info, warn or error/, @socket, '--log-level', 'loud');
-refuses('a device we lack',    2, qr/--device: this engine knows only cpu/,   @socket, '--device', 'cuda:0');
+refuses('no list of devices',  2, qr/--device takes a list such as cuda:0,cuda:1, not cuda:x/, @socket, '--device', 'cuda:x');
+refuses('no folder of kernels', 2, qr/--kernels: \/nowhere is no folder/, @socket, '--kernels', '/nowhere');
 refuses('models in a file',    2, qr{--models: /etc/passwd is no folder},     @socket, '--models', '/etc/passwd');
 refuses('secrets nowhere',     2, qr{--secrets: \S+/none is no folder},       @socket, '--secrets', "$dir/none");
 refuses('a stray word',        2, qr/what is "extra"\?/,                      @socket, 'extra');

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "infer/devices.h"
 #include "infer/gguf.h"
 #include "infer/model.h"
 #include "infer/tokenizer.h"
@@ -29,7 +30,8 @@ static const char help[] =
     "  --gen-tokens N       write N tokens; 0 leaves this out (64)\n"
     "  --batch LIST         this many sequences at once, such as 1,8,32 (1)\n"
     "  --threads T          threads that compute (one for each processor)\n"
-    "  --device cpu         the only device there is\n"
+    "  --device NAME        cpu, or NAME or NAME:INDEX of a library libaiq_NAME.so (cpu)\n"
+    "  --kernels DIR        where that library lies (beside the program, or ../lib/aiq)\n"
     "  --json               print {\"prefill_tps\":...,\"decode_tps\":{\"1\":...}}\n"
     "\n"
     "Example:\n"
@@ -42,11 +44,14 @@ typedef struct {
     uint32_t batch[MAX_BATCHES];
     uint32_t n_batches;
     uint32_t threads;
+    const char *device;
+    const char *kernels;
     bool json;
 } arguments;
 
 typedef struct {
     const char *command;
+    devices *devices;
     const aiq_kernels *kern;
     gguf *file;
     tokenizer *tok;
@@ -117,6 +122,34 @@ static double measure(bench *b, uint32_t n, uint32_t tokens, bool one_by_one)
     return seconds > 0 ? (double)n * tokens / seconds : -1;
 }
 
+static void on_device(void *arg, devices_event event, const char *name, const char *why)
+{
+    const bench *b = arg;
+
+    if (event == DEVICES_LACKING) {
+        cli_error(b->command, "--device %s: %s", name, why);
+    }
+}
+
+/* The first device of those that are named. */
+static bool open_device(bench *b, const arguments *a)
+{
+    const device *dev;
+
+    b->devices = devices_open(a->device, a->kernels, on_device, b);
+    dev = devices_at(b->devices, 0);
+    if (devices_count(b->devices) == 1 && strcmp(a->device, dev->name) != 0 &&
+        strcmp(a->device, "auto") != 0) {
+        return false; /* it was said */
+    }
+    b->kern = dev->kern;
+    b->dev = b->kern->open(dev->index, a->threads);
+    if (b->dev == NULL) {
+        cli_error(b->command, "%s", b->kern->last_error(NULL));
+    }
+    return b->dev != NULL;
+}
+
 static bool load(bench *b, const arguments *a)
 {
     uint32_t longest = a->prompt > a->gen ? a->prompt : a->gen, n_vocab;
@@ -137,11 +170,11 @@ static bool load(bench *b, const arguments *a)
     if (cli_progress_bar() != NULL) {
         gguf_read_ahead(b->file, cli_progress_bar(), NULL);
     }
-    b->dev = b->kern->open(0, a->threads);
-    b->km = b->dev != NULL
-                ? b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
-                                      a->prompt > b->largest ? a->prompt : b->largest)
-                : NULL;
+    if (!open_device(b, a)) {
+        return false;
+    }
+    b->km = b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
+                                a->prompt > b->largest ? a->prompt : b->largest);
     b->logits = malloc((size_t)b->largest * n_vocab * sizeof(*b->logits));
     b->ids = malloc(longest * sizeof(*b->ids));
     b->seqs = calloc(b->largest, sizeof(*b->seqs));
@@ -173,6 +206,9 @@ static void unload(bench *b)
     free(b->logits);
     free(b->ids);
     free(b->seqs);
+    if (b->devices != NULL) {
+        devices_close(b->devices);
+    }
 }
 
 static void print(const arguments *a, double prefill, const double *decode)
@@ -193,7 +229,7 @@ static void print(const arguments *a, double prefill, const double *decode)
 
 static int bench_model(const char *command, const arguments *a)
 {
-    bench b = {.command = command, .kern = &aiq_kernels_cpu, .largest = 1};
+    bench b = {.command = command, .largest = 1};
     double prefill = 0, decode[MAX_BATCHES] = {0};
     bool ok;
 
@@ -246,7 +282,7 @@ static bool parse_batches(const char *text, arguments *a)
     return false;
 }
 
-enum { OPT_BATCH = 256, OPT_DEVICE, OPT_GEN, OPT_JSON, OPT_PROMPT, OPT_THREADS };
+enum { OPT_BATCH = 256, OPT_DEVICE, OPT_GEN, OPT_JSON, OPT_KERNELS, OPT_PROMPT, OPT_THREADS };
 
 /* False if the option's value is wrong. */
 static bool take_option(arguments *a, int c)
@@ -274,7 +310,11 @@ static bool take_option(arguments *a, int c)
         a->threads = (uint32_t)u;
         break;
     case OPT_DEVICE:
-        ok = strcmp(optarg, "cpu") == 0;
+        ok = devices_valid(optarg);
+        a->device = optarg;
+        break;
+    case OPT_KERNELS:
+        a->kernels = optarg;
         break;
     case OPT_JSON:
         a->json = true;
@@ -293,6 +333,7 @@ int cli_bench(int argc, char **argv)
         {"batch", required_argument, NULL, OPT_BATCH},
         {"threads", required_argument, NULL, OPT_THREADS},
         {"device", required_argument, NULL, OPT_DEVICE},
+        {"kernels", required_argument, NULL, OPT_KERNELS},
         {"json", no_argument, NULL, OPT_JSON},
         {0},
     };
@@ -300,7 +341,8 @@ int cli_bench(int argc, char **argv)
                    .gen = DEFAULT_GEN,
                    .batch = {1},
                    .n_batches = 1,
-                   .threads = processors()};
+                   .threads = processors(),
+                   .device = "cpu"};
     int c;
 
     while ((c = cli_next_option(argc, argv, ":hm:", options)) != -1) {

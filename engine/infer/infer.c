@@ -22,6 +22,7 @@
 
 #include "infer/answer.h"
 #include "infer/chat.h"
+#include "infer/devices.h"
 #include "infer/gguf.h"
 #include "infer/model.h"
 #include "infer/sampler.h"
@@ -67,7 +68,8 @@ struct infer_req {
     uint32_t n_answer;
     uint32_t max_tokens; /* n_prompt + max_tokens <= n_ctx */
     uint32_t pos;        /* tokens in kv */
-    kern_kv *kv;
+    bool admitted;       /* its context is counted in kv_used, */
+    kern_kv *kv;         /* and here, but after a move for a moment */
     sampler sampler;
     sampler_bias *bias; /* [sampler.n_bias] */
     scores scores;
@@ -95,11 +97,16 @@ struct infer {
     infer_model model;
     chat_template *chat; /* NULL: no_chat says why */
     char no_chat[160];
+
+    /* where it computes; the model's thread, once that runs */
+    const device *place;
+    uint32_t tried; /* devices, see devices_take */
     const aiq_kernels *kern;
     kern_device *dev;
-    kern_model *km;
+    kern_model *km; /* NULL: no device has it */
 
     /* under the hub's lock */
+    uint64_t kv_token; /* bytes of one token's context */
     req_list waiting;
     uint32_t n_waiting;
     bool closing;
@@ -229,12 +236,26 @@ void infer_release(infer_req *r)
 
 /* --- the end of a request; the model's thread --- */
 
-static void finish(infer *m, infer_req *r, const infer_event *ev)
+/* Only this thread changes kv_token, so it reads it without the lock. */
+static uint64_t context_bytes(const infer *m, const infer_req *r)
+{
+    return m->kv_token * (r->n_prompt + r->max_tokens);
+}
+
+static void drop_context(infer *m, infer_req *r)
 {
     if (r->kv != NULL) {
-        m->kv_used -= m->kern->kv_bytes(m->km, r->n_prompt + r->max_tokens);
         m->kern->kv_free(r->kv);
         r->kv = NULL;
+        r->pos = 0;
+    }
+}
+
+static void finish(infer *m, infer_req *r, const infer_event *ev)
+{
+    drop_context(m, r);
+    if (r->admitted) {
+        m->kv_used -= context_bytes(m, r);
     }
     r->cb(r->arg, ev);
     req_drop(r);
@@ -273,6 +294,76 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     ev.ids = r->ids + ev.prompt_tokens;
     scores_give(&r->scores, &ev);
     finish(m, r, &ev);
+}
+
+/* --- devices --- */
+
+/* Takes the model from where it is. It has no contexts there any more. */
+static void leave(infer *m)
+{
+    if (m->km != NULL) {
+        m->kern->model_free(m->km);
+        m->km = NULL;
+    }
+    if (m->dev != NULL) {
+        m->kern->close(m->dev);
+        m->dev = NULL;
+    }
+    if (m->place != NULL) {
+        devices_give(m->opt.devices, m->place);
+        m->place = NULL;
+    }
+}
+
+/* Puts the model on the next device that has room for it. */
+static bool settle(infer *m, char *err, size_t errlen)
+{
+    while ((m->place = devices_take(m->opt.devices, gguf_size(m->file), &m->tried)) != NULL) {
+        m->kern = m->place->kern;
+        m->dev = m->kern->open(m->place->index, m->opt.n_threads);
+        if (m->dev != NULL) {
+            m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
+                                        m->opt.max_running + PROMPT_ALONE);
+        }
+        if (m->km != NULL) {
+            pthread_mutex_lock(&m->hub->lock);
+            m->kv_token = m->kern->kv_bytes(m->km, 1);
+            pthread_mutex_unlock(&m->hub->lock);
+            return true;
+        }
+        snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
+        devices_fail(m->opt.devices, m->place, err);
+        leave(m);
+    }
+    return false;
+}
+
+/*
+ * The device has failed. What the n of the batch and all others have in their contexts is gone
+ * with it: on the next device they read their prompt and what they have said anew, and go on;
+ * nothing is said twice. Without a next one they are over.
+ */
+static void move(infer *m, uint32_t n)
+{
+    char why[256];
+
+    for (uint32_t i = 0; i < n; i++) {
+        list_append(&m->running, m->reqs[i]);
+    }
+    for (infer_req *r = m->running.first; r != NULL; r = r->next) {
+        drop_context(m, r);
+    }
+    snprintf(why, sizeof(why), "%s", m->kern->last_error(m->dev));
+    devices_fail(m->opt.devices, m->place, why);
+    leave(m);
+    bool settled = settle(m, why, sizeof(why));
+    m->kv_used = 0;
+    for (infer_req *r = m->running.first; r != NULL; r = r->next) {
+        m->kv_used += context_bytes(m, r);
+    }
+    while (!settled && m->running.first != NULL) {
+        finish_failed(m, list_take(&m->running, &m->running.first), why);
+    }
 }
 
 /* --- one step --- */
@@ -345,6 +436,12 @@ static bool take_token(infer *m, infer_req *r, float *logits)
     return true;
 }
 
+/* Tokens that are not in the context yet: one of whoever decodes, more of whoever reads. */
+static uint32_t unread(const infer_req *r)
+{
+    return r->n_prompt + r->n_answer - r->pos;
+}
+
 /*
  * Shares the step out among the n requests of the batch: one token for each that decodes, an
  * even part of the prompt tokens for each that still reads.
@@ -354,16 +451,16 @@ static void plan_step(infer *m, uint32_t n)
     uint32_t readers = 0, budget;
 
     for (uint32_t i = 0; i < n; i++) {
-        readers += m->reqs[i]->pos < m->reqs[i]->n_prompt;
+        readers += unread(m->reqs[i]) > 1;
     }
     budget = readers == n ? PROMPT_ALONE : PROMPT_CHUNK;
     for (uint32_t i = 0; i < n; i++) {
         infer_req *r = m->reqs[i];
         kern_seq *s = &m->seqs[i];
-        uint32_t left = r->n_prompt + r->n_answer - r->pos;
+        uint32_t left = unread(r);
 
         *s = (kern_seq){.kv = r->kv, .ids = r->ids + r->pos, .n = left, .pos = r->pos};
-        if (r->pos < r->n_prompt) {
+        if (left > 1) {
             uint32_t share = budget / readers;
 
             s->n = left < share ? left : share;
@@ -377,17 +474,15 @@ static void plan_step(infer *m, uint32_t n)
 static void step(infer *m, uint32_t n)
 {
     float *logits = m->logits;
-    bool ok;
 
     plan_step(m, n);
-    ok = m->kern->step(m->km, m->seqs, n, m->logits);
+    if (!m->kern->step(m->km, m->seqs, n, m->logits)) {
+        move(m, n);
+        return;
+    }
     for (uint32_t i = 0; i < n; i++) {
         infer_req *r = m->reqs[i];
 
-        if (!ok) {
-            finish_failed(m, r, m->kern->last_error(m->dev));
-            continue;
-        }
         r->pos += m->seqs[i].n;
         if (!m->seqs[i].logits) {
             list_append(&m->running, r);
@@ -443,32 +538,41 @@ static uint32_t admit(infer *m, uint32_t n)
 {
     while (m->waiting.first != NULL && n < m->opt.max_running) {
         infer_req *r = m->waiting.first;
-        uint64_t bytes = m->kern->kv_bytes(m->km, r->n_prompt + r->max_tokens);
+        uint64_t bytes = context_bytes(m, r);
 
-        if (bytes > m->opt.kv_bytes - m->kv_used) {
+        /* on another device contexts may be larger than those that were let in */
+        if (m->kv_used > 0 &&
+            (m->kv_used > m->opt.kv_bytes || bytes > m->opt.kv_bytes - m->kv_used)) {
             break;
         }
         m->kv_used += bytes;
+        m->waiting.first->admitted = true;
         m->reqs[n++] = list_take(&m->waiting, &m->waiting.first);
         m->n_waiting--;
     }
     return n;
 }
 
-/* Context memory for those that were just admitted; those that get none are over. */
+/* Context memory for those that were just admitted, or moved; those that get none are over. */
 static uint32_t give_contexts(infer *m, uint32_t n)
 {
     uint32_t kept = 0;
+    char why[256];
 
+    m->tried = m->km == NULL ? 0 : m->tried; /* nobody had it: all may try again */
+    if (m->km == NULL && !settle(m, why, sizeof(why))) {
+        for (uint32_t i = 0; i < n; i++) {
+            finish_failed(m, m->reqs[i], why);
+        }
+        return 0;
+    }
     for (uint32_t i = 0; i < n; i++) {
         infer_req *r = m->reqs[i];
-        uint32_t tokens = r->n_prompt + r->max_tokens;
 
         if (r->kv == NULL) {
-            r->kv = m->kern->kv_alloc(m->km, tokens);
+            r->kv = m->kern->kv_alloc(m->km, r->n_prompt + r->max_tokens);
         }
         if (r->kv == NULL) {
-            m->kv_used -= m->kern->kv_bytes(m->km, tokens);
             finish_failed(m, r, m->kern->last_error(m->dev));
         } else {
             m->reqs[kept++] = r;
@@ -503,7 +607,9 @@ static void *model_main(void *arg)
         while (over.first != NULL) {
             finish_failed(m, list_take(&over, &over.first), "cancelled");
         }
-        n = give_contexts(m, n);
+        if (n > 0) {
+            n = give_contexts(m, n);
+        }
         if (n > 0) {
             step(m, n);
         }
@@ -667,7 +773,10 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
     if (r->ids == NULL) {
         return out_of_memory(err, errlen);
     }
-    if (m->kern->kv_bytes(m->km, r->n_prompt + r->max_tokens) > m->opt.kv_bytes) {
+    pthread_mutex_lock(&m->hub->lock);
+    bool fits = context_bytes(m, r) <= m->opt.kv_bytes;
+    pthread_mutex_unlock(&m->hub->lock);
+    if (!fits) {
         return refuse(INFER_TOO_LONG, err, errlen,
                       "prompt and max_tokens exceed the memory set aside for contexts");
     }
@@ -862,15 +971,7 @@ static bool start(infer *m, char *err, size_t errlen)
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    m->kern = &aiq_kernels_cpu;
-    m->dev = m->kern->open(0, m->opt.n_threads);
-    if (m->dev != NULL) {
-        m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
-                                    m->opt.max_running + PROMPT_ALONE);
-    }
-    if (m->km == NULL) {
-        snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
-    } else {
+    if (settle(m, err, errlen)) {
         rc = pthread_create(&m->thread, NULL, model_main, m);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -882,12 +983,7 @@ static bool start(infer *m, char *err, size_t errlen)
 
 static void free_all(infer *m)
 {
-    if (m->km != NULL) {
-        m->kern->model_free(m->km);
-    }
-    if (m->dev != NULL) {
-        m->kern->close(m->dev);
-    }
+    leave(m);
     infer_model_free(&m->model);
     if (m->chat != NULL) {
         chat_template_free(m->chat);

@@ -12,6 +12,8 @@
  *  - Events of one request come in order, on the model's thread only.
  *  - TEXT events carry whole UTF-8 characters and never a part of a stop string; their
  *    concatenation is the answer.
+ *  - Where a device fails, the model moves to the next one that its devices have, and what runs
+ *    goes on there: nothing is said twice. Without one the running requests are FAILED.
  *  - A request's context memory is reserved when it is admitted, prompt and answer
  *    together: nothing that runs can fail later because another one grew.
  *  - The same request with the same seed gives the same answer, alone or in company; with
@@ -54,6 +56,8 @@ typedef struct {
      * [weights are read when they are needed]. */
     bool (*progress)(void *arg, unsigned percent);
     void *progress_arg;
+
+    struct devices *devices; /* where it may compute; outlives the model [the CPU] */
 } infer_options;
 
 typedef struct {

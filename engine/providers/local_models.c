@@ -8,6 +8,7 @@
 #include <time.h>
 #include "core/json.h"
 #include "core/log.h"
+#include "providers/local_devices.h"
 #include "streams/topics.h"
 
 /* How long a model outlives its last policy: an nginx that starts anew, or its
@@ -42,6 +43,7 @@ struct local_model {
 
 struct local_models {
     aiq_engine *engine;
+    local_devices *devices;
     pthread_mutex_t lock; /* guards everything below */
     pthread_cond_t work;
     pthread_t keeper;
@@ -121,7 +123,9 @@ static bool on_progress(void *arg, unsigned percent)
 static infer *load(local_model *model)
 {
     const char *path = model->path;
-    const infer_options options = {.progress = on_progress, .progress_arg = model};
+    const infer_options options = {.progress = on_progress,
+                                   .progress_arg = model,
+                                   .devices = local_devices_all(model->all->devices)};
     char real[PATH_MAX], why[256] = "";
     uint64_t start = loop_now_ns();
     infer *loaded = NULL;
@@ -364,6 +368,7 @@ local_models *local_models_new(aiq_engine *engine, aiq_err *err)
     pthread_condattr_t clock;
 
     m->engine = engine;
+    m->devices = local_devices_new(engine);
     pthread_mutex_init(&m->lock, NULL);
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC); /* as loop_now_ns() */
@@ -372,6 +377,7 @@ local_models *local_models_new(aiq_engine *engine, aiq_err *err)
     int rc = pthread_create(&m->keeper, NULL, keep, m);
     if (rc != 0) {
         aiq_fail(err, 500, "thread", "cannot start a thread: %s", strerror(rc));
+        local_devices_free(m->devices);
         free(m);
         return NULL;
     }
@@ -401,6 +407,7 @@ void local_models_free(local_models *m)
         free(model->title);
         free(model);
     }
+    local_devices_free(m->devices);
     pthread_cond_destroy(&m->work);
     pthread_mutex_destroy(&m->lock);
     free(m);

@@ -1,0 +1,54 @@
+# A local model whose device is lost in the middle of a stream: the stream is whole, the log and
+# the metrics say so, and the model goes on on the CPU.
+
+use strict;
+use warnings;
+use lib 't/lib';
+use JSON::PP ();
+use Test::More;
+use AIQ::Test;
+
+$ENV{AIQ_FAKE} = 'lost=12 slow=5';
+
+my $t = AIQ::Test->new;
+push @{ $t->{engine_args} }, '--device', 'gone,fake', '--kernels', "$t->{build}/t";
+$t->conf("
+    aiq_provider local { dialect local; model one $AIQ::Test::ROOT/demo/demo.gguf; }
+    aiq_model demo { target local model=one; }
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /v1/ { aiq_pass gateway; }
+        location /health { aiq_health; }
+        location /m { aiq_metrics; }
+    }");
+$t->start;
+$t->wait_for(sub { $t->get('/health')->{status} == 200 }, 20, 'the model is loaded');
+
+sub line { my ($message) = @_; return grep { ($_->{message} // '') eq $message } $t->engine_lines }
+
+is((line('no such device, others serve'))[0]{device}, 'gone', 'a library that is not there is done without');
+is_deeply([ map { $_->{device} } line('device') ], [ 'fake:0' ], 'the device is named');
+like($t->get('/m')->{body}, qr/^aiq_device_models\{device="fake:0"\} 1$/m, 'the model is on the device');
+
+sub ask {
+    my $r = $t->post('/v1/chat/completions', $t->chat('demo', 'What is aiq?', temperature => 0, @_),
+        headers => [ 'Content-Type' => 'application/json' ]);
+    is($r->{status}, 200, 'an answer');
+    return $r->{body};
+}
+
+my @data = ask(stream => JSON::PP::true) =~ /^data: (.*)$/mg;
+is(pop @data, '[DONE]', 'a stream to its end');
+my $text = join('', map { $t->json($_)->{choices}[0]{delta}{content} // '' } @data);
+
+my @failed = line('device failed, its model moves');
+is(scalar @failed, 1, 'the device was lost');
+is("$failed[0]{device}: $failed[0]{reason}", 'fake:0: the fake device is lost', 'and the log says which and why');
+is($t->json(ask())->{choices}[0]{message}{content}, $text, 'the stream said what the CPU says');
+
+my $metrics = $t->get('/m')->{body};
+like($metrics, qr/^$_$/m, $_) for 'aiq_device_models\{device="fake:0"\} 0', 'aiq_device_models\{device="cpu"\} 1',
+    'aiq_device_failures_total\{device="fake:0"\} 1', 'aiq_device_failures_total\{device="cpu"\} 0';
+
+$t->stop;
+done_testing();

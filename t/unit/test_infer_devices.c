@@ -1,0 +1,236 @@
+/*
+ * A model whose device fails goes on elsewhere: the answers are those of a model that never had
+ * to move, and no text comes twice. The devices are those of the back end for tests, which lies
+ * beside this program.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+
+#include "infer/devices.h"
+#include "infer/infer.h"
+#include "tiny_model.h"
+
+enum { N = 6, TOKENS = 30 };
+
+typedef struct {
+    infer_req *req;
+    infer_event_type last;
+    int n_last;
+    size_t len;
+    char text[4096];
+    char error[128];
+} client;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
+static char told[1024];
+
+static void on_event(void *arg, const infer_event *ev)
+{
+    client *c = arg;
+
+    pthread_mutex_lock(&lock);
+    if (ev->type == INFER_TEXT) {
+        assert_true(c->len + ev->len < sizeof(c->text));
+        memcpy(c->text + c->len, ev->text, ev->len);
+        c->len += ev->len;
+    } else {
+        c->n_last++;
+        c->last = ev->type;
+        snprintf(c->error, sizeof(c->error), "%s", ev->type == INFER_FAILED ? ev->error : "");
+    }
+    pthread_cond_broadcast(&news);
+    pthread_mutex_unlock(&lock);
+}
+
+/* "x" and the device's name for each failure */
+static void on_device(void *arg, devices_event event, const char *name, const char *why)
+{
+    size_t n = strlen(told);
+
+    (void)arg;
+    (void)why;
+    if (event == DEVICES_FAILED) {
+        snprintf(told + n, sizeof(told) - n, "x%s ", name);
+    }
+}
+
+static infer *open_tiny(devices *d)
+{
+    gw w = {0};
+    char err[256], *path;
+    infer_options opt = {.n_threads = 1, .devices = d};
+    infer *m;
+
+    tiny_write(&w, (tiny_model){.tensor_type = GGUF_TENSOR_F32, .seed = 3});
+    path = tiny_file(&w);
+    m = infer_open(path, &opt, err, sizeof(err));
+    unlink(path);
+    free(path);
+    if (m == NULL) {
+        fail_msg("%s", err);
+    }
+    return m;
+}
+
+static void submit(infer *m, client *c, uint64_t seed)
+{
+    int32_t ids[20];
+    char err[256];
+
+    for (int i = 0; i < 20; i++) {
+        ids[i] = 65 + (int32_t)(seed * 7 + (uint64_t)i * 11) % 26;
+    }
+    infer_params p = {.ids = ids,
+                      .n_ids = 1 + seed * 3,
+                      .max_tokens = TOKENS,
+                      .temperature = 1,
+                      .seed = seed,
+                      .has_seed = true};
+    assert_int_equal(infer_submit(m, &p, on_event, c, &c->req, err, sizeof(err)), INFER_OK);
+}
+
+static void wait_last(client *c)
+{
+    pthread_mutex_lock(&lock);
+    while (c->n_last == 0) {
+        pthread_cond_wait(&news, &lock);
+    }
+    pthread_mutex_unlock(&lock);
+    infer_release(c->req);
+    assert_int_equal(c->n_last, 1);
+}
+
+static void ask_all(infer *m, client c[N])
+{
+    memset(c, 0, N * sizeof(*c));
+    for (uint64_t i = 0; i < N; i++) {
+        submit(m, &c[i], i);
+    }
+    for (int i = 0; i < N; i++) {
+        wait_last(&c[i]);
+    }
+}
+
+/* Answers on these devices are the CPU's; failures were as told. */
+static void check_answers(const char *list, const char *fake, const char *failures)
+{
+    static client want[N], got[N];
+    devices *d;
+    infer *m = open_tiny(NULL);
+
+    ask_all(m, want);
+    infer_close(m);
+    setenv("AIQ_FAKE", fake, 1);
+    told[0] = '\0';
+    d = devices_open(list, NULL, on_device, NULL);
+    m = open_tiny(d);
+    ask_all(m, got);
+    infer_close(m);
+    devices_close(d);
+    assert_string_equal(told, failures);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(got[i].last, INFER_DONE);
+        assert_true(want[i].len > 0);
+        assert_string_equal(got[i].text, want[i].text);
+    }
+}
+
+static void another_device_says_the_same(void **state)
+{
+    (void)state;
+    check_answers("fake", "", "");
+}
+
+static void a_lost_device_leaves_its_answers_to_the_next(void **state)
+{
+    (void)state;
+    check_answers("fake", "lost=1", "xfake:0 ");
+    check_answers("fake", "lost=9", "xfake:0 ");
+    check_answers("fake", "devices=2 lost=9", "xfake:0 ");
+}
+
+static void memory_that_ends_does_so_too(void **state)
+{
+    (void)state;
+    check_answers("fake", "oom=12", "xfake:0 ");
+    check_answers("fake", "load=1", "xfake:0 ");
+    check_answers("fake", "devices=3 load=1 oom=8", "xfake:0 xfake:1 ");
+}
+
+static void what_has_no_room_goes_to_the_cpu(void **state)
+{
+    (void)state;
+    check_answers("fake", "memory=1000", "");
+}
+
+static void a_model_that_moved_is_found_by_the_next_request(void **state)
+{
+    static client c[N];
+    devices *d;
+    infer *m;
+
+    (void)state;
+    setenv("AIQ_FAKE", "lost=4", 1);
+    told[0] = '\0';
+    d = devices_open("fake", NULL, on_device, NULL);
+    m = open_tiny(d);
+    for (int i = 0; i < 3; i++) {
+        ask_all(m, c);
+        for (int k = 0; k < N; k++) {
+            assert_int_equal(c[k].last, INFER_DONE);
+        }
+    }
+    infer_close(m);
+    devices_close(d);
+    assert_string_equal(told, "xfake:0 ");
+}
+
+/* Cancelling and closing while a model moves leaves nothing behind. */
+static void cancelled_and_closed_while_it_moves(void **state)
+{
+    static client c[N];
+    devices *d;
+    infer *m;
+
+    (void)state;
+    for (int lost = 1; lost < 8; lost++) {
+        char setting[64];
+
+        snprintf(setting, sizeof(setting), "slow=1 lost=%d", lost);
+        setenv("AIQ_FAKE", setting, 1);
+        d = devices_open("fake", NULL, on_device, NULL);
+        m = open_tiny(d);
+        memset(c, 0, sizeof(c));
+        for (uint64_t i = 0; i < N; i++) {
+            submit(m, &c[i], i);
+            if (i % 2 == 0) {
+                infer_cancel(c[i].req);
+            }
+        }
+        wait_last(&c[0]);
+        infer_close(m);
+        devices_close(d);
+        for (int i = 1; i < N; i++) {
+            wait_last(&c[i]);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(another_device_says_the_same),
+        cmocka_unit_test(a_lost_device_leaves_its_answers_to_the_next),
+        cmocka_unit_test(memory_that_ends_does_so_too),
+        cmocka_unit_test(what_has_no_room_goes_to_the_cpu),
+        cmocka_unit_test(a_model_that_moved_is_found_by_the_next_request),
+        cmocka_unit_test(cancelled_and_closed_while_it_moves),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
