@@ -49,7 +49,7 @@ CLI_SRC := $(wildcard engine/cli/*.c)
 UNIT_SRC := $(wildcard t/unit/test_*.c)
 FUZZ_SRC := $(wildcard t/fuzz/fuzz_*.c)
 BENCH_SRC := $(wildcard t/bench/*.c)
-C_SRC := $(LIB_SRC) $(ENGINE_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(BENCH_SRC) $(wildcard kernels/fake/*.c)
+C_SRC := $(LIB_SRC) $(ENGINE_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(BENCH_SRC) $(wildcard kernels/fake/*.c) t/unit/fake_nvml.c
 
 UNIT := $(UNIT_SRC:t/unit/%.c=$B/t/%)
 FUZZ := $(FUZZ_SRC:t/fuzz/%.c=$B/%)
@@ -148,7 +148,7 @@ test:
 unit: $(UNIT)
 	CMOCKA_MESSAGE_OUTPUT=TAP prove $(UNIT)
 
-test-programs: $(UNIT) $(BENCH) $B/t/libaiq_fake.so
+test-programs: $(UNIT) $(BENCH) $B/t/libaiq_fake.so $B/t/nvml/libnvidia-ml.so.1
 
 FUZZ_SECONDS ?= 60
 fuzz:

@@ -9,8 +9,10 @@ use Test::More;
 use AIQ::Test;
 
 $ENV{AIQ_FAKE} = 'lost=12 slow=5';
+$ENV{AIQ_FAKE_NVML} = 37;
 
 my $t = AIQ::Test->new;
+$ENV{LD_LIBRARY_PATH} = "$t->{build}/t/nvml";
 push @{ $t->{engine_args} }, '--device', 'gone,fake', '--kernels', "$t->{build}/t";
 $t->conf("
     aiq_provider local { dialect local; model one $AIQ::Test::ROOT/demo/demo.gguf; }
@@ -49,6 +51,14 @@ is($t->json(ask())->{choices}[0]{message}{content}, $text, 'the stream said what
 my $metrics = $t->get('/m')->{body};
 like($metrics, qr/^$_$/m, $_) for 'aiq_device_models\{device="fake:0"\} 0', 'aiq_device_models\{device="cpu"\} 1',
     'aiq_device_failures_total\{device="fake:0"\} 1', 'aiq_device_failures_total\{device="cpu"\} 0';
+
+# the driver's telemetry; the second device tells less
+$t->wait_for(sub { $t->get('/m')->{body} =~ /^aiq_gpu_memory_bytes\{gpu="GPU-1"\}/m }, 10, 'the driver was asked');
+is_deeply([ sort $t->get('/m')->{body} =~ /^aiq_gpu_(.*)$/mg ], [ sort
+    'utilization_percent{gpu="GPU-0"} 37', 'memory_used_bytes{gpu="GPU-0"} 1000000000', 'memory_bytes{gpu="GPU-0"} 150000000000',
+    'temperature_celsius{gpu="GPU-0"} 41', 'power_watts{gpu="GPU-0"} 77',
+    'utilization_percent{gpu="GPU-1"} 38', 'memory_used_bytes{gpu="GPU-1"} 1000000000', 'memory_bytes{gpu="GPU-1"} 150000000000' ],
+    'what each GPU tells');
 
 $t->stop;
 done_testing();

@@ -1,6 +1,7 @@
 /*
  * The devices of the engine's local models: opened as --device says, told in the log and by
- * metrics.
+ * metrics. Where there are others than the CPU, what NVIDIA's driver tells of its own, every
+ * two seconds, is among these.
  */
 
 #ifndef AIQ_LOCAL_DEVICES_H
