@@ -1,7 +1,7 @@
 /* Anthropic's answers in OpenAI's words. */
 
 #include "unit.h"
-#include <glob.h>
+#include "recorded.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include "providers/anthropic_answer.h"
@@ -314,27 +314,8 @@ static aiq_buf replay(const uint8_t *data, size_t n, size_t split)
 
 static void recorded_streams_at_every_split(void **state)
 {
-    glob_t files;
-    static uint8_t data[65536];
-
     (void)state;
-    if (glob("../shared/data/anthropic-sse/*s*.[st][sx][et]", 0, NULL, &files) != 0) {
-        skip();
-    }
-    for (size_t i = 0; i < files.gl_pathc; i++) {
-        FILE *f = fopen(files.gl_pathv[i], "rb");
-        size_t n = fread(data, 1, sizeof(data), f);
-        fclose(f);
-        aiq_buf whole_run = replay(data, n, n);
-        for (size_t split = 0; split < n; split++) {
-            aiq_buf run = replay(data, n, split);
-            assert_int_equal(run.len, whole_run.len);
-            assert_memory_equal(run.data, whole_run.data, run.len);
-            aiq_buf_free(&run);
-        }
-        aiq_buf_free(&whole_run);
-    }
-    globfree(&files);
+    recorded_at_every_split("../shared/data/anthropic-sse/*s*.[st][sx][et]", replay, NULL);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -1,7 +1,7 @@
 /* OpenAI's answers in Anthropic's words. */
 
 #include "unit.h"
-#include <glob.h>
+#include "recorded.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include "providers/sse.h"
@@ -232,27 +232,8 @@ static aiq_buf replay(const uint8_t *data, size_t n, size_t split)
 
 static void recorded_streams_at_every_split(void **state)
 {
-    glob_t files;
-    static uint8_t data[65536];
-
     (void)state;
-    if (glob("../shared/data/openai-sse/*.sse", 0, NULL, &files) != 0) {
-        skip();
-    }
-    for (size_t i = 0; i < files.gl_pathc; i++) {
-        FILE *f = fopen(files.gl_pathv[i], "rb");
-        size_t n = fread(data, 1, sizeof(data), f);
-        fclose(f);
-        aiq_buf whole = replay(data, n, n);
-        for (size_t split = 0; split < n; split++) {
-            aiq_buf run = replay(data, n, split);
-            assert_int_equal(run.len, whole.len);
-            assert_memory_equal(run.data, whole.data, run.len);
-            aiq_buf_free(&run);
-        }
-        aiq_buf_free(&whole);
-    }
-    globfree(&files);
+    recorded_at_every_split("../shared/data/openai-sse/*.sse", replay, NULL);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -1,7 +1,7 @@
 /* OpenAI's chat answers in the words of its Responses API. */
 
 #include "unit.h"
-#include <glob.h>
+#include "recorded.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include "providers/sse.h"
@@ -321,30 +321,17 @@ static aiq_buf replay(const uint8_t *data, size_t n, size_t split)
     return out;
 }
 
+static void is_closed(aiq_buf *result)
+{
+    const char *all = note(result);
+
+    assert_true(strstr(all, "\ncompleted,") || strstr(all, "\nincomplete,"));
+}
+
 static void recorded_streams_at_every_split(void **state)
 {
-    glob_t files;
-    static uint8_t data[65536];
-
     (void)state;
-    if (glob("../shared/data/openai-sse/*.sse", 0, NULL, &files) != 0) {
-        skip();
-    }
-    for (size_t i = 0; i < files.gl_pathc; i++) {
-        FILE *f = fopen(files.gl_pathv[i], "rb");
-        size_t n = fread(data, 1, sizeof(data), f);
-        fclose(f);
-        aiq_buf once = replay(data, n, n);
-        for (size_t split = 0; split < n; split++) {
-            aiq_buf run = replay(data, n, split);
-            assert_int_equal(run.len, once.len);
-            assert_memory_equal(run.data, once.data, run.len);
-            aiq_buf_free(&run);
-        }
-        const char *all = note(&once);
-        assert_true(strstr(all, "\ncompleted,") || strstr(all, "\nincomplete,"));
-    }
-    globfree(&files);
+    recorded_at_every_split("../shared/data/openai-sse/*.sse", replay, is_closed);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
