@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 5
+#define AIQ_KERNELS_ABI 6
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -42,8 +42,8 @@ typedef struct {
     uint32_t cols;
 } kern_tensor;
 
-/* The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. Qwen and Phi-3
- * differ by what is named here. */
+/* The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. Qwen, Phi-3
+ * and Gemma differ by what is named here. */
 typedef struct {
     uint32_t n_layers;
     uint32_t d_model;
@@ -56,7 +56,15 @@ typedef struct {
     uint32_t n_vocab;
     uint32_t n_ctx;
     float rope_base;
+    float rope_base_near; /* in layers with a window, whose frequencies then have no divisors;
+                             0: as in the others */
+    float rope_scale;     /* of what is turned; 0: 1 */
     float norm_eps;
+    float embed_scale; /* of the tokens' embeddings; 0: 1 */
+    float attn_scale;  /* of a query's product with a key; 0: 1 / sqrt(head_dim) */
+    float attn_cap;    /* the products x, scaled, become cap * tanh(x / cap); 0: they do not */
+    float logit_cap;   /* likewise the logits */
+    bool gelu;         /* GEGLU, with the gelu by tanh, instead of SwiGLU */
 } kern_config;
 
 typedef struct {
@@ -74,6 +82,9 @@ typedef struct {
     kern_tensor w_gate;     /* [d_ff][d_model] */
     kern_tensor w_up;       /* [d_ff][d_model] */
     kern_tensor w_down;     /* [d_model][d_ff] */
+    const float *attn_post; /* [d_model] norm of what attention adds; NULL: none; likewise */
+    const float *ffn_post;  /* [d_model] */
+    uint32_t window;        /* a token sees so many, itself included; 0: all before it */
 } kern_layer;
 
 typedef struct {

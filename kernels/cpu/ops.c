@@ -65,6 +65,16 @@ static void plain_swiglu(float *gate, const float *up, size_t n)
     vector_swiglu(gate, up, n);
 }
 
+static void plain_geglu(float *gate, const float *up, size_t n)
+{
+    vector_geglu(gate, up, n);
+}
+
+static void plain_cap(float *x, float cap, size_t n)
+{
+    vector_cap(x, cap, n);
+}
+
 static void plain_row_f16(float *dst, const uint8_t *src, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -111,6 +121,8 @@ const cpu_ops cpu_ops_plain = {
     .scale = plain_scale,
     .softmax = plain_softmax,
     .swiglu = plain_swiglu,
+    .geglu = plain_geglu,
+    .cap = plain_cap,
     .row =
         {
             [KERN_F16] = plain_row_f16,

@@ -42,6 +42,12 @@ typedef struct {
     /* gate[i] = gate[i] * sigmoid(gate[i]) * up[i] */
     void (*swiglu)(float *gate, const float *up, size_t n);
 
+    /* gate[i] = gelu(gate[i]) * up[i], the gelu by tanh */
+    void (*geglu)(float *gate, const float *up, size_t n);
+
+    /* x becomes cap * tanh(x / cap) */
+    void (*cap)(float *x, float cap, size_t n);
+
     /* one row of n weights as floats, for each kern_type but F32 */
     void (*row[KERN_N_TYPES])(float *dst, const uint8_t *src, size_t n);
 

@@ -135,6 +135,16 @@ AVX2 static void avx2_swiglu(float *gate, const float *up, size_t n)
     vector_swiglu(gate, up, n);
 }
 
+AVX2 static void avx2_geglu(float *gate, const float *up, size_t n)
+{
+    vector_geglu(gate, up, n);
+}
+
+AVX2 static void avx2_cap(float *x, float cap, size_t n)
+{
+    vector_cap(x, cap, n);
+}
+
 AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
 {
     size_t i = 0;
@@ -190,6 +200,8 @@ static const cpu_ops ops_avx2 = {
     .scale = avx2_scale,
     .softmax = avx2_softmax,
     .swiglu = avx2_swiglu,
+    .geglu = avx2_geglu,
+    .cap = avx2_cap,
     .row =
         {
             [KERN_F16] = avx2_row_f16,
@@ -320,6 +332,16 @@ AVX512 static void avx512_swiglu(float *gate, const float *up, size_t n)
     vector_swiglu(gate, up, n);
 }
 
+AVX512 static void avx512_geglu(float *gate, const float *up, size_t n)
+{
+    vector_geglu(gate, up, n);
+}
+
+AVX512 static void avx512_cap(float *x, float cap, size_t n)
+{
+    vector_cap(x, cap, n);
+}
+
 AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
 {
 
@@ -364,6 +386,7 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 #define AVX512_OPS                                                                             \
     .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16, .axpy = avx512_axpy,  \
     .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
+    .geglu = avx512_geglu, .cap = avx512_cap,                                                  \
     .row = {                                                                                   \
         [KERN_F16] = avx512_row_f16,   [KERN_BF16] = avx512_row_bf16,                          \
         [KERN_Q8_0] = avx512_row_q8_0, [KERN_Q4_0] = avx512_row_q4_0,                          \

@@ -119,4 +119,35 @@ QUANT_INLINE void vector_swiglu(float *gate, const float *up, size_t n)
     }
 }
 
+/* gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x times a sigmoid. */
+QUANT_INLINE float vector_gelu(float x)
+{
+    return x / (1.0f + vector_exp(-1.59576912f * (x + 0.044715f * x * x * x)));
+}
+
+QUANT_INLINE void vector_geglu(float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        float t[16];
+
+        for (size_t j = 0; j < 16; j++) {
+            t[j] = vector_gelu(gate[i + j]) * up[i + j];
+        }
+        memcpy(gate + i, t, sizeof(t));
+    }
+    for (; i < n; i++) {
+        gate[i] = vector_gelu(gate[i]) * up[i];
+    }
+}
+
+/* cap * tanh(x / cap), by 1 - 2 / (1 + exp(2y)) */
+QUANT_INLINE void vector_cap(float *x, float cap, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = cap - 2.0f * cap / (1.0f + vector_exp(2.0f / cap * x[i]));
+    }
+}
+
 #endif

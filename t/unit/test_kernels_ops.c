@@ -224,10 +224,10 @@ static void attention_in_tiles(void **state)
     }
 }
 
-static void softmax_and_swiglu(void **state)
+static void functions_of_floats(void **state)
 {
     enum { MOST = 70 };
-    float x[MOST], gate[MOST], up[MOST], y[MOST];
+    float x[MOST], gate[MOST], up[MOST], y[MOST], g[MOST], c[MOST];
 
     (void)state;
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
@@ -245,13 +245,24 @@ static void softmax_and_swiglu(void **state)
             }
             memcpy(x, gate, sizeof(x));
             memcpy(y, gate, sizeof(y));
+            memcpy(c, gate, sizeof(c));
             (*o)->softmax(x, n);
             (*o)->swiglu(y, up, n);
+            (*o)->cap(c, 30, n);
+            for (size_t i = 0; i < n; i++) {
+                g[i] = gate[i] / 9;
+            }
+            (*o)->geglu(g, up, n);
             for (size_t i = 0; i < n; i++) {
                 double want = gate[i] / (1 + exp(-(double)gate[i])) * up[i];
+                double at = gate[i] / 9,
+                       odd = sqrt(2 / acos(-1)) * (at + 0.044715 * pow(at, 3));
+                double gelu = at / 2 * (1 + tanh(odd)) * up[i];
 
                 assert_float_equal(x[i], exp(gate[i] - most) / sum, 1e-6);
                 assert_true(fabs(y[i] - want) <= 1e-6 * fabs(want) + 1e-30);
+                assert_true(fabs(g[i] - gelu) <= 4e-6 * fabs(gelu) + 1e-12);
+                assert_float_equal(c[i], 30 * tanh(gate[i] / 30.0), 1e-5);
             }
         }
     }
@@ -301,7 +312,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integer_products),      cmocka_unit_test(tile_products),
-        cmocka_unit_test(attention_in_tiles),    cmocka_unit_test(softmax_and_swiglu),
+        cmocka_unit_test(attention_in_tiles),    cmocka_unit_test(functions_of_floats),
         cmocka_unit_test(not_a_number_stays_so),
     };
 
