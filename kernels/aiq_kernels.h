@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 6
+#define AIQ_KERNELS_ABI 7
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -42,9 +42,17 @@ typedef struct {
     uint32_t cols;
 } kern_tensor;
 
-/* The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. Qwen, Phi-3
- * and Gemma differ by what is named here. */
+/*
+ * The Llama family: RMS norm, rotary positions, grouped-query attention, SwiGLU. Qwen, Phi-3
+ * and Gemma differ by what is named here.
+ *
+ * An encoder, BERT's family, is for encode alone. Attention looks both ways, positions may be
+ * learned (rope_dim is 0 then), and norms are LayerNorm and come last: attn_norm is of the sum
+ * of a layer's input and its attention, ffn_norm of that and the feed-forward part. There is
+ * no out_norm and no out.
+ */
 typedef struct {
+    bool encoder;
     uint32_t n_layers;
     uint32_t d_model;
     uint32_t d_ff;
@@ -79,12 +87,19 @@ typedef struct {
     const float *k_norm;    /* [head_dim] */
     kern_tensor wo;         /* [d_model][n_heads * head_dim] */
     const float *ffn_norm;  /* [d_model] */
-    kern_tensor w_gate;     /* [d_ff][d_model] */
-    kern_tensor w_up;       /* [d_ff][d_model] */
-    kern_tensor w_down;     /* [d_model][d_ff] */
+    kern_tensor w_gate; /* [d_ff][d_model]; an encoder's may have no data: then GELU instead */
+    kern_tensor w_up;   /* [d_ff][d_model] */
+    kern_tensor w_down; /* [d_model][d_ff] */
     const float *attn_post; /* [d_model] norm of what attention adds; NULL: none; likewise */
     const float *ffn_post;  /* [d_model] */
     uint32_t window;        /* a token sees so many, itself included; 0: all before it */
+
+    /* of an encoder */
+    const float *bo;          /* [d_model], added to wo's; NULL: none; likewise */
+    const float *b_up;        /* [d_ff] */
+    const float *b_down;      /* [d_model] */
+    const float *attn_norm_b; /* [d_model] */
+    const float *ffn_norm_b;  /* [d_model] */
 } kern_layer;
 
 typedef struct {
@@ -93,6 +108,12 @@ typedef struct {
     const float *out_norm;     /* [d_model] */
     kern_tensor out;           /* [n_vocab][d_model]; the same as embed where they are tied */
     const float *rope_factors; /* [rope_dim / 2] divisors of the frequencies, or NULL */
+
+    /* of an encoder */
+    kern_tensor positions;     /* [n_ctx or more][d_model], added to embed's; no data: none */
+    kern_tensor segments;      /* [1 or more][d_model], of which the first is added; likewise */
+    const float *embed_norm;   /* [d_model], of the sum */
+    const float *embed_norm_b; /* [d_model] */
 } kern_weights;
 
 typedef struct kern_device kern_device;
@@ -123,6 +144,14 @@ typedef struct {
     uint32_t row;
     float score; /* dot product with the query; never NaN */
 } kern_hit;
+
+typedef struct {
+    const int32_t *ids; /* [n], each below n_vocab */
+    uint32_t n;         /* 1 to n_ctx */
+} kern_text;
+
+/* One vector for a text: the mean of its tokens', or the first's or the last's. */
+typedef enum { KERN_POOL_MEAN, KERN_POOL_FIRST, KERN_POOL_LAST } kern_pooling;
 
 /* Of the memory of a device of its own, as much is taken at most, everybody's part included:
  * the rest is left to the driver, and to what comes and goes. */
@@ -175,6 +204,13 @@ typedef struct {
      * row. hits is [k]; *n_hits is less than k only where there are fewer rows, those without
      * NaN. A back end may have none (NULL); the portable one has it. */
     bool (*topk)(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
+
+    /* Runs whole texts, at most max_batch tokens together, through a model of either kind and
+     * keeps nothing. out is [n_texts][d_model]: of each text's last hidden states, normed, what
+     * pooling makes of them. As with step company changes nothing but the way of multiplying.
+     * A back end may have none (NULL); the portable one has it. */
+    bool (*encode)(kern_model *model, const kern_text *texts, uint32_t n_texts,
+                   kern_pooling pooling, float *out);
 
     const char *(*last_error)(const kern_device *dev);
 } aiq_kernels;

@@ -32,6 +32,7 @@ struct kern_model {
 
     /* state of the step under way; B is max_batch */
     cpu_row_at *rows; /* [B] */
+    uint32_t *firsts; /* [B] of encode: each text's first row */
     float *x;         /* [B][d_model] the residual stream */
     float *xb;        /* [B][d_model] normed input of a block */
     float *q;         /* [B][n_heads * head_dim] */
@@ -68,6 +69,16 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
 
 bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
 
+/* Rotates each head's first rope_dim values, pair i by its angle: rope is [rope_dim / 2][cos,
+ * sin]. */
+void cpu_rotate(const kern_config *c, float *x, uint32_t n_heads, const float *rope);
+
+/* What a layer has between a product and attention: a bias, a norm of each head; NULL: none. */
+void cpu_bias_and_norm(const kern_model *m, float *x, uint32_t n_heads, const float *bias,
+                       const float *norm);
+
 bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
+bool cpu_encode(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_pooling pooling,
+                float *out);
 
 #endif

@@ -79,6 +79,7 @@ static void cpu_model_free(kern_model *m)
     free(m->layers);
     free(m->rope_freq);
     free(m->rows);
+    free(m->firsts);
     free(m->x);
     free(m->xb);
     free(m->q);
@@ -132,6 +133,7 @@ static bool alloc_state(kern_model *m)
 
     m->wrow_len = longest_row(c);
     m->rows = calloc(n, sizeof(*m->rows));
+    m->firsts = calloc(n, sizeof(*m->firsts));
     m->x = scratch(n, c->d_model);
     m->xb = scratch(n, c->d_model);
     m->q = scratch(n, q_dim);
@@ -146,8 +148,8 @@ static bool alloc_state(kern_model *m)
     if (!alloc_packed(m)) {
         return false;
     }
-    return m->rows && m->x && m->xb && m->q && m->k && m->v && m->att && m->gate && m->up &&
-           m->rope && m->scores && m->wrow;
+    return m->rows && m->firsts && m->x && m->xb && m->q && m->k && m->v && m->att && m->gate &&
+           m->up && m->rope && m->scores && m->wrow;
 }
 
 static bool init_model(kern_model *m, const kern_weights *weights)
@@ -240,5 +242,6 @@ const aiq_kernels aiq_kernels_cpu = {
     .kv_free = cpu_kv_free,
     .step = cpu_step,
     .topk = cpu_topk,
+    .encode = cpu_encode,
     .last_error = cpu_last_error,
 };

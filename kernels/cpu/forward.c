@@ -60,8 +60,7 @@ static uint32_t embed(kern_model *m, const kern_seq *seqs, uint32_t n_seqs)
     return row;
 }
 
-/* Rotates each head's first rope_dim values, pair i by its angle. */
-static void rotate(const kern_config *c, float *x, uint32_t n_heads, const float *rope)
+void cpu_rotate(const kern_config *c, float *x, uint32_t n_heads, const float *rope)
 {
     uint32_t half = c->rope_dim / 2, step = c->rope_halves ? 1 : 2;
     uint32_t apart = c->rope_halves ? half : 1;
@@ -78,9 +77,8 @@ static void rotate(const kern_config *c, float *x, uint32_t n_heads, const float
     }
 }
 
-/* What a layer has between a product and attention: a bias, a norm of each head. */
-static void bias_and_norm(const kern_model *m, float *x, uint32_t n_heads, const float *bias,
-                          const float *norm)
+void cpu_bias_and_norm(const kern_model *m, float *x, uint32_t n_heads, const float *bias,
+                       const float *norm)
 {
     const kern_config *c = &m->config;
     const cpu_ops *ops = m->dev->ops;
@@ -118,11 +116,11 @@ static void rotate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread
         float *q = m->q + i * c->n_heads * c->head_dim;
         float *k = m->k + i * kv_dim, *v = m->v + i * kv_dim;
 
-        bias_and_norm(m, q, c->n_heads, w->bq, w->q_norm);
-        bias_and_norm(m, k, c->n_kv_heads, w->bk, w->k_norm);
-        bias_and_norm(m, v, c->n_kv_heads, w->bv, NULL);
-        rotate(c, q, c->n_heads, rope);
-        rotate(c, k, c->n_kv_heads, rope);
+        cpu_bias_and_norm(m, q, c->n_heads, w->bq, w->q_norm);
+        cpu_bias_and_norm(m, k, c->n_kv_heads, w->bk, w->k_norm);
+        cpu_bias_and_norm(m, v, c->n_kv_heads, w->bv, NULL);
+        cpu_rotate(c, q, c->n_heads, rope);
+        cpu_rotate(c, k, c->n_kv_heads, rope);
         memcpy(layer_k(at->kv, j->layer, at->pos), k, kv_dim * sizeof(float));
         memcpy(layer_v(at->kv, j->layer, at->pos), v, kv_dim * sizeof(float));
     }

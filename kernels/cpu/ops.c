@@ -75,6 +75,17 @@ static void plain_cap(float *x, float cap, size_t n)
     vector_cap(x, cap, n);
 }
 
+static void plain_gelu(float *x, size_t n)
+{
+    vector_gelus(x, n);
+}
+
+static void plain_layer_norm(float *x, const float *weight, const float *bias, size_t n,
+                             float eps)
+{
+    vector_layer_norm(x, weight, bias, n, eps);
+}
+
 static void plain_row_f16(float *dst, const uint8_t *src, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -123,6 +134,8 @@ const cpu_ops cpu_ops_plain = {
     .swiglu = plain_swiglu,
     .geglu = plain_geglu,
     .cap = plain_cap,
+    .gelu = plain_gelu,
+    .layer_norm = plain_layer_norm,
     .row =
         {
             [KERN_F16] = plain_row_f16,

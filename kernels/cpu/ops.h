@@ -48,6 +48,12 @@ typedef struct {
     /* x becomes cap * tanh(x / cap) */
     void (*cap)(float *x, float cap, size_t n);
 
+    /* x[i] = x[i] times the share of a normal distribution that lies below it */
+    void (*gelu)(float *x, size_t n);
+
+    /* x[i] = (x[i] - mean x) / deviation of x * weight[i] + bias[i] */
+    void (*layer_norm)(float *x, const float *weight, const float *bias, size_t n, float eps);
+
     /* one row of n weights as floats, for each kern_type but F32 */
     void (*row[KERN_N_TYPES])(float *dst, const uint8_t *src, size_t n);
 

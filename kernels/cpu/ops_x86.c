@@ -145,6 +145,17 @@ AVX2 static void avx2_cap(float *x, float cap, size_t n)
     vector_cap(x, cap, n);
 }
 
+AVX2 static void avx2_gelu(float *x, size_t n)
+{
+    vector_gelus(x, n);
+}
+
+AVX2 static void avx2_layer_norm(float *x, const float *weight, const float *bias, size_t n,
+                                 float eps)
+{
+    vector_layer_norm(x, weight, bias, n, eps);
+}
+
 AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
 {
     size_t i = 0;
@@ -202,6 +213,8 @@ static const cpu_ops ops_avx2 = {
     .swiglu = avx2_swiglu,
     .geglu = avx2_geglu,
     .cap = avx2_cap,
+    .gelu = avx2_gelu,
+    .layer_norm = avx2_layer_norm,
     .row =
         {
             [KERN_F16] = avx2_row_f16,
@@ -342,6 +355,17 @@ AVX512 static void avx512_cap(float *x, float cap, size_t n)
     vector_cap(x, cap, n);
 }
 
+AVX512 static void avx512_gelu(float *x, size_t n)
+{
+    vector_gelus(x, n);
+}
+
+AVX512 static void avx512_layer_norm(float *x, const float *weight, const float *bias, size_t n,
+                                     float eps)
+{
+    vector_layer_norm(x, weight, bias, n, eps);
+}
+
 AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
 {
 
@@ -386,7 +410,8 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 #define AVX512_OPS                                                                             \
     .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16, .axpy = avx512_axpy,  \
     .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
-    .geglu = avx512_geglu, .cap = avx512_cap,                                                  \
+    .geglu = avx512_geglu, .cap = avx512_cap, .gelu = avx512_gelu,                             \
+    .layer_norm = avx512_layer_norm,                                                           \
     .row = {                                                                                   \
         [KERN_F16] = avx512_row_f16,   [KERN_BF16] = avx512_row_bf16,                          \
         [KERN_Q8_0] = avx512_row_q8_0, [KERN_Q4_0] = avx512_row_q4_0,                          \

@@ -5,6 +5,7 @@
 #ifndef CPU_VECTOR_H
 #define CPU_VECTOR_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -147,6 +148,82 @@ QUANT_INLINE void vector_cap(float *x, float cap, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         x[i] = cap - 2.0f * cap / (1.0f + vector_exp(2.0f / cap * x[i]));
+    }
+}
+
+/* x times the share of a normal distribution that lies below it. The error function is
+ * Abramowitz and Stegun's 7.1.26, off by at most 1.5e-7. */
+QUANT_INLINE float vector_exact_gelu(float x)
+{
+    float z = (x < 0 ? -x : x) * 0.707106781f, t = 1.0f / (1.0f + 0.3275911f * z), p;
+
+    p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    p = 0.5f * p * t * vector_exp(-z * z);
+    return x < 0 ? x * p : x * (1.0f - p);
+}
+
+QUANT_INLINE void vector_gelus(float *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        float t[16];
+
+        for (size_t j = 0; j < 16; j++) {
+            t[j] = vector_exact_gelu(x[i + j]);
+        }
+        memcpy(x + i, t, sizeof(t));
+    }
+    for (; i < n; i++) {
+        x[i] = vector_exact_gelu(x[i]);
+    }
+}
+
+/* The sum of x[i], or of the squares of x[i] - mean. */
+QUANT_INLINE float vector_moment(const float *x, float mean, int squares, size_t n)
+{
+    float sums[16] = {0}, sum = 0;
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        for (size_t j = 0; j < 16; j++) {
+            float d = x[i + j] - mean;
+
+            sums[j] += squares ? d * d : d;
+        }
+    }
+    for (; i < n; i++) {
+        float d = x[i] - mean;
+
+        sum += squares ? d * d : d;
+    }
+    for (size_t j = 0; j < 16; j++) {
+        sum += sums[j];
+    }
+    return sum;
+}
+
+QUANT_INLINE void vector_layer_norm(float *x, const float *weight, const float *bias, size_t n,
+                                    float eps)
+{
+    float mean = vector_moment(x, 0, 0, n) / (float)n;
+    float scale = 1.0f / sqrtf(vector_moment(x, mean, 1, n) / (float)n + eps);
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        float t[16];
+
+        for (size_t j = 0; j < 16; j++) {
+            t[j] = (x[i + j] - mean) * scale * weight[i + j] + bias[i + j];
+        }
+        memcpy(x + i, t, sizeof(t));
+    }
+    for (; i < n; i++) {
+        x[i] = (x[i] - mean) * scale * weight[i] + bias[i];
     }
 }
 

@@ -269,6 +269,41 @@ static void functions_of_floats(void **state)
 }
 
 /* A scale or an activation that is not a number must not become one on the way. */
+static void gelu_and_layer_norm(void **state)
+{
+    enum { MOST = 70 };
+    float x[MOST], gelu[MOST], norm[MOST], weight[MOST], bias[MOST];
+
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (size_t n = 1; n <= MOST; n++) {
+            double mean = 0, square = 0;
+
+            random_floats(x, n, n);
+            random_floats(weight, n, n + 1);
+            random_floats(bias, n, n + 2);
+            for (size_t i = 0; i < n; i++) {
+                x[i] = x[i] * 10 + 3;
+                mean += (double)x[i] / (double)n;
+            }
+            for (size_t i = 0; i < n; i++) {
+                square += pow((double)x[i] - mean, 2) / (double)n;
+            }
+            memcpy(gelu, x, sizeof(x));
+            memcpy(norm, x, sizeof(x));
+            (*o)->gelu(gelu, n);
+            (*o)->layer_norm(norm, weight, bias, n, 1e-5f);
+            for (size_t i = 0; i < n; i++) {
+                double v = (double)x[i], want = v * (1 + erf(v / sqrt(2))) / 2;
+
+                assert_true(fabs((double)gelu[i] - want) <= 1e-6 * fabs(v) + 1e-12);
+                want = (v - mean) / sqrt(square + 1e-5) * (double)weight[i] + (double)bias[i];
+                assert_true(fabs((double)norm[i] - want) <= 1e-5);
+            }
+        }
+    }
+}
+
 static void not_a_number_stays_so(void **state)
 {
     enum { COLS = 256, TOKENS = 5 };
@@ -311,9 +346,9 @@ static void not_a_number_stays_so(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(integer_products),      cmocka_unit_test(tile_products),
-        cmocka_unit_test(attention_in_tiles),    cmocka_unit_test(functions_of_floats),
-        cmocka_unit_test(not_a_number_stays_so),
+        cmocka_unit_test(integer_products),    cmocka_unit_test(tile_products),
+        cmocka_unit_test(attention_in_tiles),  cmocka_unit_test(functions_of_floats),
+        cmocka_unit_test(gelu_and_layer_norm), cmocka_unit_test(not_a_number_stays_so),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
