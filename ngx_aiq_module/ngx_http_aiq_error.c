@@ -1,5 +1,5 @@
 
-#include "ngx_http_aiq.h"
+#include "ngx_http_aiq_ws.h"
 
 
 /*
@@ -31,6 +31,8 @@ static ngx_int_t ngx_http_aiq_add_relayed_headers(ngx_http_request_t *r,
 static ngx_int_t ngx_http_aiq_add_retry_headers(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_aiq_refuse_ws(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx);
 static ngx_int_t ngx_http_aiq_replace_page(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_pass_t *pass);
 static ngx_int_t ngx_http_aiq_body_filter(ngx_http_request_t *r,
@@ -602,6 +604,10 @@ ngx_http_aiq_header_filter(ngx_http_request_t *r)
         return pass ? NGX_ERROR : ngx_http_next_header_filter(r);
     }
 
+    if (ctx->ws && ctx->ws->open) {
+        return ngx_http_aiq_refuse_ws(r, ctx);
+    }
+
     if (pass || ctx->pass) {
         ngx_str_set(&name, "X-Request-Id");
 
@@ -623,6 +629,31 @@ ngx_http_aiq_header_filter(ngx_http_request_t *r)
     }
 
     return ngx_http_next_header_filter(r);
+}
+
+
+/* What refuses it comes too late for a status. */
+
+static ngx_int_t
+ngx_http_aiq_refuse_ws(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_str_t       message;
+    ngx_uint_t      status;
+    aiq_error_info  info;
+
+    status = r->err_status ? r->err_status : r->headers_out.status;
+
+    ngx_http_aiq_error_info(r, ctx, status, &info);
+
+    if (ctx->status.len == 0) {
+        ctx->status.data = (u_char *) info.code.data;
+        ctx->status.len = info.code.len;
+    }
+
+    message.data = (u_char *) info.message.data;
+    message.len = info.message.len;
+
+    return ngx_http_aiq_ws_refused(r, ctx, status, &message);
 }
 
 

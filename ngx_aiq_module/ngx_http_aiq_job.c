@@ -44,7 +44,10 @@ ngx_http_aiq_job_init(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ngx_memzero(&ctx->failure, sizeof(ngx_http_aiq_failure_t));
     ngx_str_null(&ctx->status);
     ctx->own = 0;
-    ctx->ws = NULL;
+
+    if (ctx->ws && !ctx->ws->open) {
+        ctx->ws = NULL;
+    }
 
     job->last_out = &job->out;
     job->left = -1;

@@ -125,6 +125,7 @@ typedef struct {
 struct ngx_http_aiq_jwt_loc_conf_s {
     ngx_http_complex_value_t    *realm;      /* NULL: off */
     ngx_http_complex_value_t    *token;      /* NULL: Authorization */
+    ngx_flag_t                   message;    /* the token is in the first */
     ngx_http_aiq_jwt_set_t      *set;
     ngx_http_aiq_jwt_remote_t   *remote;
     time_t                       key_cache;

@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq_jwt.h"
+#include "ngx_http_aiq_ws.h"
 
 
 /*
@@ -144,6 +145,18 @@ ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r)
 
     if (jlcf->realm == NULL || ngx_http_aiq_key_shown(r)) {
         return NGX_DECLINED;
+    }
+
+    if (jlcf->message) {
+        rc = ngx_http_aiq_ws_first(r);
+
+        if (rc != NGX_OK && rc != NGX_DECLINED) {
+            return rc;
+        }
+
+        if (ngx_http_aiq_key_shown(r)) {
+            return NGX_DECLINED;
+        }
     }
 
     if (ngx_http_aiq_jwt_waits(r)) {
@@ -355,6 +368,20 @@ static ngx_int_t
 ngx_http_aiq_jwt_find(ngx_http_request_t *r, ngx_http_aiq_jwt_loc_conf_t *jlcf,
     ngx_str_t *token)
 {
+    ngx_http_aiq_ctx_t  *actx;
+
+    if (jlcf->message) {
+        actx = ngx_http_aiq_get_ctx(r);
+
+        if (actx == NULL || actx->ws == NULL) {
+            return NGX_HTTP_AIQ_JWT_ABSENT;
+        }
+
+        *token = actx->ws->token;
+
+        return NGX_OK;
+    }
+
     if (jlcf->token == NULL) {
         return ngx_http_aiq_jwt_bearer(r, token);
     }

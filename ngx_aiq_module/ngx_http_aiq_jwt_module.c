@@ -317,6 +317,7 @@ ngx_http_aiq_jwt_create_loc_conf(ngx_conf_t *cf)
 
     conf->realm = NGX_CONF_UNSET_PTR;
     conf->token = NGX_CONF_UNSET_PTR;
+    conf->message = NGX_CONF_UNSET;
     conf->key_cache = NGX_CONF_UNSET;
     conf->leeway = NGX_CONF_UNSET;
     conf->max_lifetime = NGX_CONF_UNSET;
@@ -348,6 +349,7 @@ ngx_http_aiq_jwt_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_ptr_value(conf->realm, prev->realm, NULL);
     ngx_conf_merge_ptr_value(conf->token, prev->token, NULL);
+    ngx_conf_merge_value(conf->message, prev->message, 0);
     ngx_conf_merge_sec_value(conf->key_cache, prev->key_cache, 300);
     ngx_conf_merge_sec_value(conf->leeway, prev->leeway, 10);
     ngx_conf_merge_sec_value(conf->max_lifetime, prev->max_lifetime, 3600);
@@ -430,13 +432,19 @@ ngx_http_aiq_jwt(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     value = cf->args->elts;
 
     jlcf->token = NULL;
+    jlcf->message = 0;
 
     if (ngx_strcmp(value[1].data, "off") == 0 && cf->args->nelts == 2) {
         jlcf->realm = NULL;
         return NGX_CONF_OK;
     }
 
-    if (cf->args->nelts == 3) {
+    if (cf->args->nelts == 3
+        && ngx_strcmp(value[2].data, "token=message") == 0)
+    {
+        jlcf->message = 1;
+
+    } else if (cf->args->nelts == 3) {
 
         if (ngx_strncmp(value[2].data, "token=$", 7) != 0) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,

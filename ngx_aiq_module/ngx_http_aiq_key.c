@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq_key.h"
+#include "ngx_http_aiq_ws.h"
 
 #include <openssl/evp.h>
 
@@ -115,10 +116,11 @@ ngx_http_aiq_key_shown(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_aiq_key_find(ngx_http_request_t *r, ngx_str_t *key)
 {
-    u_char           *p, *last;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    u_char              *p, *last;
+    ngx_uint_t           i;
+    ngx_list_part_t     *part;
+    ngx_table_elt_t     *h;
+    ngx_http_aiq_ctx_t  *ctx;
 
     ngx_str_null(key);
 
@@ -170,6 +172,18 @@ ngx_http_aiq_key_find(ngx_http_request_t *r, ngx_str_t *key)
 
         key->data = p;
         key->len = last - p;
+    }
+
+    if (key->data == NULL) {
+        ctx = ngx_http_aiq_get_ctx(r);
+
+        /* of its first message */
+
+        if (ctx && ctx->ws && ctx->ws->token.len >= 4
+            && ngx_strncmp(ctx->ws->token.data, "aiq_", 4) == 0)
+        {
+            *key = ctx->ws->token;
+        }
     }
 
     return key->data ? NGX_OK : NGX_DECLINED;

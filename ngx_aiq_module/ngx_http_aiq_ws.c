@@ -8,10 +8,8 @@
 #define NGX_HTTP_AIQ_WS_LOOK    86400000 /* ms */
 
 
-static ngx_int_t ngx_http_aiq_ws_open(ngx_http_request_t *r,
+static ngx_int_t ngx_http_aiq_ws_begin(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
-static void ngx_http_aiq_ws_handler(ngx_http_request_t *r);
-static void ngx_http_aiq_ws_writer(ngx_http_request_t *r);
 
 static ngx_int_t ngx_http_aiq_ws_receive(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
@@ -28,8 +26,6 @@ static ngx_int_t ngx_http_aiq_ws_deliver(ngx_http_aiq_ctx_t *ctx);
 static void ngx_http_aiq_ws_start_leaving(ngx_http_aiq_ctx_t *ctx,
     ngx_uint_t code, const u_char *reason, size_t len);
 static void ngx_http_aiq_ws_failed(ngx_http_aiq_ctx_t *ctx);
-static void ngx_http_aiq_ws_close(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
-    const u_char *reason, size_t len);
 static void ngx_http_aiq_ws_timer_handler(ngx_event_t *ev);
 static void ngx_http_aiq_ws_set_reason(ngx_http_aiq_ws_t *ws, ngx_uint_t code,
     const u_char *reason, size_t len);
@@ -60,13 +56,13 @@ ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     ws = ctx->ws;
 
-    if (!ws->open) {
+    if (!ws->begun && !ws->first && !ws->closed) {
 
         if (ctx->job.failed) {
             return ngx_http_aiq_fail(r, ctx);
         }
 
-        if (ngx_http_aiq_ws_open(r, ctx) != NGX_OK) {
+        if (ngx_http_aiq_ws_begin(r, ctx) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -99,7 +95,7 @@ ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 {
     ngx_buf_t                 *b;
@@ -109,9 +105,6 @@ ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 
     ws = ctx->ws;
     c = r->connection;
-
-    ctx->own = 1;
-    ctx->job.left = -1;
 
     if (ngx_http_aiq_ws_answer(r, ws) != NGX_OK) {
         return NGX_ERROR;
@@ -133,12 +126,6 @@ ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ws->timer.data = c;
     ws->timer.log = c->log;
 
-    ws->heard = ngx_current_msec;
-    ws->active = ngx_current_msec;
-    ws->expires = ngx_http_aiq_jwt_expires(r);
-
-    ngx_http_aiq_ws_set_timer(ws);
-
     /* what has come behind the handshake */
 
     b = r->header_in;
@@ -152,6 +139,35 @@ ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
         b->pos = b->last;
     }
 
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_aiq_ws_begin(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
+{
+    ngx_http_aiq_ws_t  *ws;
+
+    ws = ctx->ws;
+
+    ctx->own = 1;
+    ctx->job.left = -1;
+
+    if (!ws->open && ngx_http_aiq_ws_open(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    r->header_sent = 1;
+    r->read_event_handler = ngx_http_aiq_ws_handler;
+    r->write_event_handler = ngx_http_aiq_ws_writer;
+
+    ws->begun = 1;
+    ws->heard = ngx_current_msec;
+    ws->active = ngx_current_msec;
+    ws->expires = ngx_http_aiq_jwt_expires(r);
+
+    ngx_http_aiq_ws_set_timer(ws);
+
     if (ngx_http_aiq_link_leaving(ctx)) {
         ngx_http_aiq_ws_leave(ctx);
     }
@@ -160,22 +176,28 @@ ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
 }
 
 
-/* the request's read event handler */
-
-static void
+void
 ngx_http_aiq_ws_handler(ngx_http_request_t *r)
 {
-    ngx_int_t  rc;
+    ngx_int_t            rc;
+    ngx_uint_t           first;
+    ngx_http_aiq_ctx_t  *ctx;
 
-    rc = ngx_http_aiq_ws_turn(r, ngx_http_aiq_get_ctx(r));
+    ctx = ngx_http_aiq_get_ctx(r);
+    first = ctx->ws->first;
+
+    rc = ngx_http_aiq_ws_turn(r, ctx);
 
     if (rc != NGX_DONE) {
         ngx_http_finalize_request(r, rc);
+
+    } else if (first && !ctx->ws->first) {
+        ngx_http_aiq_ws_first_done(r);
     }
 }
 
 
-static void
+void
 ngx_http_aiq_ws_writer(ngx_http_request_t *r)
 {
     ngx_event_t         *wev;
@@ -327,6 +349,11 @@ ngx_http_aiq_ws_parse(ngx_http_aiq_ctx_t *ctx, u_char **pos, u_char *last)
             ws->has_piece = 0;
         }
 
+        if (!ws->begun && !ws->first && !ws->closed) {
+            /* what follows is for the service, which has not accepted it yet */
+            return NGX_AGAIN;
+        }
+
         rc = ngx_http_aiq_ws_read(&ws->reader, &ws->limits, pos, last, &ev);
 
         if (rc == 0) {
@@ -428,6 +455,10 @@ ngx_http_aiq_ws_deliver(ngx_http_aiq_ctx_t *ctx)
     ws = ctx->ws;
     ev = &ws->piece;
     job = &ctx->job;
+
+    if (ws->first) {
+        return ngx_http_aiq_ws_first_piece(ctx);
+    }
 
     if (job->link == NULL) {
         return NGX_OK;
@@ -613,6 +644,11 @@ ngx_http_aiq_ws_start_leaving(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
 
     ws = ctx->ws;
 
+    if (ws->first) {
+        ngx_http_aiq_ws_close(ctx, code, reason, len);
+        return;
+    }
+
     ws->leaving = 1;
     ws->has_piece = 0;
     ws->full = 0;
@@ -638,42 +674,42 @@ ngx_http_aiq_ws_start_leaving(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
 static void
 ngx_http_aiq_ws_failed(ngx_http_aiq_ctx_t *ctx)
 {
-    ngx_uint_t               code;
     ngx_http_aiq_failure_t  *failure;
 
     failure = &ctx->failure;
 
-    switch (failure->status) {
+    ngx_http_aiq_ws_close(ctx, ngx_http_aiq_ws_code(failure->status),
+                          failure->message.data, failure->message.len);
+}
+
+
+ngx_uint_t
+ngx_http_aiq_ws_code(ngx_uint_t status)
+{
+    switch (status) {
 
     case NGX_HTTP_UNAUTHORIZED:
     case 402:
     case NGX_HTTP_FORBIDDEN:
     case NGX_HTTP_TOO_MANY_REQUESTS:
-        code = NGX_HTTP_AIQ_WS_POLICY;
-        break;
+        return NGX_HTTP_AIQ_WS_POLICY;
 
     case NGX_HTTP_REQUEST_ENTITY_TOO_LARGE:
-        code = NGX_HTTP_AIQ_WS_TOO_BIG;
-        break;
+        return NGX_HTTP_AIQ_WS_TOO_BIG;
 
     case NGX_HTTP_BAD_GATEWAY:
-        code = NGX_HTTP_AIQ_WS_RESTART;
-        break;
+        return NGX_HTTP_AIQ_WS_RESTART;
 
     case NGX_HTTP_SERVICE_UNAVAILABLE:
-        code = NGX_HTTP_AIQ_WS_TRY_LATER;
-        break;
+        return NGX_HTTP_AIQ_WS_TRY_LATER;
 
     default:
-        code = NGX_HTTP_AIQ_WS_INTERNAL;
+        return NGX_HTTP_AIQ_WS_INTERNAL;
     }
-
-    ngx_http_aiq_ws_close(ctx, code, failure->message.data,
-                          failure->message.len);
 }
 
 
-static void
+void
 ngx_http_aiq_ws_close(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
     const u_char *reason, size_t len)
 {
@@ -754,7 +790,9 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
     ngx_connection_t    *c;
     ngx_http_aiq_ws_t   *ws;
     ngx_http_aiq_ctx_t  *ctx;
+    ngx_http_request_t  *r;
 
+    static ngx_str_t  late = ngx_string("The token did not come in time.");
     static ngx_str_t  expired = ngx_string("The token has expired.");
     static ngx_str_t  idle = ngx_string("There was no message for long.");
     static ngx_str_t  dead = ngx_string("There was no pong.");
@@ -764,11 +802,23 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
     ws = ctx->ws;
     now = ngx_current_msec;
 
-    if (ws->closed) {
+    r = c->data;
+
+    if (!ev->timedout) {
+        /* ngx_http_aiq_ws_refused(), and the request's end since then */
+        r->read_event_handler = ngx_http_aiq_ws_handler;
+        r->write_event_handler = ngx_http_aiq_ws_writer;
+
+    } else if (ws->closed) {
         /* nor does it answer */
         c->timedout = 1;
         ngx_http_aiq_ws_free(ws);
         ws->done = 1;
+
+    } else if (ws->first) {
+        ngx_str_set(&ctx->status, "missing_token");
+        ngx_http_aiq_ws_close(ctx, NGX_HTTP_AIQ_WS_POLICY, late.data,
+                              late.len);
 
     } else if (ws->leaving) {
         /* nor does the service */
@@ -812,7 +862,12 @@ ngx_http_aiq_ws_timer_handler(ngx_event_t *ev)
         }
     }
 
-    ngx_http_aiq_job_run(ctx);
+    ev->timedout = 0;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ngx_http_aiq_ws_handler(r);
+    ngx_http_run_posted_requests(c);
 }
 
 
@@ -884,6 +939,10 @@ ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws)
 
     if (ws->timer.timer_set) {
         ngx_del_timer(&ws->timer);
+    }
+
+    if (ws->timer.posted) {
+        ngx_delete_posted_event(&ws->timer);
     }
 
     ngx_http_aiq_ws_end_inflate(ws);

@@ -2,8 +2,9 @@
 /*
  * WebSockets.  ngx_http_aiq_ws_handshake.c says which requests are one and
  * writes the answer, ngx_http_aiq_ws.c carries messages once the service has
- * accepted it, ngx_http_aiq_ws_output.c has what waits for the client, and
- * ngx_http_aiq_ws_token.c renews what has let it in.
+ * accepted it, ngx_http_aiq_ws_output.c has what waits for the client,
+ * ngx_http_aiq_ws_first.c takes what lets it in from its first message, and
+ * ngx_http_aiq_ws_token.c renews that.
  */
 
 #ifndef _NGX_HTTP_AIQ_WS_H_INCLUDED_
@@ -25,6 +26,7 @@ typedef struct {
     size_t                     max_message;
     ngx_int_t                  max_fragments;
     ngx_int_t                  control_rate; /* a second */
+    ngx_msec_t                 token_timeout;
     ngx_msec_t                 ping;
     ngx_msec_t                 idle_timeout;
     ngx_msec_t                 close_timeout;
@@ -33,7 +35,8 @@ typedef struct {
 
 
 /*
- * A WebSocket opens with HEAD, and ends in steps, each of them once:
+ * A WebSocket opens with HEAD, or before that, in the ACCESS phase, where its
+ * first message has the token.  It ends in steps, each of them once:
  *
  *     leaving   END is told to the engine: the client wants to close, or we;
  *               nothing more goes there
@@ -60,6 +63,11 @@ struct ngx_http_aiq_ws_s {
     ngx_int_t                    controls;    /* in this second */
     time_t                       second;
 
+    /* the first message, where it has the token */
+    u_char                      *text;
+    size_t                       len;
+    ngx_str_t                    token;
+
     /* to the client */
     ngx_http_aiq_ws_buf_t       *out;
     ngx_http_aiq_ws_buf_t       *last_out;
@@ -83,6 +91,8 @@ struct ngx_http_aiq_ws_s {
     unsigned                     names_bits:1;
     unsigned                     accepted:1;  /* by HEAD */
     unsigned                     open:1;      /* the 101 is sent */
+    unsigned                     first:1;     /* its first message is awaited */
+    unsigned                     begun:1;     /* messages go to the service */
     unsigned                     has_piece:1;
     unsigned                     owes_pong:1;
     unsigned                     owes_grant:1;
@@ -110,6 +120,8 @@ ngx_int_t ngx_http_aiq_ws_answer(ngx_http_request_t *r,
 
 /* ngx_http_aiq_ws.c */
 
+/* sends the answer, before the service has accepted it where "first" */
+ngx_int_t ngx_http_aiq_ws_open(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
 /* the service has accepted it */
 void ngx_http_aiq_ws_accept(ngx_http_aiq_ctx_t *ctx);
 /* MESSAGE and END of the engine; ngx_http_aiq_ws_turn() follows */
@@ -119,11 +131,35 @@ void ngx_http_aiq_ws_end(ngx_http_aiq_ctx_t *ctx, ngx_http_aiq_event_t *ev);
 ngx_int_t ngx_http_aiq_ws_push(ngx_http_aiq_ctx_t *ctx);
 /* NGX_DONE: the connection goes on; else what to finalize the request with */
 ngx_int_t ngx_http_aiq_ws_turn(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx);
+/* our Close, for what the engine has no word in any more */
+void ngx_http_aiq_ws_close(ngx_http_aiq_ctx_t *ctx, ngx_uint_t code,
+    const u_char *reason, size_t len);
+/* the code that says what a status says */
+ngx_uint_t ngx_http_aiq_ws_code(ngx_uint_t status);
+/* the read and write event handlers of the request */
+void ngx_http_aiq_ws_handler(ngx_http_request_t *r);
+void ngx_http_aiq_ws_writer(ngx_http_request_t *r);
 /* nginx or the engine wants to leave: the client shall connect anew */
 void ngx_http_aiq_ws_leave(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_ws_free(ngx_http_aiq_ws_t *ws);
 /* looks again at what there is to wait for */
 void ngx_http_aiq_ws_set_timer(ngx_http_aiq_ws_t *ws);
+
+/* ngx_http_aiq_ws_first.c */
+
+/*
+ * In the ACCESS phase.  NGX_OK: the first message is here, ws->token;
+ * NGX_DECLINED: it is no WebSocket; else what the phase's handler returns, which
+ * runs again once it is here.
+ */
+ngx_int_t ngx_http_aiq_ws_first(ngx_http_request_t *r);
+/* as ngx_http_aiq_ws_deliver() in ngx_http_aiq_ws.c */
+ngx_int_t ngx_http_aiq_ws_first_piece(ngx_http_aiq_ctx_t *ctx);
+/* it is here: the phases go on */
+void ngx_http_aiq_ws_first_done(ngx_http_request_t *r);
+/* in place of a reply's header, which would come behind the 101: a Close */
+ngx_int_t ngx_http_aiq_ws_refused(ngx_http_request_t *r,
+    ngx_http_aiq_ctx_t *ctx, ngx_uint_t status, ngx_str_t *message);
 
 /* ngx_http_aiq_ws_token.c */
 
@@ -147,6 +183,8 @@ void ngx_http_aiq_ws_discard(ngx_http_aiq_ws_t *ws);
 /* as ngx_http_aiq_ws_deliver() in ngx_http_aiq_ws.c, inflated */
 ngx_int_t ngx_http_aiq_ws_deliver_inflated(ngx_http_request_t *r,
     ngx_http_aiq_ctx_t *ctx);
+ngx_int_t ngx_http_aiq_ws_begin_inflate(ngx_http_request_t *r,
+    ngx_http_aiq_ws_t *ws);
 void ngx_http_aiq_ws_end_inflate(ngx_http_aiq_ws_t *ws);
 /* a whole message, into memory that holds until the next; 0: not worth it */
 size_t ngx_http_aiq_ws_deflate(ngx_uint_t bits, const u_char *data, size_t len,

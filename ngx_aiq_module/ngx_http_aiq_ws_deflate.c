@@ -15,8 +15,6 @@
 #define NGX_HTTP_AIQ_WS_WORTH     64     /* shorter messages are not */
 
 
-static ngx_int_t ngx_http_aiq_ws_begin_inflate(ngx_http_request_t *r,
-    ngx_http_aiq_ws_t *ws);
 static ngx_int_t ngx_http_aiq_ws_internal(ngx_http_aiq_ws_t *ws,
     const char *why);
 
@@ -115,7 +113,7 @@ ngx_http_aiq_ws_deliver_inflated(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_aiq_ws_begin_inflate(ngx_http_request_t *r, ngx_http_aiq_ws_t *ws)
 {
     ws->inflate = ngx_calloc(sizeof(ngx_http_aiq_ws_inflate_t),

@@ -54,6 +54,11 @@ ngx_http_aiq_ws_handshake(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx)
     ngx_http_aiq_ws_headers_t    h;
     ngx_http_aiq_ws_loc_conf_t  *wlcf;
 
+    if (ctx->ws) {
+        /* its first message had the token */
+        return NGX_OK;
+    }
+
     wlcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_ws_module);
 
     if (!wlcf->enable || !ngx_http_aiq_ws_wanted(r)) {

@@ -1,5 +1,6 @@
 
 #include "ngx_http_aiq_ws.h"
+#include "ngx_http_aiq_jwt.h"
 
 
 static char *ngx_http_aiq_ws_enable(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -66,6 +67,13 @@ static ngx_command_t  ngx_http_aiq_ws_commands[] = {
       ngx_conf_set_num_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_aiq_ws_loc_conf_t, control_rate),
+      NULL },
+
+    { ngx_string("aiq_websocket_token_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_aiq_ws_loc_conf_t, token_timeout),
       NULL },
 
     { ngx_string("aiq_websocket_ping"),
@@ -328,6 +336,7 @@ ngx_http_aiq_ws_create_loc_conf(ngx_conf_t *cf)
     wlcf->max_message = NGX_CONF_UNSET_SIZE;
     wlcf->max_fragments = NGX_CONF_UNSET;
     wlcf->control_rate = NGX_CONF_UNSET;
+    wlcf->token_timeout = NGX_CONF_UNSET_MSEC;
     wlcf->ping = NGX_CONF_UNSET_MSEC;
     wlcf->idle_timeout = NGX_CONF_UNSET_MSEC;
     wlcf->close_timeout = NGX_CONF_UNSET_MSEC;
@@ -343,8 +352,9 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_aiq_ws_loc_conf_t *prev = parent;
     ngx_http_aiq_ws_loc_conf_t *conf = child;
 
-    ngx_http_aiq_loc_conf_t   *alcf;
-    ngx_http_core_loc_conf_t  *clcf;
+    ngx_http_aiq_loc_conf_t      *alcf;
+    ngx_http_core_loc_conf_t     *clcf;
+    ngx_http_aiq_jwt_loc_conf_t  *jlcf;
 
     alcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_aiq_module);
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
@@ -358,6 +368,16 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_value(conf->enable, prev->enable, 0);
 
+    jlcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_aiq_jwt_module);
+
+    if (jlcf->realm && jlcf->message && !conf->enable && clcf->name.len) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"token=message\" of \"aiq_jwt\" in %s:%ui needs "
+                      "\"aiq_websocket\" in the location \"%V\"",
+                      jlcf->file, jlcf->line, &clcf->name);
+        return NGX_CONF_ERROR;
+    }
+
     if (conf->enable && alcf->pass) {
         alcf->pass->websocket = 1;
     }
@@ -368,6 +388,7 @@ ngx_http_aiq_ws_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                               1024 * 1024);
     ngx_conf_merge_value(conf->max_fragments, prev->max_fragments, 1024);
     ngx_conf_merge_value(conf->control_rate, prev->control_rate, 100);
+    ngx_conf_merge_msec_value(conf->token_timeout, prev->token_timeout, 10000);
     ngx_conf_merge_msec_value(conf->ping, prev->ping, 30000);
     ngx_conf_merge_msec_value(conf->idle_timeout, prev->idle_timeout, 0);
     ngx_conf_merge_msec_value(conf->close_timeout, prev->close_timeout, 5000);

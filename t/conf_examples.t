@@ -110,7 +110,8 @@ for my $case ([ 200, 'a good token' ], [ 401, 'for another audience', aud => 'x'
     is($reply->{status}, $status, "jwt.conf: $what");
 }
 is($t->get('/app/')->{status}, 401, 'jwt.conf: nor to the other server');
-$ws = AIQ::WebSocket->new($t, '/ws?access_token=' . $key->token(%claims));
+$ws = AIQ::WebSocket->new($t, '/ws');
+$ws->text(JSON::PP::encode_json({ type => 'auth', token => $key->token(%claims) }));
 is($ws->event->{type}, 'state', 'jwt.conf: a WebSocket');
 $ws->say(type => 'chat', id => 'c', body => { model => 'demo', max_tokens => 1, messages => [ { role => 'user', content => 'hi' } ] });
 my $event;

@@ -63,6 +63,8 @@ export class Client {
    *     ways      what to try, in this order: ['ws', 'sse', 'poll'], the first where there are
    *               WebSockets
    *     socket    where /ws is: '/ws', below base
+   *     tokenIn   where a WebSocket shows the token: in its first 'message', or in its 'url' as
+   *               access_token
    *     WebSocket another than the global one
    *     tries     how often in a row a stream is asked for without an event before that is
    *               an error: 20
@@ -73,8 +75,8 @@ export class Client {
     this.#base = String(base).replace(/\/+$/, '');
     const WebSocket = options.WebSocket ?? globalThis.WebSocket;
     const ways = Object.keys(WAYS).filter((way) => way !== 'ws' || WebSocket);
-    this.#options = { headers: {}, ways, tries: 20, silence: SILENCE, socket: '/ws', WebSocket,
-                      fetch: globalThis.fetch.bind(globalThis), ...options };
+    this.#options = { headers: {}, ways, tries: 20, silence: SILENCE, socket: '/ws',
+                      tokenIn: 'message', WebSocket, fetch: globalThis.fetch.bind(globalThis), ...options };
     for (const way of this.#options.ways)
       if (!ways.includes(way)) throw new TypeError(`no such way to read a stream: ${way}`);
   }
@@ -160,14 +162,17 @@ export class Client {
 
   /* The one WebSocket, made where there is none. */
   async #open(signal) {
-    const { WebSocket, socket, token, silence } = this.#options;
+    const { WebSocket, socket, token, tokenIn, silence } = this.#options;
 
     this.#socket ??= Socket.open(async () => {
       const url = new URL(this.#base + socket, globalThis.location?.href);
       const bearer = await tokenOf(token);
       url.protocol = url.protocol.replace('http', 'ws');
-      if (bearer) url.searchParams.set('access_token', bearer);
-      return new WebSocket(url);
+      if (bearer && tokenIn === 'url') url.searchParams.set('access_token', bearer);
+      const ws = new WebSocket(url);
+      if (bearer && tokenIn !== 'url')
+        ws.addEventListener('open', () => ws.send(JSON.stringify({ type: 'auth', token: bearer })));
+      return ws;
     }, () => tokenOf(token), silence);
     const mine = this.#socket;
     try {

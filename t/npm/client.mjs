@@ -95,25 +95,27 @@ for (const [hold, what] of [[false, 'as an event stream'], [true, 'by polling, w
 }
 
 // A server that says what the client must answer to.
-async function heard(state, silence) {
+async function heard(state, silence, options = {}) {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
   const messages = [];
   const over = new Promise((resolve) => {
     server.on('connection', (ws, asked) => {
       messages.push(asked.url);
-      ws.send(JSON.stringify({ type: 'state', seq: 1, data: state }));
+      const greet = () => ws.send(JSON.stringify({ type: 'state', seq: 1, data: state }));
+      if (options.tokenIn === 'url') greet();
       ws.on('message', (data) => {
         const message = JSON.parse(data);
         messages.push(message);
-        if (message.type === 'auth' || message.type === 'ping')
-          ws.send(JSON.stringify({ type: 'done', id: messages[1].id, seq: 1, data: {} }));
+        if (messages.length === 2 && message.type === 'auth') greet();
+        else if (message.type === 'auth' || message.type === 'ping')
+          ws.send(JSON.stringify({ type: 'done', id: messages.find(({ body }) => body).id, seq: 1, data: {} }));
       });
       ws.on('close', resolve);
     });
   });
   const client = new Client(`http://127.0.0.1:${server.address().port}`,
-                            { WebSocket, silence, token: () => `t${messages.length}` });
+                            { WebSocket, silence, token: () => `t${messages.length}`, ...options });
   await all(client.chat(request));
   client.close();
   await over;
@@ -121,11 +123,16 @@ async function heard(state, silence) {
   return messages;
 }
 
-let [url, asked, message] = await heard({ expires_at: new Date(Date.now() + 1000).toISOString() }, 45000);
-is(url, '/ws?access_token=t0', 'the token is in the URL');
+const soon = () => ({ expires_at: new Date(Date.now() + 1000).toISOString() });
+let [url, first, asked, message] = await heard(soon(), 45000);
+is(url, '/ws', 'the token is not in the URL');
+is(JSON.stringify(first), '{"type":"auth","token":"t0"}', 'but in the first message');
+is(JSON.stringify([message.type, message.token]), '["auth","t3"]', 'a new token is shown before the old one ends');
+[url, asked, message] = await heard(soon(), 45000, { tokenIn: 'url' });
+is(url, '/ws?access_token=t0', 'in the URL, where that is wanted');
 is(JSON.stringify([asked.type, asked.body]), JSON.stringify(['chat', request]), 'what is asked is a message');
 is(JSON.stringify([message.type, message.token]), '["auth","t2"]', 'a new token is shown before the old one ends');
-[, , message] = await heard({}, 200);
+[, , , message] = await heard({}, 200);
 is(message.type, 'ping', 'who is silent is asked');
 
 async function failure(events) {
