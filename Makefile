@@ -43,7 +43,7 @@ LDLIBS_ALL = $(PKG_LIBS) -pthread -ldl -lm $(LDLIBS)
 
 # Rooms. A new file needs no line here.
 LIB_SRC := $(wildcard engine/engine.c engine/core/*.c engine/access/*.c engine/link/*.c engine/services/*.c engine/services/*/*.c \
-             engine/providers/*.c engine/infer/*.c engine/cache/*.c engine/limits/*.c engine/ledger/*.c engine/redis/*.c engine/store/*.c engine/streams/*.c kernels/*.c kernels/cpu/*.c)
+             engine/providers/*.c engine/infer/*.c engine/cache/*.c engine/vectors/*.c engine/limits/*.c engine/ledger/*.c engine/redis/*.c engine/store/*.c engine/streams/*.c kernels/*.c kernels/cpu/*.c)
 ENGINE_SRC := engine/main.c
 CLI_SRC := $(wildcard engine/cli/*.c)
 UNIT_SRC := $(wildcard t/unit/test_*.c)
