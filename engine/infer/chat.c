@@ -5,11 +5,16 @@
 #include <string.h>
 #include <time.h>
 
+#include "infer/chat_talk.h"
 #include "infer/jinja.h"
+
+#define PROBE_MAX 65536 /* bytes of a prompt that shows what a template does */
 
 struct chat_template {
     jinja *template;
     gguf_str bos, eos; /* how the template may write them; empty: there is none */
+    chat_ways ways;
+    bool thinks;
 };
 
 static const char chatml[] =
@@ -17,6 +22,16 @@ static const char chatml[] =
     "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+static bool has_word(aiq_str text, const char *word)
+{
+    return memmem(text.data, text.len, word, strlen(word)) != NULL;
+}
+
+static json_value json_list(aiq_str text)
+{
+    return (json_value){JSON_ARRAY, text, 1};
+}
 
 static bool has_token(const tokenizer *t, const char *text)
 {
@@ -54,6 +69,101 @@ static gguf_str text_of(const gguf *g, const char *key)
     return text;
 }
 
+/* --- what a template does with what it is given --- */
+
+static void define(jinja_run *r, aiq_pool *pool, const chat_template *c, const chat_ways *ways,
+                   const chat_talk *talk)
+{
+    chat_talk_define(r, pool, ways, talk);
+    jinja_define(r, "bos_token", jinja_text(r, c->bos.p, c->bos.len, false));
+    jinja_define(r, "eos_token", jinja_text(r, c->eos.p, c->eos.len, false));
+    jinja_define(r, "add_generation_prompt", jinja_bool(r, true));
+}
+
+/* Does it show all of these words? */
+static bool shows(const chat_template *c, const chat_ways *ways, const chat_talk *talk,
+                  const char *const *words)
+{
+    jinja_run *r = jinja_run_new(0);
+    aiq_pool *pool = aiq_pool_new();
+    jinja_output text;
+    char err[80];
+    bool ok;
+
+    define(r, pool, c, ways, talk);
+    ok = jinja_render(c->template, r, PROBE_MAX, &text, err, sizeof(err));
+    for (; ok && *words != NULL; words++) {
+        ok = memmem(text.text, text.len, *words, strlen(*words)) != NULL;
+    }
+    jinja_run_free(r);
+    aiq_pool_free(pool);
+    return ok;
+}
+
+static infer_message says(const char *role, const char *content)
+{
+    return (infer_message){.role = role, .content = content, .content_len = strlen(content)};
+}
+
+#define PROBE_TOOLS                                                                            \
+    "[{\"type\":\"function\",\"function\":{\"name\":\"probe_name\","                           \
+    "\"description\":\"\",\"parameters\":{\"type\":\"object\",\"properties\":{\"probe_key\":"  \
+    "{\"type\":\"string\",\"description\":\"\"}},\"required\":[]}}}]"
+#define PROBE_CALLS                                                                            \
+    "[{\"id\":\"abcdefghi\",\"type\":\"function\",\"function\":{\"name\":\"probe_name\","      \
+    "\"arguments\":\"{\\\"probe_key\\\":\\\"probe_value\\\"}\"}}]"
+
+static bool find_system(const chat_template *c, const chat_ways *ways)
+{
+    static const char *const words[] = {"probe_system", "probe_user", NULL};
+    const infer_message messages[] = {says("system", "probe_system"),
+                                      says("user", "probe_user")};
+
+    return shows(c, ways, &(chat_talk){messages, 2, {0}}, words);
+}
+
+static bool find_tools(const chat_template *c, const chat_ways *ways)
+{
+    static const char *const words[] = {"probe_name", "probe_key", NULL};
+    const infer_message message = says("user", "probe_user");
+
+    return shows(c, ways, &(chat_talk){&message, 1, json_list(AIQ_STR(PROBE_TOOLS))}, words);
+}
+
+static bool find_calls(const chat_template *c, const chat_ways *ways)
+{
+    static const char *const words[] = {"probe_name", "probe_key", "probe_value",
+                                        "probe_result", NULL};
+    infer_message messages[] = {says("user", "probe_user"), says("assistant", ""),
+                                says("tool", "probe_result")};
+
+    messages[1].calls = json_list(AIQ_STR(PROBE_CALLS));
+    messages[2].call_id = AIQ_STR("abcdefghi");
+    messages[2].name = AIQ_STR("probe_name");
+    return shows(c, ways, &(chat_talk){messages, 3, {0}}, words);
+}
+
+/* A template that has no word for a thing does not show it: most need not be tried. */
+static void look_at(chat_template *c, aiq_str source)
+{
+    chat_ways *w = &c->ways;
+
+    *w = (chat_ways){.format = tool_format_of(source)};
+    c->thinks = has_word(source, "<think>") || has_word(source, "</think>");
+    w->system = true;
+    w->system = find_system(c, w);
+    w->tools = has_word(source, "tools");
+    w->tools = w->tools && find_tools(c, w);
+    if (!w->tools) {
+        w->format = TOOL_HERMES;
+    }
+    w->calls = has_word(source, "tool_calls");
+    if (w->calls && !find_calls(c, w)) {
+        w->text_arguments = true;
+        w->calls = find_calls(c, w);
+    }
+}
+
 chat_template *chat_template_new(const gguf *g, const tokenizer *t, char *err, size_t errlen)
 {
     gguf_str source = source_of(g, t);
@@ -75,6 +185,7 @@ chat_template *chat_template_new(const gguf *g, const tokenizer *t, char *err, s
     }
     c->bos = text_of(g, "tokenizer.ggml.bos_token_id");
     c->eos = text_of(g, "tokenizer.ggml.eos_token_id");
+    look_at(c, (aiq_str){source.p, source.len});
     return c;
 }
 
@@ -84,23 +195,10 @@ void chat_template_free(chat_template *c)
     free(c);
 }
 
-static void define(jinja_run *r, const chat_template *c, const infer_message *messages,
-                   size_t n)
+tool_format chat_tool_format(const chat_template *c, bool *thinks)
 {
-    jinja_value *list = jinja_list(r);
-
-    for (size_t i = 0; i < n; i++) {
-        const infer_message *m = &messages[i];
-        jinja_value *message = jinja_dict(r);
-
-        jinja_dict_set(r, message, "role", jinja_text(r, m->role, strlen(m->role), false));
-        jinja_dict_set(r, message, "content", jinja_text(r, m->content, m->content_len, true));
-        jinja_list_add(r, list, message);
-    }
-    jinja_define(r, "messages", list);
-    jinja_define(r, "bos_token", jinja_text(r, c->bos.p, c->bos.len, false));
-    jinja_define(r, "eos_token", jinja_text(r, c->eos.p, c->eos.len, false));
-    jinja_define(r, "add_generation_prompt", jinja_bool(r, true));
+    *thinks = c->thinks;
+    return c->ways.format;
 }
 
 /* With the token that begins a prompt, whether the template writes it or not. */
@@ -118,17 +216,33 @@ static bool encode(const tokenizer *t, const jinja_output *text, tokenizer_ids *
     return ok;
 }
 
-chat_rc chat_render(const chat_template *c, const tokenizer *t, const infer_message *messages,
-                    size_t n, size_t max_len, tokenizer_ids *out, char *err, size_t errlen)
+/* Does the text end within a thought that it has begun? */
+static bool ends_in_thought(const jinja_output *text)
+{
+    static const char mark[] = "<think>";
+    size_t len = text->len, n = sizeof(mark) - 1;
+
+    while (len > 0 && (text->text[len - 1] == '\n' || text->text[len - 1] == ' ')) {
+        len--;
+    }
+    return len >= n && memcmp(text->text + len - n, mark, n) == 0 && !text->marks[len - 1];
+}
+
+chat_rc chat_render(const chat_template *c, const tokenizer *t, const chat_talk *talk,
+                    size_t max_len, tokenizer_ids *out, bool *is_thought, char *err,
+                    size_t errlen)
 {
     jinja_run *r = jinja_run_new(time(NULL));
+    aiq_pool *pool = aiq_pool_new();
     jinja_output text;
     chat_rc rc = CHAT_REFUSED;
 
-    define(r, c, messages, n);
+    define(r, pool, c, &c->ways, talk);
     if (jinja_render(c->template, r, max_len, &text, err, errlen)) {
         rc = encode(t, &text, out) ? CHAT_OK : CHAT_TOO_LONG;
+        *is_thought = ends_in_thought(&text);
     }
     jinja_run_free(r);
+    aiq_pool_free(pool);
     return rc;
 }

@@ -75,6 +75,8 @@ struct infer_req {
     scores scores;
     matcher *matcher; /* NULL: the answer may be anything */
     int32_t place;    /* in it */
+    bool shows_marks;
+    bool is_thought;
     answer answer;
     char *stop[INFER_MAX_STOP];
     size_t n_stop;
@@ -97,6 +99,10 @@ struct infer {
     infer_model model;
     chat_template *chat; /* NULL: no_chat says why */
     char no_chat[160];
+    tool_format tool_format;
+    bool thinks;
+    int32_t marks[TOOL_MAX_MARKS]; /* [n_marks] control tokens: marks of calls and thoughts */
+    uint32_t n_marks;
 
     /* where it computes; the model's thread, once that runs */
     const device *place;
@@ -227,6 +233,11 @@ void infer_pause(infer_req *r)
 void infer_resume(infer_req *r)
 {
     req_wish(r, &r->paused, false);
+}
+
+bool infer_is_thought(const infer_req *r)
+{
+    return r->is_thought;
 }
 
 void infer_release(infer_req *r)
@@ -394,6 +405,17 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
     return id;
 }
 
+/* What the answer says with a token. */
+static const char *text_of(const infer *m, const infer_req *r, int32_t id, size_t *len)
+{
+    for (uint32_t i = 0; r->shows_marks && i < m->n_marks; i++) {
+        if (m->marks[i] == id) {
+            return tokenizer_name(m->tok, id, len);
+        }
+    }
+    return tokenizer_piece(m->tok, id, len);
+}
+
 /* The token that follows. False: the request is over and must not be touched. */
 static bool take_token(infer *m, infer_req *r, float *logits)
 {
@@ -416,7 +438,7 @@ static bool take_token(infer *m, infer_req *r, float *logits)
         return false;
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
-    piece = tokenizer_piece(m->tok, id, &len);
+    piece = text_of(m, r, id, &len);
     for (size_t i = 0; r->matcher != NULL && i < len; i++) {
         r->place = matcher_next(r->matcher, r->place, (uint8_t)piece[i]);
     }
@@ -703,36 +725,45 @@ static infer_rc too_long(const infer *m, char *err, size_t errlen)
 static bool known_role(const char *role)
 {
     return strcmp(role, "user") == 0 || strcmp(role, "assistant") == 0 ||
-           strcmp(role, "system") == 0;
+           strcmp(role, "system") == 0 || strcmp(role, "tool") == 0;
 }
 
-/* *said: how many of the ids are of an answer that goes on. */
-static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids,
-                       uint32_t *said, char *err, size_t errlen)
+static uint64_t bytes_of(const infer_message *message)
+{
+    return (uint64_t)message->content_len + message->thought.len + message->calls.text.len;
+}
+
+/* r: how many of the ids are of an answer that goes on, and whether it begins in a thought. */
+static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids, infer_req *r,
+                       char *err, size_t errlen)
 {
     size_t n = p->n_messages - p->goes_on, without = 0;
+    const chat_talk talk = {p->messages, n, p->tools};
     const infer_message *last = p->goes_on ? &p->messages[n] : NULL;
-    uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok), bytes = 0;
+    uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok);
+    uint64_t bytes = p->tools.text.len;
     char why[256];
 
     for (size_t i = 0; i < p->n_messages; i++) {
         if (!known_role(p->messages[i].role)) {
             return refuse(INFER_INVALID, err, errlen,
-                          "a message's role is none of system, user, assistant");
+                          "a message's role is none of system, user, assistant, tool");
         }
-        if (p->messages[i].content_len > most - bytes) {
-            return too_long(m, err, errlen);
-        }
-        bytes += p->messages[i].content_len;
+        bytes += bytes_of(&p->messages[i]);
+    }
+    if (bytes > most) {
+        return too_long(m, err, errlen);
     }
     ids->limit = m->model.config.n_ctx;
-    chat_rc rc = chat_render(m->chat, m->tok, p->messages, n, most, ids, why, sizeof(why));
+    chat_rc rc =
+        chat_render(m->chat, m->tok, &talk, most, ids, &r->is_thought, why, sizeof(why));
     without = ids->n;
     if (rc == CHAT_OK && last &&
         !tokenizer_encode(m->tok, last->content, last->content_len, false, ids)) {
         rc = CHAT_TOO_LONG;
     }
-    *said = (uint32_t)(ids->n - without);
+    r->n_said = (uint32_t)(ids->n - without);
+    r->is_thought = r->is_thought && !last;
     switch (rc) {
     case CHAT_OK:
         return INFER_OK;
@@ -749,7 +780,7 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
 {
     uint32_t n_ctx = m->model.config.n_ctx, room;
     tokenizer_ids ids = {0};
-    infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, &r->n_said, err, errlen) : INFER_OK;
+    infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, r, err, errlen) : INFER_OK;
     size_t n = p->n_messages > 0 ? ids.n : p->n_ids;
     const int32_t *from = p->n_messages > 0 ? ids.v : p->ids;
 
@@ -807,6 +838,7 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
                            .frequency = p->frequency,
                            .presence = p->presence,
                            .state = p->seed};
+    r->shows_marks = p->shows_marks;
     r->scores.wanted = p->logprobs;
     r->scores.n_top = p->logprobs ? p->top_logprobs : 0;
     if (r->scores.n_top > m->model.config.n_vocab) {
@@ -919,6 +951,22 @@ static bool set_options(infer *m, const infer_options *opt, char *err, size_t er
     return true;
 }
 
+/* Marks that are text in this vocabulary need no care. */
+static void find_marks(infer *m)
+{
+    for (const char *const *mark = tool_marks(m->tool_format); *mark != NULL; mark++) {
+        int32_t id = tokenizer_find(m->tok, *mark, strlen(*mark));
+        size_t len = 0;
+
+        if (id != TOKENIZER_NONE && !tokenizer_is_end(m->tok, id)) {
+            tokenizer_piece(m->tok, id, &len);
+            if (len == 0) {
+                m->marks[m->n_marks++] = id;
+            }
+        }
+    }
+}
+
 static bool read_file(infer *m, const char *path, char *err, size_t errlen)
 {
     const gguf_kv *kv;
@@ -935,6 +983,10 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
     }
     m->order = token_order_new(m->tok);
     m->chat = chat_template_new(m->file, m->tok, m->no_chat, sizeof(m->no_chat));
+    if (m->chat != NULL) {
+        m->tool_format = chat_tool_format(m->chat, &m->thinks);
+        find_marks(m);
+    }
     kv = gguf_find(m->file, "general.name");
     if (kv != NULL) {
         gguf_as_str(kv, &name);
@@ -1048,6 +1100,8 @@ void infer_info(const infer *m, infer_model_info *info)
         .n_params = m->model.n_params,
         .file_bytes = gguf_size(m->file),
         .chat = m->chat != NULL,
+        .tool_format = m->tool_format,
+        .thinks = m->thinks,
     };
 }
 

@@ -26,8 +26,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/json.h"
 #include "infer/grammar.h"
 #include "infer/sampler.h"
+#include "infer/tool_calls.h"
 
 #define INFER_MAX_STOP 4 /* as in OpenAI's API */
 #define INFER_MAX_TOP  20
@@ -68,19 +70,32 @@ typedef struct {
     uint64_t n_params;
     uint64_t file_bytes;
     bool chat; /* it has a chat template that we can run */
+
+    tool_format tool_format; /* how it writes calls of tools */
+    bool thinks;             /* its answers may begin with thoughts */
 } infer_model_info;
 
-/* UTF-8; role is "system", "user" or "assistant". Borrowed for the call. */
+/* UTF-8; role is "system", "user", "assistant" or "tool". Borrowed for the call. */
 typedef struct {
     const char *role;
     const char *content;
     size_t content_len;
+
+    /* of the assistant; maybe nothing */
+    aiq_str thought;
+    json_value calls; /* "tool_calls" as in OpenAI's API; each has a function with a name */
+
+    /* of a tool */
+    aiq_str call_id;
+    aiq_str name;
 } infer_message;
 
 /* What to generate. Everything but the grammar is borrowed for the call. */
 typedef struct {
     const infer_message *messages; /* a chat, rendered with the model's template; or */
     size_t n_messages;
+    json_value tools;   /* "tools" as in OpenAI's API; JSON_NONE: none */
+    bool shows_marks;   /* control tokens that are marks of calls and thoughts come as text */
     bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
                            for, as if it had not been interrupted */
     const int32_t *ids; /* raw token ids, used as they stand */
@@ -184,6 +199,9 @@ const tokenizer *infer_tokenizer(const infer *m);
  */
 infer_rc infer_submit(infer *m, const infer_params *p, infer_cb cb, void *arg, infer_req **out,
                       char *err, size_t errlen);
+
+/* The prompt ends within a thought: the answer begins there. */
+bool infer_is_thought(const infer_req *req);
 
 /* Asks for an early end. The last event still comes, soon: FAILED "cancelled", or DONE if it
  * was on its way. Any thread, any number of times until the release. */

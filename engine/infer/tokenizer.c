@@ -407,6 +407,12 @@ size_t tokenizer_max_piece(const tokenizer *t)
     return t->max_piece;
 }
 
+const char *tokenizer_name(const tokenizer *t, int32_t id, size_t *len)
+{
+    *len = t->text[id].len;
+    return t->text[id].p;
+}
+
 const char *tokenizer_piece(const tokenizer *t, int32_t id, size_t *len)
 {
     uint32_t start = id > 0 ? t->piece_end[id - 1] : 0;

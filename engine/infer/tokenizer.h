@@ -60,6 +60,9 @@ bool tokenizer_ids_push(tokenizer_ids *ids, int32_t id);
  * tokens stand for nothing: *len is 0. id must be below n_vocab. */
 const char *tokenizer_piece(const tokenizer *t, int32_t id, size_t *len);
 
+/* What id is called in the vocabulary; of a control token the text that is written for it. */
+const char *tokenizer_name(const tokenizer *t, int32_t id, size_t *len);
+
 /* The id of exactly this text in the vocabulary, or TOKENIZER_NONE. */
 int32_t tokenizer_find(const tokenizer *t, const char *text, size_t len);
 

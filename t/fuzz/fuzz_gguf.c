@@ -50,11 +50,13 @@ static void use_tokenizer(const gguf *g, const tokenizer *t, tokenizer_ids *ids)
     infer_message msg = {.role = "user", .content = text, .content_len = sizeof(text) - 1};
     char err[256];
     chat_template *chat = chat_template_new(g, t, err, sizeof(err));
+    bool thought;
     size_t len;
 
     tokenizer_encode(t, text, sizeof(text) - 1, true, ids);
     if (chat != NULL) {
-        chat_render(chat, t, &msg, 1, 1 << 16, ids, err, sizeof(err));
+        chat_render(chat, t, &(chat_talk){&msg, 1, {0}}, 1 << 16, ids, &thought, err,
+                    sizeof(err));
         chat_template_free(chat);
     }
     for (size_t i = 0; i < ids->n; i++) {

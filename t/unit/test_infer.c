@@ -447,7 +447,7 @@ static void bad_parameters(void **state)
     infer *m = open_tiny((infer_options){0});
     const char *empty[] = {""};
     int32_t beyond[] = {TINY_VOCAB}, negative[] = {-1}, many[TINY_CTX] = {0};
-    infer_message tool = {.role = "tool", .content = "x", .content_len = 1};
+    infer_message tool = {.role = "function", .content = "x", .content_len = 1};
     infer_params p;
 
     (void)state;
@@ -475,7 +475,7 @@ static void bad_parameters(void **state)
     p = (infer_params){.ids = many, .n_ids = TINY_CTX};
     refused(m, p, INFER_TOO_LONG, "the prompt does not fit the model's context of 128 tokens");
     p = (infer_params){.messages = &tool, .n_messages = 1};
-    refused(m, p, INFER_INVALID, "a message's role is none of system, user, assistant");
+    refused(m, p, INFER_INVALID, "a message's role is none of system, user, assistant, tool");
     infer_close(m);
 }
 
