@@ -28,11 +28,6 @@ static bool has_word(aiq_str text, const char *word)
     return memmem(text.data, text.len, word, strlen(word)) != NULL;
 }
 
-static json_value json_list(aiq_str text)
-{
-    return (json_value){JSON_ARRAY, text, 1};
-}
-
 static bool has_token(const tokenizer *t, const char *text)
 {
     return tokenizer_find(t, text, strlen(text)) != TOKENIZER_NONE;
@@ -127,7 +122,7 @@ static bool find_tools(const chat_template *c, const chat_ways *ways)
     static const char *const words[] = {"probe_name", "probe_key", NULL};
     const infer_message message = says("user", "probe_user");
 
-    return shows(c, ways, &(chat_talk){&message, 1, json_list(AIQ_STR(PROBE_TOOLS))}, words);
+    return shows(c, ways, &(chat_talk){&message, 1, AIQ_STR(PROBE_TOOLS)}, words);
 }
 
 static bool find_calls(const chat_template *c, const chat_ways *ways)
@@ -137,7 +132,7 @@ static bool find_calls(const chat_template *c, const chat_ways *ways)
     infer_message messages[] = {says("user", "probe_user"), says("assistant", ""),
                                 says("tool", "probe_result")};
 
-    messages[1].calls = json_list(AIQ_STR(PROBE_CALLS));
+    messages[1].calls = AIQ_STR(PROBE_CALLS);
     messages[2].call_id = AIQ_STR("abcdefghi");
     messages[2].name = AIQ_STR("probe_name");
     return shows(c, ways, &(chat_talk){messages, 3, {0}}, words);

@@ -29,7 +29,7 @@ typedef enum {
 typedef struct {
     const infer_message *messages;
     size_t n;
-    json_value tools; /* as in OpenAI's API; JSON_NONE: none */
+    aiq_str tools; /* as in OpenAI's API: valid JSON, a list of objects; empty: none */
 } chat_talk;
 
 /* NULL, and one line in err, if the file has no template that we can run. Points into g. */

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "core/json.h"
+
 #define MISTRAL_ID 9
 
 typedef struct {
@@ -13,6 +15,11 @@ typedef struct {
     aiq_buf system;  /* what the system message says */
     aiq_buf results; /* of calls, as text: the user's turn that is under way */
 } writer;
+
+static json_value list_of(aiq_str text)
+{
+    return (json_value){JSON_ARRAY, text, 0};
+}
 
 static jinja_value *word(const writer *w, const char *text)
 {
@@ -113,12 +120,13 @@ static jinja_value *call_of(const writer *w, const json_value *call)
 
 /* --- calls as text --- */
 
-static void write_calls(const writer *w, const json_value *calls, aiq_buf *out)
+static void write_calls(const writer *w, aiq_str calls, aiq_buf *out)
 {
+    const json_value list = list_of(calls);
     json_value call;
     size_t cursor = 0;
 
-    while (json_each(calls, &cursor, NULL, &call)) {
+    while (json_each(&list, &cursor, NULL, &call)) {
         json_value its = json_member(&call, "function");
         json_value name = json_member(&its, "name");
         aiq_str arguments = member_text(w, &its, "arguments");
@@ -151,25 +159,26 @@ static void end_results(writer *w)
 
 static void add_assistant(writer *w, const infer_message *m)
 {
+    const json_value list = list_of(m->calls);
     aiq_str content = {m->content, m->content_len};
     jinja_value *message, *calls;
     json_value call;
     size_t cursor = 0;
 
-    if (m->calls.count > 0 && !w->ways->calls) {
+    if (m->calls.len > 0 && !w->ways->calls) {
         aiq_buf text = {0};
 
         aiq_buf_add(&text, content.data, content.len);
-        write_calls(w, &m->calls, &text);
+        write_calls(w, m->calls, &text);
         content = keep(w, &text);
     }
     message = add_message(w, "assistant", content);
     if (m->thought.len > 0) {
         jinja_dict_set(w->r, message, "reasoning_content", foreign(w, m->thought));
     }
-    if (m->calls.count > 0 && w->ways->calls) {
+    if (m->calls.len > 0 && w->ways->calls) {
         calls = jinja_list(w->r);
-        while (json_each(&m->calls, &cursor, NULL, &call)) {
+        while (json_each(&list, &cursor, NULL, &call)) {
             jinja_list_add(w->r, calls, call_of(w, &call));
         }
         jinja_dict_set(w->r, message, "tool_calls", calls);
@@ -231,10 +240,10 @@ static void tell_tools(writer *w)
         "\nTo call one, answer with:\n<tool_call>\n"
         "{\"name\": \"its name\", \"arguments\": {its arguments}}\n</tool_call>";
 
-    if (w->talk->tools.count > 0 && !w->ways->tools) {
+    if (w->talk->tools.len > 0 && !w->ways->tools) {
         aiq_buf_text(&w->system, w->system.len > 0 ? "\n\n" : "");
         aiq_buf_text(&w->system, before);
-        aiq_buf_add(&w->system, w->talk->tools.text.data, w->talk->tools.text.len);
+        aiq_buf_add(&w->system, w->talk->tools.data, w->talk->tools.len);
         aiq_buf_text(&w->system, behind);
     }
 }
@@ -242,7 +251,7 @@ static void tell_tools(writer *w)
 /* The system messages that come first, as one. Returns how many they are. */
 static size_t add_system(writer *w)
 {
-    bool phi = w->ways->format == TOOL_PHI && w->talk->tools.count > 0 && w->ways->tools;
+    bool phi = w->ways->format == TOOL_PHI && w->talk->tools.len > 0 && w->ways->tools;
     size_t n = 0;
 
     for (; n < w->talk->n && is(&w->talk->messages[n], "system"); n++) {
@@ -254,7 +263,7 @@ static size_t add_system(writer *w)
         jinja_value *message = add_message(w, "system", keep(w, &w->system));
 
         if (phi) { /* its template looks for them there */
-            jinja_dict_set(w->r, message, "tools", foreign(w, w->talk->tools.text));
+            jinja_dict_set(w->r, message, "tools", foreign(w, w->talk->tools));
         }
     }
     return n;
@@ -273,7 +282,9 @@ void chat_talk_define(jinja_run *r, aiq_pool *pool, const chat_ways *ways,
         add_message(&w, "user", keep(&w, &w.system)); /* nobody has said anything */
     }
     jinja_define(r, "messages", w.list);
-    if (talk->tools.count > 0 && ways->tools) {
-        jinja_define(r, "tools", jinja_from_json(r, &talk->tools));
+    if (talk->tools.len > 0 && ways->tools) {
+        const json_value tools = list_of(talk->tools);
+
+        jinja_define(r, "tools", jinja_from_json(r, &tools));
     }
 }

@@ -730,7 +730,7 @@ static bool known_role(const char *role)
 
 static uint64_t bytes_of(const infer_message *message)
 {
-    return (uint64_t)message->content_len + message->thought.len + message->calls.text.len;
+    return (uint64_t)message->content_len + message->thought.len + message->calls.len;
 }
 
 /* r: how many of the ids are of an answer that goes on, and whether it begins in a thought. */
@@ -741,7 +741,7 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
     const chat_talk talk = {p->messages, n, p->tools};
     const infer_message *last = p->goes_on ? &p->messages[n] : NULL;
     uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok);
-    uint64_t bytes = p->tools.text.len;
+    uint64_t bytes = p->tools.len;
     char why[256];
 
     for (size_t i = 0; i < p->n_messages; i++) {

@@ -26,7 +26,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/json.h"
 #include "infer/grammar.h"
 #include "infer/sampler.h"
 #include "infer/tool_calls.h"
@@ -83,7 +82,7 @@ typedef struct {
 
     /* of the assistant; maybe nothing */
     aiq_str thought;
-    json_value calls; /* "tool_calls" as in OpenAI's API; each has a function with a name */
+    aiq_str calls; /* "tool_calls" as in OpenAI's API: valid JSON, a list of objects */
 
     /* of a tool */
     aiq_str call_id;
@@ -94,7 +93,7 @@ typedef struct {
 typedef struct {
     const infer_message *messages; /* a chat, rendered with the model's template; or */
     size_t n_messages;
-    json_value tools;   /* "tools" as in OpenAI's API; JSON_NONE: none */
+    aiq_str tools;      /* "tools" as in OpenAI's API; empty: none */
     bool shows_marks;   /* control tokens that are marks of calls and thoughts come as text */
     bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
                            for, as if it had not been interrupted */

@@ -165,9 +165,9 @@ static infer_message says(const char *role, const char *content)
     return (infer_message){.role = role, .content = content, .content_len = strlen(content)};
 }
 
-static json_value list(const char *text)
+static aiq_str list(const char *text)
 {
-    return (json_value){JSON_ARRAY, {text, strlen(text)}, 1};
+    return (aiq_str){text, strlen(text)};
 }
 
 /* The prompt as text, control tokens by name. */
@@ -179,9 +179,8 @@ static char *prompt_of(const model *m, const infer_message *messages, size_t n,
     size_t at = 0, len;
 
     if (m->c == NULL ||
-        chat_render(m->c, m->t,
-                    &(chat_talk){messages, n, tools ? list(tools) : (json_value){0}}, 1 << 16,
-                    &ids, thought, err, sizeof(err)) != CHAT_OK) {
+        chat_render(m->c, m->t, &(chat_talk){messages, n, tools ? list(tools) : AIQ_STR("")},
+                    1 << 16, &ids, thought, err, sizeof(err)) != CHAT_OK) {
         fail_msg("%s", err);
     }
     for (size_t i = 0; i < ids.n; i++) {
