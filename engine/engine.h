@@ -17,6 +17,7 @@ typedef struct {
     const char *admin_socket; /* path, or NULL: none */
     const char *store;        /* "sqlite:PATH" or "postgres://…" */
     const char *models;       /* folder below which local models lie, or NULL: any path */
+    unsigned models_idle_s;   /* local models that nobody uses so long are closed; 0: never */
     const char *secrets;      /* folder of `key file:NAME`, or NULL */
     const char *device;       /* "cpu", "cuda:0,cuda:1", … */
     const char *kernels;      /* folder of their libraries, or NULL */

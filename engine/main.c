@@ -33,6 +33,7 @@
 #define LOOPS_MAX   64
 #define SPIN_US_MAX 1000
 #define DRAIN_S_MAX 86400
+#define IDLE_S_MAX  86400
 
 #define CACHE_SIZE    ((size_t)64 << 20)
 #define STREAM_MEMORY ((size_t)256 << 20)
@@ -56,6 +57,8 @@ static const char help[] =
     "  --store URL           database: sqlite:PATH, made where there is none, or\n"
     "                        postgres://USER@HOST/DATABASE (aiq.db beside the socket)\n"
     "  --models DIR          local models must lie below this folder (anywhere)\n"
+    "  --models-idle SECONDS a local model that no request has used for so long is closed\n"
+    "                        until the next one (0: it is not)\n"
     "  --secrets DIR         where nginx.conf's `key file:NAME` is looked up (nowhere)\n"
     "  --cache-size SIZE     memory for answers where nginx.conf says `aiq_cache`, in\n"
     "                        bytes, or with k, m or g; 0 keeps none (64m)\n"
@@ -141,6 +144,7 @@ enum {
     ADMIN,
     STORE,
     MODELS,
+    MODELS_IDLE,
     SECRETS,
     CACHE,
     STREAMS,
@@ -159,6 +163,7 @@ static const struct option long_options[] = {
     {"admin-socket", required_argument, NULL, ADMIN},
     {"store", required_argument, NULL, STORE},
     {"models", required_argument, NULL, MODELS},
+    {"models-idle", required_argument, NULL, MODELS_IDLE},
     {"secrets", required_argument, NULL, SECRETS},
     {"cache-size", required_argument, NULL, CACHE},
     {"stream-memory", required_argument, NULL, STREAMS},
@@ -193,6 +198,9 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         break;
     case MODELS:
         o->models = folder(name, value);
+        break;
+    case MODELS_IDLE:
+        o->models_idle_s = number(name, value, 0, IDLE_S_MAX);
         break;
     case SECRETS:
         o->secrets = folder(name, value);

@@ -56,7 +56,7 @@ static ngx_http_aiq_provider_option_t  ngx_http_aiq_provider_options[] = {
     { ngx_string("dialect"), 2, 0, ngx_http_aiq_provider_dialect },
     { ngx_string("url"), 2, 1, ngx_http_aiq_provider_url },
     { ngx_string("key"), 0, 1, ngx_http_aiq_provider_key },
-    { ngx_string("model"), 3, 0, ngx_http_aiq_provider_model },
+    { ngx_string("model"), 0, 0, ngx_http_aiq_provider_model },
     { ngx_string("header"), 3, 1, ngx_http_aiq_provider_header },
     { ngx_string("query"), 2, 1, ngx_http_aiq_provider_query },
     { ngx_string("lacks"), 0, 1, ngx_http_aiq_provider_lacks },
@@ -321,8 +321,15 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 
     value = cf->args->elts;
 
+    if (cf->args->nelts > 3) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid number of arguments in \"model\"");
+        return NGX_CONF_ERROR;
+    }
+
     if (ngx_http_aiq_check_name(cf, "model", &value[1]) != NGX_OK
-        || ngx_http_aiq_check_name(cf, "path", &value[2]) != NGX_OK)
+        || (cf->args->nelts == 3
+            && ngx_http_aiq_check_name(cf, "path", &value[2]) != NGX_OK))
     {
         return NGX_CONF_ERROR;
     }
@@ -346,11 +353,26 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     }
 
     model->name = value[1];
-    model->path = value[2];
 
-    if (ngx_conf_full_name(cf->cycle, &model->path, 1) != NGX_OK) {
+    if (cf->args->nelts == 3) {
+        model->path = value[2];
+
+        if (ngx_conf_full_name(cf->cycle, &model->path, 1) != NGX_OK) {
+            return NGX_CONF_ERROR;
+        }
+
+        return NGX_CONF_OK;
+    }
+
+    /* a file of this name in the engine's folder of models */
+
+    model->path.len = model->name.len + sizeof(".gguf") - 1;
+    model->path.data = ngx_pnalloc(cf->pool, model->path.len);
+    if (model->path.data == NULL) {
         return NGX_CONF_ERROR;
     }
+
+    ngx_sprintf(model->path.data, "%V.gguf", &model->name);
 
     return NGX_CONF_OK;
 }

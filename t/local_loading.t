@@ -18,7 +18,7 @@ $t->write_file('jwks.json', AIQ::JWT::set($key));
 $t->conf('
     aiq_jwt_key_file %%DIR%%/jwks.json;
     aiq_provider local { dialect local; model split %%DIR%%/split-00001-of-00002.gguf;
-                         model lost %%DIR%%/split-00002-of-00002.gguf; }
+                         model lost %%DIR%%/split-00002-of-00002.gguf; model nameless; }
     aiq_model split { target local; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -48,17 +48,17 @@ my @said;
 $t->wait_for(sub {
     @said = @{ $t->json($t->get('/v1/topics/aiq.admin.models?after=0',
         headers => [ Authorization => 'Bearer ' . $key->token(sub => 'root', role => 'admin') ]))->{data} };
-    return grep({ $_->{type} eq 'model.ready' } @said) && grep { $_->{type} eq 'model.failed' } @said;
-}, 20, 'a topic tells of both');
+    return grep({ $_->{type} eq 'model.ready' } @said) && grep({ $_->{type} eq 'model.failed' } @said) == 2;
+}, 20, 'a topic tells of all');
 my @split = grep { $_->{data}{model} eq 'split' } @said;
 is_deeply($split[0]{data}, { model => 'split', percent => 0 }, 'that it is loading');
 is_deeply([ map { $_->{type} } @split ], [ ('model.loading') x $#split, 'model.ready' ], 'and then that it is ready');
 my @percent = map { $_->{data}{percent} } @split[0 .. $#split - 1];
 is_deeply(\@percent, [ sort { $a <=> $b } @percent ], 'further and further');
 is($percent[-1], 100, 'to the end');
-my ($failed) = grep { $_->{type} eq 'model.failed' } @said;
-is_deeply($failed->{data}, { model => 'lost',
-    reason => 'it is part 2 of a model in 2 files; name the first, *-00001-of-00002.gguf' }, 'the other why not');
+is_deeply({ map { $_->{data}{model} => $_->{data}{reason} } grep { $_->{type} eq 'model.failed' } @said },
+    { lost => 'it is part 2 of a model in 2 files; name the first, *-00001-of-00002.gguf',
+      nameless => 'it has no path, and the engine has no --models' }, 'the others why not');
 
 $t->finish;
 done_testing;

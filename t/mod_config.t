@@ -120,7 +120,7 @@ refuses(provider('dialect anthropic; url https://x; lacks stream_options;'), 'ca
 refuses(provider('dialect local; model a b; key env:A;'), 'is local and cannot have a "key"');
 refuses(provider('dialect local; model a b; timeout idle=1s;'), 'is local and cannot have a "timeout"');
 refuses(provider('dialect local; model a b; model a c;'), 'duplicate model "a"');
-refuses(provider('dialect local; model a;'), 'invalid number of arguments in "model"');
+refuses(provider('dialect local; model a b c;'), 'invalid number of arguments in "model"');
 refuses(provider("dialect local; model \"a\x01\" b;"), 'invalid model');
 refuses(provider("dialect local; model \xff b;"), 'invalid model');
 refuses(provider('dialect local; model a b; x { }'), 'unexpected "{"');

@@ -1,6 +1,5 @@
 #include "providers/local_models.h"
 #include <errno.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 #include <time.h>
 #include "core/json.h"
 #include "core/log.h"
+#include "infer/model_files.h"
 #include "providers/local_devices.h"
 #include "streams/topics.h"
 
@@ -21,7 +21,7 @@
 #define TELL_EVERY 10
 
 typedef enum {
-    MODEL_UNUSED, /* not loaded, and nobody wants it */
+    MODEL_UNUSED, /* not loaded, and nobody wants it now */
     MODEL_LOADING,
     MODEL_READY,
     MODEL_FAILED
@@ -35,8 +35,9 @@ struct local_model {
     const char *name; /* in the title */
     model_state state;
     unsigned percent; /* of its file is read, where LOADING */
+    bool again;       /* it was loaded before, for the same policies */
     unsigned policies, requests;
-    uint64_t unused_ns; /* since when both are 0 */
+    uint64_t unused_ns; /* since when there are no requests, or no policies either */
     infer *infer;       /* where READY */
     health_component health;
 };
@@ -52,39 +53,6 @@ struct local_models {
 };
 
 /* Loading and closing, on the keeper's thread. */
-
-/* The file's real path, where it lies below --models. */
-static bool resolve(const local_models *m, const char *path, char real[PATH_MAX], char *why,
-                    size_t size)
-{
-    const char *folder = m->engine->options.models;
-    char base[PATH_MAX], joined[PATH_MAX];
-
-    if (folder && path[0] != '/') {
-        if ((size_t)snprintf(joined, sizeof(joined), "%s/%s", folder, path) >= sizeof(joined)) {
-            snprintf(why, size, "the path is too long");
-            return false;
-        }
-        path = joined;
-    }
-    if (realpath(path, real) == NULL) {
-        snprintf(why, size, "%s", strerror(errno));
-        return false;
-    }
-    if (folder == NULL) {
-        return true;
-    }
-    if (realpath(folder, base) == NULL) {
-        snprintf(why, size, "--models: %s", strerror(errno));
-        return false;
-    }
-    size_t n = strlen(base);
-    if (strncmp(real, base, n) != 0 || (real[n] != '/' && n > 1)) {
-        snprintf(why, size, "it does not lie below --models");
-        return false;
-    }
-    return true;
-}
 
 /* Says on the topic what has come of it. */
 static void tell(const local_model *model, const char *type, const char *reason, int percent)
@@ -130,7 +98,7 @@ static infer *load(local_model *model)
     uint64_t start = loop_now_ns();
     infer *loaded = NULL;
 
-    if (resolve(model->all, path, real, why, sizeof(why))) {
+    if (model_file_find(model->all->engine->options.models, path, real, why, sizeof(why))) {
         loaded = infer_open(real, &options, why, sizeof(why));
     }
     if (loaded) {
@@ -156,6 +124,7 @@ static void load_model(local_models *m, local_model *model)
     pthread_mutex_lock(&m->lock);
     model->infer = loaded;
     model->state = loaded ? MODEL_READY : MODEL_FAILED;
+    model->unused_ns = loop_now_ns();
 }
 
 static void close_model(local_models *m, local_model *model)
@@ -173,6 +142,20 @@ static void close_model(local_models *m, local_model *model)
     pthread_mutex_lock(&m->lock);
 }
 
+/* When it is to be closed, if nobody asks for it; 0: never. */
+static uint64_t end_of(const local_models *m, const local_model *model)
+{
+    uint64_t idle_ns = m->engine->options.models_idle_s * 1000000000ull;
+
+    if (model->requests > 0 || model->state == MODEL_UNUSED) {
+        return 0;
+    }
+    if (model->policies == 0) {
+        return model->unused_ns + KEEP_NS;
+    }
+    return idle_ns > 0 && model->state == MODEL_READY ? model->unused_ns + idle_ns : 0;
+}
+
 /* The next model that is to be loaded or closed; else NULL, and when the next one
  * is due (0: none). */
 static local_model *find_work(const local_models *m, uint64_t now, uint64_t *due)
@@ -182,13 +165,11 @@ static local_model *find_work(const local_models *m, uint64_t now, uint64_t *due
         if (model->state == MODEL_LOADING) {
             return model;
         }
-        if (model->state != MODEL_UNUSED && model->policies + model->requests == 0) {
-            uint64_t end = model->unused_ns + KEEP_NS;
-            if (end <= now) {
-                return model;
-            }
-            *due = *due && *due < end ? *due : end;
+        uint64_t end = end_of(m, model);
+        if (end && end <= now) {
+            return model;
         }
+        *due = end && (*due == 0 || end < *due) ? end : *due;
     }
     return NULL;
 }
@@ -224,7 +205,8 @@ static health_status check(void *arg, char *reason, size_t size)
     pthread_mutex_lock(&model->all->lock);
     if (model->state == MODEL_LOADING) {
         snprintf(reason, size, "loading");
-        status = HEALTH_DOWN;
+        /* who was idle comes back while requests wait: they need not go elsewhere */
+        status = model->again ? HEALTH_OK : HEALTH_DOWN;
     } else if (model->state == MODEL_FAILED) {
         snprintf(reason, size, "cannot be loaded, the engine's log says why");
         status = HEALTH_DEGRADED;
@@ -281,6 +263,13 @@ static local_model *model_new(local_models *m, const policy_local_model *named)
     return model;
 }
 
+static void begin_loading(local_model *model, bool again)
+{
+    model->state = MODEL_LOADING;
+    model->percent = 0;
+    model->again = again;
+}
+
 static void each(local_models *m, const aiq_policy *policy, int change)
 {
     pthread_mutex_lock(&m->lock);
@@ -291,11 +280,11 @@ static void each(local_models *m, const aiq_policy *policy, int change)
             if (model == NULL) {
                 model = model_new(m, &p->models[k]);
             }
+            bool is_new = model->policies == 0 && model->state == MODEL_UNUSED;
             model->policies += (unsigned)change;
             model->unused_ns = loop_now_ns();
-            if (change > 0 && (model->state == MODEL_UNUSED || model->state == MODEL_FAILED)) {
-                model->state = MODEL_LOADING;
-                model->percent = 0;
+            if (change > 0 && (is_new || model->state == MODEL_FAILED)) {
+                begin_loading(model, false);
             }
         }
     }
@@ -331,6 +320,10 @@ local_model *local_models_use(local_models *m, const policy_provider *provider,
 
     pthread_mutex_lock(&m->lock);
     model = path ? find(m, path) : NULL;
+    if (model && model->state == MODEL_UNUSED) {
+        begin_loading(model, true);
+        pthread_cond_signal(&m->work);
+    }
     model_state state = model ? model->state : MODEL_FAILED;
     if (state == MODEL_READY) {
         model->requests++;
@@ -353,7 +346,7 @@ local_model *local_models_use(local_models *m, const policy_provider *provider,
 void local_models_done(local_models *m, local_model *model)
 {
     pthread_mutex_lock(&m->lock);
-    if (--model->requests == 0 && model->policies == 0) {
+    if (--model->requests == 0) {
         model->unused_ns = loop_now_ns();
         pthread_cond_signal(&m->work);
     }

@@ -6,7 +6,8 @@
  * A model is loaded when a policy first names it, and closed a minute after the
  * last such policy is gone and no request uses it. One that could not be loaded is tried
  * again when the next policy names it. /health knows each: down while it loads,
- * degraded where it could not be.
+ * degraded where it could not be. With --models-idle a model is closed, too, that no
+ * request has used for so long; the next request has it loaded again.
  */
 
 #ifndef AIQ_LOCAL_MODELS_H
@@ -31,7 +32,8 @@ void local_models_add(local_models *m, const aiq_policy *policy);
 void local_models_remove(local_models *m, const aiq_policy *policy);
 
 /* A reference to the model that the provider has under this name, and the model.
- * NULL and *err (503) where it is not there, or not yet. Any thread. */
+ * NULL and *err (503) where it is not there, or not yet: then with a time to ask
+ * again. Any thread. */
 local_model *local_models_use(local_models *m, const policy_provider *provider,
                               const char *name, infer **out, aiq_err *err);
 void local_models_done(local_models *m, local_model *model);

@@ -258,7 +258,8 @@ static bool call_target(attempts *a, size_t i, aiq_err *err)
     a->one->number = ++a->n;
     a->made[i]++;
     if (!start_call(a, err)) {
-        *(err->status == 429 ? &a->limited : &a->through) |= 1u << i;
+        bool later = err->status == 429 || err->retry_after > 0;
+        *(later ? &a->limited : &a->through) |= 1u << i;
         return false;
     }
     start_hedge(a);
