@@ -78,10 +78,11 @@ $B/gen/store_migrations.h: $(MIGRATIONS)
 $B/obj/engine/store/migrate.o: $B/gen/store_migrations.h
 
 # What Redis runs, built in.
-$B/gen/rates_lua.h: engine/limits/rates.lua
+$B/gen/%_lua.h: engine/limits/%.lua
 	@mkdir -p $(@D)
-	@{ echo 'static const char rates_lua[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $<; echo '    ;'; } >$@
+	@{ echo 'static const char $*_lua[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $<; echo '    ;'; } >$@
 $B/obj/engine/limits/rates.o: $B/gen/rates_lua.h
+$B/obj/engine/limits/shared_tokens.o: $B/gen/tokens_lua.h
 
 $B/libaiq.a: $(LIB_SRC:%.c=$B/obj/%.o)
 	@rm -f $@; $(call say,AR) ar rcs $@ $^
@@ -159,7 +160,7 @@ fuzz:
 fuzz-programs: $(FUZZ)
 fuzz-link-programs: $(filter $B/fuzz_link_%,$(FUZZ))
 
-lint: compile_commands.json $B/gen/store_migrations.h $B/gen/rates_lua.h
+lint: compile_commands.json $B/gen/store_migrations.h $B/gen/rates_lua.h $B/gen/tokens_lua.h
 	tools/lint.sh
 
 # Programs of t/unit and files of t. AIQ::Test wraps what it starts.

@@ -57,13 +57,14 @@ struct aiq_engine {
     struct link_server *links;
     struct store *store;
     struct ledger *ledger;
-    struct keyring *keyring; /* access/keyring.h */
-    struct cache *cache;     /* cache/cache.h */
-    struct redis *redis;     /* redis/redis.h; NULL: none */
-    struct streams *streams; /* streams/streams.h */
-    struct topics *topics;   /* streams/topics.h */
-    struct durable *durable; /* streams/durable.h */
-    struct rates *rates;     /* limits/rates.h */
+    struct keyring *keyring;             /* access/keyring.h */
+    struct cache *cache;                 /* cache/cache.h */
+    struct redis *redis;                 /* redis/redis.h; NULL: none */
+    struct streams *streams;             /* streams/streams.h */
+    struct topics *topics;               /* streams/topics.h */
+    struct durable *durable;             /* streams/durable.h */
+    struct rates *rates;                 /* limits/rates.h */
+    struct shared_tokens *shared_tokens; /* limits/shared_tokens.h */
     struct gateway *gateway;
 };
 

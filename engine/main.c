@@ -21,6 +21,7 @@
 #include "infer/devices.h"
 #include "ledger/ledger.h"
 #include "limits/rates.h"
+#include "limits/shared_tokens.h"
 #include "link/server.h"
 #include "redis/redis.h"
 #include "services/service.h"
@@ -425,6 +426,7 @@ static bool start(process *p, aiq_err *err)
         return false;
     }
     engine->rates = rates_new(engine);
+    engine->shared_tokens = shared_tokens_new(engine);
     if (asprintf(&p->policy_folder, "%s.policy", engine->options.socket) < 0) {
         abort();
     }
@@ -487,6 +489,7 @@ static void stop(process *p)
     }
     keyring_free(engine->keyring);
     cache_free(engine->cache);
+    shared_tokens_free(engine->shared_tokens);
     rates_free(engine->rates);
     redis_free(engine->redis);
     ledger_close(engine->ledger);

@@ -15,8 +15,8 @@
  *     (PRECONTENT, after the others).  What that lets through is counted in
  *     the zone as well, so that this worker's nginx can go on alone, with its
  *     part of the rate, where the engine or Redis has no answer.
- *   - What counts tokens is the engine's: it is told the limits of a location
- *     in its policy, and the keys of a request as it is opened.
+ *   - What counts tokens is the engine's, shared or not: it is told the limits
+ *     of a location in its policy, and the keys of a request as it is opened.
  *   - A zone counts a request once, whatever internal redirects it takes, and
  *     no subrequests.  Who is refused goes to its error page uncounted.
  */

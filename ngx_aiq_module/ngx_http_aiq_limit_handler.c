@@ -309,7 +309,9 @@ ngx_http_aiq_limit_find_uses(ngx_http_request_t *r,
     for (i = 0; i < llcf->limits->nelts; i++) {
         zone = limit[i]->shm_zone->data;
 
-        if (limit[i]->shared != shared) {
+        /* of tokens the engine asks, not we */
+
+        if ((limit[i]->shared && zone->tokens == 0) != shared) {
             continue;
         }
 

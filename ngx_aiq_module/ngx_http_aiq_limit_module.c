@@ -188,11 +188,17 @@ ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits)
         }
 
         p = ngx_sprintf(p, "%s{\"zone\":\"%V\",\"tokens\":%ui,"
-                        "\"window_ms\":%M,\"keys\":%uz}",
+                        "\"window_ms\":%M,\"keys\":%uz",
                         n++ ? "," : "", &zone->name, zone->tokens,
                         zone->window,
                         limit[i]->shm_zone->shm.size
                         / NGX_HTTP_AIQ_LIMIT_TOKEN_KEY);
+
+        if (limit[i]->shared) {
+            p = ngx_sprintf(p, ",\"nodes\":%ui", limit[i]->nodes);
+        }
+
+        *p++ = '}';
     }
 
     p = ngx_sprintf(p, "],\"rates\":[");
@@ -202,7 +208,7 @@ ngx_http_aiq_limit_document(u_char *p, ngx_array_t *limits)
     for (i = 0; i < limits->nelts; i++) {
         zone = limit[i]->shm_zone->data;
 
-        if (!limit[i]->shared) {
+        if (!limit[i]->shared || zone->tokens) {
             continue;
         }
 
@@ -277,7 +283,7 @@ ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf)
     ngx_http_aiq_limit_main_conf_t *lmcf = conf;
 
     uint64_t                     wait;
-    ngx_uint_t                   i;
+    ngx_uint_t                   i, rate;
     ngx_http_aiq_limit_t       **limit;
     ngx_http_aiq_limit_rule_t   *rule;
     ngx_http_aiq_limit_zone_t   *zone;
@@ -304,18 +310,20 @@ ngx_http_aiq_limit_init_main_conf(ngx_conf_t *cf, void *conf)
 
         rule = &zone->rule;
 
-        if (limit[i]->shared && (rule->limit == 0 || zone->conn)) {
+        rate = zone->tokens ? zone->tokens : rule->limit;
+
+        if (limit[i]->shared && (rate == 0 || zone->conn)) {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "\"shared\" needs a zone with a rate of requests "
-                          "and nothing else in %s:%ui",
-                          limit[i]->file, limit[i]->line);
+                          "\"shared\" needs a zone with a rate and nothing "
+                          "else in %s:%ui", limit[i]->file, limit[i]->line);
             return NGX_CONF_ERROR;
         }
 
-        if (limit[i]->nodes > rule->limit) {
+        if (limit[i]->nodes > rate) {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "\"nodes\" is more than the rate has requests for "
-                          "in %s:%ui", limit[i]->file, limit[i]->line);
+                          "\"nodes\" is more than the rate has %s for "
+                          "in %s:%ui", zone->tokens ? "tokens" : "requests",
+                          limit[i]->file, limit[i]->line);
             return NGX_CONF_ERROR;
         }
 
@@ -411,9 +419,10 @@ ngx_http_aiq_limit_find_entry(ngx_conf_t *cf,
     ngx_http_aiq_limit_loc_conf_t *prev, ngx_http_aiq_limit_loc_conf_t *conf,
     ngx_http_aiq_loc_conf_t *alcf)
 {
-    ngx_uint_t              i, n;
-    ngx_http_aiq_pass_t    *entry;
-    ngx_http_aiq_limit_t  **limit, *shared;
+    ngx_uint_t                   i, n;
+    ngx_http_aiq_pass_t         *entry;
+    ngx_http_aiq_limit_t       **limit, *shared;
+    ngx_http_aiq_limit_zone_t   *zone;
 
     if (conf->limits == NULL) {
         return NGX_OK;
@@ -424,7 +433,9 @@ ngx_http_aiq_limit_find_entry(ngx_conf_t *cf,
     n = 0;
 
     for (i = 0; i < conf->limits->nelts; i++) {
-        if (limit[i]->shared) {
+        zone = limit[i]->shm_zone->data;
+
+        if (limit[i]->shared && zone && zone->tokens == 0) {
             shared = limit[i];
             n++;
         }

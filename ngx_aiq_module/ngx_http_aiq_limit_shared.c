@@ -71,6 +71,7 @@ ngx_http_aiq_limit_rate_keys(ngx_http_request_t *r,
     ngx_uint_t                       i, n;
     ngx_http_aiq_limit_t           **limit;
     ngx_http_aiq_limit_use_t        *use;
+    ngx_http_aiq_limit_zone_t       *zone;
     ngx_http_aiq_limit_loc_conf_t   *llcf;
 
     llcf = ngx_http_get_module_loc_conf(r, ngx_http_aiq_limit_module);
@@ -79,7 +80,8 @@ ngx_http_aiq_limit_rate_keys(ngx_http_request_t *r,
     n = 0;
 
     for (i = 0; i < llcf->limits->nelts; i++) {
-        n += limit[i]->shared;
+        zone = limit[i]->shm_zone->data;
+        n += (limit[i]->shared && zone->tokens == 0);
     }
 
     ngx_memzero(keys, n * AIQ_LIMIT_KEY);

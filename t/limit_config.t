@@ -75,7 +75,12 @@ config(limit("aiq_limit zone=a $_;"), qr/these are for nothing else$here/, "$_ o
 config(shared("nodes=$_"), qr/invalid number of nodes "nodes=$_"$here/, "nodes=$_") for 0, 'x', -1;
 config(shared('nodes=3'), qr/"nodes" is more than the rate has requests for$here/, 'nothing left for a node');
 config('aiq_engine unix:%%DIR%%/e;' . limit('aiq_limit zone=c shared nodes=1;'),
-    qr/"shared" needs a zone with a rate of requests and nothing else$here/, 'concurrency is not shared');
+    qr/"shared" needs a zone with a rate and nothing else$here/, 'concurrency is not shared');
+sub shared_tokens { return 'aiq_engine unix:%%DIR%%/e; aiq_limit_zone $remote_addr zone=t:1m rate=2t/m;'
+    . "server { listen 127.0.0.1:%%PORT_0%%; location / { aiq_limit zone=t shared $_[0]; aiq_pass gateway; } }" }
+config(shared_tokens($_), 'ok', "tokens, $_") for 'nodes=2', 'fail_closed';
+config(shared_tokens('nodes=3'), qr/"nodes" is more than the rate has tokens for$here/, 'no tokens left for a node');
+config(shared_tokens('fail_closed burst=1'), qr/"burst" and "dry_run" are not for a rate of tokens$here/, 'nor do tokens wait');
 config(limit('aiq_limit zone=a shared nodes=1;'), qr/no "aiq_engine" is defined for the service "limits"$here/, 'shared by whom');
 config('aiq_engine unix:%%DIR%%/e;' . join('', map { "aiq_limit_zone \$host zone=s$_:1m rate=9r/m;" } 1 .. 9)
     . 'server { ' . join('', map { "aiq_limit zone=s$_ shared nodes=2;" } 1 .. 9) . ' }', qr/more than 8 shared limits on this level$here/, 'nine');

@@ -160,6 +160,8 @@ typedef struct {
     int64_t tokens;     /* positive */
     uint32_t window_ms; /* a second or more */
     uint32_t keys;      /* that the zone has room for, of all locations */
+    bool shared;        /* of all engines together; where nobody can say how many that is … */
+    uint32_t nodes;     /* … each of so many has its part; 0: then nobody may */
 } policy_limit;
 
 #define POLICY_LIMITS AIQ_LIMITS_MAX /* of one location */

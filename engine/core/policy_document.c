@@ -460,6 +460,7 @@ static bool read_limit(reader *r, const json_t *object, policy_limit *limit)
     const json_t *tokens = json_object_get(object, "tokens");
     const json_t *window = json_object_get(object, "window_ms");
     const json_t *keys = json_object_get(object, "keys");
+    const json_t *nodes = json_object_get(object, "nodes");
 
     if (!read_text(r, object, "limit", "zone", true, &limit->zone)) {
         return false;
@@ -476,6 +477,13 @@ static bool read_limit(reader *r, const json_t *object, policy_limit *limit)
         json_integer_value(keys) > UINT32_MAX) {
         return invalid(r, "limit", "keys");
     }
+    if (nodes && (!json_is_integer(nodes) || json_integer_value(nodes) < 0 ||
+                  json_integer_value(nodes) > UINT32_MAX ||
+                  json_integer_value(nodes) > json_integer_value(tokens))) {
+        return invalid(r, "limit", "nodes");
+    }
+    limit->shared = nodes != NULL;
+    limit->nodes = (uint32_t)json_integer_value(nodes);
     limit->tokens = json_integer_value(tokens);
     limit->window_ms = (uint32_t)json_integer_value(window);
     limit->keys = (uint32_t)json_integer_value(keys);

@@ -1,5 +1,4 @@
 #include "limits/rates.h"
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,32 +6,25 @@
 #include "engine.h"
 #include "rates_lua.h" /* made by the build: rates_lua[], the script */
 
-#define SHA1 20
-
 /* Of a zone's name; what is longer is cut, in every engine alike. */
 #define ZONE_MAX   128
 #define WINDOW_MAX (sizeof("{aiq:limit}:::") + ZONE_MAX + 10 + 2 * AIQ_LIMIT_KEY)
 #define RULE_MAX   64
 
 struct rates {
-    char name[2 * SHA1 + 1]; /* of the script, as Redis calls it */
-    bool told;               /* atomic: that there is no Redis */
+    script *script;
+    bool told; /* atomic: that there is no Redis */
     metric *answered, *unanswered;
-    bool known[]; /* by loop: Redis has the script */
 };
 
 rates *rates_new(aiq_engine *engine)
 {
-    rates *r = aiq_zalloc(sizeof(*r) + engine->options.loops * sizeof(r->known[0]));
+    rates *r = aiq_zalloc(sizeof(*r));
     metric_family *asked = metrics_family(
         engine->metrics, METRIC_COUNTER, "aiq_shared_limit_questions_total",
         "Requests that limits shared in Redis were asked about.", "result", NULL);
-    uint8_t digest[EVP_MAX_MD_SIZE];
 
-    EVP_Digest(rates_lua, sizeof(rates_lua) - 1, digest, NULL, EVP_sha1(), NULL);
-    for (int i = 0; i < SHA1; i++) {
-        snprintf(r->name + 2 * (size_t)i, 3, "%02x", digest[i]);
-    }
+    r->script = script_new(engine, rates_lua, sizeof(rates_lua) - 1);
     r->answered = metrics_sample(asked, (const char *[]){"answered"});
     r->unanswered = metrics_sample(asked, (const char *[]){"unanswered"});
     return r;
@@ -40,7 +32,10 @@ rates *rates_new(aiq_engine *engine)
 
 void rates_free(rates *r)
 {
-    free(r);
+    if (r) {
+        script_free(r->script);
+        free(r);
+    }
 }
 
 static bool counts(const uint8_t *key)
@@ -73,7 +68,6 @@ static void on_answer(void *arg, const redisReply *reply);
 
 static bool send_question(rates_question *q)
 {
-    aiq_engine *engine = q->loop->engine;
     char names[POLICY_RATES][WINDOW_MAX], rules[POLICY_RATES][RULE_MAX], n_keys[8];
     aiq_str words[3 + 2 * POLICY_RATES];
     unsigned n = 0;
@@ -90,11 +84,10 @@ static bool send_question(rates_question *q)
             rule++;
         }
     }
-    words[0] = q->whole ? AIQ_STR("EVAL") : AIQ_STR("EVALSHA");
-    words[1] = q->whole ? (aiq_str){rates_lua, sizeof(rates_lua) - 1}
-                        : (aiq_str){engine->rates->name, 2 * (size_t)SHA1};
+    script_words(&q->run, words);
     words[2] = (aiq_str){n_keys, (size_t)snprintf(n_keys, sizeof(n_keys), "%u", n)};
-    return redis_ask(engine->redis, q->loop, &q->call, words, 3 + 2 * n, on_answer, q);
+    return redis_ask(q->run.loop->engine->redis, q->run.loop, &q->run.call, words, 3 + 2 * n,
+                     on_answer, q);
 }
 
 /* A number of the answer; what cannot be one makes the whole answer none. */
@@ -145,15 +138,11 @@ static bool read_answer(const rates_question *q, const redisReply *reply, rates_
 static void on_answer(void *arg, const redisReply *reply)
 {
     rates_question *q = arg;
-    rates *r = q->loop->engine->rates;
+    rates *r = q->run.loop->engine->rates;
     rates_answer answer;
 
-    r->known[q->loop->index] = reply != NULL;
-    if (q->call.refused && !q->whole) { /* it has forgotten the script */
-        q->whole = true;
-        if (send_question(q)) {
-            return;
-        }
+    if (script_forgotten(&q->run, reply) && send_question(q)) {
+        return;
     }
     bool readable = reply && read_answer(q, reply, &answer);
     metric_add(readable ? r->answered : r->unanswered, 1);
@@ -174,12 +163,11 @@ bool rates_ask(rates_question *q, aiq_loop *loop, const policy_rate *rules, size
                const uint8_t *keys, void (*fn)(void *arg, const rates_answer *answer),
                void *arg)
 {
-    *q = (rates_question){
-        .loop = loop, .rules = rules, .n = n, .keys = keys, .fn = fn, .arg = arg};
+    *q = (rates_question){.rules = rules, .n = n, .keys = keys, .fn = fn, .arg = arg};
     if (!has_redis(loop->engine)) {
         return false;
     }
-    q->whole = !loop->engine->rates->known[loop->index];
+    script_begin(&q->run, loop->engine->rates->script, loop);
     bool sent = send_question(q);
     if (!sent) {
         metric_add(loop->engine->rates->unanswered, 1);
@@ -189,5 +177,5 @@ bool rates_ask(rates_question *q, aiq_loop *loop, const policy_rate *rules, size
 
 void rates_cancel(rates_question *q)
 {
-    redis_cancel(&q->call);
+    redis_cancel(&q->run.call);
 }

@@ -15,7 +15,7 @@
 
 #include "aiq_frame.h"
 #include "core/policy.h"
-#include "redis/redis.h"
+#include "limits/script.h"
 
 typedef struct rates rates;
 
@@ -27,12 +27,10 @@ typedef struct {
 
 /* A question, embedded in its owner, who cancels it before its memory goes. */
 typedef struct {
-    redis_call call;
-    aiq_loop *loop;
+    script_run run;
     const policy_rate *rules;
     size_t n;
     const uint8_t *keys;
-    bool whole; /* the script went with it, not only its name */
     /* answer: NULL: nobody can say now */
     void (*fn)(void *arg, const rates_answer *answer);
     void *arg;

@@ -148,7 +148,8 @@ static void take_limit(aiq_job *job, const keyring_verdict *v)
     }
     EVP_Digest(v->key_id.data, v->key_id.len, digest, NULL, EVP_sha256(), NULL);
     memcpy(keys + n * AIQ_LIMIT_KEY, digest, AIQ_LIMIT_KEY);
-    limits[n] = (policy_limit){"aiq_key", v->tokens, 60000, RATED_KEYS};
+    limits[n] = (policy_limit){
+        .zone = "aiq_key", .tokens = v->tokens, .window_ms = 60000, .keys = RATED_KEYS};
     job->limits = limits;
     job->n_limits = n + 1;
     job->limit_keys = keys;

@@ -15,13 +15,13 @@
 #include "engine.h"
 #include "ledger/ledger.h"
 #include "services/gateway/gateway.h"
-#include "services/gateway/token_limits.h"
+#include "services/gateway/token_claim.h"
 #include "services/service.h"
 
 typedef struct {
     ledger_call call; /* first: a charge is its call */
     aiq_job *job;
-    token_hold hold;
+    token_claim claim;
     bool held; /* else it waits for others */
 } charge;
 
@@ -30,15 +30,10 @@ static ledger *ledger_of(const aiq_job *job)
     return job->loop->engine->ledger;
 }
 
-static uint64_t clock_ms(void)
-{
-    return loop_now_ns() / 1000000;
-}
-
 /* Nothing of it is used. */
 static void let_go(charge *c)
 {
-    token_limits_settle(&c->hold, 0, clock_ms());
+    token_claim_settle(&c->claim, 0);
     ledger_drop(ledger_of(c->job), &c->call);
 }
 
@@ -54,7 +49,7 @@ static void settle(charge *c)
         .first_token_us = -1,
     };
 
-    token_limits_settle(&c->hold, job->charge.tokens, clock_ms());
+    token_claim_settle(&c->claim, job->charge.tokens);
     ledger_settle(ledger_of(job), &c->call, &result);
 }
 
@@ -63,7 +58,7 @@ static void reply(charge *c)
     aiq_job *job = c->job;
     job_header headers[TOKEN_STATE_HEADERS + 1];
     char tokens[TOKEN_STATE_TEXT];
-    size_t n = token_state_headers(&c->hold.state, headers, tokens);
+    size_t n = token_state_headers(&c->claim.state, headers, tokens);
 
     c->held = true;
     if (ledger_warns(ledger_of(job), &c->call)) {
@@ -82,8 +77,8 @@ static void refuse(charge *c, const aiq_err *err)
     job_header headers[TOKEN_STATE_HEADERS];
     char tokens[TOKEN_STATE_TEXT];
 
-    token_limits_settle(&c->hold, 0, clock_ms());
-    job_fail_with(c->job, err, headers, token_state_headers(&c->hold.state, headers, tokens));
+    token_claim_settle(&c->claim, 0);
+    job_fail_with(c->job, err, headers, token_state_headers(&c->claim.state, headers, tokens));
 }
 
 static void on_ready(ledger_call *call, const aiq_err *refused)
@@ -124,6 +119,17 @@ static void begin(charge *c)
     }
 }
 
+static void on_claimed(void *arg, const aiq_err *refused)
+{
+    charge *c = arg;
+
+    if (refused) {
+        refuse(c, refused);
+    } else {
+        begin(c);
+    }
+}
+
 static void charge_end(aiq_job *job)
 {
     charge *c = aiq_pool_zalloc(job->pool, sizeof(*c));
@@ -133,13 +139,18 @@ static void charge_end(aiq_job *job)
     if (!job->charged) {
         aiq_fail(&err, 404, "not_found", "Nothing is served here.");
         job_fail(job, &err);
-    } else if (job->n_limits && !token_limits_hold(job->loop->engine->gateway->limits, &c->hold,
-                                                   job->limits, job->n_limits, job->limit_keys,
-                                                   job->charge.tokens, clock_ms(), &err)) {
-        refuse(c, &err);
-    } else {
-        job->state = c;
+        return;
+    }
+    job->state = c;
+    switch (token_claim_begin(&c->claim, job, job->charge.tokens, on_claimed, c, &err)) {
+    case CLAIM_HELD:
         begin(c);
+        break;
+    case CLAIM_REFUSED:
+        refuse(c, &err);
+        break;
+    case CLAIM_WAITS:
+        break;
     }
 }
 

@@ -9,7 +9,7 @@
 
 static const uint8_t ann[AIQ_LIMIT_KEY] = {1}, bob[AIQ_LIMIT_KEY] = {2},
                      cid[AIQ_LIMIT_KEY] = {3};
-static const policy_limit rule = {"z", 1000, MINUTE, 2};
+static const policy_limit rule = {.zone = "z", .tokens = 1000, .window_ms = MINUTE, .keys = 2};
 
 static metrics *m;
 static token_limits *limits;
@@ -130,7 +130,9 @@ static void keys_are_apart_and_so_many(void **state)
 
 static void all_or_none(void **state)
 {
-    static const policy_limit two[] = {{"y", 100, MINUTE, 9}, {"z", 1000, MINUTE, 9}};
+    static const policy_limit two[] = {
+        {.zone = "y", .tokens = 100, .window_ms = MINUTE, .keys = 9},
+        {.zone = "z", .tokens = 1000, .window_ms = MINUTE, .keys = 9}};
     uint8_t keys[2 * AIQ_LIMIT_KEY] = {5, [AIQ_LIMIT_KEY] = 6}, first[sizeof(keys)] = {5};
     token_hold h;
     aiq_err err;

@@ -14,7 +14,7 @@
 #define HOUR 3600000
 
 static const uint8_t ann[AIQ_LIMIT_KEY] = {0xab, 1}, bob[AIQ_LIMIT_KEY] = {2};
-static const policy_limit rule = {"z", 1000, HOUR, 10};
+static const policy_limit rule = {.zone = "z", .tokens = 1000, .window_ms = HOUR, .keys = 10};
 
 static char folder[] = "/tmp/aiq-tokens-XXXXXX", name[64];
 

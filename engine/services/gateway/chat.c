@@ -178,6 +178,7 @@ static void release(void *arg)
     if (c->stream && c->client->release) {
         c->client->release(c->stream);
     }
+    token_claim_settle(&c->claim, 0);
     aiq_buf_free(&c->source);
     cached_free(&c->cached);
     spool_free(c->spool);

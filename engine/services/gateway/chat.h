@@ -4,7 +4,8 @@
  *     receiving   the body goes to the spool
  *     waiting     checked; the same is being asked for another client (cached.h)
  *     replaying   an earlier answer is sent; nobody is asked, nothing is held
- *     holding     checked; its budgets may have to wait for others (bill.h)
+ *     holding     checked; its limits of tokens may have to be asked about (token_claim.h),
+ *                 its budgets to wait for others (bill.h)
  *     opening     a guaranteed stream begins in the store
  *     calling     checked, given to the model's targets (attempts.h); events pass as they
  *                 come
@@ -42,7 +43,7 @@
 #include "services/gateway/guaranteed.h"
 #include "services/gateway/outlet.h"
 #include "services/gateway/spool.h"
-#include "services/gateway/token_limits.h"
+#include "services/gateway/token_claim.h"
 
 typedef enum {
     CHAT_RECEIVING,
@@ -66,9 +67,9 @@ typedef struct {
     const policy_model *model;
     cached cached;
     bill bill;
-    int64_t cost;     /* nano-USD; -1: not known */
-    token_hold hold;  /* of limits */
-    int64_t probable; /* tokens; what it holds */
+    int64_t cost;      /* nano-USD; -1: not known */
+    token_claim claim; /* of limits */
+    int64_t probable;  /* tokens; what it holds */
     attempts attempts;
     outlet outlet;
     bool guaranteed;

@@ -134,7 +134,7 @@ void chat_refuse(chat *c, const aiq_err *err)
     if (!hears_events(c)) {
         chat_stop_timers(c);
         job_fail_with(c->job, err, headers,
-                      token_state_headers(&c->hold.state, headers, limits));
+                      token_state_headers(&c->claim.state, headers, limits));
         return;
     }
     chat_say_error(c, err);
@@ -182,7 +182,7 @@ static void send_head(chat *c, unsigned status, const char *type, int64_t length
         headers[reply.n_headers++] =
             (job_header){AIQ_STR("x-aiq-cost"), {cost, ledger_write_usd(cost, c->cost)}};
     }
-    reply.n_headers += token_state_headers(&c->hold.state, headers + reply.n_headers, limits);
+    reply.n_headers += token_state_headers(&c->claim.state, headers + reply.n_headers, limits);
     if (a->answered) { /* and not a keep-alive's head, before anybody has answered */
         reply.n_headers += way_headers(a, headers + reply.n_headers, way);
     }

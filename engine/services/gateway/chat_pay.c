@@ -2,11 +2,6 @@
 
 #include "services/gateway/chat.h"
 
-static uint64_t clock_ms(const chat *c)
-{
-    return loop_turn_ns(c->job->loop) / 1000000;
-}
-
 static double seconds_between(uint64_t from_ns, uint64_t to_ns)
 {
     return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
@@ -33,11 +28,8 @@ static int64_t sum_of(provider_tokens tokens)
 void chat_settle(chat *c, unsigned status, provider_tokens tokens, bool produced)
 {
     bool known = tokens.in >= 0 && tokens.out >= 0;
-    token_limits_settle(&c->hold,
-                        known      ? sum_of(tokens)
-                        : produced ? c->probable
-                                   : 0,
-                        clock_ms(c));
+
+    token_claim_settle(&c->claim, known ? sum_of(tokens) : produced ? c->probable : 0);
     c->cost =
         bill_settle(&c->bill, c->attempts.one->target, status, tokens, produced, c->first_ns);
     if (status == 200) {
@@ -60,28 +52,22 @@ void chat_report(chat *c, provider_tokens tokens)
 
 void chat_let_go(chat *c)
 {
-    token_limits_settle(&c->hold, 0, clock_ms(c));
+    token_claim_settle(&c->claim, 0);
     bill_drop(&c->bill);
 }
 
 /* Four bytes are about a token; who sets no limit gets answers of a thousand or so. */
-static bool hold_tokens(chat *c, aiq_err *err)
+static int64_t probable_tokens(const chat *c)
 {
-    const aiq_job *job = c->job;
     request_bound bound = {0};
     aiq_err unbounded;
 
-    if (job->n_limits == 0) {
-        return true;
-    }
     (void)request_bound_of(c->asked, &bound, &unbounded); /* what has none counts after */
-    c->probable = bound.input / 4 + (bound.cap ? bound.output / 4 : bound.output);
-    c->probable = c->probable < INT32_MAX ? c->probable : INT32_MAX;
-    return token_limits_hold(gateway_of(c->job)->gateway->limits, &c->hold, job->limits,
-                             job->n_limits, job->limit_keys, c->probable, clock_ms(c), err);
+    int64_t tokens = bound.input / 4 + (bound.cap ? bound.output / 4 : bound.output);
+    return tokens < INT32_MAX ? tokens : INT32_MAX;
 }
 
-static void on_held(bill *b, const aiq_err *refused)
+static void on_paid(bill *b, const aiq_err *refused)
 {
     chat *c = b->job->state;
 
@@ -92,17 +78,12 @@ static void on_held(bill *b, const aiq_err *refused)
     }
 }
 
-void chat_hold(chat *c)
+static void hold_bill(chat *c)
 {
     aiq_err err;
 
-    if (!hold_tokens(c, &err)) {
-        chat_refuse(c, &err);
-        return;
-    }
-    c->state = CHAT_HOLDING;
     switch (bill_begin(&c->bill, c->job, c->model, c->asked,
-                       attempts_may_pay_more(c->job, c->model, c->asked), on_held, &err)) {
+                       attempts_may_pay_more(c->job, c->model, c->asked), on_paid, &err)) {
     case LEDGER_BEGUN:
         chat_held(c);
         break;
@@ -110,6 +91,35 @@ void chat_hold(chat *c)
         chat_refuse(c, &err);
         break;
     case LEDGER_WAITS:
+        break;
+    }
+}
+
+static void on_claimed(void *arg, const aiq_err *refused)
+{
+    chat *c = arg;
+
+    if (refused) {
+        chat_refuse(c, refused);
+    } else {
+        hold_bill(c);
+    }
+}
+
+void chat_hold(chat *c)
+{
+    aiq_err err;
+
+    c->state = CHAT_HOLDING;
+    c->probable = c->job->n_limits ? probable_tokens(c) : 0;
+    switch (token_claim_begin(&c->claim, c->job, c->probable, on_claimed, c, &err)) {
+    case CLAIM_HELD:
+        hold_bill(c);
+        break;
+    case CLAIM_REFUSED:
+        chat_refuse(c, &err);
+        break;
+    case CLAIM_WAITS:
         break;
     }
 }

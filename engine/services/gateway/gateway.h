@@ -5,7 +5,8 @@
  * responses_*.c, form.c), attempts.c the way from target to target until one answers,
  * targets.c what is known of them, pick.c which comes first, health_check.c who is
  * sick, counts.c what is counted of them, token_limits.c what a key may use in a time,
- * token_save.c what is left of that, models.c the list of models, spool.c large bodies.
+ * token_claim.c what of it is shared, token_save.c what is left of that, models.c the list of
+ * models, spool.c large bodies.
  *
  * What requests count and keep (metrics, keys) belongs to their loop; what all
  * loops share (local models, targets) has locks of its own.

@@ -236,6 +236,23 @@ static void refuse_rate(const policy_limit *limit, uint64_t ms, aiq_err *err)
     err->retry_after = (uint32_t)((ms + 999) / 1000);
 }
 
+/* NULL: there is no room for it. */
+static token_window *hold_window(token_hold *hold, size_t i, const uint8_t *key, int64_t tokens,
+                                 uint64_t now_ms)
+{
+    const policy_limit *rule = &hold->rules[i];
+    token_window *w =
+        find_window(hold->limits, rule->zone, rule->window_ms, rule->keys, key, now_ms);
+
+    if (w) {
+        w->holds++; /* it stays while others are looked for */
+        hold->windows[i] = w;
+        hold->tokens[i] = tokens < rule->tokens ? tokens : rule->tokens;
+        hold->slots[i] = w->slot;
+    }
+    return w;
+}
+
 /* Finds the windows and looks whether all have room; err says when the last one will. */
 static bool look(token_hold *hold, const uint8_t *keys, int64_t tokens, uint64_t now_ms,
                  aiq_err *err)
@@ -247,15 +264,10 @@ static bool look(token_hold *hold, const uint8_t *keys, int64_t tokens, uint64_t
         if (is_empty(keys + i * AIQ_LIMIT_KEY)) {
             continue;
         }
-        token_window *w = find_window(hold->limits, rule->zone, rule->window_ms, rule->keys,
-                                      keys + i * AIQ_LIMIT_KEY, now_ms);
+        token_window *w = hold_window(hold, i, keys + i * AIQ_LIMIT_KEY, tokens, now_ms);
         if (w == NULL) {
             return refuse_full(rule, err);
         }
-        w->holds++; /* it stays while others are looked for */
-        hold->windows[i] = w;
-        hold->tokens[i] = tokens < rule->tokens ? tokens : rule->tokens;
-        hold->slots[i] = w->slot;
         int64_t excess = w->total + hold->tokens[i] - rule->tokens;
         uint64_t ms = excess > 0 ? wait_ms(w, excess, now_ms) : 0;
         if (ms > latest) {
@@ -305,6 +317,15 @@ static void let_go(token_hold *hold)
     hold->limits = NULL;
 }
 
+static void add_all(token_hold *hold)
+{
+    for (size_t i = 0; i < hold->n; i++) {
+        if (hold->windows[i]) {
+            add(hold->windows[i], hold->slots[i], hold->tokens[i]);
+        }
+    }
+}
+
 /* The lock is not held any more. */
 
 bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *rules, size_t n,
@@ -314,10 +335,8 @@ bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *ru
     pthread_mutex_lock(&t->lock);
     t->changes++;
     bool fits = look(hold, keys, tokens, now_ms, err);
-    for (size_t i = 0; i < n && fits; i++) {
-        if (hold->windows[i]) {
-            add(hold->windows[i], hold->slots[i], hold->tokens[i]);
-        }
+    if (fits) {
+        add_all(hold);
     }
     hold->state = state_of(hold, now_ms);
     if (!fits) {
@@ -326,6 +345,26 @@ bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *ru
     }
     pthread_mutex_unlock(&t->lock);
     return fits;
+}
+
+void token_limits_refuse(token_limits *t, const policy_limit *rule, uint64_t wait_ms,
+                         aiq_err *err)
+{
+    metric_add(t->refused, 1);
+    refuse_rate(rule, wait_ms, err);
+}
+
+void token_limits_note(token_limits *t, token_hold *hold, const policy_limit *rules, size_t n,
+                       const uint8_t *keys, int64_t tokens, uint64_t now_ms)
+{
+    *hold = (token_hold){.limits = t, .rules = rules, .n = n};
+    pthread_mutex_lock(&t->lock);
+    t->changes++;
+    for (size_t i = 0; i < n; i++) {
+        hold_window(hold, i, keys + i * AIQ_LIMIT_KEY, tokens, now_ms);
+    }
+    add_all(hold);
+    pthread_mutex_unlock(&t->lock);
 }
 
 void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms)

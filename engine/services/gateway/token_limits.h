@@ -7,6 +7,9 @@
  * must: what is not exact errs towards refusing. Windows go by their zone's name and their
  * key, so they outlive a reload; the limit is that of whoever asks.
  *
+ * What is shared with other engines is theirs together (limits/shared_tokens.h): here is what
+ * this one knows itself. token_claim.h puts both together.
+ *
  * Any loop may call. One lock covers all windows: it is held for a few hundred
  * nanoseconds, which is less than a message to an owner costs.
  */
@@ -54,6 +57,15 @@ typedef struct {
  * not go back. */
 bool token_limits_hold(token_limits *t, token_hold *hold, const policy_limit *rules, size_t n,
                        const uint8_t *keys, int64_t tokens, uint64_t now_ms, aiq_err *err);
+
+/* What token_limits_hold() says where a rule has no room for so long. */
+void token_limits_refuse(token_limits *t, const policy_limit *rule, uint64_t wait_ms,
+                         aiq_err *err);
+
+/* Counts it, whatever the limits: another has let it through. Where a window has no room, it
+ * does not count there. No key is all zeroes. */
+void token_limits_note(token_limits *t, token_hold *hold, const policy_limit *rules, size_t n,
+                       const uint8_t *keys, int64_t tokens, uint64_t now_ms);
 
 /* The request has used so many, and holds nothing any more. Fine where it did not. */
 void token_limits_settle(token_hold *hold, int64_t used, uint64_t now_ms);
