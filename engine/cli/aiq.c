@@ -12,6 +12,7 @@ static const cli_command commands[] = {
     {"tenants", "manage tenants", cli_tenants},
     {"users", "manage tenants' users", cli_users},
     {"generate", "continue a prompt with a local model", cli_generate},
+    {"models", "list the models of a folder, and get one", cli_models},
     {"bench", "measure a local model", cli_bench},
     {"tokenize", "turn text into a model's token ids", cli_tokenize},
 };
@@ -84,10 +85,10 @@ static bool draw_bar(void *arg, unsigned percent)
     static const char full[] = "########################################";
     const int width = sizeof(full) - 1, done = (int)percent * width / 100;
 
-    (void)arg;
     if (percent < 100) {
-        fprintf(stderr, "\rreading the model [%.*s%*s] %3u %%", done, full, width - done, "",
-                percent);
+        fprintf(stderr, "\r%s [%.*s%*s] %3u %%",
+                arg != NULL ? (const char *)arg : "reading the model", done, full, width - done,
+                "", percent);
     } else {
         fputs("\r\033[K", stderr); /* the line is free again */
     }

@@ -22,6 +22,8 @@ typedef struct {
 int cli_tokenize(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_models(int argc, char **argv);
+int cli_pull(int argc, char **argv); /* of models */
 int cli_keys(int argc, char **argv);
 int cli_tenants(int argc, char **argv);
 int cli_users(int argc, char **argv);
@@ -37,8 +39,8 @@ int cli_usage(const char *command, const char *format, ...)
 int cli_next_option(int argc, char **argv, const char *short_options,
                     const struct option *options);
 
-/* How far a model is read, drawn on standard error. NULL where that is no terminal: nobody
- * watches. Never stops the reading; arg is not used. */
+/* How far something is, drawn on standard error. NULL where that is no terminal: nobody
+ * watches. Never stops it; arg says in a word or two what it is ["reading the model"]. */
 typedef bool (*cli_progress)(void *arg, unsigned percent);
 cli_progress cli_progress_bar(void);
 
