@@ -36,7 +36,7 @@ sub open_ws {
     my ($tenant, $path) = @_;
     my $ws = AIQ::WebSocket->new($t, ($path // '/ws') . '?access_token=' . token($tenant));
 
-    $ws->event;
+    $ws->{state} = $ws->event;
     return $ws;
 }
 sub chat {
@@ -79,6 +79,12 @@ my @first = events($ws, 20);
 my $stream = $first[0]{stream};
 $ws->drop;
 $ws = open_ws();
+my ($mine, @others) = @{ $ws->{state}{data}{streams} };
+is_deeply([ @$mine{qw(stream model qos)} ], [ $stream, 'mock-stream-60x10ms', 'best-effort' ], 'the state tells of it');
+cmp_ok($mine->{seq}, '>=', $first[-1]{seq}, 'and how far it is');
+like($mine->{started_at}, qr/^\d{4}-.*Z$/, 'and since when');
+is(scalar(@others), 0, 'and of nothing else');
+is_deeply(open_ws('bolt')->{state}{data}{streams}, [], 'but not another tenant');
 resume($ws, 'again', $stream, $first[-1]{seq});
 my @rest = events($ws);
 is_deeply([ @{ $rest[0] }{qw(type id stream seq)} ], [ 'started', 'again', $stream, $first[-1]{seq} ], 'resumed');

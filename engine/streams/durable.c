@@ -318,9 +318,9 @@ static void beginning_free(beginning *b)
 /* All of them are copied. */
 static void keep_texts(beginning *b, aiq_str tenant, const durable_request *r)
 {
-    const aiq_str from[] = {tenant, r->request, r->policy_id, r->policy};
-    aiq_str *to[] = {&b->tenant, &b->request.request, &b->request.policy_id,
-                     &b->request.policy};
+    const aiq_str from[] = {tenant, r->request, r->policy_id, r->policy, r->user, r->model};
+    aiq_str *to[] = {&b->tenant,         &b->request.request, &b->request.policy_id,
+                     &b->request.policy, &b->request.user,    &b->request.model};
     const size_t n = sizeof(from) / sizeof(from[0]);
     size_t at = 0;
 
@@ -371,6 +371,7 @@ stream *durable_begin(aiq_loop *loop, aiq_str tenant, size_t keep,
     stream *s = stream_new(loop, tenant, keep, producer, arg);
     beginning *b = aiq_zalloc(sizeof(*b));
 
+    stream_title(s, request->user, request->model);
     b->d = durable_make(lane, s, stream_id(s), 1, 0);
     memcpy(b->me, lane->all->me, sizeof(b->me));
     memcpy(b->id, b->d->id, sizeof(b->id));
@@ -398,6 +399,23 @@ bool durable_read(aiq_loop *loop, durable_page *page, store_done_fn told, void *
         return aiq_fail(err, 404, "stream_not_found", "There is no such stream.");
     }
     return store_read(loop->engine->store, loop, read_page, page, told, arg, err);
+}
+
+static bool read_list(store_db *db, void *arg, aiq_err *err)
+{
+    return durable_tx_list(db, arg, err);
+}
+
+bool durable_list(aiq_loop *loop, durable_owned *owned, store_done_fn told, void *arg)
+{
+    durable *all = loop->engine->durable;
+    aiq_err err; /* is no matter: the list is as long as it can be */
+
+    if (all == NULL) {
+        return false;
+    }
+    owned->me = all->me;
+    return store_read(loop->engine->store, loop, read_list, owned, told, arg, &err);
 }
 
 /* Life. */

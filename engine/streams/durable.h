@@ -80,6 +80,10 @@ void durable_on_orphan(durable *all, void (*fn)(aiq_loop *loop, const durable_or
 bool durable_read(aiq_loop *loop, durable_page *page, store_done_fn told, void *arg,
                   aiq_err *err);
 
+/* What of a caller is under way on other engines; the same rules, owned->me is set here. False:
+ * there is no answer, and told() does not come. */
+bool durable_list(aiq_loop *loop, durable_owned *owned, store_done_fn told, void *arg);
+
 /* For streams.c. */
 void durable_add(durable_stream *d, const void *text, size_t len);
 void durable_end(durable_stream *d);

@@ -36,8 +36,10 @@ bool durable_tx_begin(store_db *db, const char *me, int64_t until_ms, const char
     return durable_tx_beat(db, me, until_ms, err) && keep_policy(db, r, err) &&
            store_exec(db, err,
                       "INSERT INTO streams (id, tenant, engine, term, last_event, ended_ms, "
-                      "policy, request) VALUES ($1, $2, $3, 1, 0, 0, $4, $5)",
-                      "ststt", id, tenant, me, r->policy_id, r->request);
+                      "policy, request, account, model, began_ms) "
+                      "VALUES ($1, $2, $3, 1, 0, 0, $4, $5, $6, $7, $8)",
+                      "ststttti", id, tenant, me, r->policy_id, r->request, r->user, r->model,
+                      aiq_now_ms());
 }
 
 /* Adding. */
@@ -150,7 +152,8 @@ static bool read_claimed(store_db *db, durable_claim *c, aiq_err *err)
 {
     store_rows *rows =
         store_query(db,
-                    "SELECT s.tenant, s.last_event, s.request, p.document FROM streams s "
+                    "SELECT s.tenant, s.last_event, s.request, p.document, s.account, "
+                    "s.model FROM streams s "
                     "JOIN stream_policies p ON p.id = s.policy WHERE s.id = $1",
                     "s", c->lost.id);
 
@@ -159,6 +162,8 @@ static bool read_claimed(store_db *db, durable_claim *c, aiq_err *err)
         c->last = (uint64_t)store_int(rows, 1);
         set_text(&c->request, store_text(rows, 2));
         set_text(&c->policy, store_text(rows, 3));
+        set_text(&c->user, store_text(rows, 4));
+        set_text(&c->model, store_text(rows, 5));
     }
     if (!store_rows_end(rows, err)) {
         return false;
@@ -234,6 +239,27 @@ bool durable_tx_read(store_db *db, durable_page *p, aiq_err *err)
         return false;
     }
     return !p->found || p->after >= p->last || read_events(db, p, err);
+}
+
+bool durable_tx_list(store_db *db, durable_owned *o, aiq_err *err)
+{
+    store_rows *rows =
+        store_query(db,
+                    "SELECT id, model, last_event, began_ms FROM streams WHERE "
+                    "ended_ms = 0 AND tenant = $1 AND account = $2 AND "
+                    "engine <> $3 ORDER BY began_ms DESC LIMIT $4",
+                    "ttsi", o->tenant, o->user, o->me, (int64_t)STREAM_LIST_MOST);
+
+    for (o->n = 0; o->n < STREAM_LIST_MOST && store_next(rows); o->n++) {
+        stream_entry *e = &o->of[o->n];
+        aiq_str id = store_text(rows, 0), model = store_text(rows, 1);
+        snprintf(e->id, sizeof(e->id), "%.*s", (int)id.len, id.data);
+        snprintf(e->model, sizeof(e->model), "%.*s", (int)model.len, model.data);
+        e->last = (uint64_t)store_int(rows, 2);
+        e->began_ms = store_int(rows, 3);
+        e->guaranteed = true;
+    }
+    return store_rows_end(rows, err);
 }
 
 /* Forgetting. */

@@ -9,6 +9,7 @@
 
 #include "core/id.h"
 #include "store/store.h"
+#include "streams/stream_list.h"
 #include "streams/stream_log.h"
 
 /* Streams that are looked for, or forgotten, at a time. */
@@ -34,6 +35,7 @@ bool durable_tx_leave(store_db *db, const char *me, aiq_err *err);
 typedef struct {
     aiq_str request;
     aiq_str policy_id, policy; /* many requests' */
+    aiq_str user, model;       /* for who asks what he has under way */
 } durable_request;
 bool durable_tx_begin(store_db *db, const char *me, int64_t until_ms, const char *id,
                       aiq_str tenant, const durable_request *request, aiq_err *err);
@@ -58,7 +60,8 @@ typedef struct {
     bool taken; /* false: somebody was faster, or it has ended */
     int64_t term;
     uint64_t last;
-    aiq_buf tenant, request, policy, source; /* source: of all events, as server-sent events */
+    aiq_buf tenant, user, model, request, policy;
+    aiq_buf source; /* of all events, as server-sent events */
 } durable_claim;
 bool durable_tx_claim(store_db *db, const char *me, int64_t now_ms, int64_t until_ms,
                       durable_claim *claim, aiq_err *err);
@@ -74,6 +77,15 @@ typedef struct {
     stream_log log; /* those behind `after`, or from one before it on; its owner frees it */
 } durable_page;
 bool durable_tx_read(store_db *db, durable_page *page, aiq_err *err);
+
+/* What of a caller is under way on other engines. */
+typedef struct {
+    aiq_str tenant, user;
+    const char *me;
+    size_t n;
+    stream_entry of[STREAM_LIST_MOST]; /* the latest first */
+} durable_owned;
+bool durable_tx_list(store_db *db, durable_owned *owned, aiq_err *err);
 
 /* Forgets streams that ended before then, and engines that have long been gone; at most
  * DURABLE_TX_MOST at a time. */

@@ -18,6 +18,15 @@
 
 typedef struct table table;
 
+/* Of a stream that is under way. */
+typedef struct title {
+    stream *stream;
+    struct title *next, **prev; /* in its table */
+    int64_t began_ms;
+    size_t user_len, model_len;
+    char texts[]; /* both */
+} title;
+
 struct stream {
     stream *next; /* in its bucket */
     table *table;
@@ -36,6 +45,7 @@ struct stream {
     stream_place *places;
     unsigned n_places;
     struct stream_cut *cut;
+    title *title;          /* or NULL */
     stream *older, *newer; /* of those that have ended and have no reader */
     bool idle;             /* it is one of them, … */
     uint64_t since_ns;     /* … so long */
@@ -50,6 +60,7 @@ struct table {
     size_t memory, most, peak;
     size_t readers;          /* bytes that they take */
     stream *oldest, *newest; /* idle ones */
+    title *titles;
     loop_timer expiry;
     stream *buckets[BUCKETS];
 };
@@ -138,11 +149,60 @@ static void take_off_idle(stream *s)
     s->idle = false;
 }
 
+void stream_title(stream *s, aiq_str user, aiq_str model)
+{
+    title *t = aiq_zalloc(sizeof(*t) + user.len + model.len);
+
+    t->stream = s;
+    t->began_ms = aiq_now_ms();
+    t->user_len = user.len;
+    t->model_len = model.len;
+    memcpy(t->texts, user.data, user.len);
+    memcpy(t->texts + user.len, model.data, model.len);
+    t->next = s->table->titles;
+    t->prev = &s->table->titles;
+    if (t->next) {
+        t->next->prev = &t->next;
+    }
+    s->table->titles = s->title = t;
+}
+
+static void drop_title(stream *s)
+{
+    title *t = s->title;
+
+    if (t) {
+        *t->prev = t->next;
+        if (t->next) {
+            t->next->prev = t->prev;
+        }
+        s->title = NULL;
+        free(t);
+    }
+}
+
+void streams_of(aiq_loop *loop, aiq_str tenant, aiq_str user,
+                void (*each)(void *arg, const stream_info *info), void *arg)
+{
+    for (const title *t = table_of(loop)->titles; t; t = t->next) {
+        const stream *s = t->stream;
+        if (aiq_str_eq((aiq_str){t->texts, t->user_len}, user) &&
+            aiq_str_eq((aiq_str){s->tenant, s->tenant_len}, tenant)) {
+            each(arg, &(stream_info){.id = s->id,
+                                     .model = {t->texts + t->user_len, t->model_len},
+                                     .last = stream_log_last(&s->log),
+                                     .began_ms = t->began_ms,
+                                     .guaranteed = s->guaranteed});
+        }
+    }
+}
+
 static void drop(stream *s)
 {
     table *t = s->table;
     stream **at = bucket(t, s->id);
 
+    drop_title(s);
     take_off_idle(s);
     while (*at != s) {
         at = &(*at)->next;
@@ -465,6 +525,7 @@ void stream_over(stream *s)
     metric_add(s->table->all->kept, 1);
     s->durable = NULL;
     s->ended = true;
+    drop_title(s);
     wake(s);
     if (s->places == NULL && !s->idle) {
         put_on_idle(s);

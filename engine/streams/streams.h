@@ -62,6 +62,20 @@ stream *stream_new(aiq_loop *loop, aiq_str tenant, size_t keep, const stream_pro
                    void *arg);
 const char *stream_id(const stream *s);
 
+/* Whose it is and of which model, both copied, for streams_of(); until it ends. Once. */
+void stream_title(stream *s, aiq_str user, aiq_str model);
+
+/* Streams of the loop that are under way and have a title: valid during each(). */
+typedef struct {
+    const char *id;
+    aiq_str model;
+    uint64_t last; /* event; 0: there was none yet */
+    int64_t began_ms;
+    bool guaranteed;
+} stream_info;
+void streams_of(aiq_loop *loop, aiq_str tenant, aiq_str user,
+                void (*each)(void *arg, const stream_info *info), void *arg);
+
 /* stream_log_objects() of its log. */
 void stream_objects(stream *s, uint64_t before);
 

@@ -71,6 +71,8 @@ typedef struct {
 static void claim_free(claim_work *w)
 {
     aiq_buf_free(&w->claim.tenant);
+    aiq_buf_free(&w->claim.user);
+    aiq_buf_free(&w->claim.model);
     aiq_buf_free(&w->claim.request);
     aiq_buf_free(&w->claim.policy);
     aiq_buf_free(&w->claim.source);
@@ -103,6 +105,7 @@ static void on_claimed(aiq_loop *loop, void *arg, const aiq_err *err)
     }
     if (s) {
         durable_make(durable_lane_of(loop), s, c->lost.id, c->term, c->last)->begun = true;
+        stream_title(s, text_of(&c->user), text_of(&c->model));
         metric_add(all->taken, 1);
         aiq_log(AIQ_LOG_WARN, "streams", "took over a stream that an engine had left",
                 AIQ_S("stream", c->lost.id), AIQ_I("events", (int64_t)c->last));

@@ -18,7 +18,8 @@ typedef struct {
     bool err;
 } fixture;
 
-static const durable_request request = {AIQ_STR("{\"q\":1}"), AIQ_STR("abc"), AIQ_STR("{}")};
+static const durable_request request = {AIQ_STR("{\"q\":1}"), AIQ_STR("abc"), AIQ_STR("{}"),
+                                        AIQ_STR("ann"), AIQ_STR("demo")};
 
 static int setup(void **state)
 {
@@ -252,9 +253,16 @@ static bool claim_tx(store_db *db, void *arg, aiq_err *err)
     return durable_tx_claim(db, "other", INT64_MAX / 2, INT64_MAX / 2, arg, err);
 }
 
+static bool list_tx(store_db *db, void *arg, aiq_err *err)
+{
+    return durable_tx_list(db, arg, err);
+}
+
 static void free_claim(durable_claim *c)
 {
     aiq_buf_free(&c->tenant);
+    aiq_buf_free(&c->user);
+    aiq_buf_free(&c->model);
     aiq_buf_free(&c->request);
     aiq_buf_free(&c->policy);
     aiq_buf_free(&c->source);
@@ -281,6 +289,16 @@ static void who_is_not_its_engine_any_more_lets_it_go(void **state)
     assert_true(claim.taken && claim.last == 2 && claim.term == 2);
     assert_true(is(&claim.tenant, "mine") && is(&claim.request, "{\"q\":1}"));
     assert_true(is(&claim.policy, "{}"));
+    assert_true(is(&claim.user, "ann") && is(&claim.model, "demo"));
+    durable_owned owned = {.tenant = MINE, .user = AIQ_STR("ann"), .me = me};
+    assert_true(store_test_run(&f->store, false, list_tx, &owned));
+    assert_int_equal(owned.n, 1); /* it is another engine's */
+    assert_string_equal(owned.of[0].id, stream_id(s));
+    assert_string_equal(owned.of[0].model, "demo");
+    assert_int_equal(owned.of[0].last, 2);
+    owned.me = "other";
+    assert_true(store_test_run(&f->store, false, list_tx, &owned));
+    assert_int_equal(owned.n, 0);
     assert_true(is(&claim.source, "data: a\n\ndata: made of b\n\n"));
     assert_true(store_test_run(&f->store, true, claim_tx, &claim));
     assert_false(claim.taken); /* somebody was faster */

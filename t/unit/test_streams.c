@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "engine.h"
+#include "streams/stream_list.h"
 #include "streams/stream_reader.h"
 #include "streams/topics.h"
 
@@ -514,6 +515,69 @@ static void *run(void *arg)
     return NULL;
 }
 
+static void keep_list(void *arg, const stream_list *list)
+{
+    *(stream_list *)arg = *list;
+}
+
+static stream_list list_of(fixture *f, aiq_str tenant, aiq_str user)
+{
+    stream_list list = {.n = 1000};
+
+    stream_list_ask(&f->loops[0], tenant, user, keep_list, &list);
+    flush(f);
+    return list;
+}
+
+static void a_caller_is_told_what_he_has_under_way(void **state)
+{
+    fixture *f = make(1 << 20);
+    stream *s[STREAM_LIST_MOST + 2];
+    const size_t n = sizeof(s) / sizeof(s[0]);
+
+    (void)state;
+    s[0] = begin(f);
+    stream_title(s[0], AIQ_STR("ann"), AIQ_STR("demo"));
+    add(s[0], "data: a\n\ndata: b\n\n");
+    s[1] = stream_new(&f->loops[0], MINE, 100, &producer, f);
+    stream_title(s[1], AIQ_STR("bob"), AIQ_STR("demo"));
+    stream_list list = list_of(f, MINE, AIQ_STR("ann"));
+    assert_int_equal(list.n, 1);
+    assert_string_equal(list.of[0].id, stream_id(s[0]));
+    assert_string_equal(list.of[0].model, "demo");
+    assert_int_equal(list.of[0].last, 2);
+    assert_false(list.of[0].guaranteed);
+    assert_int_equal(list_of(f, AIQ_STR("other"), AIQ_STR("ann")).n, 0);
+    assert_int_equal(list_of(f, MINE, AIQ_STR("")).n, 0);
+
+    stream_end(s[0]);
+    assert_int_equal(list_of(f, MINE, AIQ_STR("ann")).n, 0); /* it is over */
+    for (size_t i = 2; i < n; i++) {
+        s[i] = stream_new(&f->loops[i % LOOPS], MINE, 100, &producer, f);
+        stream_title(s[i], AIQ_STR("bob"), AIQ_STR("demo"));
+    }
+    assert_int_equal(list_of(f, MINE, AIQ_STR("bob")).n, STREAM_LIST_MOST);
+    for (size_t i = 1; i < n; i++) {
+        stream_end(s[i]);
+    }
+    end(f);
+}
+
+static void the_latest_come_first(void **state)
+{
+    static stream_list list;
+
+    (void)state;
+    list.n = 0;
+    for (int i = 0; i < STREAM_LIST_MOST + 10; i++) {
+        stream_list_add(&list, &(stream_entry){.began_ms = i * 7919 % 10007});
+    }
+    assert_int_equal(list.n, STREAM_LIST_MOST);
+    for (size_t i = 1; i < list.n; i++) {
+        assert_true(list.of[i - 1].began_ms >= list.of[i].began_ms);
+    }
+}
+
 static void many_on_several_loops(void **state)
 {
     static const stream_producer speaking = {speaker_hold, speaker_watched};
@@ -567,6 +631,8 @@ int main(void)
         cmocka_unit_test(where_memory_is_short_the_oldest_that_nobody_reads_go),
         cmocka_unit_test(and_those_that_go_on_keep_what_is_unread),
         cmocka_unit_test(readers_take_only_so_much),
+        cmocka_unit_test(a_caller_is_told_what_he_has_under_way),
+        cmocka_unit_test(the_latest_come_first),
         cmocka_unit_test(many_on_several_loops),
     };
     return cmocka_run_group_tests_name("streams", tests, NULL, NULL);

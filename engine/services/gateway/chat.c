@@ -138,7 +138,7 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
 static void open_stream(chat *c)
 {
     aiq_buf memory = {0};
-    const durable_request request = guaranteed_request(c->job, c->body, &memory);
+    const durable_request request = guaranteed_request(c->job, c->model, c->body, &memory);
     aiq_err err;
 
     c->state = CHAT_OPENING;

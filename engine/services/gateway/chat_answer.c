@@ -209,6 +209,8 @@ static void begin_stream(chat *c)
     /* while it waits for another's answer, that may be what it gets, numbered already */
     if (keep && !c->request.raw && c->state == CHAT_CALLING) {
         outlet_log(&c->outlet, keep, &chat_producer, c);
+        stream_title(c->outlet.log, c->job->user,
+                     (aiq_str){c->model->name, strlen(c->model->name)});
     }
     const char *type = c->attempts.one ? c->attempts.one->type : NULL;
     send_head(c, 200, type ? type : "text/event-stream", -1, 0);

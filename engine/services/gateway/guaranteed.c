@@ -86,7 +86,8 @@ static void write_request(aiq_buf *out, const aiq_job *job, aiq_str body)
     aiq_buf_text(out, "}");
 }
 
-durable_request guaranteed_request(const aiq_job *job, aiq_str body, aiq_buf *memory)
+durable_request guaranteed_request(const aiq_job *job, const policy_model *model, aiq_str body,
+                                   aiq_buf *memory)
 {
     const aiq_policy *policy = job->policy;
     size_t id = 0;
@@ -98,7 +99,9 @@ durable_request guaranteed_request(const aiq_job *job, aiq_str body, aiq_buf *me
     const char *text = (char *)memory->data;
     return (durable_request){.request = {text + 2 * id, memory->len - 2 * id},
                              .policy_id = {text, 2 * id},
-                             .policy = {policy->text, policy->text_len}};
+                             .policy = {policy->text, policy->text_len},
+                             .user = job->user,
+                             .model = {model->name, strlen(model->name)}};
 }
 
 /* The values of a document. */

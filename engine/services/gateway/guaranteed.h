@@ -23,7 +23,8 @@ bool guaranteed_wanted(const aiq_job *job, const chat_request *chat, bool *wante
                        aiq_err *err);
 
 /* The request's texts lie in *memory, which the caller frees, and in the job. */
-durable_request guaranteed_request(const aiq_job *job, aiq_str body, aiq_buf *memory);
+durable_request guaranteed_request(const aiq_job *job, const policy_model *model, aiq_str body,
+                                   aiq_buf *memory);
 
 /* The job that goes on, to be started (job_alone_start()); *body lies in its pool. NULL and
  * *err. */

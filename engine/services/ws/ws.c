@@ -17,8 +17,24 @@ static void add_expiry(aiq_buf *data, int64_t ms)
     }
 }
 
+/* What the caller has under way, the latest first. */
+static void add_streams(aiq_buf *data, const stream_list *list)
+{
+    aiq_buf_text(data, ",\"streams\":[");
+    for (size_t i = 0; i < list->n; i++) {
+        const stream_entry *e = &list->of[i];
+        aiq_buf_printf(data, "%s{\"stream\":\"%s\",\"model\":", i ? "," : "", e->id);
+        json_quote(data, e->model, strlen(e->model));
+        aiq_buf_printf(data, ",\"seq\":%llu,\"started_at\":\"", (unsigned long long)e->last);
+        stream_log_time(data, e->began_ms);
+        aiq_buf_printf(data, "\",\"qos\":\"%s\"}",
+                       e->guaranteed ? "guaranteed" : "best-effort");
+    }
+    aiq_buf_text(data, "]");
+}
+
 /* The first event. */
-static void say_state(ws *w)
+static void say_state(ws *w, const stream_list *list)
 {
     const aiq_job *job = w->job;
     aiq_buf data = {0};
@@ -32,6 +48,7 @@ static void say_state(ws *w)
     aiq_buf_text(&data, ",\"role\":");
     json_quote(&data, job->role.data, job->role.len);
     add_expiry(&data, job->expires_ms);
+    add_streams(&data, list);
     aiq_buf_printf(&data,
                    ",\"heartbeat_ms\":%d,\"limits\":{\"chats\":%d,\"streams\":%d,"
                    "\"messages_per_second\":%d}}",
@@ -242,10 +259,41 @@ static bool take_message(ws *w, aiq_str text, bool is_text)
 
 /* The job's handler. */
 
+static void ws_writable(aiq_job *job)
+{
+    ws *w = job->state;
+
+    ws_flush(w);
+    wake_flows(w);
+    ws_flush(w);
+}
+
+/* What was said in answer to messages that came meanwhile follows. */
+static void on_listed(void *arg, const stream_list *list)
+{
+    ws *w = arg;
+    aiq_buf rest = w->out;
+    uint64_t seq = w->seq;
+
+    w->lister = NULL;
+    w->out = (aiq_buf){0};
+    w->seq = 0;
+    say_state(w, list);
+    w->seq = seq;
+    if (rest.len) {
+        aiq_buf_add(&w->out, rest.data, rest.len);
+    }
+    aiq_buf_free(&rest);
+    ws_writable(w->job);
+}
+
 static void release(void *arg)
 {
     ws *w = arg;
 
+    if (w->lister) {
+        stream_list_forget(w->lister);
+    }
     aiq_buf_free(&w->in);
     aiq_buf_free(&w->out);
 }
@@ -264,8 +312,8 @@ static void ws_end(aiq_job *job)
     job->state = w;
     aiq_pool_cleanup(job->pool, release, w);
     job_accept(job);
-    say_state(w);
-    ws_flush(w);
+    w->seq = 1; /* which the state gets */
+    w->lister = stream_list_ask(job->loop, job->tenant, job->user, on_listed, w);
 }
 
 static void ws_piece(aiq_job *job, const job_message_piece *piece)
@@ -308,15 +356,6 @@ static void ws_granted(aiq_job *job, const job_grant *grant)
         ws_say(w, &(ws_event){.type = "auth", .id = id, .data = {(char *)data.data, data.len}});
         aiq_buf_free(&data);
     }
-    ws_flush(w);
-}
-
-static void ws_writable(aiq_job *job)
-{
-    ws *w = job->state;
-
-    ws_flush(w);
-    wake_flows(w);
     ws_flush(w);
 }
 

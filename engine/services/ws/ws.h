@@ -24,6 +24,7 @@
 #include "core/id.h"
 #include "link/job.h"
 #include "services/ws/ws_message.h"
+#include "streams/stream_list.h"
 
 #define WS_OUT_MOST    65536u
 #define WS_CHATS_MAX   16
@@ -59,11 +60,12 @@ struct ws_flow {
 
 struct ws {
     aiq_job *job;
-    aiq_buf in;    /* the beginning of a message */
-    bool skipping; /* it is too large */
-    aiq_buf out;   /* events, each behind its length (u32) */
-    size_t owed;   /* credit, for what was read */
-    uint64_t seq;  /* of the connection's own events */
+    aiq_buf in;            /* the beginning of a message */
+    bool skipping;         /* it is too large */
+    aiq_buf out;           /* events, each behind its length (u32) */
+    size_t owed;           /* credit, for what was read */
+    stream_lister *lister; /* until it has told: the first event is not said yet */
+    uint64_t seq;          /* of the connection's own events */
     uint64_t chats;
     ws_flow *flows;
     unsigned n_chats, n_follows;

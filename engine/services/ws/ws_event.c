@@ -117,6 +117,9 @@ static bool send_one(ws *w)
 
 void ws_flush(ws *w)
 {
+    if (w->lister) {
+        return; /* the state comes first */
+    }
     while (w->out.len && send_one(w)) {
     }
     if (w->out.len == 0) {
