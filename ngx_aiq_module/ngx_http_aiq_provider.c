@@ -357,6 +357,18 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     if (cf->args->nelts == 3) {
         model->path = value[2];
 
+        if (ngx_strncmp(model->path.data, "builtin:", 8) == 0) {
+
+            if (ngx_strcmp(model->path.data, "builtin:lexical") != 0) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "there is no model \"%V\", only "
+                                   "\"builtin:lexical\"", &model->path);
+                return NGX_CONF_ERROR;
+            }
+
+            return NGX_CONF_OK;
+        }
+
         if (ngx_conf_full_name(cf->cycle, &model->path, 1) != NGX_OK) {
             return NGX_CONF_ERROR;
         }

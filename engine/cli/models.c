@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "infer/gguf.h"
-#include "infer/model.h"
+#include "infer/embed_model.h"
 #include "infer/model_files.h"
 #include "infer/tokenizer.h"
 
@@ -43,19 +43,23 @@ static uint64_t context_bytes(const kern_config *c)
 static void look_inside(listed *l, const gguf *g)
 {
     tokenizer *t = tokenizer_new(g, l->error, sizeof(l->error));
-    infer_model m;
+    bool vectors = embed_model_is(g), ok;
+    embed_model m = {0};
 
     l->bytes = gguf_size(g);
     if (t == NULL) {
         return;
     }
-    if (infer_model_read(&m, g, tokenizer_n_vocab(t), l->error, sizeof(l->error))) {
+    ok = vectors
+             ? embed_model_read(&m, g, tokenizer_n_vocab(t), l->error, sizeof(l->error))
+             : infer_model_read(&m.model, g, tokenizer_n_vocab(t), l->error, sizeof(l->error));
+    if (ok) {
         l->error[0] = '\0';
-        snprintf(l->architecture, sizeof(l->architecture), "%s", m.architecture);
-        l->parameters = m.n_params;
-        l->context = m.config.n_ctx;
-        l->context_bytes = context_bytes(&m.config);
-        infer_model_free(&m);
+        snprintf(l->architecture, sizeof(l->architecture), "%s", m.model.architecture);
+        l->parameters = m.model.n_params;
+        l->context = m.model.config.n_ctx;
+        l->context_bytes = vectors ? 0 : context_bytes(&m.model.config); /* nothing is kept */
+        infer_model_free(&m.model);
     }
     tokenizer_free(t);
 }

@@ -27,6 +27,12 @@ typedef enum {
     MODEL_FAILED
 } model_state;
 
+/* Of a model that is READY one of both, otherwise none. */
+typedef struct {
+    infer *chats;
+    embedder *vectors;
+} loaded_model;
+
 /* Stays until the engine ends, for its health component does. */
 struct local_model {
     local_model *next;
@@ -38,7 +44,7 @@ struct local_model {
     bool again;       /* it was loaded before, for the same policies */
     unsigned policies, requests;
     uint64_t unused_ns; /* since when there are no requests, or no policies either */
-    infer *infer;       /* where READY */
+    loaded_model loaded;
     health_component health;
 };
 
@@ -88,30 +94,75 @@ static bool on_progress(void *arg, unsigned percent)
     return !leaving;
 }
 
-static infer *load(local_model *model)
+static bool is_loaded(const loaded_model *loaded)
 {
-    const char *path = model->path;
-    const infer_options options = {.progress = on_progress,
-                                   .progress_arg = model,
-                                   .devices = local_devices_all(model->all->devices)};
-    char real[PATH_MAX], why[256] = "";
-    uint64_t start = loop_now_ns();
-    infer *loaded = NULL;
+    return loaded->chats || loaded->vectors;
+}
 
-    if (model_file_find(model->all->engine->options.models, path, real, why, sizeof(why))) {
-        loaded = infer_open(real, &options, why, sizeof(why));
+static void close_loaded(const loaded_model *loaded)
+{
+    if (loaded->chats) {
+        infer_close(loaded->chats);
     }
-    if (loaded) {
+    if (loaded->vectors) {
+        embedder_close(loaded->vectors);
+    }
+}
+
+static loaded_model open_model(local_model *model, char *why, size_t size)
+{
+    const embedder_options vectors = {.progress = on_progress, .progress_arg = model};
+    const infer_options chats = {.progress = on_progress,
+                                 .progress_arg = model,
+                                 .devices = local_devices_all(model->all->devices)};
+    char real[PATH_MAX];
+    loaded_model loaded = {0};
+
+    if (strcmp(model->path, LOCAL_MODEL_LEXICAL) == 0) {
+        loaded.vectors = embedder_open_lexical(&vectors, why, size);
+    } else if (model_file_find(model->all->engine->options.models, model->path, real, why,
+                               size)) {
+        if (embedder_takes(real)) {
+            loaded.vectors = embedder_open(real, &vectors, why, size);
+        } else {
+            loaded.chats = infer_open(real, &chats, why, size);
+        }
+    }
+    return loaded;
+}
+
+static void log_loaded(const local_model *model, const loaded_model *loaded, uint64_t start)
+{
+    double ms = (double)(loop_now_ns() - start) / 1e6;
+
+    if (loaded->chats) {
         infer_model_info info;
-        infer_info(loaded, &info);
-        aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", path),
+        infer_info(loaded->chats, &info);
+        aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", model->path),
                 AIQ_S("name", info.name), AIQ_I("parameters", (int64_t)info.n_params),
-                AIQ_I("context", info.n_ctx),
-                AIQ_R("duration_ms", (double)(loop_now_ns() - start) / 1e6));
+                AIQ_I("context", info.n_ctx), AIQ_R("duration_ms", ms));
+    } else {
+        embedder_info info;
+        embedder_get_info(loaded->vectors, &info);
+        aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", model->path),
+                AIQ_S("name", info.name), AIQ_I("parameters", (int64_t)info.n_params),
+                AIQ_I("context", info.n_ctx), AIQ_I("dimensions", info.dimensions),
+                AIQ_R("duration_ms", ms));
+    }
+}
+
+static loaded_model load(local_model *model)
+{
+    char why[256] = "";
+    uint64_t start = loop_now_ns();
+    loaded_model loaded = open_model(model, why, sizeof(why));
+
+    if (is_loaded(&loaded)) {
+        log_loaded(model, &loaded, start);
         tell(model, "model.ready", NULL, -1);
     } else {
         tell(model, "model.failed", why, -1);
-        aiq_log(AIQ_LOG_ERROR, "local", "model cannot be loaded", AIQ_S("path", path),
+        aiq_log(AIQ_LOG_ERROR, "local", "model cannot be loaded", AIQ_S("path", model->path),
                 AIQ_S("reason", why));
     }
     return loaded;
@@ -120,22 +171,22 @@ static infer *load(local_model *model)
 static void load_model(local_models *m, local_model *model)
 {
     pthread_mutex_unlock(&m->lock);
-    infer *loaded = load(model);
+    loaded_model loaded = load(model);
     pthread_mutex_lock(&m->lock);
-    model->infer = loaded;
-    model->state = loaded ? MODEL_READY : MODEL_FAILED;
+    model->loaded = loaded;
+    model->state = is_loaded(&loaded) ? MODEL_READY : MODEL_FAILED;
     model->unused_ns = loop_now_ns();
 }
 
 static void close_model(local_models *m, local_model *model)
 {
-    infer *unused = model->infer;
+    loaded_model unused = model->loaded;
 
-    model->infer = NULL;
+    model->loaded = (loaded_model){0};
     model->state = MODEL_UNUSED;
     pthread_mutex_unlock(&m->lock);
-    if (unused) {
-        infer_close(unused);
+    if (is_loaded(&unused)) {
+        close_loaded(&unused);
         aiq_log(AIQ_LOG_INFO, "local", "model closed", AIQ_S("path", model->path));
         tell(model, "model.closed", NULL, -1);
     }
@@ -312,8 +363,9 @@ static const char *path_of(const policy_provider *provider, const char *name)
     return NULL;
 }
 
-local_model *local_models_use(local_models *m, const policy_provider *provider,
-                              const char *name, infer **out, aiq_err *err)
+/* A reference, and what is loaded. */
+static local_model *use(local_models *m, const policy_provider *provider, const char *name,
+                        loaded_model *out, aiq_err *err)
 {
     const char *path = path_of(provider, name);
     local_model *model;
@@ -327,7 +379,7 @@ local_model *local_models_use(local_models *m, const policy_provider *provider,
     model_state state = model ? model->state : MODEL_FAILED;
     if (state == MODEL_READY) {
         model->requests++;
-        *out = model->infer;
+        *out = model->loaded;
     }
     pthread_mutex_unlock(&m->lock);
     if (state == MODEL_READY) {
@@ -341,6 +393,38 @@ local_model *local_models_use(local_models *m, const policy_provider *provider,
                                           : "the provider has none of this name");
     err->retry_after = state == MODEL_LOADING ? 1 : 0;
     return NULL;
+}
+
+local_model *local_models_use(local_models *m, const policy_provider *provider,
+                              const char *name, infer **out, aiq_err *err)
+{
+    loaded_model loaded;
+    local_model *model = use(m, provider, name, &loaded, err);
+
+    if (model && loaded.chats == NULL) {
+        local_models_done(m, model);
+        aiq_fail_param(err, 400, "unsupported_endpoint", "model",
+                       "This model makes embeddings, it does not chat.");
+        return NULL;
+    }
+    *out = model ? loaded.chats : NULL;
+    return model;
+}
+
+local_model *local_models_use_embedder(local_models *m, const policy_provider *provider,
+                                       const char *name, embedder **out, aiq_err *err)
+{
+    loaded_model loaded;
+    local_model *model = use(m, provider, name, &loaded, err);
+
+    if (model && loaded.vectors == NULL) {
+        local_models_done(m, model);
+        aiq_fail_param(err, 400, "unsupported_endpoint", "model",
+                       "This model chats, it does not make embeddings.");
+        return NULL;
+    }
+    *out = model ? loaded.vectors : NULL;
+    return model;
 }
 
 void local_models_done(local_models *m, local_model *model)
@@ -385,9 +469,7 @@ void local_models_free(local_models *m)
     pthread_mutex_unlock(&m->lock);
     pthread_join(m->keeper, NULL);
     for (local_model *model = m->models; model; model = model->next) {
-        if (model->infer) {
-            infer_close(model->infer);
-        }
+        close_loaded(&model->loaded);
     }
     /* the last events of what ran, which still name their model */
     for (unsigned i = 0; i < m->engine->options.loops; i++) {

@@ -15,7 +15,11 @@
 
 #include "core/policy.h"
 #include "engine.h"
+#include "infer/embedder.h"
 #include "infer/infer.h"
+
+/* What stands for a path where there is no file: infer/lexical.h. */
+#define LOCAL_MODEL_LEXICAL "builtin:lexical"
 
 typedef struct local_models local_models;
 typedef struct local_model local_model;
@@ -33,9 +37,13 @@ void local_models_remove(local_models *m, const aiq_policy *policy);
 
 /* A reference to the model that the provider has under this name, and the model.
  * NULL and *err (503) where it is not there, or not yet: then with a time to ask
- * again. Any thread. */
+ * again; 400 where it is not for chats, but for vectors. Any thread. */
 local_model *local_models_use(local_models *m, const policy_provider *provider,
                               const char *name, infer **out, aiq_err *err);
+
+/* The same of one for vectors. */
+local_model *local_models_use_embedder(local_models *m, const policy_provider *provider,
+                                       const char *name, embedder **out, aiq_err *err);
 void local_models_done(local_models *m, local_model *model);
 
 #endif

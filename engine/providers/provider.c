@@ -9,14 +9,17 @@
 /* Seconds; whoever asks for more is not asked again before that. */
 #define RETRY_AFTER_MAX 86400
 
-static const provider_dialect *const providers[] = {&provider_openai, &provider_anthropic,
-                                                    &provider_local};
+static const provider_dialect *const providers[] = {
+    &provider_openai, &provider_anthropic, &provider_local_embeddings, &provider_local};
 
-const provider_dialect *provider_find(const char *dialect)
+const provider_dialect *provider_find(const char *dialect, const char *path)
 {
     for (size_t i = 0; i < sizeof(providers) / sizeof(providers[0]); i++) {
-        if (strcmp(providers[i]->dialect, dialect) == 0) {
-            return providers[i];
+        const provider_dialect *p = providers[i];
+
+        if (strcmp(p->dialect, dialect) == 0 &&
+            (p->path == NULL || (path && strcmp(p->path, path) == 0))) {
+            return p;
         }
     }
     return NULL;
@@ -101,7 +104,7 @@ bool provider_check_headers(const policy_provider *provider, const char *name, s
                             aiq_pool *pool, aiq_str *lines, aiq_err *err)
 {
     static const chat_request nothing;
-    const provider_dialect *dialect = provider_find(provider->dialect);
+    const provider_dialect *dialect = provider_find(provider->dialect, NULL);
     const policy_target target = {.provider = provider};
     const provider_request request = {
         .pool = pool,

@@ -65,6 +65,7 @@ typedef struct {
 
 typedef struct {
     const char *dialect;
+    const char *path;     /* it is for requests with this chat_request.path; NULL: for others */
     aiq_dialect speaks;   /* requests of clients of this dialect are not translated, nor are
                              the answers to them */
     bool has_paths;       /* takes requests with a chat_request.path */
@@ -80,7 +81,8 @@ typedef struct {
     void (*resume)(void *call);
 } provider_dialect;
 
-extern const provider_dialect provider_openai, provider_anthropic, provider_local;
+extern const provider_dialect provider_openai, provider_anthropic, provider_local,
+    provider_local_embeddings;
 
 /* For dialects over HTTP. The key's text, valid until the next one is asked for, empty
  * where the request has none; false and *err: it is missing. */
@@ -107,7 +109,7 @@ const char *provider_query(const provider_request *request);
 bool provider_is_type(const http_head *head, const char *type);
 uint32_t provider_retry_after(const http_head *head);
 
-/* NULL: no such dialect. */
-const provider_dialect *provider_find(const char *dialect);
+/* For requests with this chat_request.path. NULL: no such dialect. */
+const provider_dialect *provider_find(const char *dialect, const char *path);
 
 #endif

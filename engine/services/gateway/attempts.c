@@ -675,7 +675,7 @@ static bool start_call(attempts *a, aiq_err *err)
     if (a->model->order == POLICY_LATENCY) {
         __atomic_add_fetch(&a->one->state->in_flight, 1, __ATOMIC_RELAXED);
     }
-    a->one->provider = provider_find(p->dialect);
+    a->one->provider = provider_find(p->dialect, a->chat->path);
     if (a->one->provider) {
         request.chat = request_for(a, err);
         a->one->call =
