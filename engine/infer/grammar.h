@@ -22,6 +22,10 @@
 #define GRAMMAR_MAX_STATES 50000
 #define GRAMMAR_MAX_DEPTH  128 /* of rules that wait for their return; deeper strings end */
 
+/* No text has this byte: in a grammar of what a model says, it and a control token's name stand
+ * for that token. */
+#define GRAMMAR_TOKEN 0xff
+
 typedef struct grammar grammar;
 typedef struct matcher matcher;
 

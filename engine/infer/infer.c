@@ -438,10 +438,10 @@ static bool take_token(infer *m, infer_req *r, float *logits)
         return false;
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
-    piece = text_of(m, r, id, &len);
-    for (size_t i = 0; r->matcher != NULL && i < len; i++) {
-        r->place = matcher_next(r->matcher, r->place, (uint8_t)piece[i]);
+    if (r->matcher != NULL) {
+        r->place = token_follow(m->tok, r->matcher, r->place, id);
     }
+    piece = text_of(m, r, id, &len);
     if (!answer_push(&r->answer, piece, len)) {
         finish_failed(m, r, "out of memory");
         return false;

@@ -688,24 +688,38 @@ static bool compile(compiler *c, const json_value *schema, uint32_t from, uint32
     return ok;
 }
 
-grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen)
+bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *err,
+                size_t errlen)
 {
-    const json_value schema = {JSON_OBJECT, {text, len}, 1};
-    compiler c = {.g = grammar_new(), .root = &schema, .err = err, .errlen = errlen};
-    uint32_t root = grammar_rule(c.g);
-    const char *why;
+    const json_value value = {JSON_OBJECT, schema, 1};
+    compiler c = {.g = g, .root = &value, .err = err, .errlen = errlen};
+    uint32_t root = grammar_rule(g);
 
-    if (len > MAX_TEXT) {
+    if (schema.len > MAX_TEXT) {
         fail(&c, "the schema has more than %zu bytes", MAX_TEXT);
     }
     c.refs[c.n_refs++] = (reference){AIQ_STR("#"), root};
-    if (compile(&c, &schema, grammar_start(c.g, root), grammar_end(c.g, root))) {
-        why = grammar_check(c.g);
+    if (!compile(&c, &value, grammar_start(g, root), grammar_end(g, root))) {
+        return false;
+    }
+    grammar_call(g, from, root, to);
+    return true;
+}
+
+grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen)
+{
+    grammar *g = grammar_new();
+    uint32_t root = grammar_rule(g);
+    const char *why;
+
+    if (schema_add(g, (aiq_str){text, len}, grammar_start(g, root), grammar_end(g, root), err,
+                   errlen)) {
+        why = grammar_check(g);
         if (why == NULL) {
-            return c.g;
+            return g;
         }
         snprintf(err, errlen, "the schema cannot be met: %s", why);
     }
-    grammar_free(c.g);
+    grammar_free(g);
     return NULL;
 }

@@ -11,6 +11,7 @@
 #ifndef INFER_SCHEMA_H
 #define INFER_SCHEMA_H
 
+#include "core/pool.h"
 #include "infer/grammar.h"
 
 #define SCHEMA_MAX_ITEMS 1000 /* minItems, maxItems */
@@ -18,5 +19,10 @@
 /* Of the text of a JSON object, which must be valid JSON. NULL, and one line in err that a
  * client may see, if we cannot. */
 grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen);
+
+/* The same as a part of a grammar, between two of its states. False, and one line in err; what
+ * was added leads nowhere then. */
+bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *err,
+                size_t errlen);
 
 #endif

@@ -19,6 +19,7 @@ struct token_order {
     size_t n;
     int32_t *ends; /* [n_ends] */
     size_t n_ends;
+    char *names; /* of control tokens, as a grammar has them */
 };
 
 static int by_text(const void *a, const void *b)
@@ -29,16 +30,56 @@ static int by_text(const void *a, const void *b)
     return c != 0 ? c : x->len != y->len ? (x->len > y->len ? 1 : -1) : x->id - y->id;
 }
 
+static bool is_text(const tokenizer *t, uint32_t id)
+{
+    size_t len;
+
+    tokenizer_piece(t, (int32_t)id, &len);
+    return len > 0;
+}
+
+/* Room for the names of all control tokens. */
+static char *name_room(const tokenizer *t)
+{
+    size_t size = 0, len;
+
+    for (uint32_t i = 0; i < tokenizer_n_vocab(t); i++) {
+        tokenizer_name(t, (int32_t)i, &len);
+        size += is_text(t, i) ? 0 : len + 1;
+    }
+    return aiq_alloc(size + 1);
+}
+
+/* What a token is in a grammar. Control tokens take a piece of the room. */
+static const char *text_of(const tokenizer *t, uint32_t id, char **room, size_t *len)
+{
+    const char *p = tokenizer_piece(t, (int32_t)id, len);
+    char *name = *room;
+
+    if (*len > 0) {
+        return p;
+    }
+    p = tokenizer_name(t, (int32_t)id, len);
+    if (*len > 0) {
+        name[0] = (char)GRAMMAR_TOKEN;
+        memcpy(name + 1, p, *len);
+        *len += 1;
+        *room += *len;
+    }
+    return name;
+}
+
 token_order *token_order_new(const tokenizer *t)
 {
     token_order *o = aiq_zalloc(sizeof(*o));
+    char *room = o->names = name_room(t);
 
     o->n_vocab = tokenizer_n_vocab(t);
     o->tokens = aiq_alloc(o->n_vocab * sizeof(*o->tokens));
     o->ends = aiq_alloc(o->n_vocab * sizeof(*o->ends));
     for (uint32_t i = 0; i < o->n_vocab; i++) {
         size_t len;
-        const char *p = tokenizer_piece(t, (int32_t)i, &len);
+        const char *p = text_of(t, i, &room, &len);
 
         if (tokenizer_is_end(t, (int32_t)i)) {
             o->ends[o->n_ends++] = (int32_t)i;
@@ -64,6 +105,7 @@ void token_order_free(token_order *o)
 {
     free(o->tokens);
     free(o->ends);
+    free(o->names);
     free(o);
 }
 
@@ -112,4 +154,19 @@ const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at)
     }
     *matcher_slot(m, at) = mask;
     return mask;
+}
+
+int32_t token_follow(const tokenizer *t, matcher *m, int32_t at, int32_t id)
+{
+    size_t len;
+    const char *p = tokenizer_piece(t, id, &len);
+
+    if (len == 0) {
+        p = tokenizer_name(t, id, &len);
+        at = matcher_next(m, at, GRAMMAR_TOKEN);
+    }
+    for (size_t i = 0; i < len && at != MATCHER_DEAD; i++) {
+        at = matcher_next(m, at, (uint8_t)p[i]);
+    }
+    return at;
 }

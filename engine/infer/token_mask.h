@@ -1,7 +1,8 @@
 /*
  * Which tokens may come next, so that an answer stays in a language. The vocabulary is sorted
- * once, when the model is loaded; a mask is made by walking it with a matcher, where tokens
- * that begin alike share their steps, and is kept with the matcher's place, for the next time.
+ * once, when the model is loaded, control tokens by GRAMMAR_TOKEN and their names; a mask is
+ * made by walking it with a matcher, where tokens that begin alike share their steps, and is
+ * kept with the matcher's place, for the next time.
  */
 #ifndef INFER_TOKEN_MASK_H
 #define INFER_TOKEN_MASK_H
@@ -18,5 +19,8 @@ void token_order_free(token_order *o);
 /* A bit for each token that may come at this place; tokens that end the text may where the
  * language does. Lives until matcher_trim. */
 const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at);
+
+/* The place behind a token that the mask has. */
+int32_t token_follow(const tokenizer *t, matcher *m, int32_t at, int32_t id);
 
 #endif

@@ -10,9 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <time.h>
 #include "infer/tokenizer.h"
+#include "providers/local_answer.h"
 #include "providers/local_chat.h"
 #include "providers/local_models.h"
 #include "providers/provider.h"
@@ -22,11 +21,9 @@ typedef struct call call;
 /* One of the answers that a request asked for. */
 typedef struct {
     call *call;
-    unsigned index;
+    local_answer *answer;
     infer_req *request;
-    bool begun;                    /* its role has been sent */
-    bool over;                     /* the loop knows its end */
-    aiq_buf whole, whole_logprobs; /* of what is no stream: so far */
+    bool over; /* the loop knows its end */
 
     /* what the model has said, guarded by the call's lock */
     aiq_buf text;
@@ -41,14 +38,12 @@ struct call {
     local_models *models;
     local_model *model;
     const tokenizer *tokenizer;
-    provider_events events;
-    void *arg;
-    bool stream, wants_usage, wants_logprobs, cancelled;
-    aiq_buf prefix; /* what every chunk begins with */
-    aiq_buf out;    /* a chunk */
+    local_writer writer;
+    bool cancelled;
     unsigned n, running;
-    choice *choices; /* [n] */
-    choice *fresh;   /* [n] scratch */
+    choice *choices;       /* [n] */
+    choice *fresh;         /* [n] scratch */
+    local_answer *answers; /* [n] */
 
     pthread_mutex_t lock;
     bool told; /* the loop has been told that there is something */
@@ -132,8 +127,7 @@ static void call_free(call *c)
         if (ch->request) {
             infer_release(ch->request);
         }
-        aiq_buf_free(&ch->whole);
-        aiq_buf_free(&ch->whole_logprobs);
+        local_answer_free(&c->answers[i]);
         aiq_buf_free(&ch->text);
         aiq_buf_free(&ch->logprobs);
     }
@@ -141,87 +135,11 @@ static void call_free(call *c)
         local_models_done(c->models, c->model);
     }
     pthread_mutex_destroy(&c->lock);
-    aiq_buf_free(&c->prefix);
-    aiq_buf_free(&c->out);
+    local_writer_free(&c->writer);
     free(c->choices);
     free(c->fresh);
+    free(c->answers);
     free(c);
-}
-
-static const char *finish_reason(infer_finish finish)
-{
-    return finish == INFER_FINISH_LENGTH ? "length" : "stop";
-}
-
-static void add_usage(aiq_buf *out, provider_tokens tokens)
-{
-    aiq_buf_printf(out,
-                   "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
-                   (long long)tokens.in, (long long)tokens.out,
-                   (long long)tokens.in + (long long)tokens.out);
-}
-
-/* A chunk: the prefix, its choices, and the usage that it must name. */
-static void send_chunk(call *c, const provider_tokens *usage)
-{
-    if (usage) {
-        aiq_buf_text(&c->out, ",\"usage\":");
-        add_usage(&c->out, *usage);
-    } else if (c->wants_usage) {
-        aiq_buf_text(&c->out, ",\"usage\":null");
-    }
-    aiq_buf_text(&c->out, "}");
-    c->events.event(c->arg, (aiq_str){(char *)c->out.data, c->out.len});
-    aiq_buf_consume(&c->out, c->out.len);
-}
-
-static void add_logprobs(aiq_buf *out, const call *c, const aiq_buf *logprobs)
-{
-    if (!c->wants_logprobs) {
-        aiq_buf_text(out, "\"logprobs\":null");
-        return;
-    }
-    aiq_buf_text(out, "\"logprobs\":{\"content\":[");
-    aiq_buf_add(out, logprobs->data, logprobs->len);
-    aiq_buf_text(out, "],\"refusal\":null}");
-}
-
-static void send_delta(choice *ch, const char *field, const aiq_buf *text,
-                       const aiq_buf *logprobs)
-{
-    call *c = ch->call;
-
-    aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
-    aiq_buf_printf(&c->out, "[{\"index\":%u,\"delta\":{%s", ch->index, field);
-    json_quote(&c->out, (const char *)text->data, text->len);
-    aiq_buf_text(&c->out, "},");
-    add_logprobs(&c->out, c, logprobs);
-    aiq_buf_text(&c->out, ",\"finish_reason\":null}]");
-    send_chunk(c, NULL);
-}
-
-static void send_text(choice *ch, const aiq_buf *text, const aiq_buf *logprobs)
-{
-    const aiq_buf nothing = {0};
-
-    if (!ch->begun) {
-        ch->begun = true;
-        send_delta(ch, "\"role\":\"assistant\",\"content\":", &nothing, &nothing);
-    }
-    if (text->len || logprobs->len) {
-        send_delta(ch, "\"content\":", text, logprobs);
-    }
-}
-
-static void send_finish(choice *ch)
-{
-    call *c = ch->call;
-
-    aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
-    aiq_buf_printf(&c->out,
-                   "[{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}]",
-                   ch->index, finish_reason(ch->finish));
-    send_chunk(c, NULL);
 }
 
 /* The prompt is one, the answers are several. */
@@ -235,51 +153,13 @@ static provider_tokens all_tokens(const call *c)
     return tokens;
 }
 
-static void send_end(call *c)
-{
-    provider_tokens tokens = all_tokens(c);
-
-    if (c->wants_usage) {
-        aiq_buf_add(&c->out, c->prefix.data, c->prefix.len);
-        aiq_buf_text(&c->out, "[]");
-        send_chunk(c, &tokens);
-    }
-    c->events.event(c->arg, AIQ_STR("[DONE]"));
-    c->events.done(c->arg, tokens);
-}
-
-static void send_reply(call *c)
-{
-    provider_reply reply = {.status = 200, .tokens = all_tokens(c)};
-    aiq_buf body = {0};
-
-    aiq_buf_add(&body, c->prefix.data, c->prefix.len);
-    for (unsigned i = 0; i < c->n; i++) {
-        choice *ch = &c->choices[i];
-
-        aiq_buf_printf(&body,
-                       "%s{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":",
-                       i ? "," : "[", i);
-        json_quote(&body, (char *)ch->whole.data, ch->whole.len);
-        aiq_buf_text(&body, ",\"refusal\":null},");
-        add_logprobs(&body, c, &ch->whole_logprobs);
-        aiq_buf_printf(&body, ",\"finish_reason\":\"%s\"}", finish_reason(ch->finish));
-    }
-    aiq_buf_text(&body, "],\"usage\":");
-    add_usage(&body, reply.tokens);
-    aiq_buf_text(&body, "}");
-    reply.body = (aiq_str){(char *)body.data, body.len};
-    c->events.reply(c->arg, &reply);
-    aiq_buf_free(&body);
-}
-
 static void send_failure(call *c)
 {
     aiq_err err;
 
     aiq_fail(&err, 500, "model_failed", "The model failed.");
     aiq_err_detail(&err, "%s", c->error);
-    c->events.failed(c->arg, &err);
+    c->writer.events.failed(c->writer.arg, &err);
 }
 
 static void cancel(void *arg);
@@ -287,21 +167,11 @@ static void cancel(void *arg);
 /* What one answer has become since the last time. */
 static void tell(choice *ch, const choice *fresh)
 {
-    call *c = ch->call;
-
-    if (c->stream) {
-        if (fresh->text.len || fresh->logprobs.len || (fresh->ended && !fresh->failed)) {
-            send_text(ch, &fresh->text, &fresh->logprobs);
-        }
-        if (fresh->ended && !fresh->failed) {
-            send_finish(ch);
-        }
-        return;
+    if (fresh->text.len || fresh->logprobs.len) {
+        local_answer_say(ch->answer, &fresh->text, &fresh->logprobs);
     }
-    aiq_buf_add(&ch->whole, fresh->text.data, fresh->text.len);
-    if (fresh->logprobs.len) {
-        aiq_buf_text(&ch->whole_logprobs, ch->whole_logprobs.len ? "," : "");
-        aiq_buf_add(&ch->whole_logprobs, fresh->logprobs.data, fresh->logprobs.len);
+    if (fresh->ended && !fresh->failed) {
+        local_answer_end(ch->answer, fresh->finish);
     }
 }
 
@@ -315,10 +185,8 @@ static void end_choice(call *c, bool failed)
     if (failed) {
         cancel(c);
         send_failure(c);
-    } else if (c->running == 0 && c->stream) {
-        send_end(c);
     } else if (c->running == 0) {
-        send_reply(c);
+        local_answers_done(c->answers, c->n, all_tokens(c));
     }
 }
 
@@ -384,25 +252,6 @@ static bool refused(infer_rc rc, const char *why, aiq_err *err)
     }
 }
 
-/* {"id":…,"object":…,"created":…,"model":…,"choices": */
-static void write_prefix(call *c, const chat_request *chat)
-{
-    uint8_t random[12] = {0};
-
-    if (getrandom(random, sizeof(random), GRND_NONBLOCK) < 0) {
-        memcpy(random, &(uint64_t){loop_now_ns()}, sizeof(uint64_t));
-    }
-    aiq_buf_text(&c->prefix, "{\"id\":\"chatcmpl-");
-    for (size_t i = 0; i < sizeof(random); i++) {
-        aiq_buf_printf(&c->prefix, "%02x", random[i]);
-    }
-    aiq_buf_printf(&c->prefix,
-                   "\",\"object\":\"chat.completion%s\",\"created\":%lld,\"model\":",
-                   c->stream ? ".chunk" : "", (long long)time(NULL));
-    aiq_buf_add(&c->prefix, chat->model.text.data, chat->model.text.len);
-    aiq_buf_text(&c->prefix, ",\"choices\":");
-}
-
 static bool check_bias(const infer_params *params, const infer *model, aiq_err *err)
 {
     infer_model_info info;
@@ -425,11 +274,7 @@ static call *call_new(const provider_request *request, const provider_events *ev
     pthread_mutex_init(&c->lock, NULL);
     c->loop = request->loop;
     c->models = request->models;
-    c->events = *events;
-    c->arg = arg;
-    c->stream = request->chat->stream;
-    c->wants_usage = chat_request_wants_usage(request->chat);
-    write_prefix(c, request->chat);
+    local_writer_init(&c->writer, request->chat, events, arg);
     return c;
 }
 
@@ -444,26 +289,48 @@ static void break_off(call *c, unsigned n)
     }
 }
 
-/* Submits the answers one by one. */
-static bool submit(call *c, infer *model, infer_params *params, const chat_request *chat,
-                   aiq_err *err)
+/* How what the model says is taken apart; whether its answers may begin with thoughts is known
+ * with their grammar. */
+static tool_options options_of(const local_tools *tools, const infer_params *params,
+                               const infer_model_info *info)
 {
+    return (tool_options){
+        .format = info->tool_format,
+        .names = tools->names,
+        .n_names = tools->n,
+        .one = tools->one || tools->named,
+        .goes_on = params->goes_on,
+    };
+}
+
+/* Submits the answers one by one. */
+static bool submit(call *c, infer *model, infer_params *params, const local_tools *tools,
+                   const chat_request *chat, aiq_err *err)
+{
+    infer_model_info info;
+    bool begins_so;
     char why[200] = "";
 
+    infer_info(model, &info);
+    tool_options options = options_of(tools, params, &info);
     for (unsigned i = 0; i < c->n; i++) {
         choice *ch = &c->choices[i];
         infer_rc rc;
 
-        if (!local_chat_grammar(chat, &params->grammar, err)) {
+        if (!local_chat_grammar(chat, tools, model, &params->grammar, &begins_so, err)) {
             break_off(c, i);
             return false;
         }
+        options.thinks = info.thinks && !begins_so;
+        params->shows_marks = options.thinks || options.n_names > 0;
         rc = infer_submit(model, params, on_infer, ch, &ch->request, why, sizeof(why));
         if (rc != INFER_OK) {
             ch->request = NULL;
             break_off(c, i);
             return refused(rc, why, err);
         }
+        options.is_thought = infer_is_thought(ch->request);
+        local_answer_init(ch->answer, &c->writer, i, params->shows_marks ? &options : NULL);
         params->seed++; /* other answers draw other numbers */
     }
     return true;
@@ -474,9 +341,10 @@ static void *start(const provider_request *request, const provider_events *event
 {
     const policy_target *target = request->target;
     infer_params params;
+    local_tools tools;
     infer *model;
 
-    if (!local_chat_params(request->chat, request->pool, &params, err)) {
+    if (!local_chat_params(request->chat, request->pool, &params, &tools, err)) {
         return NULL;
     }
     local_model *reference =
@@ -491,15 +359,16 @@ static void *start(const provider_request *request, const provider_events *event
     call *c = call_new(request, events, arg);
     c->model = reference;
     c->tokenizer = infer_tokenizer(model);
-    c->wants_logprobs = params.logprobs;
+    c->writer.wants_logprobs = params.logprobs;
     c->n = c->running = local_chat_choices(request->chat);
     c->choices = aiq_zalloc(c->n * sizeof(*c->choices));
     c->fresh = aiq_zalloc(c->n * sizeof(*c->fresh));
+    c->answers = aiq_zalloc(c->n * sizeof(*c->answers));
     for (unsigned i = 0; i < c->n; i++) {
         c->choices[i].call = c;
-        c->choices[i].index = i;
+        c->choices[i].answer = &c->answers[i];
     }
-    return submit(c, model, &params, request->chat, err) ? c : NULL;
+    return submit(c, model, &params, &tools, request->chat, err) ? c : NULL;
 }
 
 static void cancel(void *arg)

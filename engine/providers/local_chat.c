@@ -52,7 +52,10 @@ static bool is_text_only(const json_value *modalities)
 static bool check_field(aiq_str name, const json_value *value, aiq_err *err)
 {
     static const char *const nothing[] = {
-        "tools", "functions", "audio", "prediction", "web_search_options",
+        "functions",
+        "audio",
+        "prediction",
+        "web_search_options",
     };
 
     for (size_t i = 0; i < sizeof(nothing) / sizeof(nothing[0]); i++) {
@@ -170,22 +173,13 @@ static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
     return !aiq_str_is(name, "logit_bias") || read_bias(value, pool, params, err);
 }
 
-static json_value body_of(const chat_request *chat)
+/* The schema that the answer must meet; empty: it may be any text. */
+static bool read_format(const chat_request *chat, aiq_str *out, aiq_err *err)
 {
-    const char *start = memchr(chat->body.data, '{', chat->body.len);
-
-    return (json_value){
-        JSON_OBJECT, {start, chat->body.len - (size_t)(start - chat->body.data)}, 0};
-}
-
-bool local_chat_grammar(const chat_request *chat, grammar **out, aiq_err *err)
-{
-    static const char any_object[] = "{\"type\":\"object\"}";
-    const json_value body = body_of(chat);
+    const json_value body = json_root(chat->body);
     json_value format = json_member(&body, "response_format"), type, schema;
-    char why[160];
 
-    *out = NULL;
+    *out = AIQ_STR("");
     if (asks_nothing(&format)) {
         return true;
     }
@@ -200,7 +194,7 @@ bool local_chat_grammar(const chat_request *chat, grammar **out, aiq_err *err)
         return true;
     }
     if (json_string_is(&type, "json_object")) {
-        *out = schema_compile(any_object, sizeof(any_object) - 1, why, sizeof(why));
+        *out = AIQ_STR("{\"type\":\"object\"}");
         return true;
     }
     if (!json_string_is(&type, "json_schema")) {
@@ -211,15 +205,84 @@ bool local_chat_grammar(const chat_request *chat, grammar **out, aiq_err *err)
     if (schema.type != JSON_OBJECT) {
         return invalid(err, "response_format", "an object whose 'json_schema' has a 'schema'");
     }
-    *out = schema_compile(schema.text.data, schema.text.len, why, sizeof(why));
-    return *out != NULL || aiq_fail_param(err, 400, "invalid_value", "response_format",
-                                          "'response_format': %s.", why);
+    *out = schema.text;
+    return true;
+}
+
+static bool any_strict(const local_tools *tools)
+{
+    for (size_t i = 0; i < tools->n; i++) {
+        if (tools->tools[i].strict) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A schema alone is looked at first: an error about it names its field. */
+static grammar *format_grammar(aiq_str schema, aiq_err *err)
+{
+    char why[160];
+    grammar *g = schema_compile(schema.data, schema.len, why, sizeof(why));
+
+    if (g == NULL) {
+        aiq_fail_param(err, 400, "invalid_value", "response_format", "'response_format': %s.",
+                       why);
+    }
+    return g;
+}
+
+static grammar *tools_grammar(const local_tools *tools, aiq_str schema, const infer *model,
+                              aiq_err *err)
+{
+    infer_model_info info;
+    char why[200];
+
+    infer_info(model, &info);
+    const tool_language language = {
+        .format = info.tool_format,
+        .tokenizer = infer_tokenizer(model),
+        .tools = tools->named ? tools->named : tools->tools,
+        .n = tools->named ? 1 : tools->n,
+        .required = tools->required,
+        .one = tools->one || tools->named,
+        .answer = schema,
+    };
+    grammar *g = tool_grammar_new(&language, why, sizeof(why));
+    if (g == NULL) {
+        aiq_fail_param(err, 400, "invalid_value", "tools", "'tools': %s.", why);
+    }
+    return g;
+}
+
+bool local_chat_grammar(const chat_request *chat, const local_tools *tools, const infer *model,
+                        grammar **out, bool *begins_so, aiq_err *err)
+{
+    aiq_str schema;
+
+    *out = NULL;
+    if (!read_format(chat, &schema, err)) {
+        return false;
+    }
+    *begins_so = schema.len > 0 || tools->required;
+    if (schema.len > 0) {
+        *out = format_grammar(schema, err);
+        if (*out == NULL || tools->n == 0) {
+            return *out != NULL;
+        }
+        grammar_free(*out);
+    }
+    if (tools->required || any_strict(tools) || (tools->n > 0 && schema.len > 0)) {
+        *out = tools_grammar(tools, schema, model, err);
+        return *out != NULL;
+    }
+    return true;
 }
 
 static bool check_fields(const chat_request *chat, aiq_pool *pool, infer_params *params,
                          aiq_err *err)
 {
-    const json_value object = body_of(chat);
+    const json_value object = json_root(chat->body);
     json_value value;
     size_t cursor = 0;
     aiq_str name;
@@ -240,7 +303,8 @@ static const char *role_of(const json_value *role)
     static const char *const roles[][2] = {{"system", "system"},
                                            {"developer", "system"},
                                            {"user", "user"},
-                                           {"assistant", "assistant"}};
+                                           {"assistant", "assistant"},
+                                           {"tool", "tool"}};
 
     for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
         if (json_string_is(role, roles[i][0])) {
@@ -271,8 +335,13 @@ static bool join_parts(const json_value *content, aiq_pool *pool, aiq_str *text)
     return ok;
 }
 
-static bool read_message(const json_value *object, uint32_t i, aiq_pool *pool,
-                         infer_message *message, aiq_err *err)
+static bool role_is(const infer_message *message, const char *role)
+{
+    return strcmp(message->role, role) == 0;
+}
+
+static bool read_message(const json_value *object, uint32_t i, const infer_message *caller,
+                         aiq_pool *pool, infer_message *message, aiq_err *err)
 {
     json_value role = json_member(object, "role"), content = json_member(object, "content");
     aiq_str text = {"", 0};
@@ -291,7 +360,8 @@ static bool read_message(const json_value *object, uint32_t i, aiq_pool *pool,
     }
     message->content = text.data;
     message->content_len = text.len;
-    return true;
+    return role_is(message, "user") || role_is(message, "system") ||
+           local_tools_message(object, i, caller, pool, message, err);
 }
 
 static bool read_messages(const chat_request *chat, aiq_pool *pool, infer_params *params,
@@ -299,14 +369,16 @@ static bool read_messages(const chat_request *chat, aiq_pool *pool, infer_params
 {
     infer_message *messages =
         aiq_pool_zalloc(pool, chat->messages.count * sizeof(infer_message));
+    const infer_message *caller = NULL;
     json_value object;
     size_t cursor = 0;
     uint32_t n = 0;
 
     while (json_each(&chat->messages, &cursor, NULL, &object)) {
-        if (!read_message(&object, n, pool, &messages[n], err)) {
+        if (!read_message(&object, n, caller, pool, &messages[n], err)) {
             return false;
         }
+        caller = messages[n].calls.len > 0 ? &messages[n] : caller;
         n++;
     }
     params->messages = messages;
@@ -377,7 +449,7 @@ unsigned local_chat_choices(const chat_request *chat)
 }
 
 bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
-                       aiq_err *err)
+                       local_tools *tools, aiq_err *err)
 {
     int64_t n;
 
@@ -385,11 +457,12 @@ bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *p
     if (json_int(&chat->n, &n) && n > LOCAL_MAX_CHOICES) {
         return invalid(err, "n", "at most 16 with this model");
     }
-    if (!check_fields(chat, pool, params, err) || !read_messages(chat, pool, params, err) ||
-        !read_stop(chat, pool, params, err)) {
+    if (!check_fields(chat, pool, params, err) || !local_tools_read(chat, pool, tools, err) ||
+        !read_messages(chat, pool, params, err) || !read_stop(chat, pool, params, err)) {
         return false;
     }
     read_numbers(chat, params);
+    params->tools = tools->list;
     params->goes_on = chat->goes_on;
     return true;
 }

@@ -9,16 +9,19 @@
 #include "infer/grammar.h"
 #include "infer/infer.h"
 #include "providers/chat_request.h"
+#include "providers/local_tools.h"
 
 #define LOCAL_MAX_CHOICES 16
 
-/* Everything in *params lies in the pool or in the request. False and a 400. */
+/* Everything in *params and *tools lies in the pool or in the request. False and a 400. */
 bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
-                       aiq_err *err);
+                       local_tools *tools, aiq_err *err);
 
-/* What the answer must be, as "response_format" has it: a new grammar, or NULL for anything.
- * False and a 400 that says what of it we cannot. */
-bool local_chat_grammar(const chat_request *chat, grammar **out, aiq_err *err);
+/* What the answer must be, by "response_format" and the tools: a new grammar, or NULL for
+ * anything. *begins_so: from its first byte on, without thoughts before. False and a 400 that
+ * says what of it we cannot. */
+bool local_chat_grammar(const chat_request *chat, const local_tools *tools, const infer *model,
+                        grammar **out, bool *begins_so, aiq_err *err);
 
 /* How many answers are wanted: 1..LOCAL_MAX_CHOICES, once the parameters are read. */
 unsigned local_chat_choices(const chat_request *chat);

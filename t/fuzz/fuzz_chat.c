@@ -27,9 +27,10 @@ static void check_local(const chat_request *chat)
 {
     aiq_pool *pool = aiq_pool_new();
     infer_params params;
+    local_tools tools;
     aiq_err err = {0};
 
-    if (local_chat_params(chat, pool, &params, &err)) {
+    if (local_chat_params(chat, pool, &params, &tools, &err)) {
         assert(params.n_messages == chat->messages.count);
         assert(params.n_stop <= INFER_MAX_STOP);
         assert(params.temperature >= 0 && params.temperature <= 2);

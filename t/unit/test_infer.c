@@ -13,6 +13,7 @@
 #include "infer/infer.h"
 #include "infer/model.h"
 #include "infer/tokenizer.h"
+#include "infer/tool_grammar.h"
 #include "infer/unicode.h"
 #include "tiny_model.h"
 
@@ -77,13 +78,15 @@ static void on_event(void *arg, const infer_event *ev)
     pthread_mutex_unlock(&lock);
 }
 
-static infer *open_tiny(infer_options opt)
+static infer *open_model(tiny_model tm, infer_options opt)
 {
     gw w = {0};
     char *path;
     infer *m;
 
-    tiny_write(&w, (tiny_model){.tensor_type = GGUF_TENSOR_F32, .seed = 3});
+    tm.tensor_type = GGUF_TENSOR_F32;
+    tm.seed = 3;
+    tiny_write(&w, tm);
     path = tiny_file(&w);
     opt.n_threads = 2;
     m = infer_open(path, &opt, err, sizeof(err));
@@ -93,6 +96,11 @@ static infer *open_tiny(infer_options opt)
         fail_msg("%s", err);
     }
     return m;
+}
+
+static infer *open_tiny(infer_options opt)
+{
+    return open_model((tiny_model){0}, opt);
 }
 
 static const int32_t prompt[] = {72, 101, 108, 108, 111};
@@ -521,6 +529,57 @@ static void a_chat_is_rendered(void **state)
     infer_close(m);
 }
 
+/* --- calls of tools --- */
+
+/* A control token that is a mark of calls can be had as text, and a grammar can ask for it. */
+static void marks_of_calls(void **state)
+{
+    infer *m = open_model(
+        (tiny_model){.control = "[TOOL_CALLS]",
+                     .chat_template = "{# [TOOL_CALLS] #}{% for m in messages %}{{ m.content }}"
+                                      "{% endfor %}{{ tools | tojson if tools else '' }}"},
+        (infer_options){0});
+    const sampler_bias only = {TINY_CONTROL, 100};
+    const tool_shape f = {.name = AIQ_STR("f"), .schema = AIQ_STR("{\"enum\":[{}]}")};
+    tool_language language = {.format = TOOL_MISTRAL,
+                              .tokenizer = infer_tokenizer(m),
+                              .tools = &f,
+                              .n = 1,
+                              .required = true,
+                              .one = true};
+    infer_model_info info;
+
+    (void)state;
+    infer_info(m, &info);
+    assert_int_equal(info.tool_format, TOOL_MISTRAL);
+    for (int shows = 0; shows < 2; shows++) {
+        infer_params p = params(2);
+        client c = {0};
+
+        p.shows_marks = shows;
+        p.bias = &only;
+        p.n_bias = 1;
+        submit(m, &c, p);
+        wait_last(&c);
+        assert_string_equal(c.text, shows ? "[TOOL_CALLS][TOOL_CALLS]" : "");
+    }
+    for (int shows = 0; shows < 2; shows++) {
+        infer_params p = params(100);
+        client c = {0};
+
+        p.shows_marks = shows;
+        p.grammar = tool_grammar_new(&language, err, sizeof(err));
+        assert_non_null(p.grammar);
+        submit(m, &c, p);
+        wait_last(&c);
+        assert_int_equal(c.ids[0], TINY_CONTROL);
+        assert_int_equal(c.last.finish, INFER_FINISH_STOP);
+        assert_string_equal(strchr(c.text, '{'), "{\"name\": \"f\", \"arguments\": {}}]");
+        assert_int_equal(strncmp(c.text, "[TOOL_CALLS]", 12) == 0, shows);
+    }
+    infer_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -537,6 +596,7 @@ int main(void)
         cmocka_unit_test(bad_parameters),
         cmocka_unit_test(a_chat_too_long),
         cmocka_unit_test(a_chat_is_rendered),
+        cmocka_unit_test(marks_of_calls),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

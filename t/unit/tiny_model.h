@@ -16,6 +16,7 @@ enum {
     TINY_WIDTH = 64,
     TINY_CTX = 128,
     TINY_THE = 258, /* "the" */
+    TINY_CONTROL = 508,
     TINY_END_OF_TEXT = 509,
     TINY_IM_START = 510,
     TINY_IM_END = 511
@@ -32,7 +33,8 @@ typedef struct {
     const char *chat_template; /* NULL: TINY_CHATML */
     const char *skip_key;      /* is left out, so that a test can write its own */
     const char *skip_tensor;
-    float scale; /* of the weights; 0: 1 */
+    float scale;         /* of the weights; 0: 1 */
+    const char *control; /* another control token, in place of 508 */
 } tiny_model;
 
 /* GPT-2's way to write a byte, by enumeration: the code under test has a closed form. */
@@ -73,7 +75,7 @@ static inline int tiny_skips(const char *skip, const char *name)
     return skip != NULL && strcmp(skip, name) == 0;
 }
 
-static inline void tiny_tokens(gw *w, const char *skip)
+static inline void tiny_tokens(gw *w, const char *skip, const char *control)
 {
     char text[32];
     size_t n_merged = sizeof(tiny_merged) / sizeof(*tiny_merged);
@@ -85,6 +87,8 @@ static inline void tiny_tokens(gw *w, const char *skip)
                 gw_put_str(&w->kvs, tiny_byte_text(i, text));
             } else if (i < 256 + n_merged) {
                 gw_put_str(&w->kvs, tiny_merged[i - 256]);
+            } else if (i == TINY_CONTROL && control != NULL) {
+                gw_put_str(&w->kvs, control);
             } else if (i < TINY_END_OF_TEXT) {
                 snprintf(text, sizeof(text), "word%u", i);
                 gw_put_str(&w->kvs, i == 300 ? "he" : text);
@@ -98,7 +102,9 @@ static inline void tiny_tokens(gw *w, const char *skip)
     if (!tiny_skips(skip, "tokenizer.ggml.token_type")) {
         gw_array(w, "tokenizer.ggml.token_type", GGUF_I32, TINY_VOCAB);
         for (unsigned i = 0; i < TINY_VOCAB; i++) {
-            gw_put_u32(&w->kvs, i >= TINY_END_OF_TEXT ? 3 : 1);
+            int is_control = i >= TINY_END_OF_TEXT || (i == TINY_CONTROL && control != NULL);
+
+            gw_put_u32(&w->kvs, is_control ? 3 : 1);
         }
     }
 }
@@ -114,7 +120,7 @@ static inline void tiny_vocab(gw *w, const tiny_model *tm)
     if (!tiny_skips(skip, "tokenizer.ggml.pre")) {
         gw_str(w, "tokenizer.ggml.pre", "gpt-2");
     }
-    tiny_tokens(w, skip);
+    tiny_tokens(w, skip, tm->control);
     if (!tiny_skips(skip, "tokenizer.ggml.merges")) {
         gw_array(w, "tokenizer.ggml.merges", GGUF_STRING, n);
         for (size_t i = 0; i < n; i++) {

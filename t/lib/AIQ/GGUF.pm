@@ -3,6 +3,7 @@ package AIQ::GGUF;
 # Model files for tests: to_f32($in, $out) copies a GGUF file with its F16 and
 # Q8_0 tensors written out as F32, the same numbers without the packing;
 # to_parts($in, $stem, $n) splits it into $stem-00001-of-0000n.gguf and so on;
+# with_template($in, $out, $template) gives it another chat template;
 # tiny($architecture, $out) writes one of seeded noise in F32, with 300 tokens.
 
 use strict;
@@ -10,7 +11,7 @@ use warnings;
 
 use Exporter qw(import);
 
-our @EXPORT = qw(tiny to_f32 to_parts);
+our @EXPORT = qw(tiny to_f32 to_parts with_template);
 
 my ($F32, $F16, $Q8_0) = (0, 1, 8);
 my ($STRING, $ARRAY) = (8, 9);
@@ -128,6 +129,26 @@ sub to_parts {
         write_file(sprintf('%s-%05d-of-%05d.gguf', $stem, $i + 1, $n), $head,
                    "\0" x (-length($head) & 31), $body);
     }
+    return;
+}
+
+sub with_template {
+    my ($in, $out, $template) = @_;
+    my ($data, $n_values, $values, $tensors, $start) = read_file($in);
+    my $key = str('tokenizer.chat_template') . pack('L<', $STRING);
+    my $at = index($values, $key);
+    my $infos = '';
+
+    die "$in has no template" if $at < 0;
+    $at += length $key;
+    substr($values, $at, 8 + unpack("x$at Q<", $values)) = str($template);
+    for my $t (@$tensors) {
+        my ($name, $dims, $type, $offset) = @$t;
+
+        $infos .= pack('Q</a L<', $name, scalar @$dims) . pack('Q<*', @$dims) . pack('L<Q<', $type, $offset);
+    }
+    my $head = 'GGUF' . pack('L<Q<Q<', 3, scalar @$tensors, $n_values) . $values . $infos;
+    write_file($out, $head, "\0" x (-length($head) & 31), substr($$data, $start));
     return;
 }
 

@@ -1,0 +1,86 @@
+# Each family of models writes calls of tools its own way, and some think first: a template says
+# which. Here it is the demo model in other templates, held to its format by a grammar.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use JSON::PP ();
+use Test::More;
+use AIQ::GGUF;
+use AIQ::Test;
+
+my $t = AIQ::Test->new;
+my ($true, $false) = (JSON::PP::true, JSON::PP::false);
+my $turns = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    . "{{ '<|im_start|>assistant\n' }}";
+my $tools = '{% if tools %}{{ tools | tojson }}{% endif %}';
+my %models = (
+    hermes  => "{# <tool_call> #}$tools$turns",
+    mistral => "{# [TOOL_CALLS] #}$tools$turns",
+    named   => "{# [TOOL_CALLS] [ARGS] #}$tools$turns",
+    llama   => "{# <|python_tag|> #}$tools$turns",
+    phi     => "{# <|tool|> #}$tools$turns",
+    thinks  => "$turns<think>\n",
+);
+for my $name (keys %models) {
+    with_template("$AIQ::Test::ROOT/demo/demo.gguf", $t->dir . "/$name.gguf", $models{$name});
+}
+
+$t->conf('aiq_provider local { dialect local; ' . join(' ', map { "model $_ %%DIR%%/$_.gguf;" } sort keys %models) . '}'
+    . join("\n", map { "aiq_model $_ { target local model=$_; }" } sort keys %models) . "
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        location /v1/ { aiq_pass gateway; }
+        location /health { aiq_health; }
+    }");
+$t->start;
+$t->wait_for(sub { $t->get('/health')->{status} == 200 }, 30, 'the models are loaded');
+
+my $tool = { type => 'function', function => { name => 'switch', parameters => { type => 'object', required => ['on'],
+    properties => { on => { type => 'boolean' } }, additionalProperties => $false } } };
+
+sub ask {
+    my ($model, %body) = @_;
+
+    return $t->post('/v1/chat/completions', JSON::PP::encode_json({ model => $model, max_tokens => 100, temperature => 0,
+        messages => [ { role => 'user', content => 'What is aiq?' } ], %body }),
+        headers => [ 'Content-Type' => 'application/json' ]);
+}
+
+for my $name (grep { $_ ne 'thinks' } sort keys %models) {
+    my %required = (tools => [$tool], tool_choice => 'required', parallel_tool_calls => $false);
+    my $r = ask($name, %required);
+    my $message = $t->json($r)->{choices}[0]{message};
+    my $call = $message->{tool_calls}[0]{function};
+
+    is($call->{name}, 'switch', "$name: a call") or diag $r->{body};
+    like($call->{arguments}, qr/^\{\s*"on"\s*:\s*(true|false)\s*\}$/, "$name: its arguments");
+    ok(!defined $message->{content}, "$name: and no text");
+
+    my @deltas = map { $t->json($_)->{choices}[0]{delta} } grep { $_ ne '[DONE]' }
+        ask($name, %required, stream => $true)->{body} =~ /^data: (.*)$/mg;
+    is(join('', map { $_->{tool_calls}[0]{function}{arguments} // '' } @deltas), $call->{arguments}, "$name: streamed");
+    is(join('', map { $_->{content} // '' } @deltas), '', "$name: without text");
+
+    my $text = $t->json(ask($name, tools => [$tool]))->{choices}[0]{message};
+    ok(length($text->{content} // '') || $text->{tool_calls}, "$name: text where it does not call");
+
+    my @talk = ({ role => 'user', content => 'x' }, $message, { role => 'tool', content => 'ok',
+        tool_call_id => $message->{tool_calls}[0]{id} });
+    is(ask($name, tools => [$tool], messages => \@talk)->{status}, 200, "$name: it goes on");
+}
+
+# the prompt begins a thought that does not end
+my $message = $t->json(ask('thinks'))->{choices}[0]{message};
+ok(length $message->{reasoning_content}, 'a thought');
+ok(!defined $message->{content}, 'is no text');
+my @deltas = map { $t->json($_)->{choices}[0]{delta} } grep { $_ ne '[DONE]' }
+    ask('thinks', stream => $true)->{body} =~ /^data: (.*)$/mg;
+is(join('', map { $_->{reasoning_content} // '' } @deltas), $message->{reasoning_content}, 'streamed');
+my $format = { type => 'json_schema', json_schema => { name => 'x', schema => { enum => [ 'yes', 'no' ] } } };
+$message = $t->json(ask('thinks', response_format => $format))->{choices}[0]{message};
+like($message->{content}, qr/^"(yes|no)"$/, 'an answer in a format is none');
+
+$t->finish;
+done_testing;
