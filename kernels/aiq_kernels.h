@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 7
+#define AIQ_KERNELS_ABI 8
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -118,15 +118,24 @@ typedef struct {
 
 typedef struct kern_device kern_device;
 typedef struct kern_model kern_model;
-typedef struct kern_kv kern_kv; /* one sequence's keys and values */
 
-/* One sequence's part of a batch: n tokens that follow the first pos of kv. */
+/*
+ * Keys and values lie in pages of so many tokens. A model is loaded with a pool of them,
+ * numbered from 0; which sequence has which is the caller's to know. A page may be of several
+ * sequences where all their tokens up to its end are the same. What it holds stays until it is
+ * written again.
+ */
+#define KERN_PAGE 16
+
+/* One sequence's part of a batch: n tokens that follow its first pos, whose keys and values
+ * are in its pages already. Those of the n are written, so no other sequence of the batch may
+ * have their pages. */
 typedef struct {
-    kern_kv *kv;
-    const int32_t *ids; /* [n], each below n_vocab */
+    const uint32_t *pages; /* [(pos + n) / KERN_PAGE, rounded up], each below n_pages */
+    const int32_t *ids;    /* [n], each below n_vocab */
     uint32_t n;
-    uint32_t pos; /* pos + n <= the kv's capacity */
-    bool logits;  /* whether those after the last of them are wanted */
+    uint32_t pos;      /* pos + n <= n_ctx */
+    uint32_t n_logits; /* logits are wanted after so many tokens, the last of the n */
 } kern_seq;
 
 #define KERN_TOPK_MAX 64
@@ -181,22 +190,24 @@ typedef struct {
     kern_device *(*open)(uint32_t index, uint32_t n_threads);
     void (*close)(kern_device *dev);
 
+    /* What a page of such a model takes of the device's memory. */
+    uint64_t (*page_bytes)(const kern_device *dev, const kern_config *config);
+
     /* config and weights are copied, the data they point to is borrowed until model_free. At
-     * most max_batch tokens go into one step. */
+     * most max_batch tokens go into one step. For encode alone n_pages may be 0. The
+     * system's memory is taken by pages as they are first written. */
     kern_model *(*model_load)(kern_device *dev, const kern_config *config,
-                              const kern_weights *weights, uint32_t max_batch);
+                              const kern_weights *weights, uint32_t max_batch,
+                              uint32_t n_pages);
     void (*model_free)(kern_model *model);
 
-    uint64_t (*kv_bytes)(const kern_model *model, uint32_t n_tokens);
-    kern_kv *(*kv_alloc)(kern_model *model, uint32_t n_tokens);
-    void (*kv_free)(kern_kv *kv);
-
-    /* Runs all sequences' tokens through the model. logits is [sequences that want
-     * them][n_vocab], in order. A token's result does not depend on who else is in the batch
-     * nor on how its prompt was cut: to the last bit with F32 and F16 weights. Packed weights
-     * may be multiplied in one way where a step has few tokens and in another where it has
-     * many, because neither is fast at both by a factor of three; each rounds activations, so
-     * results differ by some tenths of a percent in a product between, never within, the two.
+    /* Runs all sequences' tokens through the model. logits is [sum of n_logits][n_vocab], in
+     * the order of the sequences and of their tokens. A token's result does not depend on who
+     * else is in the batch nor on how its prompt was cut: to the last bit with F32 and F16
+     * weights. Packed weights may be multiplied in one way where a step has few tokens and in
+     * another where it has many, because neither is fast at both by a factor of three; each
+     * rounds activations, so results differ by some tenths of a percent in a product between,
+     * never within, the two.
      */
     bool (*step)(kern_model *model, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 

@@ -58,9 +58,10 @@ typedef struct {
     infer_model model;
     kern_device *dev;
     kern_model *km;
-    float *logits;  /* [largest batch][n_vocab] */
-    int32_t *ids;   /* [tokens of the longest sequence] */
-    kern_seq *seqs; /* [largest batch] */
+    float *logits;   /* [largest batch][n_vocab] */
+    int32_t *ids;    /* [tokens of the longest sequence] */
+    kern_seq *seqs;  /* [largest batch] */
+    uint32_t *pages; /* [of all sequences] in order */
     uint32_t largest;
 } bench;
 
@@ -80,6 +81,11 @@ static uint32_t processors(void)
     return n < MAX_THREADS ? (uint32_t)n : MAX_THREADS;
 }
 
+static uint32_t pages_for(uint32_t tokens)
+{
+    return (tokens + KERN_PAGE - 1) / KERN_PAGE;
+}
+
 /* Seconds that n sequences take to read tokens from pos to end, or a negative number. */
 static double run(bench *b, uint32_t n, uint32_t end, bool one_by_one)
 {
@@ -94,7 +100,7 @@ static double run(bench *b, uint32_t n, uint32_t end, bool one_by_one)
             s->ids = b->ids + pos;
             s->n = step;
             s->pos = pos;
-            s->logits = true;
+            s->n_logits = 1;
         }
         if (!b->kern->step(b->km, b->seqs, n, b->logits)) {
             return -1;
@@ -108,16 +114,12 @@ static double run(bench *b, uint32_t n, uint32_t end, bool one_by_one)
 static double measure(bench *b, uint32_t n, uint32_t tokens, bool one_by_one)
 {
     double seconds = 0;
-    uint32_t made = 0;
 
-    while (made < n && (b->seqs[made].kv = b->kern->kv_alloc(b->km, tokens)) != NULL) {
-        made++;
+    for (uint32_t i = 0; i < n; i++) {
+        b->seqs[i].pages = b->pages + (size_t)i * pages_for(tokens);
     }
     for (int i = 0; i < 2 && seconds >= 0; i++) {
-        seconds = made == n ? run(b, n, tokens, one_by_one) : -1;
-    }
-    while (made > 0) {
-        b->kern->kv_free(b->seqs[--made].kv);
+        seconds = run(b, n, tokens, one_by_one);
     }
     return seconds > 0 ? (double)n * tokens / seconds : -1;
 }
@@ -152,7 +154,7 @@ static bool open_device(bench *b, const arguments *a)
 
 static bool load(bench *b, const arguments *a)
 {
-    uint32_t longest = a->prompt > a->gen ? a->prompt : a->gen, n_vocab;
+    uint32_t longest = a->prompt > a->gen ? a->prompt : a->gen, n_vocab, pages;
     char err[256] = "out of memory";
 
     b->file = gguf_open(a->model, err, sizeof(err));
@@ -173,14 +175,20 @@ static bool load(bench *b, const arguments *a)
     if (!open_device(b, a)) {
         return false;
     }
+    pages = b->largest * pages_for(longest);
     b->km = b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
-                                a->prompt > b->largest ? a->prompt : b->largest);
+                                a->prompt > b->largest ? a->prompt : b->largest, pages);
     b->logits = malloc((size_t)b->largest * n_vocab * sizeof(*b->logits));
     b->ids = malloc(longest * sizeof(*b->ids));
+    b->pages = malloc(pages * sizeof(*b->pages));
     b->seqs = calloc(b->largest, sizeof(*b->seqs));
-    if (b->km == NULL || b->logits == NULL || b->ids == NULL || b->seqs == NULL) {
+    if (b->km == NULL || b->logits == NULL || b->ids == NULL || b->pages == NULL ||
+        b->seqs == NULL) {
         cli_error(b->command, "%s", b->km == NULL ? b->kern->last_error(b->dev) : err);
         return false;
+    }
+    for (uint32_t i = 0; i < pages; i++) {
+        b->pages[i] = i;
     }
     for (uint32_t i = 0; i < longest; i++) {
         b->ids[i] = (int32_t)((i * (uint64_t)7919 + 300) % n_vocab);
@@ -205,6 +213,7 @@ static void unload(bench *b)
     }
     free(b->logits);
     free(b->ids);
+    free(b->pages);
     free(b->seqs);
     if (b->devices != NULL) {
         devices_close(b->devices);

@@ -24,6 +24,7 @@
 #include "infer/chat.h"
 #include "infer/devices.h"
 #include "infer/gguf.h"
+#include "infer/kv.h"
 #include "infer/model.h"
 #include "infer/sampler.h"
 #include "infer/scores.h"
@@ -37,6 +38,7 @@
 #define DEFAULT_KV      ((uint64_t)1 << 30)
 #define MAX_THREADS     256
 #define MAX_STOP_LEN    1024
+#define MAX_PAGES       ((uint64_t)1 << 24)
 
 /* Prompt tokens of one step, all requests together: while others decode, the longest that they
  * wait; while nobody does, so many that weights are not unpacked for a few. */
@@ -66,10 +68,9 @@ struct infer_req {
     uint32_t n_prompt; /* with n_said, … */
     uint32_t n_said;   /* … tokens of the answer that were there before */
     uint32_t n_answer;
-    uint32_t max_tokens; /* n_prompt + max_tokens <= n_ctx */
+    uint32_t max_tokens; /* at least 1; n_prompt + max_tokens <= n_ctx */
     uint32_t pos;        /* tokens in kv */
-    bool admitted;       /* its context is counted in kv_used, */
-    kern_kv *kv;         /* and here, but after a move for a moment */
+    kv_seq kv;           /* empty while it waits */
     sampler sampler;
     sampler_bias *bias; /* [sampler.n_bias] */
     scores scores;
@@ -110,16 +111,16 @@ struct infer {
     const aiq_kernels *kern;
     kern_device *dev;
     kern_model *km; /* NULL: no device has it */
+    kv_pool *pool;  /* of the pages there */
+    uint32_t n_ctx; /* the model's, or what the first device has memory for; never changes */
 
     /* under the hub's lock */
-    uint64_t kv_token; /* bytes of one token's context */
     req_list waiting;
     uint32_t n_waiting;
     bool closing;
 
     /* the model's thread only */
     req_list running;           /* whoever was in a step goes to the end */
-    uint64_t kv_used;           /* bytes */
     kern_seq *seqs;             /* [max_running] the batch */
     infer_req **reqs;           /* [max_running] whose they are */
     float *logits;              /* [max_running][n_vocab] */
@@ -134,6 +135,15 @@ static void list_init(req_list *l)
 {
     l->first = NULL;
     l->last = &l->first;
+}
+
+static void list_prepend(req_list *l, infer_req *r)
+{
+    r->next = l->first;
+    if (l->first == NULL) {
+        l->last = &r->next;
+    }
+    l->first = r;
 }
 
 static void list_append(req_list *l, infer_req *r)
@@ -194,6 +204,7 @@ static void req_free(infer_req *r)
     }
     scores_free(&r->scores);
     free(r->bias);
+    free(r->kv.pages);
     free(r->ids);
     free(r);
 }
@@ -247,27 +258,17 @@ void infer_release(infer_req *r)
 
 /* --- the end of a request; the model's thread --- */
 
-/* Only this thread changes kv_token, so it reads it without the lock. */
-static uint64_t context_bytes(const infer *m, const infer_req *r)
-{
-    return m->kv_token * (r->n_prompt + r->max_tokens);
-}
-
 static void drop_context(infer *m, infer_req *r)
 {
-    if (r->kv != NULL) {
-        m->kern->kv_free(r->kv);
-        r->kv = NULL;
-        r->pos = 0;
+    if (r->kv.n > 0) {
+        kv_drop(m->pool, &r->kv);
     }
+    r->pos = 0;
 }
 
 static void finish(infer *m, infer_req *r, const infer_event *ev)
 {
     drop_context(m, r);
-    if (r->admitted) {
-        m->kv_used -= context_bytes(m, r);
-    }
     r->cb(r->arg, ev);
     req_drop(r);
 }
@@ -312,6 +313,10 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
 /* Takes the model from where it is. It has no contexts there any more. */
 static void leave(infer *m)
 {
+    if (m->pool != NULL) {
+        kv_pool_free(m->pool);
+        m->pool = NULL;
+    }
     if (m->km != NULL) {
         m->kern->model_free(m->km);
         m->km = NULL;
@@ -326,27 +331,74 @@ static void leave(infer *m)
     }
 }
 
+/*
+ * Pages of an opened device: for all contexts that can run, and as many for what may be wanted
+ * again, as far as the memory set aside goes. The first device says how long contexts may be;
+ * another has pages for one of that length at least, so whoever was let in can go on.
+ */
+static uint32_t count_pages(infer *m)
+{
+    const kern_config *c = &m->model.config;
+    uint64_t most = 2 * (uint64_t)m->opt.max_running * kv_pages_for(c->n_ctx);
+    uint64_t n = m->opt.kv_bytes / m->kern->page_bytes(m->dev, c);
+
+    n = n < most ? n : most;
+    n = n < MAX_PAGES ? n : MAX_PAGES;
+    n = n > kv_pages_for(m->n_ctx) ? n : kv_pages_for(m->n_ctx);
+    if (m->n_ctx == 0) {
+        m->n_ctx = n * KERN_PAGE < c->n_ctx ? (uint32_t)n * KERN_PAGE : c->n_ctx;
+    }
+    return (uint32_t)n;
+}
+
+static bool load(infer *m, char *err, size_t errlen)
+{
+    uint32_t n_pages;
+
+    m->dev = m->kern->open(m->place->index, m->opt.n_threads);
+    if (m->dev == NULL) {
+        snprintf(err, errlen, "%s", m->kern->last_error(NULL));
+        return false;
+    }
+    n_pages = count_pages(m);
+    if (n_pages == 0) {
+        snprintf(err, errlen, "not a page of a context fits the memory set aside for them");
+        return false;
+    }
+    m->pool = kv_pool_new(n_pages);
+    if (m->pool == NULL) {
+        snprintf(err, errlen, "out of memory");
+        return false;
+    }
+    m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
+                                m->opt.max_running + PROMPT_ALONE, n_pages);
+    if (m->km == NULL) {
+        snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
+    }
+    return m->km != NULL;
+}
+
 /* Puts the model on the next device that has room for it. */
 static bool settle(infer *m, char *err, size_t errlen)
 {
     while ((m->place = devices_take(m->opt.devices, gguf_size(m->file), &m->tried)) != NULL) {
         m->kern = m->place->kern;
-        m->dev = m->kern->open(m->place->index, m->opt.n_threads);
-        if (m->dev != NULL) {
-            m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
-                                        m->opt.max_running + PROMPT_ALONE);
-        }
-        if (m->km != NULL) {
-            pthread_mutex_lock(&m->hub->lock);
-            m->kv_token = m->kern->kv_bytes(m->km, 1);
-            pthread_mutex_unlock(&m->hub->lock);
+        if (load(m, err, errlen)) {
             return true;
         }
-        snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
         devices_fail(m->opt.devices, m->place, err);
         leave(m);
     }
     return false;
+}
+
+/* Back to the head of the queue: its turn to run comes first, with a context of its own. */
+static void wait_again(infer *m, infer_req *r)
+{
+    pthread_mutex_lock(&m->hub->lock);
+    list_prepend(&m->waiting, r);
+    m->n_waiting++;
+    pthread_mutex_unlock(&m->hub->lock);
 }
 
 /*
@@ -356,24 +408,51 @@ static bool settle(infer *m, char *err, size_t errlen)
  */
 static void move(infer *m, uint32_t n)
 {
+    req_list homeless;
     char why[256];
+    bool settled;
 
+    list_init(&homeless);
     for (uint32_t i = 0; i < n; i++) {
         list_append(&m->running, m->reqs[i]);
     }
-    for (infer_req *r = m->running.first; r != NULL; r = r->next) {
-        drop_context(m, r);
+    while (m->running.first != NULL) {
+        list_prepend(&homeless, list_take(&m->running, &m->running.first));
+        drop_context(m, homeless.first);
     }
     snprintf(why, sizeof(why), "%s", m->kern->last_error(m->dev));
     devices_fail(m->opt.devices, m->place, why);
     leave(m);
-    bool settled = settle(m, why, sizeof(why));
-    m->kv_used = 0;
-    for (infer_req *r = m->running.first; r != NULL; r = r->next) {
-        m->kv_used += context_bytes(m, r);
+    settled = settle(m, why, sizeof(why));
+    while (homeless.first != NULL) {
+        infer_req *r = list_take(&homeless, &homeless.first);
+
+        if (settled) {
+            wait_again(m, r);
+        } else {
+            finish_failed(m, r, why);
+        }
     }
-    while (!settled && m->running.first != NULL) {
-        finish_failed(m, list_take(&m->running, &m->running.first), why);
+}
+
+/* No device had the model when it was wanted last: all are asked again, and if it is in vain,
+ * so has everybody waited. */
+static void settle_again(infer *m)
+{
+    req_list waiting;
+    char why[256] = "";
+
+    m->tried = 0;
+    if (settle(m, why, sizeof(why))) {
+        return;
+    }
+    pthread_mutex_lock(&m->hub->lock);
+    waiting = m->waiting;
+    list_init(&m->waiting);
+    m->n_waiting = 0;
+    pthread_mutex_unlock(&m->hub->lock);
+    while (waiting.first != NULL) {
+        finish_failed(m, list_take(&waiting, &waiting.first), why);
     }
 }
 
@@ -481,7 +560,7 @@ static void plan_step(infer *m, uint32_t n)
         kern_seq *s = &m->seqs[i];
         uint32_t left = unread(r);
 
-        *s = (kern_seq){.kv = r->kv, .ids = r->ids + r->pos, .n = left, .pos = r->pos};
+        *s = (kern_seq){.pages = r->kv.pages, .ids = r->ids + r->pos, .n = left, .pos = r->pos};
         if (left > 1) {
             uint32_t share = budget / readers;
 
@@ -489,7 +568,7 @@ static void plan_step(infer *m, uint32_t n)
             budget -= s->n;
             readers--;
         }
-        s->logits = s->n == left;
+        s->n_logits = s->n == left;
     }
 }
 
@@ -506,7 +585,7 @@ static void step(infer *m, uint32_t n)
         infer_req *r = m->reqs[i];
 
         r->pos += m->seqs[i].n;
-        if (!m->seqs[i].logits) {
+        if (m->seqs[i].n_logits == 0) {
             list_append(&m->running, r);
             continue;
         }
@@ -560,47 +639,14 @@ static uint32_t admit(infer *m, uint32_t n)
 {
     while (m->waiting.first != NULL && n < m->opt.max_running) {
         infer_req *r = m->waiting.first;
-        uint64_t bytes = context_bytes(m, r);
 
-        /* on another device contexts may be larger than those that were let in */
-        if (m->kv_used > 0 &&
-            (m->kv_used > m->opt.kv_bytes || bytes > m->opt.kv_bytes - m->kv_used)) {
+        if (!kv_grow(m->pool, &r->kv, r->n_prompt + r->max_tokens)) {
             break;
         }
-        m->kv_used += bytes;
-        m->waiting.first->admitted = true;
         m->reqs[n++] = list_take(&m->waiting, &m->waiting.first);
         m->n_waiting--;
     }
     return n;
-}
-
-/* Context memory for those that were just admitted, or moved; those that get none are over. */
-static uint32_t give_contexts(infer *m, uint32_t n)
-{
-    uint32_t kept = 0;
-    char why[256];
-
-    m->tried = m->km == NULL ? 0 : m->tried; /* nobody had it: all may try again */
-    if (m->km == NULL && !settle(m, why, sizeof(why))) {
-        for (uint32_t i = 0; i < n; i++) {
-            finish_failed(m, m->reqs[i], why);
-        }
-        return 0;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        infer_req *r = m->reqs[i];
-
-        if (r->kv == NULL) {
-            r->kv = m->kern->kv_alloc(m->km, r->n_prompt + r->max_tokens);
-        }
-        if (r->kv == NULL) {
-            finish_failed(m, r, m->kern->last_error(m->dev));
-        } else {
-            m->reqs[kept++] = r;
-        }
-    }
-    return kept;
 }
 
 static void *model_main(void *arg)
@@ -608,7 +654,7 @@ static void *model_main(void *arg)
     infer *m = arg;
     hub *h = m->hub;
     req_list over;
-    bool closing;
+    bool closing, lost;
     uint32_t n;
 
     do {
@@ -618,8 +664,9 @@ static void *model_main(void *arg)
             closing = m->closing;
             sweep(m, &m->running, &over);
             m->n_waiting -= sweep(m, &m->waiting, &over);
-            n = admit(m, pick_batch(m));
-            if (n > 0 || over.first != NULL || closing) {
+            lost = m->km == NULL && m->waiting.first != NULL;
+            n = m->km != NULL ? admit(m, pick_batch(m)) : 0;
+            if (n > 0 || lost || over.first != NULL || closing) {
                 break;
             }
             pthread_cond_wait(&h->wake, &h->lock);
@@ -629,10 +676,9 @@ static void *model_main(void *arg)
         while (over.first != NULL) {
             finish_failed(m, list_take(&over, &over.first), "cancelled");
         }
-        if (n > 0) {
-            n = give_contexts(m, n);
-        }
-        if (n > 0) {
+        if (lost) {
+            settle_again(m);
+        } else if (n > 0) {
             step(m, n);
         }
     } while (!closing);
@@ -718,8 +764,7 @@ static infer_rc check_params(const infer *m, const infer_params *p, char *err, s
 static infer_rc too_long(const infer *m, char *err, size_t errlen)
 {
     return refuse(INFER_TOO_LONG, err, errlen,
-                  "the prompt does not fit the model's context of %u tokens",
-                  m->model.config.n_ctx);
+                  "the prompt does not fit the model's context of %u tokens", m->n_ctx);
 }
 
 static bool known_role(const char *role)
@@ -740,7 +785,7 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
     size_t n = p->n_messages - p->goes_on, without = 0;
     const chat_talk talk = {p->messages, n, p->tools};
     const infer_message *last = p->goes_on ? &p->messages[n] : NULL;
-    uint64_t most = (uint64_t)m->model.config.n_ctx * tokenizer_max_piece(m->tok);
+    uint64_t most = (uint64_t)m->n_ctx * tokenizer_max_piece(m->tok);
     uint64_t bytes = p->tools.len;
     char why[256];
 
@@ -754,7 +799,7 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
     if (bytes > most) {
         return too_long(m, err, errlen);
     }
-    ids->limit = m->model.config.n_ctx;
+    ids->limit = m->n_ctx;
     chat_rc rc =
         chat_render(m->chat, m->tok, &talk, most, ids, &r->is_thought, why, sizeof(why));
     without = ids->n;
@@ -778,7 +823,7 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
 static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r, char *err,
                             size_t errlen)
 {
-    uint32_t n_ctx = m->model.config.n_ctx, room;
+    uint32_t n_ctx = m->n_ctx, room;
     tokenizer_ids ids = {0};
     infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, r, err, errlen) : INFER_OK;
     size_t n = p->n_messages > 0 ? ids.n : p->n_ids;
@@ -801,17 +846,8 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
         memcpy(r->ids, from, n * sizeof(*r->ids));
     }
     free(ids.v);
-    if (r->ids == NULL) {
-        return out_of_memory(err, errlen);
-    }
-    pthread_mutex_lock(&m->hub->lock);
-    bool fits = context_bytes(m, r) <= m->opt.kv_bytes;
-    pthread_mutex_unlock(&m->hub->lock);
-    if (!fits) {
-        return refuse(INFER_TOO_LONG, err, errlen,
-                      "prompt and max_tokens exceed the memory set aside for contexts");
-    }
-    return INFER_OK;
+    r->kv.pages = malloc(kv_pages_for(r->n_prompt + r->max_tokens) * sizeof(*r->kv.pages));
+    return r->ids != NULL && r->kv.pages != NULL ? INFER_OK : out_of_memory(err, errlen);
 }
 
 /* What was said of the answer before: false if its format does not allow it. */
@@ -1095,7 +1131,7 @@ void infer_info(const infer *m, infer_model_info *info)
     *info = (infer_model_info){
         .name = m->name,
         .architecture = m->model.architecture,
-        .n_ctx = m->model.config.n_ctx,
+        .n_ctx = m->n_ctx,
         .n_vocab = m->model.config.n_vocab,
         .n_params = m->model.n_params,
         .file_bytes = gguf_size(m->file),

@@ -136,19 +136,26 @@ X86_AMX static void pack_queries(uint16_t *dst, const cpu_attention *a, size_t h
     }
 }
 
+/* Where token t's values are in its page of keys or of values. */
+X86_INLINE const float *token(const cpu_attention *a, const float *base, size_t t)
+{
+    return base + a->pages[t / KERN_PAGE] * a->page_stride + t % KERN_PAGE * a->head_dim;
+}
+
 /* Keys from first on; those beyond the last are zero. */
 X86_AMX static void pack_keys(uint16_t *dst, const cpu_attention *a, size_t first, size_t dim)
 {
     size_t all = (size_t)a->pos + a->n;
 
     for (size_t key = 0; key < KEYS; key++) {
-        const float *k = a->k + (first + key) * a->kv_stride;
+        bool some = first + key < all;
+        const float *k = some ? token(a, a->k, first + key) : NULL;
         uint16_t *tile = dst + key / 16 * dim * 16 + key % 16 * 32;
 
         for (size_t c = 0; c < dim; c += 32) {
             __m512i v = _mm512_setzero_si512();
 
-            if (first + key < all) {
+            if (some) {
                 v = x86_bf16(load16(k + c, left_of(a->head_dim, c)),
                              load16(k + c + 16, left_of(a->head_dim, c + 16)));
             }
@@ -167,10 +174,10 @@ X86_AMX static void pack_values(uint16_t *dst, const cpu_attention *a, size_t fi
 
             for (size_t i = 0; i < 16; i++) {
                 size_t t = first + key + 2 * i, n = left_of(a->head_dim, c);
-                const float *v = a->v + t * a->kv_stride + c;
+                const float *v = t < all ? token(a, a->v, t) + c : NULL;
 
                 r[i] = pairs(t < all ? load16(v, n) : _mm512_setzero_ps(),
-                             t + 1 < all ? load16(v + a->kv_stride, n) : _mm512_setzero_ps());
+                             t + 1 < all ? load16(v + a->head_dim, n) : _mm512_setzero_ps());
             }
             x86_transpose(r);
             for (size_t i = 0; i < 16; i++) {

@@ -1,6 +1,6 @@
 /*
- * Inside the CPU back end: the device (threads, scratch, vector operations), a model on it,
- * and one sequence's keys and values. All activations are f32.
+ * Inside the CPU back end: the device (threads, scratch, vector operations), and a model on it
+ * with its pages of keys and values. All activations are f32.
  */
 #ifndef CPU_CPU_H
 #define CPU_CPU_H
@@ -17,7 +17,7 @@ struct kern_device {
 
 /* Where one row of the batch belongs. */
 typedef struct {
-    kern_kv *kv;
+    const uint32_t *pages;
     uint32_t pos;
     uint32_t beside; /* tokens of the same sequence in the batch */
 } cpu_row_at;
@@ -29,6 +29,12 @@ struct kern_model {
     kern_layer *layers;
     uint32_t max_batch;
     double *rope_freq; /* [rope_dim / 2] */
+
+    /* [n_pages][n_layers][keys, values][n_kv_heads][KERN_PAGE][head_dim]: what a head reads of
+     * a page lies together, and so does what a sequence has of the memory */
+    float *kv;
+    size_t kv_size;   /* values */
+    size_t page_size; /* values */
 
     /* state of the step under way; B is max_batch */
     cpu_row_at *rows; /* [B] */
@@ -48,13 +54,6 @@ struct kern_model {
     uint8_t *packed; /* activations prepared for integers or tiles */
     uint8_t *tiles;  /* [threads][tiles_bytes] */
     size_t tiles_bytes;
-};
-
-struct kern_kv {
-    uint32_t capacity; /* tokens */
-    uint32_t kv_dim;   /* n_kv_heads * head_dim */
-    float *k;          /* [n_layers][capacity][kv_dim] */
-    float *v;          /* [n_layers][capacity][kv_dim] */
 };
 
 /* y[i] = w x[i] for the batch's rows i; y is [n][w->rows] */

@@ -76,6 +76,9 @@ static float *scratch(size_t outer, size_t inner)
 
 static void cpu_model_free(kern_model *m)
 {
+    if (m->kv != NULL) {
+        munmap(m->kv, m->kv_size * sizeof(*m->kv));
+    }
     free(m->layers);
     free(m->rope_freq);
     free(m->rows);
@@ -152,6 +155,36 @@ static bool alloc_state(kern_model *m)
            m->up && m->rope && m->scores && m->wrow;
 }
 
+static uint64_t cpu_page_bytes(const kern_device *dev, const kern_config *c)
+{
+    (void)dev;
+    return 2 * sizeof(float) * KERN_PAGE * (uint64_t)c->n_layers * c->n_kv_heads * c->head_dim;
+}
+
+/* Only addresses; the memory comes with what is written. Pages of one sequence that follow each
+ * other share large pages of the system. */
+static bool alloc_pages(kern_model *m, uint32_t n_pages)
+{
+    void *p;
+
+    m->page_size = cpu_page_bytes(m->dev, &m->config) / sizeof(float);
+    if (__builtin_mul_overflow(m->page_size, n_pages, &m->kv_size) ||
+        m->kv_size > SIZE_MAX / 2 / sizeof(float)) {
+        return false;
+    }
+    if (n_pages == 0) {
+        return true;
+    }
+    p = mmap(NULL, m->kv_size * sizeof(float), PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return false;
+    }
+    madvise(p, m->kv_size * sizeof(float), MADV_HUGEPAGE); /* a wish */
+    m->kv = p;
+    return true;
+}
+
 static bool init_model(kern_model *m, const kern_weights *weights)
 {
     const kern_config *c = &m->config;
@@ -173,7 +206,8 @@ static bool init_model(kern_model *m, const kern_weights *weights)
 }
 
 static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
-                                  const kern_weights *weights, uint32_t max_batch)
+                                  const kern_weights *weights, uint32_t max_batch,
+                                  uint32_t n_pages)
 {
     kern_model *m = calloc(1, sizeof(*m));
 
@@ -187,46 +221,12 @@ static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
     m->config = *config;
     m->weights = *weights;
     m->max_batch = max_batch;
-    if (!init_model(m, weights)) {
+    if (!init_model(m, weights) || !alloc_pages(m, n_pages)) {
         cpu_model_free(m);
         return NULL;
     }
     dev->error = "";
     return m;
-}
-
-static uint64_t cpu_kv_bytes(const kern_model *m, uint32_t n_tokens)
-{
-    const kern_config *c = &m->config;
-
-    return 2 * sizeof(float) * (uint64_t)c->n_layers * n_tokens * c->n_kv_heads * c->head_dim;
-}
-
-static void cpu_kv_free(kern_kv *kv)
-{
-    free(kv->k);
-    free(kv->v);
-    free(kv);
-}
-
-static kern_kv *cpu_kv_alloc(kern_model *m, uint32_t n_tokens)
-{
-    kern_kv *kv = calloc(1, sizeof(*kv));
-
-    m->dev->error = "out of memory for a context";
-    if (kv == NULL) {
-        return NULL;
-    }
-    kv->capacity = n_tokens;
-    kv->kv_dim = m->config.n_kv_heads * m->config.head_dim;
-    kv->k = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim, 64);
-    kv->v = floats((size_t)m->config.n_layers * n_tokens, kv->kv_dim, 64);
-    if (kv->k == NULL || kv->v == NULL) {
-        cpu_kv_free(kv);
-        return NULL;
-    }
-    m->dev->error = "";
-    return kv;
 }
 
 const aiq_kernels aiq_kernels_cpu = {
@@ -235,11 +235,9 @@ const aiq_kernels aiq_kernels_cpu = {
     .probe = cpu_probe,
     .open = cpu_open,
     .close = cpu_close,
+    .page_bytes = cpu_page_bytes,
     .model_load = cpu_model_load,
     .model_free = cpu_model_free,
-    .kv_bytes = cpu_kv_bytes,
-    .kv_alloc = cpu_kv_alloc,
-    .kv_free = cpu_kv_free,
     .step = cpu_step,
     .topk = cpu_topk,
     .encode = cpu_encode,

@@ -48,10 +48,11 @@ typedef struct {
 typedef struct {
     const float *q; /* [n][q_stride], the first of these heads; likewise out */
     float *out;
-    const float *k; /* [pos + n][kv_stride] from the sequence's first token on; likewise v */
+    const float *k; /* page p is at p * page_stride, [KERN_PAGE][head_dim]; likewise v */
     const float *v;
+    const uint32_t *pages; /* of the sequence, from its first token on */
+    size_t page_stride;
     size_t q_stride;
-    size_t kv_stride;
     size_t head_dim;
     size_t n_heads;
     size_t n;

@@ -22,14 +22,18 @@ static uint32_t row_grain(size_t values_per_row)
     return (uint32_t)(ROWS_VALUES / values_per_row) + 1;
 }
 
-static float *layer_k(const kern_kv *kv, uint32_t layer, uint32_t pos)
+/* One head's keys of a page, [KERN_PAGE][head_dim]; its values are values_after() further. */
+static float *page_keys(const kern_model *m, uint32_t layer, uint32_t page, uint32_t head)
 {
-    return kv->k + ((size_t)layer * kv->capacity + pos) * kv->kv_dim;
+    size_t of_head = (size_t)KERN_PAGE * m->config.head_dim;
+
+    return m->kv + page * m->page_size +
+           ((size_t)layer * 2 * m->config.n_kv_heads + head) * of_head;
 }
 
-static float *layer_v(const kern_kv *kv, uint32_t layer, uint32_t pos)
+static size_t values_after(const kern_config *c)
 {
-    return kv->v + ((size_t)layer * kv->capacity + pos) * kv->kv_dim;
+    return (size_t)c->n_kv_heads * KERN_PAGE * c->head_dim;
 }
 
 /* Looks up the tokens and the angles of their positions. Returns the number of rows. */
@@ -46,8 +50,8 @@ static uint32_t embed(kern_model *m, const kern_seq *seqs, uint32_t n_seqs)
             if (e != x) {
                 memcpy(x, e, c->d_model * sizeof(*x));
             }
-            m->rows[row] =
-                (cpu_row_at){.kv = seqs[s].kv, .pos = seqs[s].pos + t, .beside = seqs[s].n};
+            m->rows[row] = (cpu_row_at){
+                .pages = seqs[s].pages, .pos = seqs[s].pos + t, .beside = seqs[s].n};
             for (uint32_t i = 0; i < half; i++) {
                 double angle = m->rows[row].pos * m->rope_freq[i];
                 float *r = m->rope + ((size_t)row * half + i) * 2;
@@ -101,6 +105,21 @@ typedef struct {
     uint32_t n_seqs;
 } attention_job;
 
+/* Puts a token's keys and values, [n_kv_heads][head_dim], where they belong. */
+static void store(const kern_model *m, uint32_t layer, const cpu_row_at *at, const float *k,
+                  const float *v)
+{
+    const kern_config *c = &m->config;
+    size_t at_page = (size_t)(at->pos % KERN_PAGE) * c->head_dim;
+
+    for (uint32_t h = 0; h < c->n_kv_heads; h++) {
+        float *keys = page_keys(m, layer, at->pages[at->pos / KERN_PAGE], h) + at_page;
+
+        memcpy(keys, k + (size_t)h * c->head_dim, c->head_dim * sizeof(*k));
+        memcpy(keys + values_after(c), v + (size_t)h * c->head_dim, c->head_dim * sizeof(*v));
+    }
+}
+
 static void rotate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const attention_job *j = arg;
@@ -121,8 +140,7 @@ static void rotate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread
         cpu_bias_and_norm(m, v, c->n_kv_heads, w->bv, NULL);
         cpu_rotate(c, q, c->n_heads, rope);
         cpu_rotate(c, k, c->n_kv_heads, rope);
-        memcpy(layer_k(at->kv, j->layer, at->pos), k, kv_dim * sizeof(float));
-        memcpy(layer_v(at->kv, j->layer, at->pos), v, kv_dim * sizeof(float));
+        store(m, j->layer, at, k, v);
     }
 }
 
@@ -133,37 +151,65 @@ static void rotate_and_store(kern_model *m, uint32_t layer, uint32_t n)
     cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_model), rotate_some, &j);
 }
 
-/* Items are (row, head) pairs: causal attention of one head of one token. */
+/* Scores of q with the first n keys of a page. */
+static void score_page(const cpu_ops *ops, float *scores, const float *q, const float *k,
+                       uint32_t n, uint32_t head_dim)
+{
+    uint32_t t = 0;
+
+    for (; t + 4 <= n; t += 4) {
+        ops->dot4(scores + t, q, k + (size_t)t * head_dim, head_dim, head_dim);
+    }
+    for (; t < n; t++) {
+        scores[t] = ops->dot(q, k + (size_t)t * head_dim, head_dim);
+    }
+}
+
+/* Attention of one head of one token to all up to itself. */
+static void attend_row(const kern_model *m, uint32_t layer, const cpu_row_at *at,
+                       uint32_t kv_head, const float *q, float *out, float *scores)
+{
+    const kern_config *c = &m->config;
+    const cpu_ops *ops = m->dev->ops;
+    float scale = 1.0f / sqrtf((float)c->head_dim);
+    uint32_t n = at->pos + 1;
+
+    for (uint32_t t = 0; t < n; t += KERN_PAGE) {
+        const float *k = page_keys(m, layer, at->pages[t / KERN_PAGE], kv_head);
+
+        score_page(ops, scores + t, q, k, n - t < KERN_PAGE ? n - t : KERN_PAGE, c->head_dim);
+    }
+    for (uint32_t t = 0; t < n; t++) {
+        scores[t] *= scale;
+    }
+    ops->softmax(scores, n);
+    memset(out, 0, c->head_dim * sizeof(*out));
+    for (uint32_t t = 0; t < n; t++) {
+        const float *v = page_keys(m, layer, at->pages[t / KERN_PAGE], kv_head) +
+                         values_after(c) + (size_t)(t % KERN_PAGE) * c->head_dim;
+
+        ops->axpy(out, scores[t], v, c->head_dim);
+    }
+}
+
+/* Items are (row, head) pairs. */
 static void attention_heads(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const attention_job *j = arg;
     kern_model *m = j->m;
     const kern_config *c = &m->config;
-    const cpu_ops *ops = m->dev->ops;
     uint32_t group = c->n_heads / c->n_kv_heads;
     float *scores = m->scores + (size_t)thread * c->n_ctx;
-    float scale = 1.0f / sqrtf((float)c->head_dim);
 
     for (uint32_t item = begin; item < end; item++) {
-        uint32_t head = item % c->n_heads;
         const cpu_row_at *at = &m->rows[item / c->n_heads];
-        const float *q = m->q + (size_t)item * c->head_dim;
-        size_t shared = (size_t)(head / group) * c->head_dim;
-        const float *k = layer_k(at->kv, j->layer, 0) + shared;
-        const float *v = layer_v(at->kv, j->layer, 0) + shared;
-        float *out = m->att + (size_t)item * c->head_dim;
+        size_t first = (size_t)item * c->head_dim;
 
         if (j->tiled && at->beside >= TILED_FROM) {
             continue;
         }
-        for (uint32_t t = 0; t <= at->pos; t++) {
-            scores[t] = ops->dot(q, k + (size_t)t * at->kv->kv_dim, c->head_dim) * scale;
-        }
-        ops->softmax(scores, at->pos + 1);
-        memset(out, 0, c->head_dim * sizeof(*out));
-        for (uint32_t t = 0; t <= at->pos; t++) {
-            ops->axpy(out, scores[t], v + (size_t)t * at->kv->kv_dim, c->head_dim);
-        }
+        attend_row(m, j->layer, at, item % c->n_heads / group, m->q + first, m->att + first,
+                   scores);
     }
 }
 
@@ -185,14 +231,15 @@ static void attend_block(const attention_job *j, const kern_seq *s, size_t row, 
     kern_model *m = j->m;
     const kern_config *c = &m->config;
     uint32_t group = c->n_heads / c->n_kv_heads, head = block % c->n_kv_heads;
-    size_t q_dim = (size_t)c->n_heads * c->head_dim, shared = (size_t)head * c->head_dim;
+    size_t q_dim = (size_t)c->n_heads * c->head_dim, first = (size_t)head * group * c->head_dim;
     const cpu_attention a = {
-        .q = m->q + row * q_dim + shared * group,
-        .out = m->att + row * q_dim + shared * group,
-        .k = layer_k(s->kv, j->layer, 0) + shared,
-        .v = layer_v(s->kv, j->layer, 0) + shared,
+        .q = m->q + row * q_dim + first,
+        .out = m->att + row * q_dim + first,
+        .k = page_keys(m, j->layer, 0, head),
+        .v = page_keys(m, j->layer, 0, head) + values_after(c),
+        .pages = s->pages,
+        .page_stride = m->page_size,
         .q_stride = q_dim,
-        .kv_stride = s->kv->kv_dim,
         .head_dim = c->head_dim,
         .n_heads = group,
         .n = s->n,
@@ -331,11 +378,10 @@ static void output(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *
 
     for (uint32_t s = 0; s < n_seqs; s++) {
         row += seqs[s].n;
-        if (seqs[s].logits) {
+        for (uint32_t i = seqs[s].n_logits; i > 0; i--, n++) {
             cpu_rms_norm(m->dev->ops, m->xb + (size_t)n * c->d_model,
-                         m->x + (size_t)(row - 1) * c->d_model, m->weights.out_norm, c->d_model,
+                         m->x + (size_t)(row - i) * c->d_model, m->weights.out_norm, c->d_model,
                          c->norm_eps);
-            n++;
         }
     }
     if (n > 0) {

@@ -125,8 +125,14 @@ static const char *fake_last_error(const kern_device *dev)
     return aiq_kernels_cpu.last_error(dev != NULL ? dev->cpu : NULL);
 }
 
+static uint64_t fake_page_bytes(const kern_device *dev, const kern_config *config)
+{
+    return aiq_kernels_cpu.page_bytes(dev->cpu, config);
+}
+
 static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
-                                   const kern_weights *weights, uint32_t max_batch)
+                                   const kern_weights *weights, uint32_t max_batch,
+                                   uint32_t n_pages)
 {
     kern_model *m = NULL;
 
@@ -144,7 +150,7 @@ static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
         return NULL;
     }
     m->dev = dev;
-    m->cpu = aiq_kernels_cpu.model_load(dev->cpu, config, weights, max_batch);
+    m->cpu = aiq_kernels_cpu.model_load(dev->cpu, config, weights, max_batch, n_pages);
     if (m->cpu == NULL) {
         free(m);
         return NULL;
@@ -156,22 +162,6 @@ static void fake_model_free(kern_model *m)
 {
     aiq_kernels_cpu.model_free(m->cpu);
     free(m);
-}
-
-static uint64_t fake_kv_bytes(const kern_model *m, uint32_t n_tokens)
-{
-    return aiq_kernels_cpu.kv_bytes(m->cpu, n_tokens);
-}
-
-static kern_kv *fake_kv_alloc(kern_model *m, uint32_t n_tokens)
-{
-    m->dev->error = NULL;
-    return aiq_kernels_cpu.kv_alloc(m->cpu, n_tokens);
-}
-
-static void fake_kv_free(kern_kv *kv)
-{
-    aiq_kernels_cpu.kv_free(kv);
 }
 
 static bool fake_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits)
@@ -197,11 +187,9 @@ static aiq_kernels fake = {
     .probe = fake_probe,
     .open = fake_open,
     .close = fake_close,
+    .page_bytes = fake_page_bytes,
     .model_load = fake_model_load,
     .model_free = fake_model_free,
-    .kv_bytes = fake_kv_bytes,
-    .kv_alloc = fake_kv_alloc,
-    .kv_free = fake_kv_free,
     .step = fake_step,
     .last_error = fake_last_error,
 };

@@ -21,13 +21,13 @@ static void step(const infer_model *m, const int32_t *ids, uint32_t n)
     const kern_config *c = &m->config;
     const aiq_kernels *k = &aiq_kernels_cpu;
     kern_device *dev = k->open(0, 1);
-    kern_model *km = k->model_load(dev, c, &m->weights, n);
-    kern_kv *kv = k->kv_alloc(km, n);
+    kern_model *km = k->model_load(dev, c, &m->weights, n, 1);
+    const uint32_t page = 0;
     float *logits = malloc(c->n_vocab * sizeof(*logits));
     sampler_candidate *scratch = malloc(c->n_vocab * sizeof(*scratch));
     uint32_t *counts = calloc(c->n_vocab, sizeof(*counts));
     sampler_context context = {.ids = ids, .n_prompt = n};
-    kern_seq seq = {.kv = kv, .ids = ids, .n = n, .logits = true};
+    kern_seq seq = {.pages = &page, .ids = ids, .n = n, .n_logits = 1};
     sampler s = {.temperature = 1, .top_p = 0.9f, .top_k = 20, .repetition = 1.1f};
     int32_t id;
 
@@ -39,7 +39,6 @@ static void step(const infer_model *m, const int32_t *ids, uint32_t n)
     free(counts);
     free(scratch);
     free(logits);
-    k->kv_free(kv);
     k->model_free(km);
     k->close(dev);
 }

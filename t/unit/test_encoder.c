@@ -373,7 +373,7 @@ static void check(const fixture *f, const char *name, const reference ref, doubl
                   const cpu_ops *ops)
 {
     kern_device *dev = open_with(ops, 2);
-    kern_model *m = K->model_load(dev, &f->config, &f->w, BATCH);
+    kern_model *m = K->model_load(dev, &f->config, &f->w, BATCH, 0);
     float out[N_TEXTS][D];
     batch b;
 
@@ -447,7 +447,7 @@ static void company_changes_nothing(void **state)
 
             for (uint32_t threads = 1; threads <= 3; threads++) {
                 kern_device *dev = open_with(*ops, threads);
-                kern_model *m = K->model_load(dev, &f->config, &f->w, BATCH);
+                kern_model *m = K->model_load(dev, &f->config, &f->w, BATCH, 0);
 
                 assert_true(K->encode(m, b.texts, N_TEXTS, KERN_POOL_MEAN, together[0]));
                 for (int t = 0; t < N_TEXTS; t++) {

@@ -154,7 +154,7 @@ static void by_hand(int32_t *ids, uint32_t n)
     const aiq_kernels *k = &aiq_kernels_cpu;
     kern_device *dev = k->open(0, 1);
     kern_model *km;
-    kern_kv *kv;
+    uint32_t pages[TINY_CTX / KERN_PAGE];
     float logits[TINY_VOCAB];
     int32_t id;
 
@@ -162,10 +162,12 @@ static void by_hand(int32_t *ids, uint32_t n)
     file = gw_finish(&w, &size);
     g = gguf_parse(file, size, err, sizeof(err));
     assert_true(infer_model_read(&model, g, TINY_VOCAB, err, sizeof(err)));
-    km = k->model_load(dev, &model.config, &model.weights, 1);
-    kv = k->kv_alloc(km, TINY_CTX);
+    km = k->model_load(dev, &model.config, &model.weights, 1, TINY_CTX / KERN_PAGE);
+    for (uint32_t i = 0; i < TINY_CTX / KERN_PAGE; i++) {
+        pages[i] = i;
+    }
     for (uint32_t pos = 0; pos < 4 + n; pos++) {
-        kern_seq s = {.kv = kv, .ids = &id, .n = 1, .pos = pos, .logits = true};
+        kern_seq s = {.pages = pages, .ids = &id, .n = 1, .pos = pos, .n_logits = 1};
 
         id = pos < 5 ? prompt[pos] : ids[pos - 5];
         assert_true(k->step(km, &s, 1, logits));
@@ -178,7 +180,6 @@ static void by_hand(int32_t *ids, uint32_t n)
             ids[pos - 4] = (int32_t)best;
         }
     }
-    k->kv_free(kv);
     k->model_free(km);
     k->close(dev);
     infer_model_free(&model);

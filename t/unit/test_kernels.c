@@ -1,7 +1,8 @@
 /*
  * The CPU back end against a float64 model that is written for reading: two layers, width 256,
  * 4 heads on 2, vocabulary 512, seeded weights of every type. Beside that the promises of the
- * header: how a prompt is cut and who else is in the batch change nothing, to the last bit.
+ * header: how a prompt is cut, who else is in the batch and which pages a sequence has change
+ * nothing, to the last bit.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,6 +26,8 @@ enum {
     HEAD = 64,
     VOCAB = 512,
     CTX = 48,
+    OF_CTX = CTX / KERN_PAGE,
+    PAGES = 10 * OF_CTX,
     N_MATRICES = 2 + LAYERS * 7
 };
 
@@ -282,19 +285,33 @@ static void random_ids(int32_t *ids, int n, uint64_t seed)
 }
 
 /* Runs ids through m in pieces of at most chunk tokens; logits of the last. */
+static void run_in_pages(kern_model *m, const uint32_t *pages, const int32_t *ids, uint32_t n,
+                         uint32_t chunk, float *logits)
+{
+    for (uint32_t pos = 0; pos < n; pos += chunk) {
+        kern_seq s = {.pages = pages, .ids = ids + pos, .pos = pos};
+
+        s.n = n - pos < chunk ? n - pos : chunk;
+        s.n_logits = pos + s.n == n;
+        assert_true(K->step(m, &s, 1, logits));
+    }
+}
+
+/* The i-th sequence's pages where they are dealt out in order. */
+static const uint32_t *own_pages(uint32_t i)
+{
+    static uint32_t pages[PAGES];
+
+    for (uint32_t p = 0; p < PAGES; p++) {
+        pages[p] = p;
+    }
+    return pages + i * OF_CTX;
+}
+
 static void run_chunks(kern_model *m, const int32_t *ids, uint32_t n, uint32_t chunk,
                        float *logits)
 {
-    kern_kv *kv = K->kv_alloc(m, n);
-
-    for (uint32_t pos = 0; pos < n; pos += chunk) {
-        kern_seq s = {.kv = kv, .ids = ids + pos, .pos = pos};
-
-        s.n = n - pos < chunk ? n - pos : chunk;
-        s.logits = pos + s.n == n;
-        assert_true(K->step(m, &s, 1, logits));
-    }
-    K->kv_free(kv);
+    run_in_pages(m, own_pages(0), ids, n, chunk, logits);
 }
 
 /*
@@ -319,7 +336,7 @@ static void check_against_reference(const fixture *f, const double *ref, kern_ty
     float logits[VOCAB];
 
     dev->ops = ops;
-    m = K->model_load(dev, &f->config, &f->w, CTX);
+    m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
     run_chunks(m, ids, CTX, chunk, logits);
     for (int i = 0; i < VOCAB; i++) {
         scale += ref[i] * ref[i];
@@ -390,7 +407,7 @@ static void prompt_cuts_change_nothing(void **state)
     random_ids(ids, CTX, 5);
     for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
         kern_device *dev = open_with(*ops, 1);
-        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
         uint32_t first = (*ops)->tiles != NULL ? 16 : 1;
 
         /* in tiles the pieces are large, and so is the last */
@@ -415,13 +432,9 @@ static void run_together(kern_model *m, int32_t ids[][CTX], const uint32_t *lens
     float *logits = malloc(sizeof(*logits) * n * VOCAB);
 
     for (uint32_t s = 0; s < n; s++) {
-        seqs[s] = (kern_seq){
-            .kv = K->kv_alloc(m, lens[s]), .ids = ids[s], .n = lens[s], .logits = true};
+        seqs[s] = (kern_seq){.pages = own_pages(s), .ids = ids[s], .n = lens[s], .n_logits = 1};
     }
     assert_true(K->step(m, seqs, n, logits));
-    for (uint32_t s = 0; s < n; s++) {
-        K->kv_free(seqs[s].kv);
-    }
     memcpy(out, logits, sizeof(*logits) * n * VOCAB);
     free(seqs);
     free(logits);
@@ -449,7 +462,7 @@ static void company_changes_nothing(void **state)
         for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
             bool two_ways = (*ops)->tiles != NULL && (*ops)->tiles->types[types[i]];
             kern_device *dev = open_with(*ops, 3);
-            kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX);
+            kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, PAGES);
 
             run_together(m, ids, lens, FIRST, few[0]);
             run_together(m, ids, lens, SEQS, all[0]);
@@ -465,6 +478,76 @@ static void company_changes_nothing(void **state)
     }
 }
 
+/* Pages in any order, full of what others left in them, and two sequences with one beginning.
+ */
+static void pages_change_nothing(void **state)
+{
+    static const uint32_t order[] = {PAGES - 1, 4, 7}, shared[] = {PAGES - 1, 4, 0};
+    static const kern_type types[] = {KERN_F32, KERN_Q8_0};
+    float want[VOCAB], got[VOCAB];
+    int32_t ids[CTX], others[CTX];
+
+    (void)state;
+    random_ids(ids, CTX, 13);
+    random_ids(others, CTX, 14);
+    for (int i = 0; i < 2; i++) {
+        fixture *f = make_model(types[i], 15);
+
+        for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+            kern_device *dev = open_with(*ops, 2);
+            kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
+
+            for (uint32_t chunk = 1; chunk <= CTX; chunk += CTX - 1) {
+                kern_seq last = {.pages = shared, .ids = ids + 32, .n = 16, .pos = 32};
+
+                run_chunks(m, ids, CTX, chunk, want);
+                run_in_pages(m, order, others, CTX, CTX, got);
+                run_in_pages(m, order, ids, CTX, chunk, got);
+                assert_memory_equal(want, got, sizeof(want));
+                last.n_logits = 1;
+                assert_true(K->step(m, &last, 1, got));
+                assert_true(chunk == 1 || memcmp(want, got, sizeof(want)) == 0);
+            }
+            K->model_free(m);
+            K->close(dev);
+        }
+        free_model(f);
+    }
+}
+
+/* Of the last tokens of a part as many as are asked for, in their order. */
+static void logits_of_several_tokens(void **state)
+{
+    enum { LAST = 5 };
+    fixture *f = make_model(KERN_F32, 16);
+    static float all[2 * LAST][VOCAB], one[VOCAB];
+    int32_t ids[2][CTX];
+
+    (void)state;
+    random_ids(ids[0], CTX, 17);
+    random_ids(ids[1], CTX, 18);
+    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+        kern_device *dev = open_with(*ops, 2);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, PAGES);
+        kern_seq s[3] = {
+            {.pages = own_pages(0), .ids = ids[0], .n = CTX, .n_logits = LAST},
+            {.pages = own_pages(1), .ids = ids[1], .n = 3},
+            {.pages = own_pages(2), .ids = ids[1], .n = LAST, .n_logits = LAST},
+        };
+
+        assert_true(K->step(m, s, 3, all[0]));
+        for (uint32_t i = 0; i < LAST; i++) {
+            run_chunks(m, ids[0], CTX - LAST + 1 + i, CTX, one);
+            assert_memory_equal(one, all[i], sizeof(one));
+            run_chunks(m, ids[1], i + 1, CTX, one);
+            assert_memory_equal(one, all[LAST + i], sizeof(one));
+        }
+        K->model_free(m);
+        K->close(dev);
+    }
+    free_model(f);
+}
+
 static void threads_change_nothing(void **state)
 {
     fixture *f = make_model(KERN_F32, 6);
@@ -475,7 +558,7 @@ static void threads_change_nothing(void **state)
     random_ids(ids, CTX, 9);
     for (uint32_t threads = 1; threads <= 4; threads++) {
         kern_device *dev = K->open(0, threads);
-        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
 
         run_chunks(m, ids, CTX, CTX, threads == 1 ? one : many);
         if (threads > 1) {
@@ -594,10 +677,16 @@ static void every_f16_value(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_equal_float64),       cmocka_unit_test(other_architectures),
-        cmocka_unit_test(prompt_cuts_change_nothing), cmocka_unit_test(company_changes_nothing),
-        cmocka_unit_test(threads_change_nothing),     cmocka_unit_test(vector_tails),
-        cmocka_unit_test(rows_equal_their_layout),    cmocka_unit_test(every_f16_value),
+        cmocka_unit_test(logits_equal_float64),
+        cmocka_unit_test(other_architectures),
+        cmocka_unit_test(prompt_cuts_change_nothing),
+        cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(pages_change_nothing),
+        cmocka_unit_test(logits_of_several_tokens),
+        cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(vector_tails),
+        cmocka_unit_test(rows_equal_their_layout),
+        cmocka_unit_test(every_f16_value),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -156,19 +156,31 @@ static void tile_products(void **state)
     }
 }
 
+/* Where a token is, the last page being the sequence's first. */
+static size_t place_of(const cpu_attention *a, size_t t)
+{
+    return a->pages[t / KERN_PAGE] * a->page_stride + t % KERN_PAGE * a->head_dim;
+}
+
 static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, size_t pos,
                           size_t n)
 {
-    size_t q_stride = heads * dim, kv_stride = dim + 3, all = pos + n;
+    size_t q_stride = heads * dim, stride = KERN_PAGE * dim + 3;
+    size_t all = pos + n, n_pages = (all + KERN_PAGE - 1) / KERN_PAGE;
     float *q = malloc(n * q_stride * sizeof(*q)), *out = malloc(n * q_stride * sizeof(*out));
-    float *k = malloc(all * kv_stride * sizeof(*k)), *v = malloc(all * kv_stride * sizeof(*v));
+    float *k = malloc(n_pages * stride * sizeof(*k)),
+          *v = malloc(n_pages * stride * sizeof(*v));
+    uint32_t *pages = malloc(n_pages * sizeof(*pages));
     uint8_t *room = scratch(attend->scratch_bytes(dim));
     double *share = malloc(all * sizeof(*share)), error = 0, size = 0;
-    const cpu_attention a = {q, out, k, v, q_stride, kv_stride, dim, heads, n, pos, 0.5f};
+    const cpu_attention a = {q, out, k, v, pages, stride, q_stride, dim, heads, n, pos, 0.5f};
 
     random_floats(q, n * q_stride, 1);
-    random_floats(k, all * kv_stride, 2);
-    random_floats(v, all * kv_stride, 3);
+    random_floats(k, n_pages * stride, 2);
+    random_floats(v, n_pages * stride, 3);
+    for (size_t p = 0; p < n_pages; p++) {
+        pages[p] = (uint32_t)(n_pages - 1 - p);
+    }
     for (size_t block = 0; block < attend->blocks(n, heads); block++) {
         attend->attend(&a, block, room);
     }
@@ -179,7 +191,7 @@ static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, si
         for (size_t t = 0; t < seen; t++) {
             share[t] = 0;
             for (size_t d = 0; d < dim; d++) {
-                share[t] += (double)q[i * dim + d] * (double)k[t * kv_stride + d] * 0.5;
+                share[t] += (double)q[i * dim + d] * (double)k[place_of(&a, t) + d] * 0.5;
             }
             most = fmax(most, share[t]);
         }
@@ -190,7 +202,7 @@ static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, si
             double want = 0;
 
             for (size_t t = 0; t < seen; t++) {
-                want += share[t] / sum * (double)v[t * kv_stride + d];
+                want += share[t] / sum * (double)v[place_of(&a, t) + d];
             }
             error += pow(out[i * dim + d] - want, 2);
             size += want * want;
@@ -204,6 +216,7 @@ static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, si
     free(out);
     free(k);
     free(v);
+    free(pages);
     free(room);
     free(share);
 }
