@@ -644,7 +644,7 @@ static bool load(embedder *e, char *err, size_t errlen)
     e->dev = kernels->open(0, e->opt.n_threads);
     if (e->dev != NULL) {
         e->km = kernels->model_load(e->dev, c, &e->model.model.weights,
-                                    most > BATCH_TOKENS ? most : BATCH_TOKENS);
+                                    most > BATCH_TOKENS ? most : BATCH_TOKENS, 0);
     }
     if (e->km == NULL) {
         snprintf(err, errlen, "%s", kernels->last_error(e->dev));
