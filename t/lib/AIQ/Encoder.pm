@@ -27,7 +27,7 @@ sub key {
 # Words, and letters and signs that begin a word or go on with one.
 sub words {
     return ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]',
-            (map { $SPACE . $_ } qw(what is the how do i reset my password where are metrics)),
+            (map { $SPACE . $_ } qw(what is the how do reset my password where are metrics)),
             (map { ($SPACE . $_, $_) } 'a' .. 'z', 0 .. 9), map { $SPACE . $_ } ('?', '!', '.', ','));
 }
 
