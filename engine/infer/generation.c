@@ -1,0 +1,132 @@
+/* From logits to a token, from tokens to events, to the last one. */
+#include "infer/infer_impl.h"
+
+#include <string.h>
+
+void infer_drop_context(infer *m, infer_req *r)
+{
+    if (r->kv.n > 0) {
+        kv_drop(m->pool, &r->kv);
+    }
+    r->pos = 0;
+}
+
+static void finish(infer *m, infer_req *r, const infer_event *ev)
+{
+    infer_drop_context(m, r);
+    r->cb(r->arg, ev);
+    infer_req_drop(r);
+}
+
+void infer_fail(infer *m, infer_req *r, const char *error)
+{
+    infer_event ev = {.type = INFER_FAILED, .error = error};
+
+    finish(m, r, &ev);
+}
+
+static void emit_ready(infer_req *r)
+{
+    infer_event ev = {
+        .type = INFER_TEXT, .text = r->answer.text, .len = answer_ready(&r->answer)};
+
+    if (ev.len > 0) {
+        scores_give(&r->scores, &ev);
+        r->cb(r->arg, &ev);
+        answer_drop(&r->answer, ev.len);
+    }
+}
+
+static void finish_done(infer *m, infer_req *r, infer_finish why)
+{
+    infer_event ev = {.type = INFER_DONE, .finish = why};
+
+    if (!answer_end(&r->answer)) {
+        infer_fail(m, r, "out of memory");
+        return;
+    }
+    emit_ready(r);
+    ev.prompt_tokens = r->n_prompt - r->n_said;
+    ev.completion_tokens = r->n_said + r->n_answer;
+    ev.ids = r->ids + ev.prompt_tokens;
+    scores_give(&r->scores, &ev);
+    finish(m, r, &ev);
+}
+
+/* The next token's id, -1: the logits make no sense, -2: memory ends. */
+static int32_t sample(infer *m, infer_req *r, float *logits)
+{
+    uint32_t n = m->model.config.n_vocab;
+    sampler_context context = {.ids = r->ids,
+                               .n_prompt = r->n_prompt - r->n_said,
+                               .n_answer = r->n_said + r->n_answer};
+    int32_t id;
+
+    if (r->scores.wanted) {
+        if (!scores_look(&r->scores, logits, n)) {
+            return -2;
+        }
+        memcpy(m->raw, logits, n * sizeof(*logits));
+    }
+    if (r->matcher != NULL) {
+        r->place = matcher_trim(r->matcher, r->place);
+        context.mask = token_mask(m->order, r->matcher, r->place);
+    }
+    id = sampler_pick(&r->sampler, &context, logits, n, m->scratch, m->counts);
+    if (id >= 0 && r->scores.wanted && !tokenizer_is_end(m->tok, id)) {
+        scores_choose(&r->scores, id, m->raw[id]);
+    }
+    return id;
+}
+
+/* What the answer says with a token. */
+static const char *text_of(const infer *m, const infer_req *r, int32_t id, size_t *len)
+{
+    for (uint32_t i = 0; r->shows_marks && i < m->n_marks; i++) {
+        if (m->marks[i] == id) {
+            return tokenizer_name(m->tok, id, len);
+        }
+    }
+    return tokenizer_piece(m->tok, id, len);
+}
+
+bool infer_take_token(infer *m, infer_req *r, float *logits)
+{
+    int32_t id = sample(m, r, logits);
+    const char *piece;
+    size_t len;
+
+    if (id == -2) {
+        infer_fail(m, r, "out of memory");
+        return false;
+    }
+    if (id < 0) {
+        infer_fail(m, r,
+                   r->matcher != NULL ? "no token continues the answer in its format"
+                                      : "the model computed something that is not a number");
+        return false;
+    }
+    if (tokenizer_is_end(m->tok, id)) {
+        finish_done(m, r, INFER_FINISH_STOP);
+        return false;
+    }
+    r->ids[r->n_prompt + r->n_answer++] = id;
+    if (r->matcher != NULL) {
+        r->place = token_follow(m->tok, r->matcher, r->place, id);
+    }
+    piece = text_of(m, r, id, &len);
+    if (!answer_push(&r->answer, piece, len)) {
+        infer_fail(m, r, "out of memory");
+        return false;
+    }
+    if (r->answer.stopped || (r->matcher != NULL && matcher_finished(r->matcher, r->place))) {
+        finish_done(m, r, INFER_FINISH_STOP);
+        return false;
+    }
+    if (r->n_answer == r->max_tokens) {
+        finish_done(m, r, INFER_FINISH_LENGTH);
+        return false;
+    }
+    emit_ready(r);
+    return true;
+}

@@ -1,0 +1,196 @@
+/*
+ * What the parts of a loaded model share.
+ *
+ * A request passes through three places: waiting (in the queue, bounded), running (it has
+ * context memory; its prompt is being read, or it decodes) and over. Only the model's thread
+ * moves requests; others leave wishes (cancelled, paused) under the lock and wake it. The lock
+ * is held for list work only, never while computing or calling back.
+ *
+ *   infer.c       opening, closing, what others wish of a request
+ *   submit.c      what is asked for becomes a request; on its caller's thread
+ *   scheduler.c   the model's thread: who runs, and how much of it
+ *   placing.c     the device where it runs, and the next one
+ *   generation.c  from logits to tokens, events and the end
+ *   kv.c          pages of keys and values
+ */
+#ifndef INFER_IMPL_H
+#define INFER_IMPL_H
+
+#include <pthread.h>
+
+#include "infer/answer.h"
+#include "infer/chat.h"
+#include "infer/devices.h"
+#include "infer/gguf.h"
+#include "infer/infer.h"
+#include "infer/kv.h"
+#include "infer/model.h"
+#include "infer/scores.h"
+#include "infer/token_mask.h"
+#include "infer/tokenizer.h"
+#include "kernels/aiq_kernels.h"
+
+/* Prompt tokens of one step, all requests together: while others decode, the longest that they
+ * wait; while nobody does, so many that weights are not unpacked for a few. */
+#define PROMPT_CHUNK 64
+#define PROMPT_ALONE 256
+
+/* What requests and the model's thread share; it outlives the model where requests do. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    unsigned refs; /* the model and each request; under lock */
+} hub;
+
+struct infer_req {
+    hub *hub;
+    infer_req *next; /* in waiting or running */
+
+    /* under the hub's lock */
+    unsigned refs; /* the model's thread and the caller */
+    bool cancelled;
+    bool paused;
+
+    /* the model's thread only, once submitted */
+    infer_cb cb;
+    void *arg;
+    int32_t *ids;      /* [n_ctx_needed] the prompt, then the answer as it comes */
+    uint32_t n_prompt; /* with n_said, … */
+    uint32_t n_said;   /* … tokens of the answer that were there before */
+    uint32_t n_answer;
+    uint32_t max_tokens; /* at least 1; n_prompt + max_tokens <= n_ctx */
+    uint32_t pos;        /* tokens in kv */
+    kv_seq kv;           /* empty while it waits */
+    sampler sampler;
+    sampler_bias *bias; /* [sampler.n_bias] */
+    scores scores;
+    matcher *matcher; /* NULL: the answer may be anything */
+    int32_t place;    /* in it */
+    bool shows_marks;
+    bool is_thought;
+    answer answer;
+    char *stop[INFER_MAX_STOP];
+    size_t n_stop;
+};
+
+typedef struct {
+    infer_req *first;
+    infer_req **last;
+} req_list;
+
+struct infer {
+    hub *hub;
+    pthread_t thread;
+    infer_options opt;
+
+    gguf *file;
+    char *name;
+    tokenizer *tok;
+    token_order *order;
+    infer_model model;
+    chat_template *chat; /* NULL: no_chat says why */
+    char no_chat[160];
+    tool_format tool_format;
+    bool thinks;
+    int32_t marks[TOOL_MAX_MARKS]; /* [n_marks] control tokens: marks of calls and thoughts */
+    uint32_t n_marks;
+
+    /* where it computes; the model's thread, once that runs */
+    const device *place;
+    uint32_t tried; /* devices, see devices_take */
+    const aiq_kernels *kern;
+    kern_device *dev;
+    kern_model *km; /* NULL: no device has it */
+    kv_pool *pool;  /* of the pages there */
+    uint32_t n_ctx; /* the model's, or what the first device has memory for; never changes */
+
+    /* under the hub's lock */
+    req_list waiting;
+    uint32_t n_waiting;
+    bool closing;
+
+    /* the model's thread only */
+    req_list running;           /* whoever was in a step goes to the end */
+    kern_seq *seqs;             /* [max_running] the batch */
+    infer_req **reqs;           /* [max_running] whose they are */
+    float *logits;              /* [max_running][n_vocab] */
+    float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
+    sampler_candidate *scratch; /* [n_vocab] */
+    uint32_t *counts;           /* [n_vocab] all 0 */
+};
+
+/* --- lists --- */
+
+static inline void list_init(req_list *l)
+{
+    l->first = NULL;
+    l->last = &l->first;
+}
+
+static inline void list_prepend(req_list *l, infer_req *r)
+{
+    r->next = l->first;
+    if (l->first == NULL) {
+        l->last = &r->next;
+    }
+    l->first = r;
+}
+
+static inline void list_append(req_list *l, infer_req *r)
+{
+    r->next = NULL;
+    *l->last = r;
+    l->last = &r->next;
+}
+
+/* Takes *at, a link of the list, out of it. */
+static inline infer_req *list_take(req_list *l, infer_req **at)
+{
+    infer_req *r = *at;
+
+    *at = r->next;
+    if (r->next == NULL) {
+        l->last = at;
+    }
+    return r;
+}
+
+/* --- infer.c --- */
+
+void infer_req_free(infer_req *r); /* one that was never submitted */
+void infer_req_drop(infer_req *r);
+
+/* --- scheduler.c --- */
+
+void *infer_main(void *m);
+
+/* Back to the head of the queue: its turn to run comes first, with a context of its own. */
+void infer_wait_again(infer *m, infer_req *r);
+
+/* --- placing.c; the model's thread, once it runs --- */
+
+/* Puts the model on the next device that has room for it. */
+bool infer_settle(infer *m, char *err, size_t errlen);
+
+/* Takes the model from where it is. It has no contexts there any more. */
+void infer_leave(infer *m);
+
+/* The device has failed at a step of m->reqs, [n]. */
+void infer_move(infer *m, uint32_t n);
+
+/* No device had the model when it was wanted last: all are asked again, and if it is in vain,
+ * so has everybody waited. */
+void infer_settle_again(infer *m);
+
+/* --- generation.c; the model's thread --- */
+
+/* The token that follows, from its logits. False: the request is over and must not be touched.
+ */
+bool infer_take_token(infer *m, infer_req *r, float *logits);
+
+/* Tells its end and lets go of it. */
+void infer_fail(infer *m, infer_req *r, const char *error);
+
+void infer_drop_context(infer *m, infer_req *r);
+
+#endif
