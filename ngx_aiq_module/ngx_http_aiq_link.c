@@ -5,7 +5,15 @@
 #include <sys/mman.h>
 
 
-#define NGX_HTTP_AIQ_BATCH  256     /* frames a turn */
+/*
+ * A turn takes many frames in, which costs little, and runs few requests, which
+ * mostly costs a write each, in the order in which they got something to do.
+ * So where more comes than can be written, it is the frames of a request that
+ * gather behind its turn, and go out together; not the ring that fills.
+ */
+
+#define NGX_HTTP_AIQ_FRAMES  4096
+#define NGX_HTTP_AIQ_RUNS    256
 
 
 static void ngx_http_aiq_link_read_handler(ngx_event_t *rev);
@@ -19,7 +27,8 @@ static void ngx_http_aiq_link_notice(ngx_http_aiq_link_t *link,
 static void ngx_http_aiq_link_leave_jobs(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_mark(ngx_http_aiq_link_t *link,
     ngx_http_aiq_ctx_t *ctx);
-static void ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link);
+static void ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link,
+    ngx_uint_t max);
 static ngx_int_t ngx_http_aiq_link_settle(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_push_waiting(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_work_handler(ngx_event_t *ev);
@@ -94,7 +103,7 @@ ngx_http_aiq_link_read_handler(ngx_event_t *rev)
         return;
     }
 
-    if (ngx_http_aiq_link_process(link, NGX_HTTP_AIQ_BATCH) == NGX_AGAIN
+    if (ngx_http_aiq_link_process(link, NGX_HTTP_AIQ_FRAMES) == NGX_AGAIN
         || ngx_http_aiq_link_settle(link) == NGX_AGAIN
         || rc == NGX_AGAIN)
     {
@@ -172,9 +181,9 @@ ngx_http_aiq_link_process(ngx_http_aiq_link_t *link, ngx_uint_t max)
         ngx_http_aiq_link_event(link, &ev);
     }
 
-    ngx_http_aiq_link_run_dirty(link);
+    ngx_http_aiq_link_run_dirty(link, NGX_HTTP_AIQ_RUNS);
 
-    return rc > 0 ? NGX_AGAIN : NGX_OK;
+    return (rc > 0 || !ngx_queue_empty(&link->dirty)) ? NGX_AGAIN : NGX_OK;
 }
 
 
@@ -288,12 +297,13 @@ ngx_http_aiq_link_mark(ngx_http_aiq_link_t *link, ngx_http_aiq_ctx_t *ctx)
 
 
 static void
-ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link)
+ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link, ngx_uint_t max)
 {
+    ngx_uint_t           i;
     ngx_queue_t         *q;
     ngx_http_aiq_ctx_t  *ctx;
 
-    while (!ngx_queue_empty(&link->dirty)) {
+    for (i = 0; i < max && !ngx_queue_empty(&link->dirty); i++) {
         q = ngx_queue_head(&link->dirty);
         ctx = (ngx_http_aiq_ctx_t *)
                   ((u_char *) q - offsetof(ngx_http_aiq_ctx_t, job.queue));
@@ -409,9 +419,11 @@ ngx_http_aiq_link_work_handler(ngx_event_t *ev)
     c = ev->data;
     link = c->data;
 
-    ngx_http_aiq_link_run_dirty(link);
+    ngx_http_aiq_link_run_dirty(link, NGX_HTTP_AIQ_RUNS);
 
-    if (ngx_http_aiq_link_settle(link) == NGX_AGAIN) {
+    if (ngx_http_aiq_link_settle(link) == NGX_AGAIN
+        || !ngx_queue_empty(&link->dirty))
+    {
         ngx_post_event(c->read, &ngx_posted_next_events);
     }
 
@@ -445,6 +457,8 @@ ngx_http_aiq_link_close(ngx_http_aiq_link_t *link)
 
     ngx_queue_remove(&link->queue);
     link->closing = 1;
+
+    ngx_http_aiq_link_run_dirty(link, NGX_MAX_UINT32_VALUE);
 
     if (link->open && !link->draining) {
         ngx_http_aiq_check_forget();
