@@ -22,6 +22,7 @@ typedef struct {
     const char *device;       /* "cpu", "cuda:0,cuda:1", … */
     const char *kernels;      /* folder of their libraries, or NULL */
     size_t cache_size;        /* of answers in memory, bytes */
+    size_t semantic_size;     /* of the semantic cache, bytes */
     size_t stream_memory;     /* for what can be read again of streams, bytes */
     const char *redis;        /* "redis://…", or NULL: none */
     unsigned loops;
@@ -59,6 +60,7 @@ struct aiq_engine {
     struct ledger *ledger;
     struct keyring *keyring;             /* access/keyring.h */
     struct cache *cache;                 /* cache/cache.h */
+    struct semantic *semantic;           /* cache/semantic.h; NULL: none */
     struct redis *redis;                 /* redis/redis.h; NULL: none */
     struct streams *streams;             /* streams/streams.h */
     struct topics *topics;               /* streams/topics.h */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include "access/keyring.h"
 #include "cache/cache.h"
+#include "cache/semantic.h"
 #include "core/log.h"
 #include "core/policy.h"
 #include "core/pool.h"
@@ -37,6 +38,7 @@
 #define IDLE_S_MAX  86400
 
 #define CACHE_SIZE    ((size_t)64 << 20)
+#define SEMANTIC_SIZE ((size_t)64 << 20)
 #define STREAM_MEMORY ((size_t)256 << 20)
 #define SIZE_MOST     ((size_t)1 << 40)
 
@@ -63,6 +65,7 @@ static const char help[] =
     "  --secrets DIR         where nginx.conf's `key file:NAME` is looked up (nowhere)\n"
     "  --cache-size SIZE     memory for answers where nginx.conf says `aiq_cache`, in\n"
     "                        bytes, or with k, m or g; 0 keeps none (64m)\n"
+    "  --semantic-size SIZE  the same for `aiq_cache semantic`, with the questions (64m)\n"
     "  --stream-memory SIZE  memory for what can be read again of streams, in the same\n"
     "                        units (256m)\n"
     "  --redis URL           redis://[user][:password@]host[:port][/database], where engines\n"
@@ -148,6 +151,7 @@ enum {
     MODELS_IDLE,
     SECRETS,
     CACHE,
+    SEMANTIC,
     STREAMS,
     REDIS,
     LOOPS,
@@ -167,6 +171,7 @@ static const struct option long_options[] = {
     {"models-idle", required_argument, NULL, MODELS_IDLE},
     {"secrets", required_argument, NULL, SECRETS},
     {"cache-size", required_argument, NULL, CACHE},
+    {"semantic-size", required_argument, NULL, SEMANTIC},
     {"stream-memory", required_argument, NULL, STREAMS},
     {"redis", required_argument, NULL, REDIS},
     {"loops", required_argument, NULL, LOOPS},
@@ -208,6 +213,9 @@ static void set_option(engine_options *o, int option, const char *name, const ch
         break;
     case CACHE:
         o->cache_size = size_of(name, value);
+        break;
+    case SEMANTIC:
+        o->semantic_size = size_of(name, value);
         break;
     case STREAMS:
         o->stream_memory = size_of(name, value);
@@ -258,6 +266,7 @@ static void parse_options(engine_options *o, int argc, char **argv)
     *o = (engine_options){
         .device = "cpu",
         .cache_size = CACHE_SIZE,
+        .semantic_size = SEMANTIC_SIZE,
         .stream_memory = STREAM_MEMORY,
         .loops = 1,
         .spin_us = 50,
@@ -419,6 +428,7 @@ static bool start(process *p, aiq_err *err)
     }
     engine->keyring = keyring_new(engine, &keyring_store);
     engine->cache = cache_new(engine, engine->options.cache_size);
+    engine->semantic = semantic_start(engine, engine->options.semantic_size);
     engine->streams = streams_new(engine, engine->options.stream_memory);
     engine->topics = topics_new(engine);
     engine->durable = durable_new(engine);
@@ -476,6 +486,7 @@ static void stop(process *p)
             }
         }
     }
+    semantic_stop(engine->semantic);
     topics_free(engine->topics);
     durable_free(engine->durable);
     streams_free(engine->streams);

@@ -151,6 +151,17 @@ typedef struct {
 } ngx_http_aiq_files_t;
 
 
+/* "aiq_cache semantic" */
+
+typedef struct {
+    ngx_uint_t                 threshold;    /* 10000 corresponds to 1 */
+
+    unsigned                   tools:1;
+    unsigned                   temperature:1;
+    unsigned                   dry_run:1;
+} ngx_http_aiq_semantic_t;
+
+
 typedef struct {
     ngx_http_aiq_pass_t       *pass;
     ngx_array_t               *budgets;      /* ngx_http_aiq_budget_t */
@@ -160,6 +171,7 @@ typedef struct {
     off_t                      max_body_size;
     ngx_msec_t                 read_timeout;
     ngx_msec_t                 cache_ttl;    /* 0: "aiq_cache off" */
+    ngx_http_aiq_semantic_t   *semantic;     /* goes with it; or NULL */
     size_t                     stream_buffer;
     ngx_msec_t                 stream_grace;
     ngx_msec_t                 abort_drain;
@@ -587,6 +599,8 @@ void ngx_http_aiq_phase_resume(ngx_http_request_t *r);
 /* ngx_http_aiq_cache.c */
 
 char *ngx_http_aiq_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+u_char *ngx_http_aiq_cache_document(u_char *p,
+    ngx_http_aiq_semantic_t *semantic);
 
 /* ngx_http_aiq_health.c */
 

@@ -117,7 +117,7 @@ static ngx_command_t  ngx_http_aiq_commands[] = {
       NULL },
 
     { ngx_string("aiq_cache"),
-      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
       ngx_http_aiq_cache,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
@@ -550,6 +550,7 @@ ngx_http_aiq_create_loc_conf(ngx_conf_t *cf)
      *     alcf->charge = NULL;
      *     alcf->charge_pass = NULL;
      *     alcf->files = NULL;
+     *     alcf->semantic = NULL;
      *     alcf->key_realm = { 0, NULL };
      */
 
@@ -577,6 +578,11 @@ ngx_http_aiq_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_off_value(conf->max_body_size, prev->max_body_size,
                              10 * 1024 * 1024);
     ngx_conf_merge_msec_value(conf->read_timeout, prev->read_timeout, 300000);
+
+    if (conf->cache_ttl == NGX_CONF_UNSET_MSEC) {
+        conf->semantic = prev->semantic;
+    }
+
     ngx_conf_merge_msec_value(conf->cache_ttl, prev->cache_ttl, 0);
     ngx_conf_merge_size_value(conf->stream_buffer, prev->stream_buffer,
                               256 * 1024);

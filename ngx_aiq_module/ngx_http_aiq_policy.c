@@ -130,6 +130,7 @@ ngx_http_aiq_policy_document(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf,
 
         p = ngx_http_aiq_policy_number(p, "cache_ttl_ms",
                                        pass[i]->conf->cache_ttl);
+        p = ngx_http_aiq_cache_document(p, pass[i]->conf->semantic);
         p = ngx_http_aiq_policy_number(p, "stream_buffer",
                                        pass[i]->conf->stream_buffer);
         p = ngx_http_aiq_policy_number(p, "stream_grace_ms",

@@ -63,6 +63,10 @@ static void add_metrics(cache *c, metrics *m)
     c->counts[CACHE_COUNT_MISS] = of(misses, "memory");
     c->counts[CACHE_COUNT_REDIS_HIT] = of(hits, "redis");
     c->counts[CACHE_COUNT_REDIS_MISS] = of(misses, "redis");
+    c->counts[CACHE_COUNT_SEMANTIC_HIT] = of(hits, "semantic");
+    c->counts[CACHE_COUNT_SEMANTIC_MISS] = of(misses, "semantic");
+    c->counts[CACHE_COUNT_DRY_RUN_HIT] = of(hits, "semantic_dry_run");
+    c->counts[CACHE_COUNT_DRY_RUN_MISS] = of(misses, "semantic_dry_run");
     c->counts[CACHE_COUNT_BYPASS] =
         of(metrics_family(m, METRIC_COUNTER, "aiq_cache_bypasses_total",
                           "Requests that wanted no earlier answer.", "cache_name", NULL),

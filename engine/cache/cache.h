@@ -60,14 +60,18 @@ void cache_leave(cache_ticket *ticket);
 /* An answer that nobody waits for. Any thread. */
 void cache_put(cache *c, lru_entry *answer);
 
-/* What became of a request; and of a look into Redis, for one that was a miss before. Any
- * thread. */
+/* What became of a request; and of a look into Redis, or for a question like it, of one that
+ * was a miss before. Any thread. */
 typedef enum {
     CACHE_COUNT_HIT,
     CACHE_COUNT_MISS,
     CACHE_COUNT_BYPASS,
     CACHE_COUNT_REDIS_HIT,
     CACHE_COUNT_REDIS_MISS,
+    CACHE_COUNT_SEMANTIC_HIT,
+    CACHE_COUNT_SEMANTIC_MISS,
+    CACHE_COUNT_DRY_RUN_HIT,
+    CACHE_COUNT_DRY_RUN_MISS,
     CACHE_COUNTS
 } cache_count;
 void cache_counts(cache *c, cache_count what);

@@ -178,11 +178,22 @@ typedef struct {
 
 #define POLICY_RATES AIQ_RATES_MAX /* of one location */
 
+/* Questions in other words, of a location with an exact cache. */
+typedef struct {
+    uint32_t threshold; /* of the cosine, in ten-thousandths */
+    bool tools;         /* also of requests with tools, */
+    bool temperature;   /* and of those whose answers are drawn at random */
+    bool dry_run;       /* only says what it would have answered */
+} policy_semantic;
+
+#define POLICY_COSINE 10000 /* of a threshold: 1 */
+
 typedef struct {
     const char *service;
-    bool websocket;           /* it may have some */
-    uint64_t max_body;        /* bytes; 0: no limit */
-    uint32_t cache_ttl_ms;    /* of the exact cache; 0: it is off */
+    bool websocket;                  /* it may have some */
+    uint64_t max_body;               /* bytes; 0: no limit */
+    uint32_t cache_ttl_ms;           /* of the exact cache; 0: it is off */
+    const policy_semantic *semantic; /* NULL: there is none */
     uint32_t stream_buffer;   /* bytes of a stream that are kept; 0: it cannot be read again */
     uint32_t stream_grace_ms; /* how long one goes on without a reader */
     uint32_t abort_drain_ms;  /* how long a provider's usage is waited for then */

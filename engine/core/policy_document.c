@@ -601,6 +601,22 @@ static bool read_streams(reader *r, const json_t *object, policy_location *locat
            read_option(r, object, "abort_drain_ms", MS_MAX, &location->abort_drain_ms);
 }
 
+static bool read_semantic(reader *r, const json_t *location, const policy_semantic **out)
+{
+    const json_t *object = json_object_get(location, "semantic");
+    policy_semantic *semantic;
+
+    if (object == NULL) {
+        return true;
+    }
+    *out = semantic = aiq_pool_zalloc(r->pool, sizeof(*semantic));
+    return read_number(r, object, "semantic", "threshold", POLICY_COSINE,
+                       &semantic->threshold) &&
+           read_flag(r, object, "semantic", "tools", &semantic->tools) &&
+           read_flag(r, object, "semantic", "temperature", &semantic->temperature) &&
+           read_flag(r, object, "semantic", "dry_run", &semantic->dry_run);
+}
+
 static bool read_locations(reader *r, const json_t *document)
 {
     policy_location *locations;
@@ -623,6 +639,7 @@ static bool read_locations(reader *r, const json_t *document)
         locations[i].max_body = (uint64_t)json_integer_value(max_body);
         if (!read_flag(r, object, "location", "websocket", &locations[i].websocket) ||
             !read_option(r, object, "cache_ttl_ms", MS_MAX, &locations[i].cache_ttl_ms) ||
+            !read_semantic(r, object, &locations[i].semantic) ||
             !read_streams(r, object, &locations[i])) {
             return false;
         }

@@ -275,6 +275,8 @@ static const aiq_route routes[] = {
      "Deletes a budget: that of the configuration is left"},
     {AIQ_METHOD_GET, "/api/v1/usage", PERMIT_ADMIN, &control_usage_get.handler,
      "What was used, summed up"},
+    {AIQ_METHOD_POST, "/api/v1/cache/entries/{id}/feedback", PERMIT_EXECUTE, &control_feedback,
+     "Says whether an answer of the semantic cache was right"},
     {AIQ_METHOD_GET, "/api/v1/models", PERMIT_READ, &control_models,
      "The models, their targets and prices, and who can answer"},
     {AIQ_METHOD_GET, "/api/v1/providers", PERMIT_READ, &control_providers,

@@ -9,7 +9,8 @@
  * transaction uses nothing of the job.
  *
  * Who may what: these routes want the role admin, but for what the configuration says
- * (providers.c), which is for all who may read. An admin manages the tenant it
+ * (providers.c), which is for all who may read, and of answers from the cache
+ * (feedback.c), for all who may ask. An admin manages the tenant it
  * belongs to; an admin of the tenant "default" manages all. What belongs to
  * another tenant does not exist for the caller: 404.
  */
@@ -82,6 +83,8 @@ extern const control_route control_budgets_create, control_budgets_list, control
 extern const control_route control_usage_get;
 /* Of the policy: no transaction. */
 extern const job_handler control_models, control_providers;
+/* Of the semantic cache: the same. */
+extern const job_handler control_feedback;
 
 void control_open(aiq_job *job);
 void control_body(aiq_job *job, const uint8_t *data, size_t n);

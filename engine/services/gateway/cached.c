@@ -1,89 +1,16 @@
 #include "services/gateway/cached.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
 #include "cache/entry.h"
 #include "cache/envelope.h"
+#include "core/log.h"
 #include "engine.h"
-#include "services/service.h"
-
-/* The key. Each part has its length before it, and what may be missing comes last, so no
- * two requests look the same. */
-
-static void add(EVP_MD_CTX *hash, const void *data, uint64_t len)
-{
-    EVP_DigestUpdate(hash, &len, sizeof(len));
-    EVP_DigestUpdate(hash, data, len);
-}
-
-static void add_text(EVP_MD_CTX *hash, const char *text)
-{
-    add(hash, text ? text : "", text ? strlen(text) : 0);
-}
-
-static void add_number(EVP_MD_CTX *hash, uint64_t n)
-{
-    EVP_DigestUpdate(hash, &n, sizeof(n));
-}
-
-static void add_target(EVP_MD_CTX *hash, const policy_target *target)
-{
-    const policy_provider *p = target->provider;
-
-    add_text(hash, p->name);
-    add_text(hash, p->dialect);
-    add_text(hash, p->url);
-    add_text(hash, p->query);
-    add_number(hash, p->n_headers);
-    for (size_t i = 0; i < p->n_headers; i++) {
-        add_text(hash, p->headers[i].name);
-        add_text(hash, p->headers[i].value);
-    }
-    add_number(hash, p->n_models);
-    for (size_t i = 0; i < p->n_models; i++) {
-        add_text(hash, p->models[i].name);
-        add_text(hash, p->models[i].path);
-    }
-    add_text(hash, target->model);
-    add_number(hash, (uint64_t)target->condition);
-    add_number(hash, target->max_body);
-    add_number(hash, target->noncritical);
-}
-
-static void add_model(EVP_MD_CTX *hash, const policy_model *model)
-{
-    add_number(hash, model ? model->n_targets : 0);
-    for (size_t i = 0; model && i < model->n_targets; i++) {
-        add_target(hash, &model->targets[i]);
-    }
-}
-
-static void make_key(uint8_t key[LRU_KEY], const aiq_job *job, const policy_model *model,
-                     const chat_request *chat)
-{
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
-
-    EVP_DigestInit_ex(hash, EVP_sha256(), NULL);
-    add(hash, job->tenant.data, job->tenant.len);
-    add_text(hash, job->route->path);
-    add(hash, chat->body.data, chat->body.len);
-    add(hash, chat->lines.data, chat->lines.len);
-    add_number(hash, job->conditions);
-    add_number(hash, job->n_budgets > 0); /* which may cap the answer */
-    add_model(hash, model);
-    add_model(hash, model->context_fallback);
-    add_model(hash, model->content_fallback);
-    for (size_t i = 0; i < job->n_headers; i++) {
-        if (aiq_str_is(job->headers[i].name, "x-aiq-priority")) {
-            add(hash, job->headers[i].value.data, job->headers[i].value.len);
-        }
-    }
-    EVP_DigestFinal_ex(hash, key, NULL);
-    EVP_MD_CTX_free(hash);
-}
+#include "services/gateway/cached_key.h"
+#include "services/gateway/similar.h"
 
 /* What the request and its answer come to. */
 
@@ -133,6 +60,101 @@ static void miss(cached *k)
     k->keeps = true;
 }
 
+/* What is like it. */
+
+static void settle_miss(cached *k)
+{
+    miss(k);
+    k->ready(k->job);
+}
+
+static void on_like(void *arg, const semantic_hit *hit)
+{
+    cached *k = arg;
+
+    k->like = NULL;
+    loop_timer_stop(k->job->loop, &k->wait);
+    if (hit->answer == NULL) {
+        cache_counts(k->cache, CACHE_COUNT_SEMANTIC_MISS);
+        settle_miss(k);
+        return;
+    }
+    k->near = *hit;
+    k->entry = hit->answer;
+    cache_leave(k->ticket); /* for the others it is their own question */
+    k->ticket = NULL;
+    cache_counts(k->cache, CACHE_COUNT_SEMANTIC_HIT);
+    decide(k, "SEMANTIC", CACHE_COUNT_MISS);
+    k->ready(k->job);
+}
+
+static void on_like_late(aiq_loop *loop, void *arg)
+{
+    cached *k = arg;
+
+    (void)loop;
+    semantic_cancel(k->like);
+    k->like = NULL;
+    settle_miss(k);
+}
+
+/* Of a request that does not wait for it, and may be over first. */
+typedef struct {
+    cache *cache;
+    char request_id[65];
+} trial;
+
+static void on_trial(void *arg, const semantic_hit *hit)
+{
+    trial *t = arg;
+    char id[SEMANTIC_ID_SIZE];
+
+    cache_counts(t->cache, hit->answer ? CACHE_COUNT_DRY_RUN_HIT : CACHE_COUNT_DRY_RUN_MISS);
+    if (hit->answer) {
+        semantic_write_id(id, hit->id);
+        aiq_log(AIQ_LOG_INFO, "gateway", "the semantic cache would have answered",
+                AIQ_S("request_id", t->request_id), AIQ_S("entry", id),
+                AIQ_R("similarity", hit->similarity));
+        lru_entry_unref(hit->answer);
+    }
+    free(t);
+}
+
+static void try_only(const cached *k, semantic *s, double threshold)
+{
+    trial *t = aiq_zalloc(sizeof(*t));
+    aiq_str id = k->job->request_id;
+
+    t->cache = k->cache;
+    memcpy(t->request_id, id.data, id.len < 64 ? id.len : 64);
+    if (semantic_ask(s, k->job->loop, k->question, threshold, k->job->location->cache_ttl_ms,
+                     on_trial, t) == NULL) {
+        free(t);
+    }
+}
+
+/* False: nobody looks. Before it goes out, and only where it leads. */
+static bool look_for_like(cached *k)
+{
+    const policy_semantic *rules = k->job->location->semantic;
+    semantic *s = k->job->loop->engine->semantic;
+
+    if (k->question == NULL) {
+        return false;
+    }
+    double threshold = (double)rules->threshold / POLICY_COSINE;
+    if (rules->dry_run) {
+        try_only(k, s, threshold);
+        return false;
+    }
+    k->like = semantic_ask(s, k->job->loop, k->question, threshold,
+                           k->job->location->cache_ttl_ms, on_like, k);
+    if (k->like) {
+        loop_timer_start(k->job->loop, &k->wait, CACHED_LIKE_MS, on_like_late, k);
+    }
+    return k->like != NULL;
+}
+
 static void on_told(void *arg, lru_entry *entry)
 {
     cached *k = arg;
@@ -142,10 +164,10 @@ static void on_told(void *arg, lru_entry *entry)
     if (entry) {
         k->ticket = NULL;
         decide(k, "HIT", CACHE_COUNT_HIT);
-    } else {
-        miss(k);
+        k->ready(k->job);
+    } else if (!look_for_like(k)) {
+        settle_miss(k);
     }
-    k->ready(k->job);
 }
 
 static void on_waited_long(aiq_loop *loop, void *arg)
@@ -155,8 +177,7 @@ static void on_waited_long(aiq_loop *loop, void *arg)
     (void)loop;
     cache_leave(k->ticket);
     k->ticket = NULL;
-    miss(k);
-    k->ready(k->job);
+    settle_miss(k);
 }
 
 /* Redis. */
@@ -209,11 +230,13 @@ static void on_looked(void *arg, const redisReply *reply)
         k->ticket = NULL;
         cache_counts(k->cache, CACHE_COUNT_REDIS_HIT);
         decide(k, "HIT", CACHE_COUNT_MISS);
-    } else {
-        cache_counts(k->cache, CACHE_COUNT_REDIS_MISS);
-        miss(k);
+        k->ready(k->job);
+        return;
     }
-    k->ready(k->job);
+    cache_counts(k->cache, CACHE_COUNT_REDIS_MISS);
+    if (!look_for_like(k)) {
+        settle_miss(k);
+    }
 }
 
 /* False: there is none, or not now. */
@@ -263,7 +286,10 @@ cached_way cached_begin(cached *k, aiq_job *job, const policy_model *model,
         decide(k, "BYPASS", CACHE_COUNT_BYPASS);
         return CACHED_CALL;
     }
-    make_key(k->key, job, model, chat);
+    cached_key(k->key, job, model, chat, (aiq_str){0});
+    if (job->location->semantic && job->loop->engine->semantic) {
+        k->question = similar_question(job, model, chat);
+    }
     if (asks_for(job, "no-cache")) {
         decide(k, "BYPASS", CACHE_COUNT_BYPASS);
         k->keeps = true;
@@ -277,7 +303,7 @@ cached_way cached_begin(cached *k, aiq_job *job, const policy_model *model,
         loop_timer_start(job->loop, &k->wait, CACHED_WAIT_MS, on_waited_long, k);
         return CACHED_WAITS;
     case CACHE_LEADS:
-        if (look_into_redis(k)) {
+        if (look_into_redis(k) || look_for_like(k)) {
             return CACHED_WAITS;
         }
         break;
@@ -302,24 +328,35 @@ bool cached_send(cached *k)
 void cached_reply(cached *k, const char *model)
 {
     cache_entry parts = {0};
-    char age[24];
+    char age[24], id[SEMANTIC_ID_SIZE], similarity[16];
 
     entry_read(k->entry->data, k->entry->len, &parts); /* it was one when it was kept */
     k->left = parts.body;
     int n =
         snprintf(age, sizeof(age), "%llu", (unsigned long long)(cache_age_ms(k->entry) / 1000));
-    const job_header headers[] = {
-        {AIQ_STR("x-aiq-cache"), AIQ_STR("HIT")},        {AIQ_STR("age"), {age, (size_t)n}},
-        {AIQ_STR("x-aiq-provider"), parts.provider},     {AIQ_STR("x-aiq-model"), parts.model},
+    job_header headers[7] = {
+        {AIQ_STR("x-aiq-cache"), {k->job->cache, strlen(k->job->cache)}},
+        {AIQ_STR("age"), {age, (size_t)n}},
+        {AIQ_STR("x-aiq-provider"), parts.provider},
+        {AIQ_STR("x-aiq-model"), parts.model},
         {AIQ_STR("x-aiq-cost"), AIQ_STR("0.000000000")},
     };
+    size_t n_headers = 5;
+    if (k->near.id) {
+        semantic_write_id(id, k->near.id);
+        n = snprintf(similarity, sizeof(similarity), "%.4f", k->near.similarity);
+        headers[n_headers++] =
+            (job_header){AIQ_STR("x-aiq-cache-entry"), {id, SEMANTIC_ID_SIZE - 1}};
+        headers[n_headers++] =
+            (job_header){AIQ_STR("x-aiq-cache-similarity"), {similarity, (size_t)n}};
+    }
     const job_reply reply = {
         .status = 200,
         .content_type = parts.stream ? "text/event-stream" : "application/json",
         .content_length = parts.stream ? -1 : (int64_t)k->left.len,
         .stream = parts.stream,
         .headers = headers,
-        .n_headers = sizeof(headers) / sizeof(headers[0]),
+        .n_headers = n_headers,
         .model = model,
         .provider = aiq_pool_copy(k->job->pool, parts.provider.data, parts.provider.len),
     };
@@ -360,6 +397,10 @@ void cached_done(cached *k, const policy_target *target, bool stream)
     } else {
         cache_put(k->cache, answer);
     }
+    if (k->question) {
+        semantic_put(k->job->loop->engine->semantic, k->question, answer,
+                     k->job->location->cache_ttl_ms);
+    }
     lru_entry_unref(answer);
     put_into_redis(k);
     cached_drop(k);
@@ -372,6 +413,10 @@ void cached_drop(cached *k)
     k->keeps = false;
     aiq_buf_free(&k->kept);
     redis_cancel(&k->look);
+    if (k->like) {
+        semantic_cancel(k->like);
+        k->like = NULL;
+    }
     if (k->ticket) {
         loop_timer_stop(k->job->loop, &k->wait);
         cache_leave(k->ticket);
@@ -382,6 +427,9 @@ void cached_drop(cached *k)
 void cached_free(cached *k)
 {
     cached_drop(k);
+    if (k->question) {
+        semantic_question_unref(k->question);
+    }
     if (k->entry) {
         lru_entry_unref(k->entry);
     }

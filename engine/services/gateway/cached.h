@@ -17,6 +17,10 @@
  * Where the engine has a Redis, the one that would go out looks there first, while the
  * others wait for it as they would for its answer; and what is kept is kept there, too.
  *
+ * Where the location has a semantic cache, too, it is asked last: by the one that would go
+ * out now, and has a question (similar.h). An answer to another question is not kept under
+ * this one's digest, so each time it is given it is known for what it is.
+ *
  * Of the job's loop; lies in the job's memory.
  */
 
@@ -24,12 +28,14 @@
 #define AIQ_GATEWAY_CACHED_H
 
 #include "cache/cache.h"
+#include "cache/semantic.h"
 #include "link/job.h"
 #include "redis/redis.h"
 #include "providers/chat_request.h"
 
 #define CACHED_MAX     (1u << 20)
 #define CACHED_WAIT_MS 30000
+#define CACHED_LIKE_MS 1000 /* for the semantic cache */
 
 typedef struct {
     aiq_job *job;
@@ -42,6 +48,9 @@ typedef struct {
     uint8_t key[LRU_KEY];
     loop_timer wait;
     redis_call look;             /* into Redis */
+    semantic_question *question; /* NULL: there is none to look for */
+    semantic_call *like;         /* who looks for it */
+    semantic_hit near;           /* what was found */
     void (*ready)(aiq_job *job); /* after CACHED_WAITS */
 } cached;
 
