@@ -14,6 +14,7 @@ void infer_drop_context(infer *m, infer_req *r)
 static void finish(infer *m, infer_req *r, const infer_event *ev)
 {
     infer_drop_context(m, r);
+    infer_drop_walk(r); /* it needs the model, which the request may outlive */
     r->cb(r->arg, ev);
     infer_req_drop(r);
 }
@@ -68,9 +69,9 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
         }
         memcpy(m->raw, logits, n * sizeof(*logits));
     }
-    if (r->matcher != NULL) {
-        r->place = matcher_trim(r->matcher, r->place);
-        context.mask = token_mask(m->order, r->matcher, r->place);
+    if (r->walk != NULL) {
+        mask_walk_mask(r->walk, m->mask);
+        context.mask = m->mask;
     }
     id = sampler_pick(&r->sampler, &context, logits, n, m->scratch, m->counts);
     if (id >= 0 && r->scores.wanted && !tokenizer_is_end(m->tok, id)) {
@@ -102,8 +103,8 @@ bool infer_take_token(infer *m, infer_req *r, float *logits)
     }
     if (id < 0) {
         infer_fail(m, r,
-                   r->matcher != NULL ? "no token continues the answer in its format"
-                                      : "the model computed something that is not a number");
+                   r->walk != NULL ? "no token continues the answer in its format"
+                                   : "the model computed something that is not a number");
         return false;
     }
     if (tokenizer_is_end(m->tok, id)) {
@@ -111,15 +112,15 @@ bool infer_take_token(infer *m, infer_req *r, float *logits)
         return false;
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
-    if (r->matcher != NULL) {
-        r->place = token_follow(m->tok, r->matcher, r->place, id);
+    if (r->walk != NULL) {
+        mask_walk_token(r->walk, id);
     }
     piece = text_of(m, r, id, &len);
     if (!answer_push(&r->answer, piece, len)) {
         infer_fail(m, r, "out of memory");
         return false;
     }
-    if (r->answer.stopped || (r->matcher != NULL && matcher_finished(r->matcher, r->place))) {
+    if (r->answer.stopped || (r->walk != NULL && mask_walk_finished(r->walk))) {
         finish_done(m, r, INFER_FINISH_STOP);
         return false;
     }

@@ -237,6 +237,7 @@ typedef struct {
 
 struct matcher {
     grammar *g;
+    bool owns;    /* the grammar */
     array sets;   /* set */
     array stacks; /* stack; the first is the empty one */
     uint32_t set_buckets[N_BUCKETS], stack_buckets[N_BUCKETS];
@@ -392,37 +393,57 @@ static int32_t intern(matcher *m, bool complete)
     return (int32_t)*bucket - 1;
 }
 
-static void drop_sets(matcher *m)
+static void free_sets(array *sets)
 {
-    for (size_t i = 0; i < m->sets.n; i++) {
-        set *s = set_at(m, (int32_t)i);
+    set *s = sets->p;
 
-        free(s->places);
-        free(s->next);
-        free(s->slot);
+    for (size_t i = 0; i < sets->n; i++) {
+        free(s[i].places);
+        free(s[i].next);
+        free(s[i].slot);
     }
-    m->sets.n = 0;
-    memset(m->set_buckets, 0, sizeof(m->set_buckets));
+    free(sets->p);
 }
 
-matcher *matcher_new(grammar *g)
+/* Empty tables, and the string's beginning as the first place. */
+static void begin_tables(matcher *m)
+{
+    m->sets = m->stacks = (array){0};
+    memset(m->set_buckets, 0, sizeof(m->set_buckets));
+    memset(m->stack_buckets, 0, sizeof(m->stack_buckets));
+    *(stack *)append(&m->stacks, sizeof(stack)) = (stack){0};
+    new_round(m);
+    visit(m, (place){rule_at(m->g, 0)->start, 0});
+    intern(m, close_over(m));
+}
+
+static matcher *new_matcher(grammar *g, bool owns)
 {
     matcher *m = aiq_zalloc(sizeof(*m));
 
     m->g = g;
+    m->owns = owns;
     m->seen = aiq_zalloc(SEEN * sizeof(*m->seen));
-    new_round(m);
-    *(stack *)append(&m->stacks, sizeof(stack)) = (stack){0};
-    visit(m, (place){rule_at(g, 0)->start, 0});
-    intern(m, close_over(m));
+    begin_tables(m);
     return m;
+}
+
+matcher *matcher_new(grammar *g)
+{
+    return new_matcher(g, true);
+}
+
+matcher *matcher_twin(const matcher *m)
+{
+    return new_matcher(m->g, false);
 }
 
 void matcher_free(matcher *m)
 {
-    drop_sets(m);
-    grammar_free(m->g);
-    free(m->sets.p);
+    free_sets(&m->sets);
+    if (m->owns) {
+        grammar_free(m->g);
+    }
     free(m->stacks.p);
     free(m->work.p);
     free(m->seen);
@@ -485,33 +506,36 @@ static uint32_t move_stack(matcher *m, const array *old, uint32_t i)
     return i == 0 ? 0 : push(m, move_stack(m, old, s->below), s->to);
 }
 
-int32_t matcher_trim(matcher *m, int32_t at)
+bool matcher_is_large(const matcher *m)
 {
-    array old = m->stacks;
-    set *s;
-    place *places;
-    uint32_t n;
-    bool complete;
+    return m->sets.n >= MAX_SETS || m->stacks.n >= MAX_STACKS / 2;
+}
 
-    if (m->sets.n < MAX_SETS && m->stacks.n < MAX_STACKS / 2) {
-        return at;
-    }
-    s = set_at(m, at);
-    places = s->places;
-    n = s->n;
-    complete = s->complete;
-    s->places = NULL;
-    drop_sets(m);
-    m->stacks = (array){0};
-    memset(m->stack_buckets, 0, sizeof(m->stack_buckets));
-    *(stack *)append(&m->stacks, sizeof(stack)) = (stack){0};
+/* The number of a set whose stacks are numbered as in others. */
+static int32_t adopt(matcher *m, const set *s, const array *stacks)
+{
     new_round(m);
-    for (uint32_t i = 0; i < n; i++) {
-        visit(m, (place){places[i].state, move_stack(m, &old, places[i].stack)});
+    for (uint32_t i = 0; i < s->n; i++) {
+        visit(m, (place){s->places[i].state, move_stack(m, stacks, s->places[i].stack)});
     }
-    free(places);
-    free(old.p);
-    return intern(m, complete);
+    return intern(m, s->complete);
+}
+
+void matcher_trim(matcher *m, int32_t *const *at, size_t n)
+{
+    array sets = m->sets, stacks = m->stacks;
+
+    begin_tables(m);
+    for (size_t i = 0; i < n; i++) {
+        *at[i] = adopt(m, (const set *)sets.p + *at[i], &stacks);
+    }
+    free_sets(&sets);
+    free(stacks.p);
+}
+
+int32_t matcher_import(matcher *m, const matcher *from, int32_t at)
+{
+    return adopt(m, set_at(from, at), &from->stacks);
 }
 
 void **matcher_slot(matcher *m, int32_t at)

@@ -7,8 +7,8 @@
  *
  * Where one is, is a set of states, each with the stack of rules that it will return to. Such
  * sets are made when they are first met and numbered; from then on a step is one look into a
- * table. A matcher's numbers and tables are bounded: whoever keeps a number calls
- * matcher_trim between his steps.
+ * table. Whoever keeps numbers bounds the tables: he looks whether they are large between his
+ * steps, and trims them.
  *
  * One thread. Memory that ends, ends the process (aiq_alloc).
  */
@@ -59,6 +59,13 @@ enum { MATCHER_DEAD = -1, MATCHER_START = 0 };
 matcher *matcher_new(grammar *g);
 void matcher_free(matcher *m);
 
+/* Another of the same grammar, with places and tables of its own, for another thread. The first
+ * must outlive it. */
+matcher *matcher_twin(const matcher *m);
+
+/* The number that a place of a twin has here. */
+int32_t matcher_import(matcher *m, const matcher *from, int32_t at);
+
 /* The place after one more byte; MATCHER_DEAD: no string of the language begins so. */
 int32_t matcher_next(matcher *m, int32_t at, uint8_t byte);
 
@@ -66,8 +73,12 @@ int32_t matcher_next(matcher *m, int32_t at, uint8_t byte);
 bool matcher_complete(const matcher *m, int32_t at);
 bool matcher_finished(const matcher *m, int32_t at);
 
-/* Where at is kept as the only place, its number then. All tables of others may be gone. */
-int32_t matcher_trim(matcher *m, int32_t at);
+/* Have the tables grown so large that they should be trimmed? */
+bool matcher_is_large(const matcher *m);
+
+/* The n places are kept as the only ones besides MATCHER_START, under new numbers. All tables
+ * of others are gone, and all slots. */
+void matcher_trim(matcher *m, int32_t *const *at, size_t n);
 
 /* A pointer that the caller keeps with a place; freed with free(). NULL at first. */
 void **matcher_slot(matcher *m, int32_t at);

@@ -41,15 +41,21 @@ static void hub_drop(hub *h)
     }
 }
 
+void infer_drop_walk(infer_req *r)
+{
+    if (r->walk != NULL) {
+        mask_walk_free(r->walk);
+        r->walk = NULL;
+    }
+}
+
 void infer_req_free(infer_req *r)
 {
     for (size_t i = 0; i < r->n_stop; i++) {
         free(r->stop[i]);
     }
     answer_free(&r->answer);
-    if (r->matcher != NULL) {
-        matcher_free(r->matcher);
-    }
+    infer_drop_walk(r);
     scores_free(&r->scores);
     free(r->bias);
     free(r->kv.pages);
@@ -161,7 +167,7 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
         !infer_model_read(&m->model, m->file, tokenizer_n_vocab(m->tok), err, errlen)) {
         return false;
     }
-    m->order = token_order_new(m->tok);
+    m->masks = masks_new(m->tok);
     m->chat = chat_template_new(m->file, m->tok, m->no_chat, sizeof(m->no_chat));
     if (m->chat != NULL) {
         m->tool_format = chat_tool_format(m->chat, &m->thinks);
@@ -177,7 +183,7 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
         snprintf(err, errlen, "loading was ended");
         return false;
     }
-    return m->name != NULL;
+    return m->name != NULL && m->masks != NULL;
 }
 
 static bool alloc_batch(infer *m)
@@ -187,12 +193,13 @@ static bool alloc_batch(infer *m)
     m->seqs = calloc(n, sizeof(*m->seqs));
     m->reqs = calloc(n, sizeof(infer_req *));
     m->logits = malloc(n * n_vocab * sizeof(*m->logits));
+    m->mask = malloc(masks_words(m->masks) * sizeof(*m->mask));
     m->raw = malloc(n_vocab * sizeof(*m->raw));
     m->scratch = malloc(n_vocab * sizeof(*m->scratch));
     m->counts = calloc(n_vocab, sizeof(*m->counts));
     m->hub = hub_new();
-    return m->seqs != NULL && m->reqs != NULL && m->logits != NULL && m->raw != NULL &&
-           m->scratch != NULL && m->counts != NULL && m->hub != NULL;
+    return m->seqs != NULL && m->reqs != NULL && m->logits != NULL && m->mask != NULL &&
+           m->raw != NULL && m->scratch != NULL && m->counts != NULL && m->hub != NULL;
 }
 
 /* Signals are for the process's own threads, so ours are born with all of them blocked. */
@@ -220,8 +227,8 @@ static void free_all(infer *m)
     if (m->chat != NULL) {
         chat_template_free(m->chat);
     }
-    if (m->order != NULL) {
-        token_order_free(m->order);
+    if (m->masks != NULL) {
+        masks_free(m->masks);
     }
     if (m->tok != NULL) {
         tokenizer_free(m->tok);
@@ -236,6 +243,7 @@ static void free_all(infer *m)
     free(m->seqs);
     free(m->reqs);
     free(m->logits);
+    free(m->mask);
     free(m->raw);
     free(m->scratch);
     free(m->counts);
@@ -283,6 +291,11 @@ void infer_info(const infer *m, infer_model_info *info)
         .tool_format = m->tool_format,
         .thinks = m->thinks,
     };
+}
+
+masks *infer_masks(const infer *m)
+{
+    return m->masks;
 }
 
 const tokenizer *infer_tokenizer(const infer *m)

@@ -26,7 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "infer/grammar.h"
+#include "infer/masks.h"
 #include "infer/sampler.h"
 #include "infer/tool_calls.h"
 
@@ -36,7 +36,6 @@
 
 typedef struct infer infer;         /* one loaded model */
 typedef struct infer_req infer_req; /* one generation under way */
-typedef struct tokenizer tokenizer; /* tokenizer.h */
 
 typedef enum {
     INFER_OK,
@@ -89,7 +88,7 @@ typedef struct {
     aiq_str name;
 } infer_message;
 
-/* What to generate. Everything but the grammar is borrowed for the call. */
+/* What to generate. Everything is borrowed for the call. */
 typedef struct {
     const infer_message *messages; /* a chat, rendered with the model's template; or */
     size_t n_messages;
@@ -120,8 +119,8 @@ typedef struct {
     const char *const *stop; /* at most INFER_MAX_STOP, none empty */
     size_t n_stop;
 
-    grammar *grammar; /* what the answer must be, NULL: anything. Taken, whatever comes of it.
-                         An answer that has no room for its end is none of the language. */
+    mask_language *language; /* what the answer must be, NULL: anything. An answer that has no
+                                room for its end is none of the language. */
 } infer_params;
 
 typedef enum { INFER_TEXT, INFER_DONE, INFER_FAILED } infer_event_type;
@@ -186,6 +185,9 @@ void infer_close(infer *m);
 
 /* The strings live as long as the model. Any thread. */
 void infer_info(const infer *m, infer_model_info *info);
+
+/* The languages that answers can be held to. Lives as long as the model. */
+masks *infer_masks(const infer *m);
 
 /* For counting and showing tokens. Any thread; lives as long as the model. */
 const tokenizer *infer_tokenizer(const infer *m);

@@ -26,7 +26,7 @@
 #include "infer/kv.h"
 #include "infer/model.h"
 #include "infer/scores.h"
-#include "infer/token_mask.h"
+#include "infer/masks.h"
 #include "infer/tokenizer.h"
 #include "kernels/aiq_kernels.h"
 
@@ -64,8 +64,7 @@ struct infer_req {
     sampler sampler;
     sampler_bias *bias; /* [sampler.n_bias] */
     scores scores;
-    matcher *matcher; /* NULL: the answer may be anything */
-    int32_t place;    /* in it */
+    mask_walk *walk; /* NULL: the answer may be anything */
     bool shows_marks;
     bool is_thought;
     answer answer;
@@ -86,7 +85,7 @@ struct infer {
     gguf *file;
     char *name;
     tokenizer *tok;
-    token_order *order;
+    masks *masks;
     infer_model model;
     chat_template *chat; /* NULL: no_chat says why */
     char no_chat[160];
@@ -114,6 +113,7 @@ struct infer {
     kern_seq *seqs;             /* [max_running] the batch */
     infer_req **reqs;           /* [max_running] whose they are */
     float *logits;              /* [max_running][n_vocab] */
+    uint64_t *mask;             /* [masks_words] tokens that may come */
     float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
     sampler_candidate *scratch; /* [n_vocab] */
     uint32_t *counts;           /* [n_vocab] all 0 */
@@ -157,6 +157,7 @@ static inline infer_req *list_take(req_list *l, infer_req **at)
 
 /* --- infer.c --- */
 
+void infer_drop_walk(infer_req *r);
 void infer_req_free(infer_req *r); /* one that was never submitted */
 void infer_req_drop(infer_req *r);
 

@@ -175,19 +175,6 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
     return r->ids != NULL && r->kv.pages != NULL ? INFER_OK : out_of_memory(err, errlen);
 }
 
-/* What was said of the answer before: false if its format does not allow it. */
-static bool follow(infer_req *r, const infer_message *said)
-{
-    for (size_t i = 0; r->matcher != NULL && i < said->content_len; i++) {
-        r->place = matcher_next(r->matcher, r->place, (uint8_t)said->content[i]);
-        if (r->place == MATCHER_DEAD) {
-            return false;
-        }
-        r->place = matcher_trim(r->matcher, r->place);
-    }
-    return true;
-}
-
 static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r, char *err,
                              size_t errlen)
 {
@@ -228,7 +215,9 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
     r->answer.n_stop = r->n_stop;
     infer_rc rc = make_prompt(m, p, r, err, errlen);
     sampler_skip(&r->sampler, r->n_said);
-    if (rc == INFER_OK && p->goes_on && !follow(r, &p->messages[p->n_messages - 1])) {
+    const infer_message *said = p->goes_on ? &p->messages[p->n_messages - 1] : NULL;
+    if (rc == INFER_OK && said && r->walk != NULL &&
+        !mask_walk_text(r->walk, said->content, said->content_len)) {
         return refuse(INFER_INVALID, err, errlen,
                       "the answer that goes on is not in the format that is asked for");
     }
@@ -264,14 +253,10 @@ infer_rc infer_submit(infer *m, const infer_params *p, infer_cb cb, void *arg, i
     infer_req *r = rc == INFER_OK ? calloc(1, sizeof(*r)) : NULL;
 
     if (r == NULL) {
-        if (p->grammar != NULL) {
-            grammar_free(p->grammar);
-        }
         return rc == INFER_OK ? out_of_memory(err, errlen) : rc;
     }
-    if (p->grammar != NULL) {
-        r->matcher = matcher_new(p->grammar);
-        r->place = MATCHER_START;
+    if (p->language != NULL) {
+        r->walk = mask_walk_new(m->masks, p->language);
     }
     r->cb = cb;
     r->arg = arg;

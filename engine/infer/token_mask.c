@@ -140,6 +140,11 @@ static void walk(const token_order *o, matcher *m, int32_t at, uint64_t *mask)
     free(places);
 }
 
+size_t token_mask_words(const token_order *o)
+{
+    return ((size_t)o->n_vocab + 63) / 64;
+}
+
 const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at)
 {
     uint64_t *mask = *matcher_slot(m, at);
@@ -147,7 +152,7 @@ const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at)
     if (mask != NULL) {
         return mask;
     }
-    mask = aiq_zalloc(((size_t)o->n_vocab + 63) / 64 * sizeof(*mask));
+    mask = aiq_zalloc(token_mask_words(o) * sizeof(*mask));
     walk(o, m, at, mask);
     for (size_t i = 0; matcher_complete(m, at) && i < o->n_ends; i++) {
         allow(mask, o->ends[i]);

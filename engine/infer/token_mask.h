@@ -16,8 +16,11 @@ typedef struct token_order token_order;
 token_order *token_order_new(const tokenizer *t);
 void token_order_free(token_order *o);
 
+/* The words of a mask: 64 tokens each. */
+size_t token_mask_words(const token_order *o);
+
 /* A bit for each token that may come at this place; tokens that end the text may where the
- * language does. Lives until matcher_trim. */
+ * language does. Kept with the place, until matcher_trim. */
 const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at);
 
 /* The place behind a token that the mask has. */

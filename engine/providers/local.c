@@ -289,48 +289,40 @@ static void break_off(call *c, unsigned n)
     }
 }
 
-/* How what the model says is taken apart; whether its answers may begin with thoughts is known
- * with their grammar. */
+/* How what the model says is taken apart. */
 static tool_options options_of(const local_tools *tools, const infer_params *params,
-                               const infer_model_info *info)
+                               const infer *model, bool begins_so)
 {
+    infer_model_info info;
+
+    infer_info(model, &info);
     return (tool_options){
-        .format = info->tool_format,
+        .format = info.tool_format,
         .names = tools->names,
         .n_names = tools->n,
         .one = tools->one || tools->named,
+        .thinks = info.thinks && !begins_so,
         .goes_on = params->goes_on,
     };
 }
 
 /* Submits the answers one by one. */
-static bool submit(call *c, infer *model, infer_params *params, const local_tools *tools,
-                   const chat_request *chat, aiq_err *err)
+static bool submit(call *c, infer *model, infer_params *params, tool_options *options,
+                   aiq_err *err)
 {
-    infer_model_info info;
-    bool begins_so;
     char why[200] = "";
 
-    infer_info(model, &info);
-    tool_options options = options_of(tools, params, &info);
     for (unsigned i = 0; i < c->n; i++) {
         choice *ch = &c->choices[i];
-        infer_rc rc;
+        infer_rc rc = infer_submit(model, params, on_infer, ch, &ch->request, why, sizeof(why));
 
-        if (!local_chat_grammar(chat, tools, model, &params->grammar, &begins_so, err)) {
-            break_off(c, i);
-            return false;
-        }
-        options.thinks = info.thinks && !begins_so;
-        params->shows_marks = options.thinks || options.n_names > 0;
-        rc = infer_submit(model, params, on_infer, ch, &ch->request, why, sizeof(why));
         if (rc != INFER_OK) {
             ch->request = NULL;
             break_off(c, i);
             return refused(rc, why, err);
         }
-        options.is_thought = infer_is_thought(ch->request);
-        local_answer_init(ch->answer, &c->writer, i, params->shows_marks ? &options : NULL);
+        options->is_thought = infer_is_thought(ch->request);
+        local_answer_init(ch->answer, &c->writer, i, params->shows_marks ? options : NULL);
         params->seed++; /* other answers draw other numbers */
     }
     return true;
@@ -342,6 +334,7 @@ static void *start(const provider_request *request, const provider_events *event
     const policy_target *target = request->target;
     infer_params params;
     local_tools tools;
+    bool begins_so, ok;
     infer *model;
 
     if (!local_chat_params(request->chat, request->pool, &params, &tools, err)) {
@@ -352,10 +345,13 @@ static void *start(const provider_request *request, const provider_events *event
     if (reference == NULL) {
         return NULL;
     }
-    if (!check_bias(&params, model, err)) {
+    if (!check_bias(&params, model, err) ||
+        !local_chat_language(request->chat, &tools, model, &params.language, &begins_so, err)) {
         local_models_done(request->models, reference);
         return NULL;
     }
+    tool_options options = options_of(&tools, &params, model, begins_so);
+    params.shows_marks = options.thinks || options.n_names > 0;
     call *c = call_new(request, events, arg);
     c->model = reference;
     c->tokenizer = infer_tokenizer(model);
@@ -368,7 +364,11 @@ static void *start(const provider_request *request, const provider_events *event
         c->choices[i].call = c;
         c->choices[i].answer = &c->answers[i];
     }
-    return submit(c, model, &params, &tools, request->chat, err) ? c : NULL;
+    ok = submit(c, model, &params, &options, err);
+    if (params.language) {
+        mask_language_drop(params.language);
+    }
+    return ok ? c : NULL;
 }
 
 static void cancel(void *arg)

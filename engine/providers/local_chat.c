@@ -255,8 +255,55 @@ static grammar *tools_grammar(const local_tools *tools, aiq_str schema, const in
     return g;
 }
 
-bool local_chat_grammar(const chat_request *chat, const local_tools *tools, const infer *model,
-                        grammar **out, bool *begins_so, aiq_err *err)
+/* Everything that the grammar is made of. */
+static void write_key(aiq_buf *key, const local_tools *tools, aiq_str schema)
+{
+    aiq_str named = tools->named ? tools->named->name : AIQ_STR("");
+
+    aiq_buf_printf(key, "%d%d%d %.*s\n", any_strict(tools), tools->required, tools->one,
+                   (int)named.len, named.data);
+    aiq_buf_add(key, schema.data, schema.len);
+    aiq_buf_text(key, "\n");
+    aiq_buf_add(key, tools->list.data, tools->list.len);
+}
+
+/* NULL, and a 400. */
+static grammar *make_grammar(const local_tools *tools, aiq_str schema, const infer *model,
+                             aiq_err *err)
+{
+    grammar *g;
+
+    if (schema.len > 0) {
+        g = format_grammar(schema, err);
+        if (g == NULL || tools->n == 0) {
+            return g;
+        }
+        grammar_free(g);
+    }
+    return tools_grammar(tools, schema, model, err);
+}
+
+static bool find_language(const local_tools *tools, aiq_str schema, const infer *model,
+                          mask_language **out, aiq_err *err)
+{
+    aiq_buf text = {0};
+    grammar *g = NULL;
+
+    write_key(&text, tools, schema);
+    aiq_str key = {(char *)text.data, text.len};
+    *out = masks_find(infer_masks(model), key);
+    if (*out == NULL) {
+        g = make_grammar(tools, schema, model, err);
+    }
+    if (g != NULL) {
+        *out = masks_add(infer_masks(model), key, g);
+    }
+    aiq_buf_free(&text);
+    return *out != NULL;
+}
+
+bool local_chat_language(const chat_request *chat, const local_tools *tools, const infer *model,
+                         mask_language **out, bool *begins_so, aiq_err *err)
 {
     aiq_str schema;
 
@@ -265,18 +312,7 @@ bool local_chat_grammar(const chat_request *chat, const local_tools *tools, cons
         return false;
     }
     *begins_so = schema.len > 0 || tools->required;
-    if (schema.len > 0) {
-        *out = format_grammar(schema, err);
-        if (*out == NULL || tools->n == 0) {
-            return *out != NULL;
-        }
-        grammar_free(*out);
-    }
-    if (tools->required || any_strict(tools) || (tools->n > 0 && schema.len > 0)) {
-        *out = tools_grammar(tools, schema, model, err);
-        return *out != NULL;
-    }
-    return true;
+    return (!*begins_so && !any_strict(tools)) || find_language(tools, schema, model, out, err);
 }
 
 static bool check_fields(const chat_request *chat, aiq_pool *pool, infer_params *params,

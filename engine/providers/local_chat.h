@@ -6,7 +6,6 @@
 #ifndef AIQ_LOCAL_CHAT_H
 #define AIQ_LOCAL_CHAT_H
 
-#include "infer/grammar.h"
 #include "infer/infer.h"
 #include "providers/chat_request.h"
 #include "providers/local_tools.h"
@@ -17,11 +16,11 @@
 bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *params,
                        local_tools *tools, aiq_err *err);
 
-/* What the answer must be, by "response_format" and the tools: a new grammar, or NULL for
- * anything. *begins_so: from its first byte on, without thoughts before. False and a 400 that
- * says what of it we cannot. */
-bool local_chat_grammar(const chat_request *chat, const local_tools *tools, const infer *model,
-                        grammar **out, bool *begins_so, aiq_err *err);
+/* What the answer must be, by "response_format" and the tools: a reference to its language, or
+ * NULL for anything. *begins_so: from its first byte on, without thoughts before. False and a
+ * 400 that says what of it we cannot. */
+bool local_chat_language(const chat_request *chat, const local_tools *tools, const infer *model,
+                         mask_language **out, bool *begins_so, aiq_err *err);
 
 /* How many answers are wanted: 1..LOCAL_MAX_CHOICES, once the parameters are read. */
 unsigned local_chat_choices(const chat_request *chat);

@@ -21,7 +21,11 @@ static void match(grammar *g, const char *text, size_t len)
     for (size_t i = 0; i < len && at != MATCHER_DEAD; i++) {
         at = matcher_next(m, at, (uint8_t)text[i]);
         if (at != MATCHER_DEAD) {
-            at = matcher_trim(m, at);
+            int32_t *const kept[] = {&at};
+
+            if (matcher_is_large(m)) {
+                matcher_trim(m, kept, 1);
+            }
         }
     }
     if (at != MATCHER_DEAD && matcher_complete(m, at) && !json_valid(text, len, &error)) {

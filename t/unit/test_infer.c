@@ -569,9 +569,16 @@ static void marks_of_calls(void **state)
         client c = {0};
 
         p.shows_marks = shows;
-        p.grammar = tool_grammar_new(&language, err, sizeof(err));
-        assert_non_null(p.grammar);
+        p.language = masks_find(infer_masks(m), AIQ_STR("calls"));
+        assert_int_equal(p.language != NULL, shows);
+        if (p.language == NULL) {
+            grammar *g = tool_grammar_new(&language, err, sizeof(err));
+
+            assert_non_null(g);
+            p.language = masks_add(infer_masks(m), AIQ_STR("calls"), g);
+        }
         submit(m, &c, p);
+        mask_language_drop(p.language);
         wait_last(&c);
         assert_int_equal(c.ids[0], TINY_CONTROL);
         assert_int_equal(c.last.finish, INFER_FINISH_STOP);
