@@ -321,23 +321,43 @@ chat_request *guaranteed_rest(const aiq_job *job, const policy_model *model,
     return rest;
 }
 
+/* How its client speaks, as far as the request tells. */
+static aiq_dialect dialect_of(aiq_str request)
+{
+    aiq_pool *pool = aiq_pool_new();
+    json_value uri = {0};
+    json_error wrong;
+    const json_want wants[] = {{"uri", &uri}};
+    aiq_str path = json_scan(request.data, request.len, wants, 1, &wrong)
+                       ? json_string(pool, &uri)
+                       : AIQ_STR("");
+    aiq_dialect dialect =
+        aiq_dialect_of((aiq_text){"gateway", 7}, (aiq_text){path.data, path.len});
+
+    aiq_pool_free(pool);
+    return dialect;
+}
+
 /* Nobody can be asked to go on: who reads it is told. */
-static void give_up(stream *s, const aiq_err *why)
+static void give_up(stream *s, aiq_str request, const aiq_err *why)
 {
     static const stream_producer nobody = {0};
+    const bool anthropic = dialect_of(request) == AIQ_DIALECT_ANTHROPIC;
     char body[AIQ_ERROR_BODY_MAX];
     const aiq_error_info info = {
         .status = why->status,
         .code = {why->code, strlen(why->code)},
         .message = {why->message, strlen(why->message)},
     };
-    aiq_str text = {body, aiq_error_render(body, AIQ_DIALECT_OPENAI, &info)};
+    aiq_str text = {
+        body,
+        aiq_error_render(body, anthropic ? AIQ_DIALECT_ANTHROPIC : AIQ_DIALECT_OPENAI, &info)};
     aiq_buf out = {0};
 
     aiq_log(AIQ_LOG_WARN, "gateway", "nobody can go on with a stream",
             AIQ_S("stream", stream_id(s)), AIQ_S("code", why->code),
             AIQ_S("detail", why->detail[0] ? why->detail : why->message));
-    client_add_data(&out, text);
+    (anthropic ? &client_anthropic : &client_openai)->error(NULL, text, &out);
     stream_produce(s, 0, &nobody, NULL);
     stream_add(s, out.data, out.len);
     stream_end(s);
@@ -351,7 +371,7 @@ void guaranteed_orphan(aiq_loop *loop, const durable_orphan *orphan)
     aiq_job *job = guaranteed_job(loop, orphan, &body, &err);
 
     if (job == NULL) {
-        give_up(orphan->stream, &err);
+        give_up(orphan->stream, orphan->request, &err);
         return;
     }
     gateway_go_on(job, orphan, body);
