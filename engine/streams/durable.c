@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "aiq_error.h"
 #include "core/log.h"
 #include "engine.h"
 #include "streams/durable_impl.h"
@@ -109,6 +110,8 @@ void durable_end(durable_stream *d)
 /* What is on its way to the store: of each stream, in the batches' order, … */
 struct durable_work {
     durable_lane *lane;
+    durable_work *next; /* once it is over */
+    unsigned refusals;
     char me[DURABLE_NAME];
     size_t n;
     durable_stream **streams;
@@ -182,6 +185,28 @@ static durable_work *take_work(durable_lane *lane)
     return w;
 }
 
+/* The same, a stream each, in a row. */
+static durable_work *split(durable_work *w)
+{
+    durable_work *first = NULL;
+
+    for (size_t i = w->n; i-- > 0;) {
+        durable_work *one = aiq_zalloc(sizeof(*one));
+        *one = (durable_work){.lane = w->lane, .next = first, .n = 1};
+        memcpy(one->me, w->me, sizeof(one->me));
+        one->streams = aiq_alloc(sizeof(*one->streams));
+        one->batches = aiq_alloc(sizeof(*one->batches));
+        one->texts = aiq_alloc(2 * sizeof(*one->texts));
+        one->streams[0] = w->streams[i];
+        one->batches[0] = w->batches[i];
+        memcpy(one->texts, &w->texts[2 * i], 2 * sizeof(*one->texts));
+        first = one;
+    }
+    w->n = 0; /* its texts are theirs */
+    work_free(w);
+    return first;
+}
+
 static bool store_work(store_db *db, void *arg, aiq_err *err)
 {
     durable_work *w = arg;
@@ -206,6 +231,21 @@ static void let_go(durable_stream *d)
     stream_moved(s);
 }
 
+/* One that never ends would fill the store. */
+static void limit(durable_stream *d)
+{
+    void *arg;
+    const stream_producer *producer = stream_producer_of(d->stream, &arg);
+    aiq_err err;
+
+    if (d->stored > DURABLE_MOST && !d->full && producer) {
+        d->full = true;
+        aiq_fail(&err, 413, "stream_too_long", "A guaranteed stream may have %zu MB.",
+                 DURABLE_MOST >> 20);
+        producer->lost(arg, &err);
+    }
+}
+
 static void stored_one(durable_stream *d, const durable_batch *b)
 {
     stream *s = d->stream;
@@ -215,6 +255,7 @@ static void stored_one(durable_stream *d, const durable_batch *b)
         return;
     }
     metric_add(d->lane->all->stored, (int64_t)(b->last + 1 - b->first));
+    d->stored += b->events.len;
     if (b->events.len) {
         stream_stored(s, b->events.data, b->events.len, b->ms);
     }
@@ -223,6 +264,7 @@ static void stored_one(durable_stream *d, const durable_batch *b)
         stream_over(s);
     } else {
         set_pace(d);
+        limit(d);
     }
 }
 
@@ -241,6 +283,81 @@ static void tell_all(durable_lane *lane, const aiq_err *err)
     }
 }
 
+static void submit(durable_work *w);
+
+static void go_on(durable_lane *lane)
+{
+    if (lane->work) {
+        submit(lane->work);
+    } else {
+        flush_soon(lane, DURABLE_GATHER_MS);
+    }
+}
+
+/* Who has nobody any more to say it. */
+static void say_error(durable_stream *d, const aiq_err *err)
+{
+    char body[AIQ_ERROR_BODY_MAX];
+    const aiq_error_info info = {
+        .status = err->status,
+        .code = {err->code, strlen(err->code)},
+        .message = {err->message, strlen(err->message)},
+    };
+    size_t n = aiq_error_render(body, AIQ_DIALECT_OWN, &info);
+
+    aiq_buf_printf(&d->text, "event: error\ndata: %.*s\n\n", (int)n, body);
+    d->ends = true;
+}
+
+/* What the store refuses of it is let go; an error takes its place, and ends it. Should the
+ * store refuse that, too, it is said to those who read it here. */
+static void refuse(durable_stream *d, const durable_batch *b, const aiq_err *err)
+{
+    stream *s = d->stream;
+    void *arg;
+    const stream_producer *producer = stream_producer_of(s, &arg);
+
+    aiq_log(AIQ_LOG_ERROR, "streams", "the store refuses a stream's events",
+            AIQ_S("stream", d->id),
+            AIQ_S("detail", err->detail[0] ? err->detail : err->message));
+    aiq_buf_free(&d->text);
+    aiq_buf_free(&d->source);
+    set_waiting(d);
+    d->next_event = b->first;
+    d->told_end = false;
+    if (d->failed) {
+        say_error(d, err);
+        stream_stored(s, d->text.data, d->text.len, aiq_now_ms());
+        stream_state_free(d);
+        stream_over(s);
+        return;
+    }
+    d->failed = true;
+    if (producer) {
+        producer->lost(arg, err);
+    } else {
+        say_error(d, err);
+    }
+}
+
+/* By the store, which is there. */
+static void on_refused(durable_work *w, const aiq_err *err)
+{
+    durable_lane *lane = w->lane;
+
+    if (w->n > 1) {
+        lane->work = split(w);
+        submit(lane->work);
+    } else if (++w->refusals < DURABLE_TRIES) {
+        loop_timer_start(lane->loop, &lane->timer, DURABLE_RETRY_MS, flush, lane);
+    } else {
+        lane->work = w->next;
+        refuse(w->streams[0], &w->batches[0], err);
+        work_free(w);
+        go_on(lane);
+    }
+}
+
 static void on_stored(aiq_loop *loop, void *arg, const aiq_err *err)
 {
     durable_work *w = arg;
@@ -248,6 +365,10 @@ static void on_stored(aiq_loop *loop, void *arg, const aiq_err *err)
     uint64_t now = loop_now_ns();
 
     (void)loop;
+    if (err && err->status != 503 && !lane->all->stopping) {
+        on_refused(w, err);
+        return;
+    }
     if (err && !lane->all->stopping) {
         lane->failing_ns = lane->failing_ns ? lane->failing_ns : now;
         if (!lane->told && now - lane->failing_ns > DURABLE_PATIENCE_MS * 1000000ull) {
@@ -259,12 +380,14 @@ static void on_stored(aiq_loop *loop, void *arg, const aiq_err *err)
     }
     lane->failing_ns = 0;
     lane->told = false;
-    lane->work = lane->work == w ? NULL : lane->work;
+    lane->work = lane->work == w ? w->next : lane->work;
     for (size_t i = 0; !lane->all->stopping && i < w->n; i++) {
         stored_one(w->streams[i], &w->batches[i]);
     }
     work_free(w);
-    flush_soon(lane, DURABLE_GATHER_MS);
+    if (!lane->all->stopping) {
+        go_on(lane);
+    }
 }
 
 static void submit(durable_work *w)
@@ -473,8 +596,13 @@ void durable_stop(durable *all)
     all->stopping = true;
     for (unsigned i = 0; i < all->engine->options.loops; i++) {
         durable_lane *lane = &all->lanes[i];
-        if (lane->work && lane->timer.heap_index) {
-            submit(lane->work); /* it has failed before: once more */
+        durable_work *w = lane->work;
+        if (w && lane->timer.heap_index == 0) {
+            w = w->next; /* it is on its way */
+        }
+        for (durable_work *next; w; w = next) { /* what has failed before: once more */
+            next = w->next;
+            submit(w);
         }
         durable_work *rest = take_work(lane);
         if (rest) {

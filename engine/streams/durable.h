@@ -11,7 +11,9 @@
  *
  * While the store is away all of that waits, and is tried again. After DURABLE_PATIENCE_MS
  * producers are told; the error that they may add and the end are stored when the store is
- * back.
+ * back. What the store refuses though it is there, DURABLE_TRIES times, is one stream's fault:
+ * each is then tried by itself, and that one ends with an error in place of it. So does one of
+ * which DURABLE_MOST bytes are stored.
  *
  * An engine that has such streams says every second that it lives, and for how long that is
  * to be believed (DURABLE_LEASE_MS); one that ends takes that back, and whoever finds a dead
@@ -37,6 +39,8 @@
 #define DURABLE_UNSTORED    (256u << 10)
 #define DURABLE_RETRY_MS    200
 #define DURABLE_PATIENCE_MS 10000
+#define DURABLE_TRIES       3
+#define DURABLE_MOST        ((size_t)64 << 20)
 #define DURABLE_LEASE_MS    5000
 #define DURABLE_BEAT_MS     1000
 #define DURABLE_POLL_MS     100

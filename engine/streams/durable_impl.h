@@ -19,10 +19,13 @@ struct durable_stream {
     uint64_t next_event;  /* number of the next one that goes to the store */
     aiq_buf text, source; /* not on their way yet */
     size_t waiting;       /* bytes of both, as counted */
+    size_t stored;        /* bytes of events */
     bool begun, ends;
     bool told_end; /* the end is on its way */
     bool refused;  /* the store does not have it, or not for us */
     bool held;
+    bool failed; /* it ends with an error for what the store has refused, … */
+    bool full;   /* … or because there is enough of it */
     durable_stream *next, **prev; /* in lane->streams */
 };
 
@@ -31,8 +34,8 @@ struct durable_lane {
     durable *all;
     aiq_loop *loop;
     durable_stream *streams;
-    durable_work *work;  /* on its way; or it has failed, and the timer runs */
-    loop_timer timer;    /* until flush() */
+    durable_work *work; /* on its way; or it has failed, and the timer runs; others behind it */
+    loop_timer timer;   /* until flush() */
     uint64_t failing_ns; /* since when the store does not take any; 0: it does */
     bool told;           /* producers, of that */
 };

@@ -104,7 +104,10 @@ static void on_claimed(aiq_loop *loop, void *arg, const aiq_err *err)
         s = stream_adopt(loop, c->lost.id, text_of(&c->tenant), c->last);
     }
     if (s) {
-        durable_make(durable_lane_of(loop), s, c->lost.id, c->term, c->last)->begun = true;
+        durable_stream *d =
+            durable_make(durable_lane_of(loop), s, c->lost.id, c->term, c->last);
+        d->begun = true;
+        d->stored = c->source.len;
         stream_title(s, text_of(&c->user), text_of(&c->model));
         metric_add(all->taken, 1);
         aiq_log(AIQ_LOG_WARN, "streams", "took over a stream that an engine had left",

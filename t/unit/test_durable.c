@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include "engine.h"
 #include "store.h"
-#include "streams/durable.h"
+#include "streams/durable_impl.h"
 
 #define MINE AIQ_STR("mine")
 
@@ -201,6 +201,121 @@ static void its_producer_waits_for_the_store(void **state)
     free(text);
 }
 
+/* What the store refuses. */
+
+static void wait_for_end(fixture *f, const stream *s)
+{
+    while (!stream_ended(s)) {
+        turn(f);
+    }
+}
+
+static bool contains(const stream *s, const char *text)
+{
+    const aiq_buf *bytes = &stream_log_of(s)->bytes;
+
+    return memmem(bytes->data, bytes->len, text, strlen(text)) != NULL;
+}
+
+/* No UTF-8: what the store refuses though it is there. */
+#define POISON "data: \xff\n\n"
+
+static void what_the_store_refuses_ends_its_stream_and_no_other(void **state)
+{
+    fixture *f = *state;
+    stream *good = begin(f), *bad = begin(f);
+
+    add(good, "data: a\n\n");
+    add(bad, "data: b\n\n");
+    wait_for(f, good, 1);
+    wait_for(f, bad, 1);
+    add(good, "data: c\n\n");
+    add(bad, POISON);
+    while (f->lost == 0) {
+        turn(f);
+    }
+    assert_true(f->err);
+    add(bad, "data: sorry\n\n");
+    stream_end(bad);
+    wait_for_end(f, bad);
+    wait_for(f, good, 2);
+    assert_true(contains(bad, "id: 2\ndata: sorry\n") && contains(good, "id: 2\ndata: c\n"));
+    durable_page page = read_page(f, stream_id(bad), MINE, 0);
+    assert_true(page.ended && page.last == 2);
+    stream_log_free(&page.log);
+    add(good, "data: d\n\n");
+    wait_for(f, good, 3);
+    stream_end(good);
+}
+
+static void also_where_nobody_is_there_to_say_so(void **state)
+{
+    fixture *f = *state;
+    stream *s = begin(f), *again = begin(f);
+
+    add(s, "data: a\n\n" POISON);
+    stream_end(s);
+    wait_for_end(f, s);
+    assert_int_equal(f->lost, 0);
+    assert_true(contains(s, "id: 1\nevent: error\n") && contains(s, "store_error"));
+    durable_page page = read_page(f, stream_id(s), MINE, 0);
+    assert_true(page.ended && page.last == 1);
+    stream_log_free(&page.log);
+
+    add(again, POISON);
+    while (f->lost == 0) {
+        turn(f);
+    }
+    add(again, POISON); /* as if its producer could say nothing else */
+    stream_end(again);
+    wait_for_end(f, again);
+    assert_true(contains(again, "event: error\n"));
+}
+
+static void a_stream_that_does_not_end_is_ended(void **state)
+{
+    fixture *f = *state;
+    stream *s = begin(f);
+    const size_t n = 8u << 20;
+    char *text = malloc(n + 1);
+
+    memset(text, 'x', n);
+    memcpy(text, "data: ", 6);
+    memcpy(text + n - 2, "\n\n", 2);
+    for (uint64_t i = 1; f->lost == 0; i++) {
+        assert_true(i <= DURABLE_MOST / n + 1);
+        stream_add(s, text, n);
+        wait_for(f, s, i);
+    }
+    assert_true(f->err);
+    stream_end(s);
+    wait_for_end(f, s);
+    free(text);
+}
+
+static void producers_are_told_of_a_store_that_is_away_for_long(void **state)
+{
+    fixture *f = *state;
+    stream *s = begin(f);
+    durable_lane *lane = &f->store.engine.durable->lanes[0];
+    store *there = f->store.store;
+
+    store_stop(there); /* it takes nothing any more: 503 */
+    add(s, "data: a\n\n");
+    while (lane->failing_ns == 0) {
+        turn(f);
+    }
+    assert_int_equal(f->lost, 0);
+    lane->failing_ns -= (DURABLE_PATIENCE_MS + 1) * 1000000ull;
+    while (f->lost == 0) {
+        turn(f);
+    }
+    assert_true(f->err);
+    turn(f);
+    assert_int_equal(f->lost, 1); /* once */
+    assert_int_equal(stream_log_last(stream_log_of(s)), 0);
+}
+
 /* The transactions, with another engine. */
 
 typedef struct {
@@ -390,6 +505,10 @@ int main(void)
         TEST(what_is_stored_reads_as_it_was),
         TEST(who_ends_without_an_event_is_forgotten),
         TEST(its_producer_waits_for_the_store),
+        TEST(what_the_store_refuses_ends_its_stream_and_no_other),
+        TEST(also_where_nobody_is_there_to_say_so),
+        TEST(a_stream_that_does_not_end_is_ended),
+        TEST(producers_are_told_of_a_store_that_is_away_for_long),
         TEST(a_batch_counts_once_and_leaves_no_gap),
         TEST(who_is_not_its_engine_any_more_lets_it_go),
         TEST(an_engine_that_says_nothing_or_goodbye_has_left_its_streams),
