@@ -1,9 +1,11 @@
 #include "infer/model.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "infer/model_reader.h"
+#include "infer/model_rope.h"
 
 /* What differs from Llama. */
 typedef struct {
@@ -11,7 +13,14 @@ typedef struct {
     bool rope_halves;
     bool qkv_bias;
     bool qk_norm;
-    bool fused; /* queries, keys and values are one matrix, gate and up another */
+    bool fused;              /* queries, keys and values are one matrix, gate and up another */
+    bool gemma;              /* scaled embeddings, GEGLU */
+    bool post_norm;          /* norms after attention and feed-forward, too */
+    uint32_t window;         /* of a layer that has one, where the file does not say */
+    uint32_t window_pattern; /* every so many-th layer has none; 0: all have it */
+    float base_near;         /* of rotary positions in layers with a window; 0: as in others */
+    float attn_cap, logit_cap;
+    uint32_t layers_27b; /* the model with so many layers scales attention by its width */
 } architecture;
 
 static const architecture architectures[] = {
@@ -19,6 +28,24 @@ static const architecture architectures[] = {
     {.name = "qwen2", .rope_halves = true, .qkv_bias = true},
     {.name = "qwen3", .rope_halves = true, .qk_norm = true},
     {.name = "phi3", .rope_halves = true, .fused = true},
+    {.name = "gemma", .rope_halves = true, .gemma = true},
+    {.name = "gemma2",
+     .rope_halves = true,
+     .gemma = true,
+     .post_norm = true,
+     .window = 4096,
+     .window_pattern = 2,
+     .attn_cap = 50,
+     .logit_cap = 30,
+     .layers_27b = 46},
+    {.name = "gemma3",
+     .rope_halves = true,
+     .qk_norm = true,
+     .gemma = true,
+     .post_norm = true,
+     .window_pattern = 6,
+     .base_near = 10000,
+     .layers_27b = 62},
 };
 
 /* A file being read. */
@@ -40,20 +67,16 @@ static void find_architecture(reader *r)
         }
     }
     model_fail(&r->in,
-               "the architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and phi3 are)",
+               "the architecture \"%.*s\" is not supported (llama, qwen2, qwen3, phi3, gemma, "
+               "gemma2 and gemma3 are)",
                name.len < 32 ? (int)name.len : 32, name.p);
 }
 
 static void check_kind(reader *r)
 {
-    const gguf_kv *scaling = model_find(&r->in, "rope.scaling.type");
     const gguf_kv *experts = model_find(&r->in, "expert_count");
-    gguf_str name = {.p = "", .len = 0};
     uint64_t n = 0;
 
-    if (scaling != NULL && (!gguf_as_str(scaling, &name) || !model_str_is(name, "none"))) {
-        model_fail(&r->in, "scaled rotary positions are not supported");
-    }
     if (experts != NULL && (!gguf_as_uint(experts, &n) || n > 0)) {
         model_fail(&r->in, "mixtures of experts are not supported");
     }
@@ -62,14 +85,10 @@ static void check_kind(reader *r)
 static void read_config(reader *r, uint32_t n_vocab)
 {
     kern_config *c = &r->m->config;
-    uint32_t window;
 
     c->n_vocab = n_vocab;
     c->n_layers = model_number(&r->in, "block_count", 0, MODEL_MAX_LAYERS);
     c->n_ctx = model_number(&r->in, "context_length", 0, MODEL_MAX_CTX);
-    /* within the window attention is what it is without one */
-    window = model_number(&r->in, "attention.sliding_window", c->n_ctx, MODEL_MAX_CTX);
-    c->n_ctx = window < c->n_ctx ? window : c->n_ctx;
     c->rope_halves = r->arch->rope_halves;
     c->d_model = model_number(&r->in, "embedding_length", 0, MODEL_MAX_WIDTH);
     c->d_ff = model_number(&r->in, "feed_forward_length", 0, MODEL_MAX_WIDTH);
@@ -109,6 +128,50 @@ static void read_config(reader *r, uint32_t n_vocab)
     }
 }
 
+/* What Gemma has, and the caps and windows of others. */
+static void read_scales(reader *r)
+{
+    kern_config *c = &r->m->config;
+    const architecture *arch = r->arch;
+
+    c->gelu = arch->gemma;
+    c->embed_scale = arch->gemma ? sqrtf((float)c->d_model) : 0;
+    if (arch->layers_27b > 0 && c->n_layers == arch->layers_27b) {
+        c->attn_scale = 1 / sqrtf((float)c->d_model / (float)c->n_heads);
+    }
+    if (arch->attn_cap > 0) {
+        c->attn_cap = model_real(&r->in, "attn_logit_softcapping", arch->attn_cap, 1e6);
+        c->logit_cap = model_real(&r->in, "final_logit_softcapping", arch->logit_cap, 1e6);
+    }
+    if (arch->base_near > 0) {
+        c->rope_base_near = model_real(&r->in, "rope.freq_base_swa", arch->base_near, 1e12);
+    }
+}
+
+/* A window that nothing in the context exceeds is none. */
+static uint32_t window_of(reader *r, uint32_t layer)
+{
+    const kern_config *c = &r->m->config;
+    const gguf_kv *kv = model_find(&r->in, "attention.sliding_window");
+    uint32_t pattern = r->arch->window_pattern, window = r->arch->window;
+    uint64_t said = 1;
+
+    if ((kv == NULL && window == 0) || (kv != NULL && gguf_as_uint(kv, &said) && said == 0)) {
+        return 0;
+    }
+    window = model_number(&r->in, "attention.sliding_window", window, MODEL_MAX_CTX);
+    if (pattern > 0) {
+        pattern =
+            model_number(&r->in, "attention.sliding_window_pattern", pattern, MODEL_MAX_LAYERS);
+        if (layer % pattern == pattern - 1) {
+            return 0;
+        }
+        /* with positions of their own they are windows, however long */
+        return c->rope_base_near > 0 || window < c->n_ctx ? window : 0;
+    }
+    return window < c->n_ctx ? window : 0;
+}
+
 static void read_attention(reader *r, uint32_t i, kern_layer *l)
 {
     const kern_config *c = &r->m->config;
@@ -140,6 +203,11 @@ static void read_attention(reader *r, uint32_t i, kern_layer *l)
         l->k_norm =
             model_vector(&r->in, model_block(name, i, "attn_k_norm.weight"), c->head_dim);
     }
+    if (r->arch->post_norm) {
+        l->attn_post = model_vector(&r->in, model_block(name, i, "post_attention_norm.weight"),
+                                    c->d_model);
+    }
+    l->window = window_of(r, i);
 }
 
 static void read_ffn(reader *r, uint32_t i, kern_layer *l)
@@ -162,23 +230,10 @@ static void read_ffn(reader *r, uint32_t i, kern_layer *l)
     }
     l->w_down =
         model_matrix(&r->in, model_block(name, i, "ffn_down.weight"), c->d_model, c->d_ff);
-}
-
-/* Llama 3.1 and later divide the frequencies of rotary positions. */
-static const float *rope_factors(reader *r)
-{
-    const float *f;
-
-    if (gguf_find_tensor(r->in.g, "rope_freqs.weight") == NULL) {
-        return NULL;
+    if (r->arch->post_norm) {
+        l->ffn_post =
+            model_vector(&r->in, model_block(name, i, "post_ffw_norm.weight"), c->d_model);
     }
-    f = model_vector(&r->in, "rope_freqs.weight", r->m->config.rope_dim / 2);
-    for (uint32_t i = 0; f != NULL && i < r->m->config.rope_dim / 2; i++) {
-        if (!(f[i] > 0)) {
-            model_fail(&r->in, "rope_freqs.weight has a divisor that is not positive");
-        }
-    }
-    return f;
 }
 
 static void read_weights(reader *r)
@@ -199,7 +254,13 @@ static void read_weights(reader *r)
     if (gguf_find_tensor(r->in.g, "output.weight") != NULL) {
         w->out = model_matrix(&r->in, "output.weight", c->n_vocab, c->d_model);
     }
-    w->rope_factors = rope_factors(r);
+    m->rope_factors = calloc(c->rope_dim / 2, sizeof(*m->rope_factors));
+    if (m->rope_factors == NULL) {
+        model_fail(&r->in, "out of memory");
+        return;
+    }
+    model_rope(&r->in, &m->config, m->rope_factors);
+    w->rope_factors = m->rope_factors;
     for (uint32_t i = 0; i < c->n_layers && !r->in.failed; i++) {
         read_attention(r, i, &m->layers[i]);
         read_ffn(r, i, &m->layers[i]);
@@ -222,6 +283,7 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
         read_config(&r, n_vocab);
     }
     if (!r.in.failed) {
+        read_scales(&r);
         read_weights(&r);
     }
     m->n_params = r.in.n_params;
@@ -234,5 +296,7 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
 void infer_model_free(infer_model *m)
 {
     free(m->layers);
+    free(m->rope_factors);
     m->layers = NULL;
+    m->rope_factors = NULL;
 }

@@ -15,6 +15,7 @@ typedef struct {
     kern_config config;
     kern_weights weights; /* point into the file */
     kern_layer *layers;
+    float *rope_factors;
     uint64_t n_params;
 } infer_model;
 

@@ -19,7 +19,7 @@ struct kern_device {
 typedef struct {
     const uint32_t *pages;
     uint32_t pos;
-    uint32_t beside; /* tokens of the same sequence in the batch */
+    const kern_seq *seq;
 } cpu_row_at;
 
 struct kern_model {
@@ -28,7 +28,8 @@ struct kern_model {
     kern_weights weights;
     kern_layer *layers;
     uint32_t max_batch;
-    double *rope_freq; /* [rope_dim / 2] */
+    double *rope_freq;      /* [rope_dim / 2] */
+    double *rope_freq_near; /* likewise, in layers with a window; NULL: the same */
 
     /* [n_pages][n_layers][keys, values][n_kv_heads][KERN_PAGE][head_dim]: what a head reads of
      * a page lies together, and so does what a sequence has of the memory */
@@ -48,6 +49,7 @@ struct kern_model {
     float *gate;      /* [B][d_ff] */
     float *up;        /* [B][d_ff] */
     float *rope;      /* [B][rope_dim / 2][cos, sin] */
+    float *rope_near; /* likewise, where rope_freq_near is */
     float *scores;    /* [threads][n_ctx] */
     float *wrow;      /* [threads][longest row of weights] */
     uint32_t wrow_len;
@@ -67,6 +69,9 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
                 uint32_t n_products);
 
 bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
+
+/* cos and sin of the angles at pos, [half][2], scaled. */
+void cpu_angles(float *rope, const double *freq, uint32_t half, uint32_t pos, float scale);
 
 /* Rotates each head's first rope_dim values, pair i by its angle: rope is [rope_dim / 2][cos,
  * sin]. */

@@ -81,6 +81,7 @@ static void cpu_model_free(kern_model *m)
     }
     free(m->layers);
     free(m->rope_freq);
+    free(m->rope_freq_near);
     free(m->rows);
     free(m->firsts);
     free(m->x);
@@ -92,6 +93,7 @@ static void cpu_model_free(kern_model *m)
     free(m->gate);
     free(m->up);
     free(m->rope);
+    free(m->rope_near);
     free(m->scores);
     free(m->wrow);
     free(m->packed);
@@ -185,23 +187,44 @@ static bool alloc_pages(kern_model *m, uint32_t n_pages)
     return true;
 }
 
+static double *frequencies(const kern_config *c, double base, const float *factors)
+{
+    double *freq = malloc(c->rope_dim / 2 * sizeof(*freq));
+
+    for (uint32_t i = 0; freq != NULL && i < c->rope_dim / 2; i++) {
+        freq[i] = pow(base, -2.0 * i / c->rope_dim);
+        freq[i] /= factors != NULL ? factors[i] : 1;
+    }
+    return freq;
+}
+
+/* What is 0 for the usual becomes that. */
+static void set_scales(kern_config *c)
+{
+    c->rope_scale = c->rope_scale > 0 ? c->rope_scale : 1;
+    c->embed_scale = c->embed_scale > 0 ? c->embed_scale : 1;
+    c->attn_scale = c->attn_scale > 0 ? c->attn_scale : 1.0f / sqrtf((float)c->head_dim);
+}
+
 static bool init_model(kern_model *m, const kern_weights *weights)
 {
-    const kern_config *c = &m->config;
+    kern_config *c = &m->config;
 
+    set_scales(c);
     m->layers = malloc(c->n_layers * sizeof(*m->layers));
-    m->rope_freq = malloc(c->rope_dim / 2 * sizeof(*m->rope_freq));
+    m->rope_freq = frequencies(c, c->rope_base, weights->rope_factors);
     if (m->layers == NULL || m->rope_freq == NULL || !alloc_state(m)) {
         return false;
     }
-    memcpy(m->layers, weights->layers, c->n_layers * sizeof(*m->layers));
-    m->weights.layers = m->layers;
-    for (uint32_t i = 0; i < c->rope_dim / 2; i++) {
-        m->rope_freq[i] = pow(c->rope_base, -2.0 * i / c->rope_dim);
-        if (weights->rope_factors != NULL) {
-            m->rope_freq[i] /= weights->rope_factors[i];
+    if (c->rope_base_near > 0) {
+        m->rope_freq_near = frequencies(c, c->rope_base_near, NULL);
+        m->rope_near = scratch(m->max_batch, c->rope_dim);
+        if (m->rope_freq_near == NULL || m->rope_near == NULL) {
+            return false;
         }
     }
+    memcpy(m->layers, weights->layers, c->n_layers * sizeof(*m->layers));
+    m->weights.layers = m->layers;
     return true;
 }
 

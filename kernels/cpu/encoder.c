@@ -59,13 +59,7 @@ static void look_up_token(kern_model *m, size_t row, int32_t id, uint32_t pos, f
         m->dev->ops->layer_norm(x, w->embed_norm, w->embed_norm_b, m->config.d_model,
                                 m->config.norm_eps);
     }
-    for (uint32_t i = 0; i < half; i++) {
-        double angle = pos * m->rope_freq[i];
-        float *r = m->rope + (row * half + i) * 2;
-
-        r[0] = (float)cos(angle);
-        r[1] = (float)sin(angle);
-    }
+    cpu_angles(m->rope + row * half * 2, m->rope_freq, half, pos, 1);
 }
 
 /* Items are texts. */

@@ -47,21 +47,28 @@ static uint32_t embed(kern_model *m, const kern_seq *seqs, uint32_t n_seqs)
             float *x = m->x + (size_t)row * c->d_model;
             const float *e = cpu_row(m->dev->ops, &m->weights.embed, (size_t)seqs[s].ids[t], x);
 
-            if (e != x) {
-                memcpy(x, e, c->d_model * sizeof(*x));
+            for (uint32_t i = 0; i < c->d_model; i++) {
+                x[i] = e[i] * c->embed_scale;
             }
-            m->rows[row] = (cpu_row_at){
-                .pages = seqs[s].pages, .pos = seqs[s].pos + t, .beside = seqs[s].n};
-            for (uint32_t i = 0; i < half; i++) {
-                double angle = m->rows[row].pos * m->rope_freq[i];
-                float *r = m->rope + ((size_t)row * half + i) * 2;
-
-                r[0] = (float)cos(angle);
-                r[1] = (float)sin(angle);
+            m->rows[row] =
+                (cpu_row_at){.pages = seqs[s].pages, .pos = seqs[s].pos + t, .seq = &seqs[s]};
+            cpu_angles(m->rope + (size_t)row * half * 2, m->rope_freq, half, seqs[s].pos + t,
+                       c->rope_scale);
+            if (m->rope_near != NULL) {
+                cpu_angles(m->rope_near + (size_t)row * half * 2, m->rope_freq_near, half,
+                           seqs[s].pos + t, 1);
             }
         }
     }
     return row;
+}
+
+void cpu_angles(float *rope, const double *freq, uint32_t half, uint32_t pos, float scale)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        rope[2 * i] = (float)cos(pos * freq[i]) * scale;
+        rope[2 * i + 1] = (float)sin(pos * freq[i]) * scale;
+    }
 }
 
 void cpu_rotate(const kern_config *c, float *x, uint32_t n_heads, const float *rope)
@@ -100,7 +107,7 @@ void cpu_bias_and_norm(const kern_model *m, float *x, uint32_t n_heads, const fl
 typedef struct {
     kern_model *m;
     uint32_t layer;
-    bool tiled; /* long parts of sequences are attended in tiles */
+    bool tiles; /* long parts of sequences may be attended in tiles */
     const kern_seq *seqs;
     uint32_t n_seqs;
 } attention_job;
@@ -130,7 +137,8 @@ static void rotate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread
 
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        const float *rope = m->rope + i * c->rope_dim;
+        const float *angles = w->window > 0 && m->rope_near ? m->rope_near : m->rope;
+        const float *rope = angles + i * c->rope_dim;
         const cpu_row_at *at = &m->rows[i];
         float *q = m->q + i * c->n_heads * c->head_dim;
         float *k = m->k + i * kv_dim, *v = m->v + i * kv_dim;
@@ -165,31 +173,42 @@ static void score_page(const cpu_ops *ops, float *scores, const float *q, const 
     }
 }
 
-/* Attention of one head of one token to all up to itself. */
+/* Attention of one head of one token to all up to itself, or to its window. */
 static void attend_row(const kern_model *m, uint32_t layer, const cpu_row_at *at,
                        uint32_t kv_head, const float *q, float *out, float *scores)
 {
     const kern_config *c = &m->config;
     const cpu_ops *ops = m->dev->ops;
-    float scale = 1.0f / sqrtf((float)c->head_dim);
-    uint32_t n = at->pos + 1;
+    uint32_t n = at->pos + 1, window = m->layers[layer].window;
+    uint32_t first = window > 0 && n > window ? n - window : 0;
 
-    for (uint32_t t = 0; t < n; t += KERN_PAGE) {
+    for (uint32_t t = first - first % KERN_PAGE; t < n; t += KERN_PAGE) {
         const float *k = page_keys(m, layer, at->pages[t / KERN_PAGE], kv_head);
 
         score_page(ops, scores + t, q, k, n - t < KERN_PAGE ? n - t : KERN_PAGE, c->head_dim);
     }
-    for (uint32_t t = 0; t < n; t++) {
-        scores[t] *= scale;
+    for (uint32_t t = first; t < n; t++) {
+        scores[t] *= c->attn_scale;
     }
-    ops->softmax(scores, n);
+    if (c->attn_cap > 0) {
+        ops->cap(scores + first, c->attn_cap, n - first);
+    }
+    ops->softmax(scores + first, n - first);
     memset(out, 0, c->head_dim * sizeof(*out));
-    for (uint32_t t = 0; t < n; t++) {
+    for (uint32_t t = first; t < n; t++) {
         const float *v = page_keys(m, layer, at->pages[t / KERN_PAGE], kv_head) +
                          values_after(c) + (size_t)(t % KERN_PAGE) * c->head_dim;
 
         ops->axpy(out, scores[t], v, c->head_dim);
     }
+}
+
+/* Tiles know neither caps nor windows. */
+static bool in_tiles(const attention_job *j, const kern_seq *s)
+{
+    uint32_t window = j->m->layers[j->layer].window;
+
+    return j->tiles && s->n >= TILED_FROM && (window == 0 || s->pos + s->n <= window);
 }
 
 /* Items are (row, head) pairs. */
@@ -205,7 +224,7 @@ static void attention_heads(void *arg, uint32_t begin, uint32_t end, uint32_t th
         const cpu_row_at *at = &m->rows[item / c->n_heads];
         size_t first = (size_t)item * c->head_dim;
 
-        if (j->tiled && at->beside >= TILED_FROM) {
+        if (in_tiles(j, at->seq)) {
             continue;
         }
         attend_row(m, j->layer, at, item % c->n_heads / group, m->q + first, m->att + first,
@@ -218,7 +237,7 @@ static uint32_t blocks_of(const attention_job *j, const kern_seq *s)
 {
     const kern_config *c = &j->m->config;
 
-    if (!j->tiled || s->n < TILED_FROM) {
+    if (!in_tiles(j, s)) {
         return 0;
     }
     return (uint32_t)j->m->dev->ops->attend->blocks(s->n, c->n_heads / c->n_kv_heads) *
@@ -244,7 +263,7 @@ static void attend_block(const attention_job *j, const kern_seq *s, size_t row, 
         .n_heads = group,
         .n = s->n,
         .pos = s->pos,
-        .scale = 1.0f / sqrtf((float)c->head_dim),
+        .scale = c->attn_scale,
     };
 
     m->dev->ops->attend->attend(&a, block / c->n_kv_heads, m->tiles + thread * m->tiles_bytes);
@@ -275,7 +294,7 @@ static void attention(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint
     attention_job j = {.m = m, .layer = layer, .seqs = seqs, .n_seqs = n_seqs};
     uint32_t longest = 1, rows = 0, blocks = 0;
 
-    j.tiled = tiles != NULL && tiles->types[m->layers[layer].wq.type];
+    j.tiles = tiles != NULL && tiles->types[m->layers[layer].wq.type] && c->attn_cap == 0;
     for (uint32_t s = 0; s < n_seqs; s++) {
         uint32_t more = blocks_of(&j, &seqs[s]), end = seqs[s].pos + seqs[s].n;
 
@@ -295,6 +314,7 @@ static void attention(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint
 
 typedef struct {
     kern_model *m;
+    const float *x; /* [n][d_model], what becomes xb */
     const float *weight;
 } norm_job;
 
@@ -305,14 +325,14 @@ static void norm_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        cpu_rms_norm(j->m->dev->ops, j->m->xb + i * d, j->m->x + i * d, j->weight, d,
+        cpu_rms_norm(j->m->dev->ops, j->m->xb + i * d, j->x + i * d, j->weight, d,
                      j->m->config.norm_eps);
     }
 }
 
-static void norm_rows(kern_model *m, const float *weight, uint32_t n)
+static void norm_rows(kern_model *m, const float *x, const float *weight, uint32_t n)
 {
-    norm_job j = {.m = m, .weight = weight};
+    norm_job j = {.m = m, .x = x, .weight = weight};
 
     cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_model), norm_some, &j);
 }
@@ -326,19 +346,23 @@ static void add_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
     m->dev->ops->axpy(m->x + begin * d, 1.0f, m->xb + begin * d, (end - begin) * d);
 }
 
-/* x += what the block has made in xb */
-static void add_rows(kern_model *m, uint32_t n)
+/* x += what the block has made in xb, normed where a layer does that */
+static void add_rows(kern_model *m, const float *post, uint32_t n)
 {
+    if (post != NULL) {
+        norm_rows(m, m->xb, post, n);
+    }
     cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_model), add_some, m);
 }
 
-static void swiglu_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+static void gate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     kern_model *m = arg;
     size_t ff = m->config.d_ff;
 
     (void)thread;
-    m->dev->ops->swiglu(m->gate + begin * ff, m->up + begin * ff, (end - begin) * ff);
+    (m->config.gelu ? m->dev->ops->geglu : m->dev->ops->swiglu)(
+        m->gate + begin * ff, m->up + begin * ff, (end - begin) * ff);
 }
 
 static void attention_block(kern_model *m, const kern_seq *seqs, uint32_t n_seqs,
@@ -348,12 +372,12 @@ static void attention_block(kern_model *m, const kern_seq *seqs, uint32_t n_seqs
     const cpu_product qkv[] = {{m->q, &w->wq}, {m->k, &w->wk}, {m->v, &w->wv}};
     const cpu_product out = {m->xb, &w->wo};
 
-    norm_rows(m, w->attn_norm, n);
+    norm_rows(m, m->x, w->attn_norm, n);
     cpu_matmul(m, m->xb, n, qkv, 3);
     rotate_and_store(m, layer, n);
     attention(m, seqs, n_seqs, layer, n);
     cpu_matmul(m, m->att, n, &out, 1);
-    add_rows(m, n);
+    add_rows(m, w->attn_post, n);
 }
 
 static void ffn_block(kern_model *m, uint32_t layer, uint32_t n)
@@ -362,11 +386,11 @@ static void ffn_block(kern_model *m, uint32_t layer, uint32_t n)
     const cpu_product gate_up[] = {{m->gate, &w->w_gate}, {m->up, &w->w_up}};
     const cpu_product down = {m->xb, &w->w_down};
 
-    norm_rows(m, w->ffn_norm, n);
+    norm_rows(m, m->x, w->ffn_norm, n);
     cpu_matmul(m, m->xb, n, gate_up, 2);
-    cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_ff), swiglu_some, m);
+    cpu_pool_run(m->dev->pool, n, row_grain(m->config.d_ff), gate_some, m);
     cpu_matmul(m, m->gate, n, &down, 1);
-    add_rows(m, n);
+    add_rows(m, w->ffn_post, n);
 }
 
 /* Only the rows that somebody asked for go through the large output matrix. */
@@ -386,6 +410,9 @@ static void output(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *
     }
     if (n > 0) {
         cpu_matmul(m, m->xb, n, &out, 1);
+    }
+    if (c->logit_cap > 0) {
+        m->dev->ops->cap(logits, c->logit_cap, (size_t)n * c->n_vocab);
     }
 }
 

@@ -51,7 +51,8 @@ typedef struct {
     kern_layer layers[LAYERS];
     float biases[LAYERS][3][HEADS * HEAD];
     float head_norms[LAYERS][2][HEAD];
-    float norms[2 * LAYERS + 1][D];
+    float norms[4 * LAYERS + 1][D];
+    float factors[HEAD / 2];
     void *owned[N_MATRICES];
     double *values[N_MATRICES]; /* of the same, for the reference */
     int n_owned;
@@ -131,6 +132,26 @@ static void add_biases_and_norms(fixture *f)
     }
 }
 
+/* Scales, GEGLU, norms after a block; a window in the first layer, with positions of its own.
+ */
+static void make_it_gemma(fixture *f)
+{
+    f->config.rope_base_near = 300;
+    f->config.rope_scale = 1.1f;
+    f->config.embed_scale = 3;
+    f->config.attn_scale = 0.2f;
+    f->config.gelu = true;
+    for (int i = 0; i < HEAD / 2; i++) {
+        f->factors[i] = 1 + (float)i / 8;
+    }
+    f->w.rope_factors = f->factors;
+    for (int l = 0; l < LAYERS; l++) {
+        f->layers[l].attn_post = random_norm(f, 2 * LAYERS + 1 + 2 * l);
+        f->layers[l].ffn_post = random_norm(f, 2 * LAYERS + 2 + 2 * l);
+    }
+    f->layers[0].window = 20;
+}
+
 static void free_model(fixture *f)
 {
     for (int i = 0; i < f->n_owned; i++) {
@@ -176,32 +197,43 @@ static void ref_norm(double *y, const double *x, const float *weights, int n)
     }
 }
 
-static void ref_rope(const kern_config *c, double *x, int heads, int pos)
+/* 0: the usual */
+static double or_else(float v, double usual)
 {
+    return v > 0 ? (double)v : usual;
+}
+
+static double ref_capped(double x, float cap)
+{
+    return cap > 0 ? cap * tanh(x / cap) : x;
+}
+
+static void ref_rope(const fixture *f, bool near, double *x, int heads, int pos)
+{
+    const kern_config *c = &f->config;
     int n = (int)c->rope_dim;
+    double base = near ? c->rope_base_near : c->rope_base;
+    double scale = near ? 1 : or_else(c->rope_scale, 1);
 
     for (int i = 0; i < heads * n / 2; i++) {
-        double angle = pos * pow(c->rope_base, -2.0 * (i % (n / 2)) / n);
+        double divisor = near || f->w.rope_factors == NULL ? 1 : f->factors[i % (n / 2)];
+        double angle = pos * pow(base, -2.0 * (i % (n / 2)) / n) / divisor;
         double *p = x + i / (n / 2) * HEAD + i % (n / 2) * (c->rope_halves ? 1 : 2);
         double *q = p + (c->rope_halves ? n / 2 : 1), a = *p, b = *q;
 
-        *p = a * cos(angle) - b * sin(angle);
-        *q = a * sin(angle) + b * cos(angle);
+        *p = (a * cos(angle) - b * sin(angle)) * scale;
+        *q = (a * sin(angle) + b * cos(angle)) * scale;
     }
 }
 
 /* What comes between a product and attention. */
-static void ref_prepare(const kern_config *c, double *x, int heads, const float *bias,
-                        const float *norm, int pos)
+static void ref_prepare(double *x, int heads, const float *bias, const float *norm)
 {
     for (int i = 0; i < heads * HEAD && bias != NULL; i++) {
         x[i] += bias[i];
     }
     for (int h = 0; h < heads && norm != NULL; h++) {
         ref_norm(x + h * HEAD, x + h * HEAD, norm, HEAD);
-    }
-    if (c != NULL) {
-        ref_rope(c, x, heads, pos);
     }
 }
 
@@ -210,29 +242,53 @@ typedef struct {
     double v[LAYERS][CTX][KV_HEADS * HEAD];
 } ref_kv;
 
-static void ref_attention(double *out, const double *q, const ref_kv *kv, int layer, int pos)
+static void ref_attention(const fixture *f, double *out, const double *q, const ref_kv *kv,
+                          int layer, int pos)
 {
+    int window = (int)f->layers[layer].window, first = window > 0 ? pos + 1 - window : 0;
+
+    first = first > 0 ? first : 0;
     for (int h = 0; h < HEADS; h++) {
         int g = h / (HEADS / KV_HEADS) * HEAD;
         double s[CTX], max = -INFINITY, sum = 0;
 
-        for (int t = 0; t <= pos; t++) {
+        for (int t = first; t <= pos; t++) {
             s[t] = 0;
             for (int i = 0; i < HEAD; i++) {
                 s[t] += q[h * HEAD + i] * kv->k[layer][t][g + i];
             }
-            s[t] /= sqrt(HEAD);
+            s[t] = ref_capped(s[t] * or_else(f->config.attn_scale, 1 / sqrt(HEAD)),
+                              f->config.attn_cap);
             max = fmax(max, s[t]);
         }
-        for (int t = 0; t <= pos; t++) {
+        for (int t = first; t <= pos; t++) {
             sum += s[t] = exp(s[t] - max);
         }
         for (int i = 0; i < HEAD; i++) {
             out[h * HEAD + i] = 0;
-            for (int t = 0; t <= pos; t++) {
+            for (int t = first; t <= pos; t++) {
                 out[h * HEAD + i] += s[t] / sum * kv->v[layer][t][g + i];
             }
         }
+    }
+}
+
+static void ref_gate(const fixture *f, double *gate, const double *up)
+{
+    for (int i = 0; i < FF; i++) {
+        double x = gate[i], odd = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+
+        gate[i] = (f->config.gelu ? x / 2 * (1 + tanh(odd)) : x / (1 + exp(-x))) * up[i];
+    }
+}
+
+static void ref_add(double *x, double *y, const float *post)
+{
+    if (post != NULL) {
+        ref_norm(y, y, post, D);
+    }
+    for (int i = 0; i < D; i++) {
+        x[i] += y[i];
     }
 }
 
@@ -241,36 +297,36 @@ static void ref_forward(const fixture *f, ref_kv *kv, int id, int pos, double *l
     double x[D], xb[D], q[HEADS * HEAD], att[HEADS * HEAD], y[D], gate[FF], up[FF];
 
     for (uint32_t i = 0; i < D; i++) {
-        x[i] = values(f, &f->w.embed)[(uint32_t)id * D + i];
+        x[i] = values(f, &f->w.embed)[(uint32_t)id * D + i] * or_else(f->config.embed_scale, 1);
     }
     for (int l = 0; l < LAYERS; l++) {
         const kern_layer *w = &f->layers[l];
+        bool near = w->window > 0 && f->config.rope_base_near > 0;
 
         ref_norm(xb, x, w->attn_norm, D);
         ref_matvec(f, q, &w->wq, xb);
         ref_matvec(f, kv->k[l][pos], &w->wk, xb);
         ref_matvec(f, kv->v[l][pos], &w->wv, xb);
-        ref_prepare(&f->config, q, HEADS, w->bq, w->q_norm, pos);
-        ref_prepare(&f->config, kv->k[l][pos], KV_HEADS, w->bk, w->k_norm, pos);
-        ref_prepare(NULL, kv->v[l][pos], KV_HEADS, w->bv, NULL, pos);
-        ref_attention(att, q, kv, l, pos);
+        ref_prepare(q, HEADS, w->bq, w->q_norm);
+        ref_prepare(kv->k[l][pos], KV_HEADS, w->bk, w->k_norm);
+        ref_prepare(kv->v[l][pos], KV_HEADS, w->bv, NULL);
+        ref_rope(f, near, q, HEADS, pos);
+        ref_rope(f, near, kv->k[l][pos], KV_HEADS, pos);
+        ref_attention(f, att, q, kv, l, pos);
         ref_matvec(f, y, &w->wo, att);
-        for (int i = 0; i < D; i++) {
-            x[i] += y[i];
-        }
+        ref_add(x, y, w->attn_post);
         ref_norm(xb, x, w->ffn_norm, D);
         ref_matvec(f, gate, &w->w_gate, xb);
         ref_matvec(f, up, &w->w_up, xb);
-        for (int i = 0; i < FF; i++) {
-            gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
-        }
+        ref_gate(f, gate, up);
         ref_matvec(f, y, &w->w_down, gate);
-        for (int i = 0; i < D; i++) {
-            x[i] += y[i];
-        }
+        ref_add(x, y, w->ffn_post);
     }
     ref_norm(xb, x, f->w.out_norm, D);
     ref_matvec(f, logits, &f->w.out, xb);
+    for (int i = 0; i < VOCAB; i++) {
+        logits[i] = ref_capped(logits[i], f->config.logit_cap);
+    }
 }
 
 /* --- the tests --- */
@@ -386,6 +442,25 @@ static void other_architectures(void **state)
     add_biases_and_norms(f);
     check_all_ways(f, KERN_F32);
     free_model(f);
+}
+
+/* Without caps packed weights go through tiles, but for the layer whose window is exceeded. */
+static void windows_and_caps(void **state)
+{
+    static const kern_type types[] = {KERN_F32, KERN_Q8_0};
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        fixture *f = make_model(types[i % 2], 30);
+
+        make_it_gemma(f);
+        if (i >= 2) {
+            f->config.attn_cap = 5;
+            f->config.logit_cap = 3;
+        }
+        check_all_ways(f, types[i % 2]);
+        free_model(f);
+    }
 }
 
 static kern_device *open_with(const cpu_ops *ops, uint32_t threads)
@@ -679,6 +754,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_equal_float64),
         cmocka_unit_test(other_architectures),
+        cmocka_unit_test(windows_and_caps),
         cmocka_unit_test(prompt_cuts_change_nothing),
         cmocka_unit_test(company_changes_nothing),
         cmocka_unit_test(pages_change_nothing),

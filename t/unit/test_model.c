@@ -60,13 +60,39 @@ static void good_models(void **state)
     }
 }
 
+/* Mistral's: every layer has it, where it is shorter than the context; 0 is none. */
+static void windows(void **state)
+{
+    static const uint32_t said[] = {0, 64, TINY_CTX - 1, TINY_CTX, 1 << 20};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(said) / sizeof(*said); i++) {
+        gw w = {0};
+        size_t size;
+        infer_model m;
+
+        tiny_write(&w, (tiny_model){0});
+        gw_u32(&w, "llama.attention.sliding_window", said[i]);
+        uint8_t *file = gw_finish(&w, &size);
+        gguf *g = gguf_parse(file, size, err, sizeof(err));
+        assert_true(infer_model_read(&m, g, TINY_VOCAB, err, sizeof(err)));
+        assert_int_equal(m.config.n_ctx, TINY_CTX);
+        for (int layer = 0; layer < 2; layer++) {
+            assert_int_equal(m.layers[layer].window, said[i] < TINY_CTX ? said[i] : 0);
+        }
+        infer_model_free(&m);
+        gguf_close(g);
+        free(file);
+    }
+}
+
 static void what_is_missing(void **state)
 {
     static const struct {
         const char *key, *why;
     } keys[] = {
         {"general.architecture", "the architecture \"\" is not supported (llama, "
-                                 "qwen2, qwen3 and phi3 are)"},
+                                 "qwen2, qwen3, phi3, gemma, gemma2 and gemma3 are)"},
         {"llama.context_length", "llama.context_length is missing"},
         {"llama.embedding_length", "llama.embedding_length is missing"},
         {"llama.block_count", "llama.block_count is missing"},
@@ -163,8 +189,21 @@ static void numbers_that_are_none(void **state)
     gw_str(&w, "llama.block_count", "2");
     refused(&w, "llama.block_count is not a number from 1 to 1024");
     tiny_write(&w, (tiny_model){0});
+    gw_str(&w, "llama.rope.scaling.type", "spiral");
+    refused(&w, "rotary positions scaled by \"spiral\" are not supported");
+    tiny_write(&w, (tiny_model){0});
+    gw_u32(&w, "llama.rope.scaling.type", 1);
+    refused(&w, "rotary positions scaled by \"\" are not supported");
+    tiny_write(&w, (tiny_model){0});
     gw_str(&w, "llama.rope.scaling.type", "yarn");
-    refused(&w, "scaled rotary positions are not supported");
+    gw_f32(&w, "llama.rope.scaling.factor", 0.5f);
+    refused(&w, "rotary positions scaled by \"yarn\" are not supported");
+    tiny_write(&w, (tiny_model){0});
+    gw_f32(&w, "llama.rope.scaling.factor", 0.0f / 0.0f);
+    refused(&w, "llama.rope.scaling.factor is not a number between 0 and 1e+06");
+    tiny_write(&w, (tiny_model){0});
+    gw_str(&w, "llama.attention.sliding_window", "8");
+    refused(&w, "llama.attention.sliding_window is not a number from 1 to 1048576");
 }
 
 static void tensors_that_do_not_fit(void **state)
@@ -183,6 +222,9 @@ static void tensors_that_do_not_fit(void **state)
     tiny_write(&w, (tiny_model){0});
     gw_tensor(&w, "rope_freqs.weight", GGUF_TENSOR_F32, 8, 0, bias, 32);
     refused(&w, "rope_freqs.weight has a divisor that is not positive");
+    tiny_write(&w, (tiny_model){0});
+    gw_tensor(&w, "rope_factors_long.weight", GGUF_TENSOR_F32, 8, 0, bias, 32);
+    refused(&w, "the tensor rope_factors_short.weight is missing");
 }
 
 static void broken_vocabularies(void **state)
@@ -231,9 +273,13 @@ static void broken_vocabularies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_models),         cmocka_unit_test(what_is_missing),
-        cmocka_unit_test(absurd_numbers),      cmocka_unit_test(numbers_that_are_none),
-        cmocka_unit_test(broken_vocabularies), cmocka_unit_test(tensors_that_do_not_fit),
+        cmocka_unit_test(windows),
+        cmocka_unit_test(good_models),
+        cmocka_unit_test(what_is_missing),
+        cmocka_unit_test(absurd_numbers),
+        cmocka_unit_test(numbers_that_are_none),
+        cmocka_unit_test(broken_vocabularies),
+        cmocka_unit_test(tensors_that_do_not_fit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

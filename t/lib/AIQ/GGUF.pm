@@ -187,21 +187,28 @@ sub array {
     return str($name) . pack('L<L<Q<', $ARRAY, $type, scalar @values) . join('', @values);
 }
 
-# Two layers, width 64, 4 heads on 2; heads of 16, but of 32 in Qwen 3's.
+# Two layers, width 64, 4 heads on 2; heads of 16, but of 32 in Qwen 3's and Gemma's. What is
+# otherwise: layers, context, numbers and texts by their key without the architecture, vectors
+# by name.
 sub tiny {
-    my ($arch, $out) = @_;
-    my ($width, $ff, $vocab, $layers) = (64, 96, 300, 2);
-    my $head = $arch eq 'qwen3' ? 32 : 16;
+    my ($arch, $out, %other) = @_;
+    my ($width, $ff, $vocab, $layers) = (64, 96, 300, $other{layers} // 2);
+    my ($gemma, $gemma2) = ($arch =~ /^gemma/, $arch =~ /^gemma[23]/);
+    my $head = $arch eq 'qwen3' || $gemma ? 32 : 16;
     my ($q, $kv) = (4 * $head, 2 * $head);
+    my %vectors = %{ $other{vectors} // {} };
     my @tokens = ('<unk>', '<s>', '</s>', (map { sprintf '<0x%02X>', $_ } 0 .. 255),
                   map { "w$_" } 259 .. $vocab - 1);
     my @keys = (
         key('general.architecture', $STRING, $arch),
         (map { key("$arch.$_->[0]", 4, $_->[1]) } ['block_count', $layers],
-            ['context_length', 256], ['embedding_length', $width], ['feed_forward_length', $ff],
+            ['context_length', $other{context} // 256], ['embedding_length', $width], ['feed_forward_length', $ff],
             ['attention.head_count', 4], ['attention.head_count_kv', 2],
             ['rope.dimension_count', $head],
-            $arch eq 'qwen3' ? (['attention.key_length', 32], ['attention.value_length', 32]) : ()),
+            $head == 32 ? (['attention.key_length', 32], ['attention.value_length', 32]) : ()),
+        (map { key("$arch.$_", $other{numbers}{$_} =~ /[.e]/ ? 6 : 4, $other{numbers}{$_}) }
+            sort keys %{ $other{numbers} // {} }),
+        (map { key("$arch.$_", $STRING, $other{texts}{$_}) } sort keys %{ $other{texts} // {} }),
         key("$arch.attention.layer_norm_rms_epsilon", 6, 1e-5),
         key('tokenizer.ggml.model', $STRING, 'llama'),
         array('tokenizer.ggml.tokens', $STRING, map { str($_) } @tokens),
@@ -220,10 +227,13 @@ sub tiny {
                ['attn_v.weight', $width, $kv], ['ffn_gate.weight', $width, $ff],
                ['ffn_up.weight', $width, $ff]),
         $arch eq 'qwen2' ? (['attn_q.bias', $q], ['attn_k.bias', $kv], ['attn_v.bias', $kv]) : (),
-        $arch eq 'qwen3' ? (['attn_q_norm.weight', $head], ['attn_k_norm.weight', $head]) : (),
+        $arch =~ /^(?:qwen3|gemma3)$/
+            ? (['attn_q_norm.weight', $head], ['attn_k_norm.weight', $head]) : (),
+        $gemma2 ? (['post_attention_norm.weight', $width], ['post_ffw_norm.weight', $width]) : (),
     );
     my @tensors = (['token_embd.weight', $width, $vocab], ['output_norm.weight', $width],
-                   ['output.weight', $width, $vocab]);
+                   $gemma ? () : (['output.weight', $width, $vocab]),
+                   map { [$_, scalar @{ $vectors{$_} }] } sort keys %vectors);
     for my $i (0 .. $layers - 1) {
         push @tensors, map { my ($name, @dims) = @$_; ["blk.$i.$name", @dims] } @layer;
     }
@@ -236,7 +246,8 @@ sub tiny {
 
         $infos .= str($name) . pack('L<Q<*', scalar @dims, @dims)
             . pack('L<Q<', $F32, length $body);
-        $body .= pack('f<*', map { $middle + rand(0.6) - 0.3 } 1 .. $dims[0] * ($dims[1] // 1));
+        $body .= pack('f<*', $vectors{$name} ? @{ $vectors{$name} }
+            : map { $middle + rand(0.6) - 0.3 } 1 .. $dims[0] * ($dims[1] // 1));
         $body .= "\0" x (-length($body) & 31);
     }
     my $all = 'GGUF' . pack('L<Q<Q<', 3, scalar @tensors, scalar @keys) . join('', @keys) . $infos;
