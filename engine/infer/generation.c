@@ -48,6 +48,7 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     }
     emit_ready(r);
     ev.prompt_tokens = r->n_prompt - r->n_said;
+    ev.cached_tokens = r->n_cached < ev.prompt_tokens ? r->n_cached : ev.prompt_tokens;
     ev.completion_tokens = r->n_said + r->n_answer;
     ev.ids = r->ids + ev.prompt_tokens;
     scores_give(&r->scores, &ev);

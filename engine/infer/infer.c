@@ -258,7 +258,8 @@ infer *infer_open(const char *path, const infer_options *opt, char *err, size_t 
     if (m == NULL) {
         return NULL;
     }
-    list_init(&m->waiting);
+    list_init(&m->waiting[0]);
+    list_init(&m->waiting[1]);
     list_init(&m->running);
     if (!set_options(m, opt, err, errlen) || !read_file(m, path, err, errlen) ||
         !alloc_batch(m) || !start(m, err, errlen)) {
@@ -296,6 +297,13 @@ void infer_info(const infer *m, infer_model_info *info)
 masks *infer_masks(const infer *m)
 {
     return m->masks;
+}
+
+void infer_get_stats(const infer *m, infer_stats *stats)
+{
+    pthread_mutex_lock(&m->hub->lock);
+    *stats = m->stats;
+    pthread_mutex_unlock(&m->hub->lock);
 }
 
 const tokenizer *infer_tokenizer(const infer *m)

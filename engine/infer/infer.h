@@ -6,6 +6,12 @@
  * chunks, shared evenly among those still reading their prompt. A newcomer therefore joins
  * at the next step, and a long prompt cannot hold up a short answer.
  *
+ * Contexts are made of pages (kv.h). A request is let in when there are pages for its prompt,
+ * and takes more as it speaks; pages that hold the beginning of a prompt already are not read
+ * again. Where none is left, one of those that run goes back to the head of the queue, without
+ * its pages: of the paused, then of flex, then of all the last that came. Later it reads what
+ * was said anew and goes on, and nobody sees a difference but in time.
+ *
  * Invariants:
  *  - Every submitted request gets exactly one last event, DONE or FAILED, whatever happens:
  *    cancel, close, an error in the kernels.
@@ -14,8 +20,10 @@
  *    concatenation is the answer.
  *  - Where a device fails, the model moves to the next one that its devices have, and what runs
  *    goes on there: nothing is said twice. Without one the running requests are FAILED.
- *  - A request's context memory is reserved when it is admitted, prompt and answer
- *    together: nothing that runs can fail later because another one grew.
+ *  - Any request that was queued fits the pages alone, so the first of all that run always goes
+ *    on, and nothing fails because another one grew.
+ *  - Requests in the queue are let in as they came. Flex ones wait for others, but one of four
+ *    that are let in is flex if such wait, and they never have the last quarter of the batch.
  *  - The same request with the same seed gives the same answer, alone or in company; with
  *    packed weights as far as rounding in the kernels allows (aiq_kernels.h, step).
  */
@@ -73,6 +81,17 @@ typedef struct {
     bool thinks;             /* its answers may begin with thoughts */
 } infer_model_info;
 
+/* Since the model was opened, and now. */
+typedef struct {
+    uint32_t pages; /* of KERN_PAGE tokens each */
+    uint32_t used;  /* that running requests have */
+    uint32_t running;
+    uint32_t waiting;
+    uint64_t prompt_tokens; /* of requests that were let in */
+    uint64_t cached_tokens; /* of these, not read */
+    uint64_t preemptions;   /* contexts that were taken away */
+} infer_stats;
+
 /* UTF-8; role is "system", "user", "assistant" or "tool". Borrowed for the call. */
 typedef struct {
     const char *role;
@@ -100,6 +119,9 @@ typedef struct {
     size_t n_ids;
 
     uint32_t max_tokens; /* 0: as many as the context holds */
+
+    aiq_str scope; /* prompts share what is read of them with those of the same scope only */
+    bool flex;     /* others are in a hurry, this one is not */
 
     /* How to sample: sampler.h says what these mean, and in which order they come. */
     float temperature;        /* 0: greedy; at most 2 */
@@ -158,6 +180,7 @@ typedef struct {
 
     infer_finish finish; /* DONE */
     uint32_t prompt_tokens;
+    uint32_t cached_tokens;     /* of these, how many were not read anew */
     uint32_t completion_tokens; /* the token that ends the turn is not counted */
     const int32_t *ids;         /* the completion_tokens ids, in order */
 
@@ -188,6 +211,9 @@ void infer_info(const infer *m, infer_model_info *info);
 
 /* The languages that answers can be held to. Lives as long as the model. */
 masks *infer_masks(const infer *m);
+
+/* As of the last turn. Any thread. */
+void infer_get_stats(const infer *m, infer_stats *stats);
 
 /* For counting and showing tokens. Any thread; lives as long as the model. */
 const tokenizer *infer_tokenizer(const infer *m);

@@ -54,13 +54,19 @@ struct infer_req {
     /* the model's thread only, once submitted */
     infer_cb cb;
     void *arg;
-    int32_t *ids;      /* [n_ctx_needed] the prompt, then the answer as it comes */
+    bool flex;
+    bool evicted;      /* its context was taken away in this turn */
+    bool met;          /* it was let in before */
+    uint64_t arrival;  /* counts from the first request on */
+    int32_t *ids;      /* [n_prompt + max_tokens] the prompt, then the answer as it comes */
     uint32_t n_prompt; /* with n_said, … */
     uint32_t n_said;   /* … tokens of the answer that were there before */
     uint32_t n_answer;
     uint32_t max_tokens; /* at least 1; n_prompt + max_tokens <= n_ctx */
     uint32_t pos;        /* tokens in kv */
     kv_seq kv;           /* empty while it waits */
+    kv_key scope;        /* whose pages it may find */
+    uint32_t n_cached;   /* tokens of the prompt that were found when it was let in */
     sampler sampler;
     sampler_bias *bias; /* [sampler.n_bias] */
     scores scores;
@@ -104,11 +110,14 @@ struct infer {
     uint32_t n_ctx; /* the model's, or what the first device has memory for; never changes */
 
     /* under the hub's lock */
-    req_list waiting;
+    req_list waiting[2]; /* those that are flex in the second; by arrival */
     uint32_t n_waiting;
+    uint64_t arrivals;
+    infer_stats stats;
     bool closing;
 
     /* the model's thread only */
+    uint32_t n_passed;          /* let in since one of flex was, while such waited */
     req_list running;           /* whoever was in a step goes to the end */
     kern_seq *seqs;             /* [max_running] the batch */
     infer_req **reqs;           /* [max_running] whose they are */
@@ -127,20 +136,21 @@ static inline void list_init(req_list *l)
     l->last = &l->first;
 }
 
-static inline void list_prepend(req_list *l, infer_req *r)
-{
-    r->next = l->first;
-    if (l->first == NULL) {
-        l->last = &r->next;
-    }
-    l->first = r;
-}
-
 static inline void list_append(req_list *l, infer_req *r)
 {
     r->next = NULL;
     *l->last = r;
     l->last = &r->next;
+}
+
+/* Puts r before *at, a link of the list. */
+static inline void list_insert(req_list *l, infer_req **at, infer_req *r)
+{
+    r->next = *at;
+    *at = r;
+    if (r->next == NULL) {
+        l->last = &r->next;
+    }
 }
 
 /* Takes *at, a link of the list, out of it. */
@@ -155,6 +165,14 @@ static inline infer_req *list_take(req_list *l, infer_req **at)
     return r;
 }
 
+/* All of from, to the end of l. */
+static inline void list_move(req_list *l, req_list *from)
+{
+    while (from->first != NULL) {
+        list_append(l, list_take(from, &from->first));
+    }
+}
+
 /* --- infer.c --- */
 
 void infer_drop_walk(infer_req *r);
@@ -165,8 +183,8 @@ void infer_req_drop(infer_req *r);
 
 void *infer_main(void *m);
 
-/* Back to the head of the queue: its turn to run comes first, with a context of its own. */
-void infer_wait_again(infer *m, infer_req *r);
+/* Into the queue, where its arrival puts it. Under the hub's lock. */
+void infer_wait(infer *m, infer_req *r);
 
 /* --- placing.c; the model's thread, once it runs --- */
 

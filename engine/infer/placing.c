@@ -101,27 +101,28 @@ void infer_move(infer *m, uint32_t n)
         list_append(&m->running, m->reqs[i]);
     }
     while (m->running.first != NULL) {
-        list_prepend(&homeless, list_take(&m->running, &m->running.first));
-        infer_drop_context(m, homeless.first);
+        infer_req *r = list_take(&m->running, &m->running.first);
+
+        infer_drop_context(m, r);
+        list_append(&homeless, r);
     }
     snprintf(why, sizeof(why), "%s", m->kern->last_error(m->dev));
     devices_fail(m->opt.devices, m->place, why);
     infer_leave(m);
     settled = infer_settle(m, why, sizeof(why));
-    while (homeless.first != NULL) {
-        infer_req *r = list_take(&homeless, &homeless.first);
-
-        if (settled) {
-            infer_wait_again(m, r);
-        } else {
-            infer_fail(m, r, why);
-        }
+    while (!settled && homeless.first != NULL) {
+        infer_fail(m, list_take(&homeless, &homeless.first), why);
     }
+    pthread_mutex_lock(&m->hub->lock);
+    while (homeless.first != NULL) {
+        infer_wait(m, list_take(&homeless, &homeless.first));
+    }
+    pthread_mutex_unlock(&m->hub->lock);
 }
 
 void infer_settle_again(infer *m)
 {
-    req_list waiting;
+    req_list waiting[2];
     char why[256] = "";
 
     m->tried = 0;
@@ -129,11 +130,15 @@ void infer_settle_again(infer *m)
         return;
     }
     pthread_mutex_lock(&m->hub->lock);
-    waiting = m->waiting;
-    list_init(&m->waiting);
+    for (int flex = 0; flex < 2; flex++) {
+        list_init(&waiting[flex]);
+        list_move(&waiting[flex], &m->waiting[flex]);
+    }
     m->n_waiting = 0;
     pthread_mutex_unlock(&m->hub->lock);
-    while (waiting.first != NULL) {
-        infer_fail(m, list_take(&waiting, &waiting.first), why);
+    for (int flex = 0; flex < 2; flex++) {
+        while (waiting[flex].first != NULL) {
+            infer_fail(m, list_take(&waiting[flex], &waiting[flex].first), why);
+        }
     }
 }

@@ -187,6 +187,8 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
                            .presence = p->presence,
                            .state = p->seed};
     r->shows_marks = p->shows_marks;
+    r->flex = p->flex;
+    r->scope = kv_scope(p->scope.data, p->scope.len);
     r->scores.wanted = p->logprobs;
     r->scores.n_top = p->logprobs ? p->top_logprobs : 0;
     if (r->scores.n_top > m->model.config.n_vocab) {
@@ -236,8 +238,8 @@ static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size
         r->hub = h;
         r->refs = 2;
         h->refs++;
-        list_append(&m->waiting, r);
-        m->n_waiting++;
+        r->arrival = m->arrivals++;
+        infer_wait(m, r);
         *out = r;
         pthread_cond_signal(&h->wake);
     }

@@ -8,138 +8,11 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include <pthread.h>
-
 #include "infer/infer.h"
 #include "infer/model.h"
 #include "infer/tokenizer.h"
 #include "infer/tool_grammar.h"
-#include "infer/unicode.h"
-#include "tiny_model.h"
-
-static char err[256];
-
-/* What a request said so far. One lock serves them all. */
-typedef struct {
-    infer_req *req;
-    infer_event last;
-    size_t len;
-    uint32_t n_texts;
-    uint32_t pause_after; /* pauses itself at this many texts; 0: never */
-    int n_last;
-    uint32_t all_when_over; /* texts of all requests when this one ended */
-    int32_t ids[TINY_CTX];
-    char error[128];
-    char text[4096];
-} client;
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
-static uint32_t all_texts;
-
-static void check_utf8(const char *p, size_t n)
-{
-    assert_true(n > 0);
-    for (size_t i = 0; i < n;) {
-        uint32_t cp;
-        int step = utf8_next(p + i, n - i, &cp);
-
-        assert_true(step > 0);
-        i += (size_t)step;
-    }
-}
-
-static void on_event(void *arg, const infer_event *ev)
-{
-    client *c = arg;
-
-    pthread_mutex_lock(&lock);
-    if (ev->type == INFER_TEXT) {
-        check_utf8(ev->text, ev->len);
-        assert_true(c->len + ev->len < sizeof(c->text));
-        memcpy(c->text + c->len, ev->text, ev->len);
-        c->len += ev->len;
-        c->n_texts++;
-        all_texts++;
-        if (c->n_texts == c->pause_after) {
-            infer_pause(c->req);
-        }
-    } else {
-        c->n_last++;
-        c->last = *ev;
-        c->all_when_over = all_texts;
-        if (ev->type == INFER_DONE) {
-            memcpy(c->ids, ev->ids, ev->completion_tokens * sizeof(*ev->ids));
-        } else {
-            snprintf(c->error, sizeof(c->error), "%s", ev->error);
-        }
-    }
-    pthread_cond_broadcast(&news);
-    pthread_mutex_unlock(&lock);
-}
-
-static infer *open_model(tiny_model tm, infer_options opt)
-{
-    gw w = {0};
-    char *path;
-    infer *m;
-
-    tm.tensor_type = GGUF_TENSOR_F32;
-    tm.seed = 3;
-    tiny_write(&w, tm);
-    path = tiny_file(&w);
-    opt.n_threads = 2;
-    m = infer_open(path, &opt, err, sizeof(err));
-    unlink(path);
-    free(path);
-    if (m == NULL) {
-        fail_msg("%s", err);
-    }
-    return m;
-}
-
-static infer *open_tiny(infer_options opt)
-{
-    return open_model((tiny_model){0}, opt);
-}
-
-static const int32_t prompt[] = {72, 101, 108, 108, 111};
-
-static infer_params params(uint32_t max_tokens)
-{
-    return (infer_params){.ids = prompt, .n_ids = 5, .max_tokens = max_tokens};
-}
-
-static void submit(infer *m, client *c, infer_params p)
-{
-    infer_rc rc;
-
-    pthread_mutex_lock(&lock); /* so that c->req is there before the first event */
-    rc = infer_submit(m, &p, on_event, c, &c->req, err, sizeof(err));
-    pthread_mutex_unlock(&lock);
-    if (rc != INFER_OK) {
-        fail_msg("%s", err);
-    }
-}
-
-static void wait_last(client *c)
-{
-    pthread_mutex_lock(&lock);
-    while (c->n_last == 0) {
-        pthread_cond_wait(&news, &lock);
-    }
-    pthread_mutex_unlock(&lock);
-    infer_release(c->req);
-}
-
-static void wait_texts(client *c, uint32_t n)
-{
-    pthread_mutex_lock(&lock);
-    while (c->n_texts < n && c->n_last == 0) {
-        pthread_cond_wait(&news, &lock);
-    }
-    pthread_mutex_unlock(&lock);
-}
+#include "infer_client.h"
 
 /* --- tokens --- */
 
@@ -378,11 +251,9 @@ static void pause_holds_one_back(void **state)
 
 static void a_full_queue_says_busy(void **state)
 {
-    /* contexts for one full request only */
-    infer *m = open_tiny(
-        (infer_options){.max_waiting = 2, .kv_bytes = (uint64_t)2 * 2 * 32 * 4 * TINY_CTX});
-    client first = {.pause_after = 1}, second = {0}, third = {0};
-    infer_params p = params(0);
+    infer *m = open_tiny((infer_options){.max_running = 1, .max_waiting = 2});
+    client first = {.held = true}, second = {0}, third = {0};
+    infer_params p = params(10);
     infer_req *none = NULL;
 
     (void)state;
@@ -392,7 +263,7 @@ static void a_full_queue_says_busy(void **state)
     submit(m, &third, p);
     assert_int_equal(infer_submit(m, &p, on_event, NULL, &none, err, sizeof(err)), INFER_BUSY);
     assert_null(none);
-    infer_cancel(first.req);
+    let_go(&first);
     wait_last(&first);
     wait_last(&second);
     wait_last(&third);
