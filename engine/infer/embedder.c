@@ -28,7 +28,7 @@
 #define MAX_THREADS     256
 
 /* Tokens of a batch, but for a text that is longer alone: more are no faster. */
-#define BATCH_TOKENS 1024
+#define BATCH_TOKENS 256
 #define BATCH_TEXTS  256
 
 struct embed_req {

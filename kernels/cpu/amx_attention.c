@@ -1,8 +1,8 @@
 /*
- * Causal attention of many tokens of one sequence, in tiles of bf16 with sums in f32. The work
- * is cut into columns, 32 queries of one head each; a block of columns that share keys and
- * values goes through them together, KEYS at a time, and never holds all scores (the "online
- * softmax": each column keeps its maximum, its sum and its unscaled result so far).
+ * Attention of many tokens of one sequence, causal or both ways, in tiles of bf16 with sums in
+ * f32. The work is cut into columns, 32 queries of one head each; a block of columns that share
+ * keys and values goes through them together, KEYS at a time, and never holds all scores (the
+ * "online softmax": each column keeps its maximum, its sum and its unscaled result so far).
  *
  * Scores stand as [key][query]: keys are rows of the left tile as they lie in memory, and a
  * lane of a vector belongs to one query throughout. For the product with the values both are
@@ -139,7 +139,15 @@ X86_AMX static void pack_queries(uint16_t *dst, const cpu_attention *a, size_t h
 /* Where token t's values are in its page of keys or of values. */
 X86_INLINE const float *token(const cpu_attention *a, const float *base, size_t t)
 {
-    return base + a->pages[t / KERN_PAGE] * a->page_stride + t % KERN_PAGE * a->head_dim;
+    size_t page = a->pages != NULL ? a->pages[t / KERN_PAGE] : t / KERN_PAGE;
+
+    return base + page * a->page_stride + t % KERN_PAGE * a->row_stride;
+}
+
+/* Keys of a round, of which so many are left. */
+X86_INLINE size_t keys_of(size_t left)
+{
+    return left < KEYS ? (left + 31) & ~(size_t)31 : KEYS;
 }
 
 /* Keys from first on; those beyond the last are zero. */
@@ -147,7 +155,7 @@ X86_AMX static void pack_keys(uint16_t *dst, const cpu_attention *a, size_t firs
 {
     size_t all = (size_t)a->pos + a->n;
 
-    for (size_t key = 0; key < KEYS; key++) {
+    for (size_t key = 0; key < keys_of(all - first); key++) {
         bool some = first + key < all;
         const float *k = some ? token(a, a->k, first + key) : NULL;
         uint16_t *tile = dst + key / 16 * dim * 16 + key % 16 * 32;
@@ -168,7 +176,7 @@ X86_AMX static void pack_values(uint16_t *dst, const cpu_attention *a, size_t fi
 {
     size_t all = (size_t)a->pos + a->n;
 
-    for (size_t key = 0; key < KEYS; key += 32) {
+    for (size_t key = 0; key < keys_of(all - first); key += 32) {
         for (size_t c = 0; c < dim; c += 16, dst += BLOCK) {
             __m512i r[16];
 
@@ -177,7 +185,7 @@ X86_AMX static void pack_values(uint16_t *dst, const cpu_attention *a, size_t fi
                 const float *v = t < all ? token(a, a->v, t) + c : NULL;
 
                 r[i] = pairs(t < all ? load16(v, n) : _mm512_setzero_ps(),
-                             t + 1 < all ? load16(v + a->head_dim, n) : _mm512_setzero_ps());
+                             t + 1 < all ? load16(v + a->row_stride, n) : _mm512_setzero_ps());
             }
             x86_transpose(r);
             for (size_t i = 0; i < 16; i++) {
@@ -224,17 +232,20 @@ X86_AMX X86_INLINE __mmask16 may_see(long ahead)
     return ahead <= 0 ? 0xffff : ahead >= 16 ? 0 : (__mmask16)(0xffffu << ahead);
 }
 
+/* Every key is behind every query. */
+#define NOT_AHEAD (-(1L << 40))
+
 /*
- * Of sixteen queries: scores become shares, less than the largest so far; returns what the
- * result and the sum so far are to be multiplied with. ahead is how far the first key is
- * before the first query.
+ * Of sixteen queries: scores of n keys become shares, less than the largest so far; returns
+ * what the result and the sum so far are to be multiplied with. ahead is how far the first key
+ * is before the first query; only the first `real` keys are there at all.
  */
 X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, float *sum,
-                            size_t n, long ahead)
+                            size_t n, size_t real, long ahead)
 {
     __m512 max = _mm512_loadu_ps(most), total = _mm512_setzero_ps(), again;
 
-    for (size_t key = 0; key < n; key++) {
+    for (size_t key = 0; key < real; key++) {
         max = _mm512_mask_max_ps(max, may_see(ahead + (long)key), max,
                                  _mm512_loadu_ps(scores + key * QUERIES));
     }
@@ -243,8 +254,8 @@ X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, 
         __m512 a = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + key * QUERIES), max));
         __m512 b = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + (key + 1) * QUERIES), max));
 
-        a = _mm512_maskz_mov_ps(may_see(ahead + (long)key), a);
-        b = _mm512_maskz_mov_ps(may_see(ahead + (long)key + 1), b);
+        a = _mm512_maskz_mov_ps(key < real ? may_see(ahead + (long)key) : 0, a);
+        b = _mm512_maskz_mov_ps(key + 1 < real ? may_see(ahead + (long)key + 1) : 0, b);
         total = _mm512_add_ps(total, _mm512_add_ps(a, b));
         _mm512_storeu_si512(shares + key / 32 * 2 * BLOCK + key % 32 * 16, pairs(a, b));
     }
@@ -288,19 +299,21 @@ X86_AMX static void weigh(float *result, const uint16_t *values, const uint16_t 
 X86_AMX static void round_of(const cpu_attention *a, const workspace *ws, size_t column,
                              size_t query, size_t first, size_t dim)
 {
-    size_t seen = (size_t)a->pos + query + QUERIES, n;
+    size_t all = a->pos + a->n, seen = a->pos + query + QUERIES, n;
     float *result = ws->result + column * dim * QUERIES;
 
+    seen = a->both_ways || seen > all ? all : seen;
     if (first >= seen) {
         return;
     }
-    n = seen - first < KEYS ? (seen - first + 31) & ~(size_t)31 : KEYS;
+    n = keys_of(seen - first);
     score(ws->scores, ws->keys, ws->queries + column * dim * QUERIES, n, dim);
     for (size_t half = 0; half < 2; half++) {
         size_t at = column * QUERIES + half * 16;
-        long ahead = (long)first - (long)(a->pos + query + half * 16);
+        long ahead =
+            a->both_ways ? NOT_AHEAD : (long)first - (long)(a->pos + query + half * 16);
         __m512 again = share(ws->shares + half * BLOCK, ws->scores + half * 16, ws->most + at,
-                             ws->sum + at, n, ahead);
+                             ws->sum + at, n, seen - first < n ? seen - first : n, ahead);
 
         if (_mm512_cmp_ps_mask(again, _mm512_set1_ps(1), _CMP_NEQ_UQ) != 0) {
             for (size_t c = 0; c < dim; c++) {
@@ -353,7 +366,7 @@ X86_AMX static void attend(const cpu_attention *a, size_t block, uint8_t *scratc
     size_t dim = rounded(a->head_dim), all = (a->n + QUERIES - 1) / QUERIES * a->n_heads;
     size_t begin = block * COLUMNS, n = all - begin < COLUMNS ? all - begin : COLUMNS;
     size_t last = (begin + n - 1) / a->n_heads * QUERIES + QUERIES;
-    size_t keys = a->pos + (last < a->n ? last : a->n);
+    size_t keys = a->pos + (last < a->n && !a->both_ways ? last : a->n);
     workspace ws = carve(scratch, dim);
 
     memset(ws.result, 0, n * dim * QUERIES * sizeof(float));

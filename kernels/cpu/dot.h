@@ -44,19 +44,22 @@ typedef struct {
     bool types[KERN_N_TYPES]; /* those it multiplies */
 } cpu_tile;
 
-/* Tokens of one sequence and the heads that share one of its keys and values. */
+/* Tokens of one sequence and the heads that share one of its keys and values. A token sees
+ * those up to itself, or all. */
 typedef struct {
     const float *q; /* [n][q_stride], the first of these heads; likewise out */
     float *out;
-    const float *k; /* page p is at p * page_stride, [KERN_PAGE][head_dim]; likewise v */
+    const float *k; /* page p is at p * page_stride, [KERN_PAGE][row_stride]; likewise v */
     const float *v;
-    const uint32_t *pages; /* of the sequence, from its first token on */
+    const uint32_t *pages; /* of the sequence, from its first token on; NULL: 0, 1, … */
     size_t page_stride;
+    size_t row_stride;
     size_t q_stride;
     size_t head_dim;
     size_t n_heads;
     size_t n;
     size_t pos; /* tokens before these */
+    bool both_ways;
     float scale;
 } cpu_attention;
 

@@ -12,8 +12,11 @@
 #include <math.h>
 #include <string.h>
 
-/* Tokens whose attention is one item of a head's work. */
+/* Tokens whose attention is one item of a head's work, where it does not go in tiles. */
 #define QUERIES 32
+
+/* From so many tokens of a text on its attention goes in tiles, if its matrices may. */
+#define TILED_FROM 16
 
 /* Values that one thread takes at a time, in operations that only pass over them. */
 #define MIN_CHUNK_VALUES (16 * 1024)
@@ -24,6 +27,7 @@ typedef struct {
     uint32_t n_texts;
     uint32_t n; /* rows */
     uint32_t layer;
+    bool tiles; /* long texts are attended in tiles */
     kern_pooling pooling;
     float *out;
 } job;
@@ -134,29 +138,78 @@ static void attend(const kern_model *m, size_t first, uint32_t n, uint32_t head,
     }
 }
 
-static uint32_t items_of(const job *j, uint32_t t)
+/* Block `block` of those of all heads, in tiles. */
+static void attend_block(const job *j, uint32_t t, uint32_t block, uint32_t thread)
 {
-    return (j->texts[t].n + QUERIES - 1) / QUERIES * j->m->config.n_heads;
+    const kern_model *m = j->m;
+    const kern_config *c = &m->config;
+    uint32_t group = c->n_heads / c->n_kv_heads, head = block % c->n_kv_heads;
+    size_t q_dim = (size_t)c->n_heads * c->head_dim,
+           kv_dim = (size_t)c->n_kv_heads * c->head_dim;
+    size_t q = m->firsts[t] * q_dim + (size_t)head * group * c->head_dim;
+    size_t kv = m->firsts[t] * kv_dim + (size_t)head * c->head_dim;
+    const cpu_attention a = {
+        .q = m->q + q,
+        .out = m->att + q,
+        .k = m->k + kv,
+        .v = m->v + kv,
+        .page_stride = KERN_PAGE * kv_dim,
+        .row_stride = kv_dim,
+        .q_stride = q_dim,
+        .head_dim = c->head_dim,
+        .n_heads = group,
+        .n = j->texts[t].n,
+        .both_ways = c->encoder,
+        .scale = 1.0f / sqrtf((float)c->head_dim),
+    };
+
+    m->dev->ops->attend->attend(&a, block / c->n_kv_heads, m->tiles + thread * m->tiles_bytes);
 }
 
-/* Items are QUERIES tokens of one head of a text, those of a head beside each other. */
+static bool in_tiles(const job *j, uint32_t t)
+{
+    return j->tiles && j->texts[t].n >= TILED_FROM;
+}
+
+static uint32_t items_of(const job *j, uint32_t t)
+{
+    const kern_config *c = &j->m->config;
+    uint32_t n = j->texts[t].n;
+
+    if (in_tiles(j, t)) {
+        return (uint32_t)j->m->dev->ops->attend->blocks(n, c->n_heads / c->n_kv_heads) *
+               c->n_kv_heads;
+    }
+    return (n + QUERIES - 1) / QUERIES * c->n_heads;
+}
+
+static void attend_item(const job *j, uint32_t t, uint32_t item, uint32_t thread)
+{
+    uint32_t n = j->texts[t].n, blocks = (n + QUERIES - 1) / QUERIES;
+    uint32_t from = item % blocks * QUERIES;
+
+    if (in_tiles(j, t)) {
+        attend_block(j, t, item, thread);
+        return;
+    }
+    attend(j->m, j->m->firsts[t], n, item / blocks, from,
+           n - from < QUERIES ? n : from + QUERIES,
+           j->m->scores + (size_t)thread * j->m->config.n_ctx);
+}
+
+/* Items are blocks of heads of texts, those of a text beside each other. */
 static void attend_items(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const job *j = arg;
-    float *scores = j->m->scores + (size_t)thread * j->m->config.n_ctx;
     uint32_t before = 0;
 
     for (uint32_t t = 0; t < j->n_texts && before < end; t++) {
-        uint32_t n = j->texts[t].n, blocks = (n + QUERIES - 1) / QUERIES;
-        uint32_t item = begin > before ? begin - before : 0;
+        uint32_t n = items_of(j, t), item = begin > before ? begin - before : 0;
 
-        for (; item < items_of(j, t) && before + item < end; item++) {
-            uint32_t from = item % blocks * QUERIES;
-
-            attend(j->m, j->m->firsts[t], n, item / blocks, from,
-                   n - from < QUERIES ? n : from + QUERIES, scores);
+        for (; item < n && before + item < end; item++) {
+            attend_item(j, t, item, thread);
         }
-        before += items_of(j, t);
+        before += n;
     }
 }
 
@@ -164,8 +217,10 @@ static void attention(job *j)
 {
     const kern_layer *w = &j->m->layers[j->layer];
     const cpu_product out = {j->m->xb, &w->wo};
+    const cpu_tile *tiles = j->m->dev->ops->tiles;
     uint32_t items = 0;
 
+    j->tiles = tiles != NULL && tiles->types[w->wq.type];
     each_row(j, prepare_heads);
     for (uint32_t t = 0; t < j->n_texts; t++) {
         items += items_of(j, t);

@@ -156,16 +156,19 @@ static void tile_products(void **state)
     }
 }
 
-/* Where a token is, the last page being the sequence's first. */
 static size_t place_of(const cpu_attention *a, size_t t)
 {
-    return a->pages[t / KERN_PAGE] * a->page_stride + t % KERN_PAGE * a->head_dim;
+    size_t page = a->pages != NULL ? a->pages[t / KERN_PAGE] : t / KERN_PAGE;
+
+    return page * a->page_stride + t % KERN_PAGE * a->row_stride;
 }
 
-static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, size_t pos,
-                          size_t n)
+/* Causal in pages, of which the last is the sequence's first, or both ways in one piece. */
+static void one_attention(const cpu_attend *attend, bool both_ways, size_t heads, size_t dim,
+                          size_t pos, size_t n)
 {
-    size_t q_stride = heads * dim, stride = KERN_PAGE * dim + 3;
+    size_t q_stride = heads * dim, row = both_ways ? dim + 5 : dim;
+    size_t stride = KERN_PAGE * row + (both_ways ? 0 : 3);
     size_t all = pos + n, n_pages = (all + KERN_PAGE - 1) / KERN_PAGE;
     float *q = malloc(n * q_stride * sizeof(*q)), *out = malloc(n * q_stride * sizeof(*out));
     float *k = malloc(n_pages * stride * sizeof(*k)),
@@ -173,7 +176,22 @@ static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, si
     uint32_t *pages = malloc(n_pages * sizeof(*pages));
     uint8_t *room = scratch(attend->scratch_bytes(dim));
     double *share = malloc(all * sizeof(*share)), error = 0, size = 0;
-    const cpu_attention a = {q, out, k, v, pages, stride, q_stride, dim, heads, n, pos, 0.5f};
+    const cpu_attention a = {
+        .q = q,
+        .out = out,
+        .k = k,
+        .v = v,
+        .pages = both_ways ? NULL : pages,
+        .page_stride = stride,
+        .row_stride = row,
+        .q_stride = q_stride,
+        .head_dim = dim,
+        .n_heads = heads,
+        .n = n,
+        .pos = pos,
+        .both_ways = both_ways,
+        .scale = 0.5f,
+    };
 
     random_floats(q, n * q_stride, 1);
     random_floats(k, n_pages * stride, 2);
@@ -185,7 +203,7 @@ static void one_attention(const cpu_attend *attend, size_t heads, size_t dim, si
         attend->attend(&a, block, room);
     }
     for (size_t i = 0; i < n * heads; i++) {
-        size_t seen = pos + i / heads + 1;
+        size_t seen = both_ways ? all : pos + i / heads + 1;
         double most = -INFINITY, sum = 0;
 
         for (size_t t = 0; t < seen; t++) {
@@ -228,12 +246,14 @@ static void attention_in_tiles(void **state)
         if ((*o)->attend == NULL) {
             continue;
         }
-        one_attention((*o)->attend, 1, 64, 0, 1);
-        one_attention((*o)->attend, 4, 64, 0, 33);
-        one_attention((*o)->attend, 3, 16, 5, 40);
-        one_attention((*o)->attend, 8, 80, 130, 70);
-        one_attention((*o)->attend, 1, 128, 300, 20);
-        one_attention((*o)->attend, 20, 24, 111, 49);
+        for (int both_ways = 0; both_ways < 2; both_ways++) {
+            one_attention((*o)->attend, both_ways, 1, 64, 0, 1);
+            one_attention((*o)->attend, both_ways, 4, 64, 0, 33);
+            one_attention((*o)->attend, both_ways, 3, 16, 5, 40);
+            one_attention((*o)->attend, both_ways, 8, 80, 130, 70);
+            one_attention((*o)->attend, both_ways, 1, 128, 300, 20);
+            one_attention((*o)->attend, both_ways, 20, 24, 111, 49);
+        }
     }
 }
 
