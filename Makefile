@@ -106,7 +106,7 @@ $(FUZZ): $B/%: $B/obj/t/fuzz/%.o $B/libaiq.a
 
 $(BENCH): $B/bench/%: $B/obj/t/bench/%.o
 	$(LINK) $(LDLIBS_ALL)
-$B/bench/store $B/bench/topk $B/bench/pairs: $B/libaiq.a
+$B/bench/embed $B/bench/store $B/bench/topk $B/bench/pairs: $B/libaiq.a
 
 # What make finds behind a name in the list is deleted, not kept for the next run.
 .SECONDARY:
