@@ -264,6 +264,7 @@ typedef struct {
     size_t                     held;         /* bytes in out and busy */
     size_t                     consumed;     /* not told to the link yet */
     off_t                      left;         /* of the length in HEAD, or -1 */
+    ngx_int_t                  broken;       /* what reading the body came to */
 
     ngx_event_t                timeout;
     ngx_queue_t                queue;        /* parked or dirty */
@@ -271,6 +272,7 @@ typedef struct {
     unsigned                   parked:1;
     unsigned                   dirty:1;
     unsigned                   owes_end:1;   /* END after the body */
+    unsigned                   follows:1;    /* the body is sent as it comes */
     unsigned                   head:1;
     unsigned                   stream:1;
     unsigned                   endless:1;
@@ -481,6 +483,12 @@ ngx_int_t ngx_http_aiq_job_append(ngx_http_request_t *r,
     ngx_http_aiq_job_t *job, const u_char *data, size_t len);
 void ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx);
 void ngx_http_aiq_job_writer(ngx_http_request_t *r);
+
+/* ngx_http_aiq_body.c: a body that is sent as it comes */
+ngx_uint_t ngx_http_aiq_body_follows(ngx_http_request_t *r);
+ngx_int_t ngx_http_aiq_body_more(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_body_hold(ngx_http_aiq_ctx_t *ctx);
+void ngx_http_aiq_body_reader(ngx_http_request_t *r);
 
 /* ngx_http_aiq_key.c */
 

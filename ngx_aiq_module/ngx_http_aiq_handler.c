@@ -76,6 +76,8 @@ ngx_http_aiq_handler(ngx_http_request_t *r)
         return rc;
     }
 
+    r->request_body_no_buffering = ngx_http_aiq_body_follows(r);
+
     rc = ngx_http_read_client_request_body(r, ngx_http_aiq_body_handler);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
@@ -161,7 +163,14 @@ ngx_http_aiq_body_handler(ngx_http_request_t *r)
     ctx = ngx_http_aiq_get_ctx(r);
     job = &ctx->job;
 
-    if (r->request_body) {
+    if (r->reading_body) {
+        job->follows = 1;
+        job->body = r->request_body->bufs;
+        job->body_length = r->headers_in.content_length_n;
+        job->unsent = job->body_length;
+        r->request_body->bufs = NULL;
+
+    } else if (r->request_body) {
         job->body = r->request_body->bufs;
 
         for (cl = job->body; cl; cl = cl->next) {
@@ -327,7 +336,8 @@ ngx_http_aiq_watch_client(ngx_http_request_t *r)
 {
     ngx_event_t  *rev;
 
-    r->read_event_handler = ngx_http_test_reading;
+    r->read_event_handler = r->reading_body ? ngx_http_aiq_body_reader
+                                            : ngx_http_test_reading;
     r->write_event_handler = ngx_http_aiq_job_writer;
 
     rev = r->connection->read;

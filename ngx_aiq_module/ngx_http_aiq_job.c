@@ -119,8 +119,9 @@ ngx_http_aiq_job_timeout_handler(ngx_event_t *ev)
                                    ? NGX_HTTP_AIQ_LINK_FULL
                                    : NGX_HTTP_AIQ_ENGINE_UNAVAILABLE);
 
-    } else if (ctx->job.held) {
-
+    } else if (ctx->job.held
+               || (ctx->request->reading_body && ctx->job.body == NULL))
+    {
         /* the client is slow, not the engine: "send_timeout" is for that */
 
         ngx_add_timer(ev, ngx_http_aiq_job_timeout(ctx));
@@ -140,6 +141,7 @@ ngx_int_t
 ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
 {
     u_char              *p;
+    ngx_int_t            rc;
     ngx_http_aiq_job_t  *job;
 
     job = &ctx->job;
@@ -159,10 +161,18 @@ ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
         return ngx_http_aiq_ws_push(ctx);
     }
 
-    while (job->unsent && job->credit && !job->failed) {
-        if (ngx_http_aiq_job_push_body(ctx) == NGX_AGAIN) {
-            return NGX_AGAIN;
-        }
+    rc = NGX_OK;
+
+    while (rc == NGX_OK && job->unsent && job->credit && !job->failed) {
+        rc = ngx_http_aiq_job_push_body(ctx);
+    }
+
+    if (job->follows) {
+        ngx_http_aiq_body_hold(ctx);
+    }
+
+    if (rc == NGX_AGAIN) {
+        return NGX_AGAIN;
     }
 
     if (job->unsent == 0 && job->owes_end) {
@@ -177,7 +187,10 @@ ngx_http_aiq_job_push(ngx_http_aiq_ctx_t *ctx)
 }
 
 
-/* A piece of the body, straight from where it is into the ring. */
+/*
+ * A piece of the body, straight from where it is into the ring.  NGX_AGAIN:
+ * that has no room; NGX_DONE: the next piece has not come yet.
+ */
 
 static ngx_int_t
 ngx_http_aiq_job_push_body(ngx_http_aiq_ctx_t *ctx)
@@ -187,20 +200,35 @@ ngx_http_aiq_job_push_body(ngx_http_aiq_ctx_t *ctx)
     u_char              *p;
     uint32_t             tail;
     ngx_buf_t           *b;
+    ngx_chain_t         *cl;
     ngx_http_aiq_job_t  *job;
 
     job = &ctx->job;
 
     for ( ;; ) {
-        b = job->body->buf;
+
+        if (job->body == NULL && ngx_http_aiq_body_more(ctx) != NGX_OK) {
+            return NGX_DONE;
+        }
+
+        cl = job->body;
+        b = cl->buf;
         left = ngx_buf_size(b) - job->offset;
 
         if (left) {
             break;
         }
 
-        job->body = job->body->next;
+        job->body = cl->next;
         job->offset = 0;
+
+        if (job->follows) {
+
+            /* it is read into again */
+
+            b->pos = b->last;
+            ngx_free_chain(ctx->request->pool, cl);
+        }
     }
 
     size = ngx_min(job->credit, NGX_HTTP_AIQ_BODY_PIECE);

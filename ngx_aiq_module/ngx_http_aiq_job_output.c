@@ -119,8 +119,14 @@ ngx_http_aiq_job_run(ngx_http_aiq_ctx_t *ctx)
 
     ngx_http_set_log_request(c->log, r);
 
-    rc = (ctx->ws && ctx->ws->accepted) ? ngx_http_aiq_ws_turn(r, ctx)
-                                        : ngx_http_aiq_job_output(r, ctx, 0);
+    if (ctx->job.broken) {
+        rc = ctx->job.broken;
+
+    } else {
+        rc = (ctx->ws && ctx->ws->accepted)
+             ? ngx_http_aiq_ws_turn(r, ctx)
+             : ngx_http_aiq_job_output(r, ctx, 0);
+    }
 
     if (rc != NGX_DONE) {
         ngx_http_finalize_request(r, rc);

@@ -227,6 +227,11 @@ void link_job_unkey(link_job *j)
     }
 }
 
+bool job_is_vouched(const aiq_job *job)
+{
+    return !((const link_job *)job)->asking;
+}
+
 bool job_may_use(const aiq_job *job, const char *model)
 {
     const json_value models = {.type = JSON_ARRAY, .text = job->models};

@@ -128,6 +128,9 @@ aiq_str job_header_value(const aiq_job *job, const char *name);
 /* Does the caller's API key, if there is one, allow the model? From end() on. */
 bool job_may_use(const aiq_job *job, const char *model);
 
+/* Is it known what the caller's API key, if there is one, allows? From end() on it is. */
+bool job_is_vouched(const aiq_job *job);
+
 /* The reply's head; once. */
 void job_head(aiq_job *job, const job_reply *reply);
 

@@ -41,10 +41,11 @@ typedef struct chat_request {
     /* Of such a request: its body may be a form, and its answer anything. Both pass as they
      * come, but for the model's name. */
     bool raw;
-    aiq_str content_type; /* of the body; empty: JSON */
-    const char *method;   /* NULL: POST */
-    aiq_str form_model;   /* in a form, where the model's name stands */
-    aiq_str args;         /* the query string; maybe empty */
+    aiq_str content_type;         /* of the body; empty: JSON */
+    const char *method;           /* NULL: POST */
+    aiq_str form_model;           /* in a form, where the model's name stands */
+    aiq_str args;                 /* the query string; maybe empty */
+    struct http_filling *filling; /* where the body comes in; NULL: it is there (http.h) */
 
     /* Of a client that does not speak OpenAI's dialect: a provider of the same dialect
      * gets the body as it came, the others what translate() makes of it. */

@@ -108,6 +108,10 @@ static void finish(http_request *r)
     if (r->origin) {
         origin_unref(r->client, r->origin);
     }
+    if (r->filling) {
+        LIST_REMOVE(r, fed);
+        r->filling = NULL;
+    }
     *r->prev = r->next;
     if (r->next) {
         r->next->prev = r->prev;
@@ -179,7 +183,7 @@ static uint64_t due_ns(const http_request *r)
 {
     uint64_t due = r->since_ns + limit_ns(r);
 
-    return r->paused || due < r->ends_ns ? due : r->ends_ns;
+    return r->paused || r->starved || due < r->ends_ns ? due : r->ends_ns;
 }
 
 static void start_timer(http_request *r, uint64_t now)
@@ -216,7 +220,7 @@ static void on_timer(aiq_loop *loop, void *arg)
         fail_with(r, &err);
         return;
     }
-    if (r->paused) {
+    if (r->paused || r->starved) {
         r->since_ns = now; /* its silence is our doing */
     }
     if (now < due_ns(r)) {
@@ -270,7 +274,33 @@ bool request_body(http_request *r, aiq_str piece)
 
 /* Sending. */
 
-size_t request_gather(const http_request *r, uint8_t *out, size_t size)
+/* How much of a piece is there. */
+static size_t there(const http_filling *filling, aiq_str piece)
+{
+    if (filling == NULL || piece.data < filling->data ||
+        piece.data >= filling->data + filling->len) {
+        return piece.len;
+    }
+    size_t at = (size_t)(piece.data - filling->data);
+    size_t n = filling->filled > at ? filling->filled - at : 0;
+    return n < piece.len ? n : piece.len;
+}
+
+static void set_starved(http_request *r, bool starved)
+{
+    if (starved == r->starved) {
+        return;
+    }
+    r->starved = starved;
+    if (starved) {
+        r->starved_ns = loop_now_ns();
+    } else {
+        r->since_ns = loop_now_ns();
+        r->ends_ns += r->since_ns - r->starved_ns;
+    }
+}
+
+size_t request_gather(http_request *r, uint8_t *out, size_t size)
 {
     size_t skip = r->sent, n = 0;
 
@@ -280,12 +310,29 @@ size_t request_gather(const http_request *r, uint8_t *out, size_t size)
             skip -= part.len;
             continue;
         }
-        size_t len = part.len - skip < size - n ? part.len - skip : size - n;
+        size_t ready = there(r->filling, part), left = ready > skip ? ready - skip : 0;
+        size_t len = left < size - n ? left : size - n;
         memcpy(out + n, part.data + skip, len);
         n += len;
+        if (ready < part.len) {
+            break;
+        }
         skip = 0;
     }
+    set_starved(r, n == 0 && r->sent < r->length);
     return n;
+}
+
+/* Nobody is called back: what comes of it is seen when the connection is ready. */
+void http_filled(http_filling *filling, size_t filled)
+{
+    filling->filled = filled;
+    for (http_request *r = LIST_FIRST(&filling->requests); r; r = LIST_NEXT(r, fed)) {
+        if (r->starved) {
+            set_starved(r, false);
+            (r->conn && r->conn->shared ? http2_feed : http1_feed)(r);
+        }
+    }
 }
 
 /* Connections. */
@@ -438,6 +485,10 @@ static http_request *request_new(http_client *client, const http_call *call,
     r->ends_ns = loop_turn_ns(client->loop) + call->total_ms * 1000000ull;
     r->body = call->body;
     r->n_body = call->n_body;
+    r->filling = call->filling;
+    if (r->filling) {
+        LIST_INSERT_HEAD(&r->filling->requests, r, fed);
+    }
     r->next = client->requests;
     r->prev = &client->requests;
     if (r->next) {

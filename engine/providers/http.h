@@ -27,6 +27,7 @@
 #ifndef AIQ_HTTP_H
 #define AIQ_HTTP_H
 
+#include <sys/queue.h>
 #include "core/loop.h"
 #include "core/pool.h"
 #include "providers/http_parse.h"
@@ -42,6 +43,18 @@
 typedef struct http_client http_client;
 typedef struct http_request http_request;
 
+/* Memory that is filled from its beginning, while requests whose body's pieces lie in it are
+ * on their way: they send what is there, and wait for the rest, which is not the peer's fault.
+ * Its owner ends its requests before it goes. */
+typedef struct http_filling {
+    const char *data;
+    size_t len, filled;
+    LIST_HEAD(http_filling_requests, http_request) requests; /* http.c's own; zeroes */
+} http_filling;
+
+/* So much is there now. */
+void http_filled(http_filling *filling, size_t filled);
+
 /* How to get there; each may be NULL. Copied. */
 typedef struct {
     const char *ca;                            /* PEM file to trust instead of the system's */
@@ -54,12 +67,13 @@ typedef struct {
     const char *method;
     const char *url; /* http or https, without a trailing slash; copied */
     http_via via;
-    const char *path;    /* appended to the url's; copied */
-    const char *query;   /* what follows "?"; NULL: nothing; copied */
-    aiq_str headers;     /* lines, each with its CRLF; copied. Host, User-Agent and
-                            Content-Length are added */
-    const aiq_str *body; /* pieces; they and their bytes stay until the last call */
-    size_t n_body;       /* 0: no body */
+    const char *path;      /* appended to the url's; copied */
+    const char *query;     /* what follows "?"; NULL: nothing; copied */
+    aiq_str headers;       /* lines, each with its CRLF; copied. Host, User-Agent and
+                              Content-Length are added */
+    const aiq_str *body;   /* pieces; they and their bytes stay until the last call */
+    size_t n_body;         /* 0: no body */
+    http_filling *filling; /* in which pieces may lie; NULL: all of them are there */
     uint32_t connect_ms;
     uint32_t first_byte_ms; /* from the whole request sent to the whole head received */
     uint32_t idle_ms;       /* between pieces of the request, and of the body */

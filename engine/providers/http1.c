@@ -15,6 +15,10 @@ static bool send_more(http_request *r)
 
     while (r->sent < r->length) {
         size_t n = request_gather(r, client->out, sizeof(client->out));
+        if (n == 0) {
+            conn_watch(r->conn, r->paused ? 0 : UV_READABLE);
+            return true;
+        }
         ssize_t sent = conn_send(r->conn, client->out, n);
         if (sent == -EAGAIN || sent == -EINTR) {
             conn_watch(r->conn, r->conn->events | UV_READABLE | UV_WRITABLE);
@@ -75,6 +79,13 @@ static bool retry(http_request *r)
     http_parser_free(&r->parser);
     connect_for(r);
     return true;
+}
+
+void http1_feed(http_request *r)
+{
+    if (r->conn && !r->conn->connecting && !r->refused) {
+        send_more(r);
+    }
 }
 
 void http1_connected(http_conn *c)

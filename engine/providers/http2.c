@@ -131,6 +131,9 @@ static ssize_t read_body(nghttp2_session *peer, int32_t stream, uint8_t *out, si
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* it has left */
     }
     size_t n = request_gather(r, out, size);
+    if (r->starved) {
+        return NGHTTP2_ERR_DEFERRED;
+    }
     r->sent += n;
     r->since_ns = loop_now_ns();
     if (r->sent == r->length) {
@@ -138,6 +141,14 @@ static ssize_t read_body(nghttp2_session *peer, int32_t stream, uint8_t *out, si
         request_set_state(r, REQUEST_WAITING);
     }
     return (ssize_t)n;
+}
+
+void http2_feed(http_request *r)
+{
+    if (r->stream) {
+        nghttp2_session_resume_data(r->conn->session->peer, r->stream);
+        flush_later(r->conn->session);
+    }
 }
 
 static void send_on(http_request *r, http_conn *c)

@@ -39,6 +39,8 @@ void http2_connected(http_conn *c);
 void http2_ready(http_conn *c, int events);
 /* Hands on what came during the pause. */
 void http2_resume(http_request *r);
+/* More of its body is there. */
+void http2_feed(http_request *r);
 /* Takes a request off its shared connection; the peer is told to stop. */
 void http2_leave(http_request *r);
 /* The request has timed out: it may be the connection that is dead. */

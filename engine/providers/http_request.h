@@ -38,6 +38,10 @@ struct http_request {
     aiq_buf head; /* the request's */
     const aiq_str *body;
     size_t n_body;
+    http_filling *filling;
+    LIST_ENTRY(http_request) fed; /* in filling->requests */
+    bool starved;                 /* the next byte of the body is not there yet */
+    uint64_t starved_ns;
     size_t sent, length; /* of head and body together */
     int32_t stream;      /* of HTTP/2; 0: none */
     uint8_t interim;     /* responses before the one that counts */
@@ -53,8 +57,8 @@ struct http_request {
 
 void request_set_state(http_request *r, request_state state);
 /* Copies what is to be sent next; the whole request where it is a usual one, so
- * that it goes out in one write. */
-size_t request_gather(const http_request *r, uint8_t *out, size_t size);
+ * that it goes out in one write. 0, before its end: it is starved. */
+size_t request_gather(http_request *r, uint8_t *out, size_t size);
 /* Calls of the owner. False: it has cancelled the request, which is gone. */
 bool request_head(http_request *r, const http_head *head);
 bool request_body(http_request *r, aiq_str piece);
@@ -73,6 +77,8 @@ void request_refuse(http_request *r);
 void http1_start(http_request *r);
 void http1_connected(http_conn *c);
 void http1_ready(http_conn *c, int events);
+/* It is not starved any more. */
+void http1_feed(http_request *r);
 void http1_pause(http_request *r);
 void http1_resume(http_request *r);
 

@@ -425,6 +425,7 @@ static void *start(const provider_request *request, const provider_events *event
     out.headers = provider_headers(request, KEY_LINE, key, AIQ_STR(""));
     out.body = c->pieces;
     out.n_body = write_body(c, request);
+    out.filling = request->chat->filling;
     c->http = http_start(request->loop, &out, &http, c);
     return c;
 }

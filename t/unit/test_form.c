@@ -12,18 +12,45 @@
     "Content-Type: audio/mpeg\r\n\r\n"
 #define END "\r\n--b--\r\n"
 
+static const char *const names[FORM_FIELDS] = {"model", "n"};
+
+/* It comes in pieces of so many bytes, each time the same memory, of which the rest cannot be
+ * read. */
+static form_result read_in(form *f, const char *body, size_t n, size_t piece)
+{
+    form_result result = FORM_MORE;
+
+    for (size_t at = piece; at < n && result == FORM_MORE; at += piece) {
+        result = form_read(f, (aiq_str){body, at}, false);
+        assert_int_not_equal(result, FORM_DONE);
+    }
+    return result == FORM_MORE ? form_read(f, (aiq_str){body, n}, true) : result;
+}
+
 /* The field "model", or why there is none. */
 static const char *model_of_type(const char *type, const char *body, size_t n)
 {
     static char text[256];
-    const char *wrong = NULL;
-    aiq_str value;
+    form f, g;
 
-    if (!form_field((aiq_str){body, n}, (aiq_str){type, strlen(type)}, "model", &value,
-                    &wrong)) {
-        assert_non_null(wrong);
-        return wrong;
+    if (!form_begin(&f, (aiq_str){type, strlen(type)}, names)) {
+        assert_non_null(f.wrong);
+        return f.wrong;
     }
+    g = f;
+    form_result result = form_read(&f, (aiq_str){body, n}, true);
+    for (size_t piece = 1; piece < n && piece < 200; piece++) {
+        form pieces = g;
+        assert_int_equal(read_in(&pieces, body, n, piece), result);
+        assert_true(result != FORM_BAD || strcmp(pieces.wrong, f.wrong) == 0);
+        assert_true(result == FORM_BAD ||
+                    aiq_str_eq(pieces.fields[0].value, f.fields[0].value));
+    }
+    if (result == FORM_BAD) {
+        assert_non_null(f.wrong);
+        return f.wrong;
+    }
+    aiq_str value = f.fields[0].value;
     if (value.data) {
         assert_true(value.data >= body && value.data + value.len <= body + n);
     }
@@ -50,6 +77,24 @@ static void is_found(void **state)
     assert_string_equal(model_of_type("Multipart/Form-Data; charset=x; boundary=\"b\"",
                                       MODEL "m" END, sizeof(MODEL "m" END) - 1),
                         "m");
+}
+
+static void is_found_as_soon_as_it_ends(void **state)
+{
+    static const char body[] = "--b\r\n" FIELD("n") "2\r\n" MODEL "gpt\r\n" FILE "x" END;
+    size_t ends = sizeof("--b\r\n" FIELD("n") "2\r\n" MODEL "gpt\r\n--b") - 1;
+    form f;
+
+    (void)state;
+    assert_true(form_begin(&f, AIQ_STR(TYPE), names));
+    assert_int_equal(form_read(&f, (aiq_str){body, ends - 1}, false), FORM_MORE);
+    assert_true(f.fields[1].found);
+    assert_true(aiq_str_is(f.fields[1].value, "2"));
+    assert_false(f.fields[0].found);
+    assert_int_equal(form_read(&f, (aiq_str){body, ends}, false), FORM_MORE);
+    assert_true(f.fields[0].found);
+    assert_true(aiq_str_is(f.fields[0].value, "gpt"));
+    assert_int_equal(form_read(&f, (aiq_str){body, sizeof(body) - 1}, true), FORM_DONE);
 }
 
 static void other_types(void **state)
@@ -143,9 +188,8 @@ static void has_bounds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(is_found),
-        cmocka_unit_test(other_types),
-        cmocka_unit_test(two_ways_to_read_it),
+        cmocka_unit_test(is_found),    cmocka_unit_test(is_found_as_soon_as_it_ends),
+        cmocka_unit_test(other_types), cmocka_unit_test(two_ways_to_read_it),
         cmocka_unit_test(has_bounds),
     };
 

@@ -33,6 +33,11 @@ static bool find_model(chat *c, aiq_err *err)
     return true;
 }
 
+bool chat_admit(chat *c, aiq_err *err)
+{
+    return find_model(c, err) && guaranteed_wanted(c->job, &c->request, &c->guaranteed, err);
+}
+
 /* An earlier answer. */
 
 static void send_replay(chat *c)
@@ -91,14 +96,16 @@ static void on_body_whole(aiq_job *job, aiq_str body, const aiq_err *wrong)
     chat *c = job->state;
     aiq_err err;
 
+    if (chat_upload_end(c, body, wrong)) {
+        return;
+    }
     if (wrong) {
         chat_refuse(c, wrong);
         return;
     }
     c->body = body;
     c->asked = &c->request;
-    if (!c->client->parse(&c->request, job, body, &err) || !find_model(c, &err) ||
-        !guaranteed_wanted(job, &c->request, &c->guaranteed, &err)) {
+    if (!c->client->parse(&c->request, job, body, &err) || !chat_admit(c, &err)) {
         chat_refuse(c, &err);
         return;
     }
@@ -195,6 +202,7 @@ static void open_for(aiq_job *job, const client_dialect *client)
     job->state = c;
     c->spool = spool_new(job, on_body_whole);
     aiq_pool_cleanup(job->pool, release, c);
+    chat_upload_open(c);
 }
 
 static void chat_open(aiq_job *job)

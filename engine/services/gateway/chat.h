@@ -1,7 +1,8 @@
 /*
  * A chat request, from its body to its answer:
  *
- *     receiving   the body goes to the spool
+ *     receiving   the body goes to the spool; a large form goes on, to the next states and
+ *                 to its provider, while it comes
  *     waiting     checked; the same is being asked for another client (cached.h)
  *     replaying   an earlier answer is sent; nobody is asked, nothing is held
  *     holding     checked; its limits of tokens may have to be asked about (token_claim.h),
@@ -11,8 +12,9 @@
  *                 come
  *     ending      the provider is done; what waits for credit is sent, then END
  *
- * chat.c has what comes before the call, chat_pay.c what is held for it and charged,
- * chat_answer.c what the client is told, chat_leave.c what happens when he goes.
+ * chat.c has what comes before the call, chat_upload.c what comes while the body does,
+ * chat_pay.c what is held for the call and charged, chat_answer.c what the client is told,
+ * chat_leave.c what happens when he goes.
  *
  * Where the client leaves while a provider is at work, the request goes on without it. A
  * stream that others can read or come back to is produced for them; once nobody has read it
@@ -44,6 +46,7 @@
 #include "services/gateway/outlet.h"
 #include "services/gateway/spool.h"
 #include "services/gateway/token_claim.h"
+#include "providers/http.h"
 
 typedef enum {
     CHAT_RECEIVING,
@@ -55,10 +58,19 @@ typedef enum {
     CHAT_ENDING
 } chat_state;
 
+/* What is known of a form that comes. */
+typedef struct {
+    form form;
+    http_filling filling;
+    bool begun; /* its provider gets it, or waits for its turn */
+    bool whole;
+} upload;
+
 typedef struct {
     aiq_job *job;
     chat_state state;
     spool *spool;
+    upload *upload; /* a form that may be sent while it comes; NULL: it is not */
     aiq_str body;
     chat_request request;
     chat_request *asked; /* the request, or what is left of it */
@@ -85,10 +97,19 @@ typedef struct {
 
 /* chat.c */
 
+/* Is there such a model, may the caller use it, and as he wishes? False and *err. */
+bool chat_admit(chat *c, aiq_err *err);
 /* All is held: it begins. */
 void chat_held(chat *c);
 /* Its model is asked. */
 void chat_call(chat *c);
+
+/* chat_upload.c */
+
+/* Before the body comes. */
+void chat_upload_open(chat *c);
+/* It is there. False: nobody has been asked yet. */
+bool chat_upload_end(chat *c, aiq_str body, const aiq_err *wrong);
 
 /* chat_pay.c */
 
@@ -124,6 +145,8 @@ extern const stream_producer chat_producer, chat_guaranteed;
 /* The job's end. */
 void chat_finish(chat *c);
 void chat_stop_timers(chat *c);
+/* Who was asked is not asked any more; settled with. */
+void chat_stop_calling(chat *c);
 /* It reads its stream more slowly than others do. Those go on. */
 void chat_lose_client(chat *c);
 void chat_cancel(aiq_job *job);

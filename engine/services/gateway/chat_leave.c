@@ -15,11 +15,17 @@ void chat_finish(chat *c)
     (c->gone ? job_release : job_end)(c->job);
 }
 
+/* Nobody has its request whole, so nobody is at work. */
+static bool is_coming(const chat *c)
+{
+    return c->upload && !c->upload->whole;
+}
+
 /* The provider bills what it has done by now, and nobody will say what that is. */
-static void stop_calling(chat *c)
+void chat_stop_calling(chat *c)
 {
     if (attempts_running(&c->attempts)) {
-        bool at_work = c->attempts.one->call != NULL;
+        bool at_work = c->attempts.one->call != NULL && !is_coming(c);
         attempts_cancel(&c->attempts);
         chat_settle(c, 499, PROVIDER_TOKENS_UNKNOWN, at_work);
     }
@@ -50,7 +56,7 @@ static void stop(chat *c)
     if (c->state == CHAT_HOLDING || c->state == CHAT_OPENING) {
         chat_let_go(c);
     } else {
-        stop_calling(c);
+        chat_stop_calling(c);
     }
 }
 
@@ -105,7 +111,7 @@ void chat_cancel(aiq_job *job)
     bool under_way = c->state == CHAT_OPENING ||
                      (c->state == CHAT_CALLING && attempts_running(&c->attempts));
 
-    if (!under_way || !job_keep(job)) {
+    if (!under_way || is_coming(c) || !job_keep(job)) {
         stop(c);
         return;
     }
@@ -171,7 +177,7 @@ static void on_unstored(void *arg, const aiq_err *err)
 {
     chat *c = arg;
 
-    stop_calling(c);
+    chat_stop_calling(c);
     if (err) {
         chat_say_error(c, err);
         outlet_say(&c->outlet);

@@ -9,6 +9,7 @@
 
 #include "link/job.h"
 #include "providers/chat_request.h"
+#include "services/gateway/form.h"
 
 typedef struct {
     /* False and a 400 in *err. What it makes lies in the job's pool. */
@@ -37,6 +38,15 @@ extern const client_dialect client_openai, client_anthropic, client_responses;
 /* Of the endpoints of OpenAI's that pass as they come, those of them whose bodies may be forms
  * and whose answers may be anything, and of count_tokens. */
 extern const client_dialect client_passing, client_raw, client_files, client_counting;
+
+/* A form of client_raw, as it comes. False: it is none; see client_form_invalid(). */
+enum { CLIENT_FORM_MODEL, CLIENT_FORM_N }; /* its fields */
+bool client_form_begin(form *f, const aiq_job *job);
+/* What parse() makes of it, as far as its fields were found. */
+bool client_form_parse(chat_request *chat, const aiq_job *job, aiq_str body, const form *f,
+                       aiq_err *err);
+/* 400: it could be read in two ways. Returns false. */
+bool client_form_invalid(const form *f, aiq_err *err);
 
 /* "data:" lines of an event, and the empty line. */
 void client_add_data(aiq_buf *out, aiq_str data);

@@ -13,15 +13,8 @@
 #define IMAGES_DIGITS 4
 
 /* How many images are asked for, if the form says so. */
-static bool parse_number(chat_request *chat, aiq_err *err)
+static bool parse_number(chat_request *chat, aiq_str text, aiq_err *err)
 {
-    const char *wrong = NULL;
-    aiq_str text;
-
-    if (!form_field(chat->body, chat->content_type, "n", &text, &wrong)) {
-        return aiq_fail(err, 400, "invalid_form", "The request's body is not a valid form: %s.",
-                        wrong);
-    }
     if (text.len == 0) {
         return true;
     }
@@ -34,16 +27,11 @@ static bool parse_number(chat_request *chat, aiq_err *err)
     return true;
 }
 
-static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
+static bool parse_fields(chat_request *chat, aiq_pool *pool, const form *f, aiq_err *err)
 {
-    const char *wrong = NULL;
-    aiq_str name;
+    aiq_str name = f->fields[CLIENT_FORM_MODEL].value;
     aiq_buf quoted = {0};
 
-    if (!form_field(chat->body, chat->content_type, "model", &name, &wrong)) {
-        return aiq_fail(err, 400, "invalid_form", "The request's body is not a valid form: %s.",
-                        wrong);
-    }
     if (name.len == 0) {
         return aiq_fail_param(err, 400, "missing_required_parameter", "model",
                               "The parameter 'model' is missing.");
@@ -52,7 +40,7 @@ static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
         return rewrite_invalid(err, "the name of a model", "model");
     }
     chat->form_model = name;
-    if (!parse_number(chat, err)) {
+    if (!parse_number(chat, f->fields[CLIENT_FORM_N].value, err)) {
         return false;
     }
     json_quote(&quoted, name.data, name.len);
@@ -62,24 +50,51 @@ static bool parse_form(chat_request *chat, aiq_pool *pool, aiq_err *err)
     return true;
 }
 
-static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
+/* What is appended to a provider's url, which ends with "/v1". */
+static const char *path_of(const aiq_job *job)
 {
-    const char *path = job->route->path + strlen("/v1"); /* a provider's url ends with that */
+    return job->route->path + strlen("/v1");
+}
 
-    if (!form_is(job->content_type)) {
-        bool ok = chat_request_parse_other(chat, path, body, err);
-        chat->stream = false; /* it is not looked into, if the answer is one */
-        chat->raw = true;
-        chat->args = job->args;
-        return ok;
-    }
+bool client_form_begin(form *f, const aiq_job *job)
+{
+    static const char *const names[FORM_FIELDS] = {
+        [CLIENT_FORM_MODEL] = "model", [CLIENT_FORM_N] = "n"};
+
+    return form_begin(f, job->content_type, names);
+}
+
+bool client_form_invalid(const form *f, aiq_err *err)
+{
+    return aiq_fail(err, 400, "invalid_form", "The request's body is not a valid form: %s.",
+                    f->wrong);
+}
+
+bool client_form_parse(chat_request *chat, const aiq_job *job, aiq_str body, const form *f,
+                       aiq_err *err)
+{
     *chat = (chat_request){.body = body,
-                           .path = path,
+                           .path = path_of(job),
                            .raw = true,
                            .content_type = job->content_type,
                            .args = job->args,
                            .dialect = AIQ_DIALECT_OPENAI};
-    return parse_form(chat, job->pool, err);
+    return parse_fields(chat, job->pool, f, err);
+}
+
+static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
+{
+    form f;
+
+    if (form_is(job->content_type)) {
+        bool ok = client_form_begin(&f, job) && form_read(&f, body, true) == FORM_DONE;
+        return ok ? client_form_parse(chat, job, body, &f, err) : client_form_invalid(&f, err);
+    }
+    bool ok = chat_request_parse_other(chat, path_of(job), body, err);
+    chat->stream = false; /* it is not looked into, if the answer is one */
+    chat->raw = true;
+    chat->args = job->args;
+    return ok;
 }
 
 /* No slash and no dot: it becomes a part of the path at the provider. */

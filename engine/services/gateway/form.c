@@ -2,25 +2,24 @@
 #include <string.h>
 #include <strings.h>
 
-#define BOUNDARY_MAX 70 /* RFC 2046 */
+typedef form_part part;
 
-typedef struct {
-    const char *pos, *end;
-    char delimiter[BOUNDARY_MAX + 3]; /* "--" and the boundary */
-    size_t len;                       /* of the delimiter */
-    const char **wrong;
-} reader;
-
-/* What a part's headers say. */
-typedef struct {
-    aiq_str name;
-    bool file, encoded;
-} part;
-
-static bool bad(reader *r, const char *why)
+static bool fail(form *r, const char *why)
 {
-    *r->wrong = why;
+    r->wrong = why;
     return false;
+}
+
+static form_result bad(form *r, const char *why)
+{
+    r->wrong = why;
+    return FORM_BAD;
+}
+
+/* More may come. */
+static form_result more(form *r, const char *or_why)
+{
+    return r->last ? bad(r, or_why) : FORM_MORE;
 }
 
 static bool is_word(aiq_str text, const char *word)
@@ -97,29 +96,29 @@ static bool is_boundary(aiq_str text)
             return false;
         }
     }
-    return text.len > 0 && text.len <= BOUNDARY_MAX;
+    return text.len > 0 && text.len <= FORM_BOUNDARY_MAX;
 }
 
-static bool read_boundary(reader *r, aiq_str content_type)
+static bool read_boundary(form *r, aiq_str content_type)
 {
     aiq_str rest, name, value, boundary = {0};
 
     if (!is_word(first_word(content_type, &rest), "multipart/form-data")) {
-        return bad(r, "no multipart/form-data");
+        return fail(r, "no multipart/form-data");
     }
     while (rest.len) {
         if (!next_param(&rest, &name, &value)) {
-            return bad(r, "a broken content type");
+            return fail(r, "a broken content type");
         }
         if (is_word(name, "boundary")) {
             if (boundary.len) {
-                return bad(r, "two boundaries");
+                return fail(r, "two boundaries");
             }
             boundary = value;
         }
     }
     if (!is_boundary(boundary)) {
-        return bad(r, "no boundary");
+        return fail(r, "no boundary");
     }
     memcpy(r->delimiter, "--", 2);
     memcpy(r->delimiter + 2, boundary.data, boundary.len);
@@ -129,44 +128,44 @@ static bool read_boundary(reader *r, aiq_str content_type)
 
 /* Parts. */
 
-static bool read_disposition(reader *r, aiq_str value, part *p)
+static bool read_disposition(form *r, aiq_str value, part *p)
 {
     aiq_str rest, name, text;
 
     if (p->name.data) {
-        return bad(r, "two dispositions of one part");
+        return fail(r, "two dispositions of one part");
     }
     if (memchr(value.data, '\\', value.len)) {
-        return bad(r, "a backslash in a part's disposition");
+        return fail(r, "a backslash in a part's disposition");
     }
     if (!is_word(first_word(value, &rest), "form-data")) {
-        return bad(r, "a part that is no form-data");
+        return fail(r, "a part that is no form-data");
     }
     while (rest.len) {
         if (!next_param(&rest, &name, &text)) {
-            return bad(r, "a broken disposition");
+            return fail(r, "a broken disposition");
         }
         if (is_word(name, "filename") || is_word(name, "filename*")) {
             p->file = true;
         } else if (!is_word(name, "name") || p->name.data || memchr(text.data, '%', text.len)) {
-            return bad(r, "an unclear name");
+            return fail(r, "an unclear name");
         } else {
             p->name = text;
         }
     }
-    return p->name.data ? true : bad(r, "a part without a name");
+    return p->name.data ? true : fail(r, "a part without a name");
 }
 
-static bool read_header(reader *r, aiq_str line, part *p)
+static bool read_header(form *r, aiq_str line, part *p)
 {
     const char *colon = memchr(line.data, ':', line.len), *end = line.data + line.len;
 
     if (colon == NULL || *line.data == ' ' || *line.data == '\t') {
-        return bad(r, "a broken header of a part");
+        return fail(r, "a broken header of a part");
     }
     if (memchr(line.data, '\n', line.len) || memchr(line.data, '\r', line.len) ||
         memchr(line.data, '\0', line.len)) {
-        return bad(r, "a control character in a part's header");
+        return fail(r, "a control character in a part's header");
     }
     aiq_str name = {line.data, (size_t)(colon - line.data)};
     if (is_word(name, "content-disposition")) {
@@ -176,91 +175,167 @@ static bool read_header(reader *r, aiq_str line, part *p)
     return true;
 }
 
-/* Up to the empty line and over it. */
-static bool read_headers(reader *r, part *p)
+/* A part's headers, up to the empty line and over it. */
+static form_result read_headers(form *r)
 {
-    const char *start = r->pos;
-
     for (;;) {
-        const char *line = r->pos;
-        const char *crlf = memmem(line, (size_t)(r->end - line), "\r\n", 2);
-        if (crlf == NULL || crlf - start > FORM_HEADER_MAX) {
+        const char *line = r->data + r->pos;
+        const char *crlf = memmem(line, r->n - r->pos, "\r\n", 2);
+        size_t seen = crlf ? (size_t)(crlf - r->data) : r->n - (r->n > r->pos);
+        if (seen - r->start > FORM_HEADER_MAX) {
             return bad(r, "a part whose headers do not end");
         }
-        r->pos = crlf + 2;
-        if (crlf == line) {
-            return p->name.data ? true : bad(r, "a part without a name");
+        if (crlf == NULL) {
+            return more(r, "a part whose headers do not end");
         }
-        if (!read_header(r, (aiq_str){line, (size_t)(crlf - line)}, p)) {
-            return false;
+        r->pos = seen + 2;
+        if (crlf == line) {
+            return r->part.name.data ? FORM_DONE : bad(r, "a part without a name");
+        }
+        if (!read_header(r, (aiq_str){line, (size_t)(crlf - line)}, &r->part)) {
+            return FORM_BAD;
         }
     }
 }
 
-/* Over the next delimiter; *content: what stands before it. */
-static bool read_content(reader *r, aiq_str *content)
+/* A part's content, over the next delimiter; *content: what stands before it. */
+static form_result read_content(form *r, aiq_str *content)
 {
-    const char *start = r->pos;
-    const char *at = memmem(start, (size_t)(r->end - start), r->delimiter, r->len);
+    const char *start = r->data + r->start;
+    const char *at = memmem(r->data + r->pos, r->n - r->pos, r->delimiter, r->len);
 
-    if (at == NULL || at - start < 2 || memcmp(at - 2, "\r\n", 2) != 0) {
-        return bad(r, at ? "a boundary inside a part" : "a part that does not end");
+    if (at == NULL) {
+        /* it may have begun */
+        size_t from = r->n - r->start < r->len ? r->start : r->n - r->len + 1;
+        r->pos = from > r->pos ? from : r->pos;
+        return more(r, "a part that does not end");
+    }
+    if (at - start < 2 || memcmp(at - 2, "\r\n", 2) != 0) {
+        return bad(r, "a boundary inside a part");
     }
     *content = (aiq_str){start, (size_t)(at - 2 - start)};
-    r->pos = at + r->len;
-    return true;
+    r->pos = (size_t)(at - r->data) + r->len;
+    return FORM_DONE;
 }
 
-/* Behind a delimiter: is it the last one? */
-static bool at_end(const reader *r)
+static form_result take_field(form *r, aiq_str content)
 {
-    size_t left = (size_t)(r->end - r->pos);
-
-    return (left == 2 && memcmp(r->pos, "--", 2) == 0) ||
-           (left == 4 && memcmp(r->pos, "--\r\n", 4) == 0);
-}
-
-static bool read_parts(reader *r, const char *name, aiq_str *value)
-{
-    bool found = false;
-
-    for (unsigned n = 0; !at_end(r); n++) {
-        part p = {0};
-        aiq_str content;
-        if (n == FORM_PARTS_MAX) {
-            return bad(r, "too many parts");
-        }
-        if (r->end - r->pos < 2 || memcmp(r->pos, "\r\n", 2) != 0) {
-            return bad(r, "a broken boundary");
-        }
-        r->pos += 2;
-        if (!read_headers(r, &p) || !read_content(r, &content)) {
-            return false;
-        }
-        if (!is_word(p.name, name)) {
+    for (size_t i = 0; i < FORM_FIELDS && r->fields[i].name; i++) {
+        form_field *field = &r->fields[i];
+        if (!is_word(r->part.name, field->name)) {
             continue;
         }
-        if (found || p.file || p.encoded) {
-            return bad(r, found ? "a field that comes twice" : "a field that is no plain text");
+        if (field->found || r->part.file || r->part.encoded) {
+            return bad(r, field->found ? "a field that comes twice"
+                                       : "a field that is no plain text");
         }
-        found = true;
-        *value = content;
+        field->found = true;
+        field->value = content;
     }
-    return true;
+    return FORM_DONE;
 }
 
-bool form_field(aiq_str body, aiq_str content_type, const char *name, aiq_str *value,
-                const char **wrong)
+/* What follows a delimiter: another part, or the end. */
+static form_result read_next(form *r)
 {
-    reader r = {.pos = body.data, .end = body.data + body.len, .wrong = wrong};
+    const char *wrong = r->parts == FORM_PARTS_MAX ? "too many parts" : "a broken boundary";
+    const char *at = r->data + r->pos;
 
-    *value = (aiq_str){0};
-    if (!read_boundary(&r, content_type)) {
-        return false;
+    if (r->n - r->pos < 2) {
+        return more(r, wrong);
     }
-    if (body.len < r.len || memcmp(r.pos, r.delimiter, r.len) != 0) {
-        return bad(&r, "no boundary at the start");
+    if (memcmp(at, "--", 2) == 0) {
+        r->pos += 2;
+        r->state = FORM_AT_END;
+        return FORM_DONE;
     }
-    r.pos += r.len;
-    return read_parts(&r, name, value);
+    if (r->parts == FORM_PARTS_MAX || memcmp(at, "\r\n", 2) != 0) {
+        return bad(r, wrong);
+    }
+    r->parts++;
+    r->pos += 2;
+    r->start = r->pos;
+    r->part = (form_part){0};
+    r->state = FORM_IN_HEADERS;
+    return FORM_DONE;
+}
+
+/* Nothing may follow but the end of the line. */
+static form_result read_end(form *r)
+{
+    size_t left = r->n - r->pos;
+    const char *wrong = r->parts == FORM_PARTS_MAX ? "too many parts" : "a broken boundary";
+
+    if (left > 2 || memcmp(r->data + r->pos, "\r\n", left) != 0 || (r->last && left == 1)) {
+        return bad(r, wrong);
+    }
+    return FORM_MORE;
+}
+
+static form_result read_start(form *r)
+{
+    if (r->n < r->len) {
+        return more(r, "no boundary at the start");
+    }
+    if (memcmp(r->data, r->delimiter, r->len) != 0) {
+        return bad(r, "no boundary at the start");
+    }
+    r->pos = r->len;
+    r->state = FORM_AFTER_DELIMITER;
+    return FORM_DONE;
+}
+
+/* DONE: a step further. */
+static form_result step(form *r)
+{
+    aiq_str content;
+    form_result result;
+
+    switch (r->state) {
+    case FORM_AT_START:
+        return read_start(r);
+    case FORM_AFTER_DELIMITER:
+        return read_next(r);
+    case FORM_IN_HEADERS:
+        result = read_headers(r);
+        if (result == FORM_DONE) {
+            r->start = r->pos;
+            r->state = FORM_IN_CONTENT;
+        }
+        return result;
+    case FORM_IN_CONTENT:
+        result = read_content(r, &content);
+        if (result == FORM_DONE) {
+            r->state = FORM_AFTER_DELIMITER;
+            result = take_field(r, content);
+        }
+        return result;
+    default:
+        return read_end(r);
+    }
+}
+
+bool form_begin(form *r, aiq_str content_type, const char *const *names)
+{
+    *r = (form){0};
+    for (size_t i = 0; i < FORM_FIELDS && names[i]; i++) {
+        r->fields[i].name = names[i];
+    }
+    return read_boundary(r, content_type);
+}
+
+form_result form_read(form *r, aiq_str body, bool last)
+{
+    form_result result = FORM_DONE;
+
+    r->data = body.data ? body.data : "";
+    r->n = body.len;
+    r->last = last;
+    while (result == FORM_DONE) {
+        result = step(r);
+    }
+    if (result == FORM_MORE && last) {
+        return FORM_DONE;
+    }
+    return result;
 }

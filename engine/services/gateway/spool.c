@@ -10,6 +10,7 @@ struct spool {
     aiq_job *job; /* NULL: freed while a write was under way */
     aiq_loop *loop;
     spool_fn whole;
+    void (*grown)(aiq_job *job, aiq_str body, size_t filled); /* NULL: nobody asks */
     aiq_buf memory; /* a small body; or what comes while a write is under way */
     aiq_buf writing;
     bool busy; /* the disk has `writing` */
@@ -19,6 +20,7 @@ struct spool {
     size_t owed; /* received bytes for which the client has got no credit yet */
     int error;   /* libuv's, of a write */
     void *map;
+    size_t mapped;
     uv_fs_t request;
     uv_buf_t piece;
 };
@@ -44,7 +46,7 @@ void spool_free(spool *s)
         return;
     }
     if (s->map) {
-        munmap(s->map, (size_t)s->written);
+        munmap(s->map, s->mapped);
     }
     if (s->fd >= 0) {
         close(s->fd);
@@ -63,11 +65,19 @@ static void tell_error(spool *s, int code)
     s->whole(s->job, (aiq_str){0}, &err);
 }
 
+/* What is written to the file later shows in the map, too. */
+static bool map_file(spool *s, size_t n)
+{
+    void *map = mmap(NULL, n, PROT_READ, MAP_SHARED, s->fd, 0);
+
+    s->map = map == MAP_FAILED ? NULL : map;
+    s->mapped = s->map ? n : 0;
+    return s->map != NULL;
+}
+
 static void tell_file(spool *s)
 {
-    s->map = mmap(NULL, (size_t)s->written, PROT_READ, MAP_PRIVATE, s->fd, 0);
-    if (s->map == MAP_FAILED) {
-        s->map = NULL;
+    if (s->map == NULL && !map_file(s, (size_t)s->written)) {
         tell_error(s, -errno);
         return;
     }
@@ -75,6 +85,22 @@ static void tell_file(spool *s)
 }
 
 static void write_more(spool *s);
+
+/* False: that was the job's end. */
+static bool tell_grown(spool *s)
+{
+    if (s->grown == NULL || s->error || (size_t)s->written == s->mapped) {
+        return true;
+    }
+    s->busy = true; /* it must not go in the call */
+    s->grown(s->job, (aiq_str){s->map, s->mapped}, (size_t)s->written);
+    s->busy = false;
+    if (s->job == NULL) {
+        spool_free(s);
+        return false;
+    }
+    return true;
+}
 
 static void on_written(uv_fs_t *request)
 {
@@ -97,7 +123,9 @@ static void on_written(uv_fs_t *request)
     size_t consumed = (size_t)n < s->owed ? (size_t)n : s->owed;
     s->owed -= consumed;
     job_consumed(job, consumed);
-    write_more(s);
+    if (tell_grown(s)) {
+        write_more(s);
+    }
 }
 
 /* The next piece to the disk, or the end. */
@@ -139,6 +167,25 @@ static int open_unnamed(void)
         }
     }
     return fd;
+}
+
+bool spool_follow(spool *s, void (*grown)(aiq_job *job, aiq_str body, size_t filled))
+{
+    int64_t n = s->job->body_length;
+
+    if (n <= SPOOL_MEMORY) {
+        return false;
+    }
+    s->fd = open_unnamed();
+    if (s->fd < 0 || ftruncate(s->fd, n) != 0 || !map_file(s, (size_t)n)) {
+        if (s->fd >= 0) {
+            close(s->fd);
+        }
+        s->fd = -1; /* it is tried again, and failure told, once it must be */
+        return false;
+    }
+    s->grown = grown;
+    return true;
 }
 
 void spool_add(spool *s, const uint8_t *data, size_t n)
