@@ -29,8 +29,15 @@ struct metric_family {
     unsigned n_samples;
 };
 
+#define COLLECTORS_MAX 4
+
 struct metrics {
     metric_family *first, **last;
+    struct {
+        void (*collect)(void *arg);
+        void *arg;
+    } collectors[COLLECTORS_MAX];
+    unsigned n_collectors;
 };
 
 metrics *metrics_new(void)
@@ -212,8 +219,18 @@ static void render_family(metric_family *family, aiq_buf *out)
     pthread_mutex_unlock(&family->lock);
 }
 
+void metrics_collect(metrics *m, void (*collect)(void *arg), void *arg)
+{
+    assert(m->n_collectors < COLLECTORS_MAX);
+    m->collectors[m->n_collectors].collect = collect;
+    m->collectors[m->n_collectors++].arg = arg;
+}
+
 void metrics_render(metrics *m, aiq_buf *out)
 {
+    for (unsigned i = 0; i < m->n_collectors; i++) {
+        m->collectors[i].collect(m->collectors[i].arg);
+    }
     for (metric_family *family = m->first; family; family = family->next) {
         render_family(family, out);
     }

@@ -40,6 +40,10 @@ void metric_add(metric *m, int64_t n);        /* counter or gauge */
 void metric_set(metric *m, int64_t n);        /* gauge */
 void metric_observe(metric *m, double value); /* histogram; to a millionth */
 
+/* Called each time before the text is written, on its thread, to bring what is counted
+ * elsewhere up to date. Main thread, before the loops start. */
+void metrics_collect(metrics *m, void (*collect)(void *arg), void *arg);
+
 /* The whole text, HELP and TYPE once a family. Any thread. */
 void metrics_render(metrics *m, aiq_buf *out);
 

@@ -100,7 +100,9 @@ static void on_infer(void *arg, const infer_event *event)
     case INFER_DONE:
         ch->ended = true;
         ch->finish = event->finish;
-        ch->tokens = (provider_tokens){event->prompt_tokens, event->completion_tokens, 0, 0, 0};
+        ch->tokens = (provider_tokens){.in = event->prompt_tokens,
+                                       .out = event->completion_tokens,
+                                       .cached = event->cached_tokens};
         add_tokens(&ch->logprobs, c->tokenizer, event);
         break;
     case INFER_FAILED:
@@ -350,6 +352,8 @@ static void *start(const provider_request *request, const provider_events *event
         local_models_done(request->models, reference);
         return NULL;
     }
+    params.scope = request->tenant;
+    params.flex = params.flex || request->batch;
     tool_options options = options_of(&tools, &params, model, begins_so);
     params.shows_marks = options.thinks || options.n_names > 0;
     call *c = call_new(request, events, arg);

@@ -45,9 +45,10 @@ void local_writer_free(local_writer *w)
 static void add_usage(aiq_buf *out, provider_tokens tokens)
 {
     aiq_buf_printf(out,
-                   "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
+                   "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
                    (long long)tokens.in, (long long)tokens.out,
-                   (long long)tokens.in + (long long)tokens.out);
+                   (long long)tokens.in + (long long)tokens.out, (long long)tokens.cached);
 }
 
 /* A chunk: the prefix, its choices, and the usage that it must name. */

@@ -140,7 +140,20 @@ static bool read_bias(const json_value *value, aiq_pool *pool, infer_params *par
     return true;
 }
 
-/* Fields that say how to sample. */
+/* "flex": others may go first. */
+static bool read_tier(const json_value *value, infer_params *params, aiq_err *err)
+{
+    static const char *const tiers[] = {"auto", "default", "priority", "scale", "flex"};
+    bool known = value->type == JSON_NULL;
+
+    for (size_t i = 0; i < sizeof(tiers) / sizeof(tiers[0]); i++) {
+        known |= json_string_is(value, tiers[i]);
+    }
+    params->flex = json_string_is(value, "flex");
+    return known || invalid(err, "service_tier", "auto, default, flex, priority or scale");
+}
+
+/* Fields that say how, and when, to answer. */
 static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
                        infer_params *params, aiq_err *err)
 {
@@ -169,6 +182,9 @@ static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
     }
     if (aiq_str_is(name, "logprobs")) {
         return read_logprobs(value, params, err);
+    }
+    if (aiq_str_is(name, "service_tier")) {
+        return read_tier(value, params, err);
     }
     return !aiq_str_is(name, "logit_bias") || read_bias(value, pool, params, err);
 }

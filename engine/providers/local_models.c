@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "infer/model_files.h"
 #include "providers/local_devices.h"
+#include "providers/local_metrics.h"
 #include "streams/topics.h"
 
 /* How long a model outlives its last policy: an nginx that starts anew, or its
@@ -45,12 +46,14 @@ struct local_model {
     unsigned policies, requests;
     uint64_t unused_ns; /* since when there are no requests, or no policies either */
     loaded_model loaded;
+    infer_stats shown; /* of loaded.chats */
     health_component health;
 };
 
 struct local_models {
     aiq_engine *engine;
     local_devices *devices;
+    local_metrics *metrics;
     pthread_mutex_t lock; /* guards everything below */
     pthread_cond_t work;
     pthread_t keeper;
@@ -178,10 +181,38 @@ static void load_model(local_models *m, local_model *model)
     model->unused_ns = loop_now_ns();
 }
 
+/* Under the lock. */
+static void show_model(local_model *model)
+{
+    infer_stats now;
+
+    infer_get_stats(model->loaded.chats, &now);
+    local_metrics_show(model->all->metrics, model->name, &model->shown, &now);
+}
+
+static void show_models(void *arg)
+{
+    local_models *m = arg;
+
+    pthread_mutex_lock(&m->lock);
+    for (local_model *model = m->models; model; model = model->next) {
+        if (model->loaded.chats) {
+            show_model(model);
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
 static void close_model(local_models *m, local_model *model)
 {
     loaded_model unused = model->loaded;
+    const infer_stats none = {0};
 
+    if (unused.chats) {
+        show_model(model);
+        model->shown = none;
+        local_metrics_show(m->metrics, model->name, &model->shown, &none);
+    }
     model->loaded = (loaded_model){0};
     model->state = MODEL_UNUSED;
     pthread_mutex_unlock(&m->lock);
@@ -446,6 +477,7 @@ local_models *local_models_new(aiq_engine *engine, aiq_err *err)
 
     m->engine = engine;
     m->devices = local_devices_new(engine);
+    m->metrics = local_metrics_new(engine->metrics);
     pthread_mutex_init(&m->lock, NULL);
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC); /* as loop_now_ns() */
@@ -455,9 +487,11 @@ local_models *local_models_new(aiq_engine *engine, aiq_err *err)
     if (rc != 0) {
         aiq_fail(err, 500, "thread", "cannot start a thread: %s", strerror(rc));
         local_devices_free(m->devices);
+        local_metrics_free(m->metrics);
         free(m);
         return NULL;
     }
+    metrics_collect(engine->metrics, show_models, m);
     return m;
 }
 
@@ -482,6 +516,7 @@ void local_models_free(local_models *m)
         free(model->title);
         free(model);
     }
+    local_metrics_free(m->metrics);
     local_devices_free(m->devices);
     pthread_cond_destroy(&m->work);
     pthread_mutex_destroy(&m->lock);

@@ -56,6 +56,8 @@ typedef struct {
 typedef struct {
     aiq_loop *loop;
     aiq_pool *pool; /* the request's */
+    aiq_str tenant; /* who asks */
+    bool batch;     /* and is in no hurry */
     const policy_target *target;
     const char *key; /* one of its provider's, by name; NULL: it has none */
     const chat_request *chat;

@@ -665,6 +665,8 @@ static bool start_call(attempts *a, aiq_err *err)
     provider_request request = {
         .loop = a->job->loop,
         .pool = a->job->pool,
+        .tenant = a->job->tenant,
+        .batch = a->batch,
         .target = a->one->target,
         .key = a->one->key >= 0 ? p->keys[a->one->key] : NULL,
         .secrets = g->secrets,
