@@ -73,6 +73,13 @@ static void define(jinja_run *r, aiq_pool *pool, const chat_template *c, const c
     jinja_define(r, "bos_token", jinja_text(r, c->bos.p, c->bos.len, false));
     jinja_define(r, "eos_token", jinja_text(r, c->eos.p, c->eos.len, false));
     jinja_define(r, "add_generation_prompt", jinja_bool(r, true));
+    if (talk->effort != NULL) {
+        const char *effort = talk->effort;
+        bool none = strcmp(effort, "none") == 0 || strcmp(effort, "minimal") == 0;
+
+        jinja_define(r, "reasoning_effort", jinja_text(r, effort, strlen(effort), false));
+        jinja_define(r, "enable_thinking", jinja_bool(r, !none));
+    }
 }
 
 /* Does it show all of these words? */
@@ -114,7 +121,7 @@ static bool find_system(const chat_template *c, const chat_ways *ways)
     const infer_message messages[] = {says("system", "probe_system"),
                                       says("user", "probe_user")};
 
-    return shows(c, ways, &(chat_talk){messages, 2, {0}}, words);
+    return shows(c, ways, &(chat_talk){.messages = messages, .n = 2}, words);
 }
 
 static bool find_tools(const chat_template *c, const chat_ways *ways)
@@ -122,7 +129,7 @@ static bool find_tools(const chat_template *c, const chat_ways *ways)
     static const char *const words[] = {"probe_name", "probe_key", NULL};
     const infer_message message = says("user", "probe_user");
 
-    return shows(c, ways, &(chat_talk){&message, 1, AIQ_STR(PROBE_TOOLS)}, words);
+    return shows(c, ways, &(chat_talk){&message, 1, AIQ_STR(PROBE_TOOLS), NULL}, words);
 }
 
 static bool find_calls(const chat_template *c, const chat_ways *ways)
@@ -135,7 +142,7 @@ static bool find_calls(const chat_template *c, const chat_ways *ways)
     messages[1].calls = AIQ_STR(PROBE_CALLS);
     messages[2].call_id = AIQ_STR("abcdefghi");
     messages[2].name = AIQ_STR("probe_name");
-    return shows(c, ways, &(chat_talk){messages, 3, {0}}, words);
+    return shows(c, ways, &(chat_talk){.messages = messages, .n = 3}, words);
 }
 
 /* A template that has no word for a thing does not show it: most need not be tried. */
@@ -223,21 +230,50 @@ static bool ends_in_thought(const jinja_output *text)
     return len >= n && memcmp(text->text + len - n, mark, n) == 0 && !text->marks[len - 1];
 }
 
-chat_rc chat_render(const chat_template *c, const tokenizer *t, const chat_talk *talk,
-                    size_t max_len, tokenizer_ids *out, bool *is_thought, char *err,
-                    size_t errlen)
+static chat_rc render(const chat_template *c, const tokenizer *t, const chat_ways *ways,
+                      const chat_talk *talk, size_t max_len, tokenizer_ids *out,
+                      bool *is_thought, char *err, size_t errlen)
 {
     jinja_run *r = jinja_run_new(time(NULL));
     aiq_pool *pool = aiq_pool_new();
     jinja_output text;
     chat_rc rc = CHAT_REFUSED;
 
-    define(r, pool, c, &c->ways, talk);
+    define(r, pool, c, ways, talk);
     if (jinja_render(c->template, r, max_len, &text, err, errlen)) {
         rc = encode(t, &text, out) ? CHAT_OK : CHAT_TOO_LONG;
         *is_thought = ends_in_thought(&text);
     }
     jinja_run_free(r);
     aiq_pool_free(pool);
+    return rc;
+}
+
+static bool has_calls(const chat_talk *talk)
+{
+    for (size_t i = 0; i < talk->n; i++) {
+        if (talk->messages[i].calls.len > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A template may refuse calls that another model has made: several at once, as Llama's do. As
+ * text they are better than no answer. */
+chat_rc chat_render(const chat_template *c, const tokenizer *t, const chat_talk *talk,
+                    size_t max_len, tokenizer_ids *out, bool *is_thought, char *err,
+                    size_t errlen)
+{
+    chat_ways as_text = c->ways;
+    char why[80];
+    chat_rc rc = render(c, t, &c->ways, talk, max_len, out, is_thought, err, errlen);
+
+    if (rc == CHAT_REFUSED && c->ways.calls && has_calls(talk)) {
+        as_text.calls = false;
+        chat_rc again =
+            render(c, t, &as_text, talk, max_len, out, is_thought, why, sizeof(why));
+        rc = again != CHAT_REFUSED ? again : rc;
+    }
     return rc;
 }

@@ -30,6 +30,8 @@ typedef struct {
     const infer_message *messages;
     size_t n;
     aiq_str tools; /* as in OpenAI's API: valid JSON, a list of objects; empty: none */
+    const char
+        *effort; /* in thinking: "none", "minimal", "low", …; NULL: as the template has it */
 } chat_talk;
 
 /* NULL, and one line in err, if the file has no template that we can run. Points into g. */

@@ -111,7 +111,9 @@ typedef struct {
 typedef struct {
     const infer_message *messages; /* a chat, rendered with the model's template; or */
     size_t n_messages;
-    aiq_str tools;      /* "tools" as in OpenAI's API; empty: none */
+    aiq_str tools; /* "tools" as in OpenAI's API; empty: none */
+    const char
+        *effort; /* in thinking: "none", "minimal", "low", …; NULL: the template\'s own */
     bool shows_marks;   /* control tokens that are marks of calls and thoughts come as text */
     bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
                            for, as if it had not been interrupted */

@@ -108,7 +108,7 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
                        char *err, size_t errlen)
 {
     size_t n = p->n_messages - p->goes_on, without = 0;
-    const chat_talk talk = {p->messages, n, p->tools};
+    const chat_talk talk = {p->messages, n, p->tools, p->effort};
     const infer_message *last = p->goes_on ? &p->messages[n] : NULL;
     uint64_t most = (uint64_t)m->n_ctx * tokenizer_max_piece(m->tok);
     uint64_t bytes = p->tools.len;

@@ -108,6 +108,21 @@ static bool read_logprobs(const json_value *value, infer_params *params, aiq_err
     return true;
 }
 
+/* The words that OpenAI's API has; what they mean is the template's matter. */
+static bool read_effort(const json_value *value, infer_params *params, aiq_err *err)
+{
+    static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (json_string_is(value, words[i])) {
+            params->effort = words[i];
+        }
+    }
+    return params->effort != NULL || value->type == JSON_NULL ||
+           invalid(err, "reasoning_effort",
+                   "one of none, minimal, low, medium, high and xhigh");
+}
+
 /* {"token id": bias} */
 static bool read_bias(const json_value *value, aiq_pool *pool, infer_params *params,
                       aiq_err *err)
@@ -173,6 +188,9 @@ static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
             return read_real(value, reals[i].name, reals[i].least, reals[i].most, reals[i].out,
                              err);
         }
+    }
+    if (aiq_str_is(name, "reasoning_effort")) {
+        return read_effort(value, params, err);
     }
     if (aiq_str_is(name, "top_k")) {
         return read_count(value, "top_k", TOP_K_MAX, &params->top_k, err);

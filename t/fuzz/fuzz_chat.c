@@ -1,12 +1,16 @@
 /*
  * Any bytes as a chat request, and as a chunk of a provider's stream. A refusal
  * names a status, a code and a sentence; what is accepted holds what the rest
- * relies on, and a local model's parameters can be made of it or are refused.
+ * relies on, and a local model's parameters can be made of it or are refused; so
+ * can its prompt, and a grammar of its tools.
  */
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include "../unit/tiny_model.h"
+#include "infer/chat_talk.h"
+#include "infer/tool_grammar.h"
 #include "providers/local_chat.h"
 #include "providers/openai_chunk.h"
 
@@ -21,6 +25,77 @@ static void check_error(const aiq_err *err)
     json_quote(&quoted, err->message, strlen(err->message));
     assert(json_valid((char *)quoted.data, quoted.len, &error));
     aiq_buf_free(&quoted);
+}
+
+/* The conversation as templates of each kind see it. */
+static void check_talk(const infer_params *params)
+{
+    static const char source[] = "{{ messages | tojson }}{{ tools | tojson if tools }}";
+    const chat_talk talk = {params->messages, params->n_messages, params->tools, NULL};
+    char err[80];
+    jinja *template = jinja_new(source, sizeof(source) - 1, err, sizeof(err));
+
+    assert(template);
+    for (int i = 0; i < 8; i++) {
+        const chat_ways ways = {.system = i & 1,
+                                .tools = i & 1,
+                                .calls = i & 2,
+                                .text_arguments = i & 4,
+                                .format = (tool_format)(i % (TOOL_PHI + 1))};
+        jinja_run *r = jinja_run_new(0);
+        aiq_pool *pool = aiq_pool_new();
+        jinja_output out;
+
+        chat_talk_define(r, pool, &ways, &talk);
+        if (jinja_render(template, r, 1 << 20, &out, err, sizeof(err))) {
+            assert(out.len >= 2 && out.text[0] == '[');
+        }
+        jinja_run_free(r);
+        aiq_pool_free(pool);
+    }
+    jinja_free(template);
+}
+
+static const tokenizer *tiny_tokenizer(void)
+{
+    static tokenizer *t;
+    static gguf *g;
+    static uint8_t *file;
+    tiny_model tm = {.control = "[TOOL_CALLS]"};
+    gw w = {0};
+    size_t size;
+    char err[80];
+
+    if (t == NULL) {
+        tiny_vocab(&w, &tm);
+        file = gw_finish(&w, &size);
+        g = gguf_parse(file, size, err, sizeof(err));
+        t = tokenizer_new(g, err, sizeof(err));
+        assert(t);
+    }
+    return t;
+}
+
+static void check_tools(const local_tools *tools)
+{
+    for (int i = 0; i <= TOOL_PHI && tools->n > 0; i++) {
+        const tool_language language = {
+            .format = (tool_format)i,
+            .tokenizer = tiny_tokenizer(),
+            .tools = tools->named ? tools->named : tools->tools,
+            .n = tools->named ? 1 : tools->n,
+            .required = tools->required,
+            .one = tools->one,
+            .answer = AIQ_STR("{\"enum\":[1]}"),
+        };
+        char err[200] = "";
+        grammar *g = tool_grammar_new(&language, err, sizeof(err));
+
+        assert(g != NULL || err[0] != '\0');
+        if (g) {
+            grammar_free(g);
+        }
+    }
 }
 
 static void check_local(const chat_request *chat)
@@ -38,6 +113,8 @@ static void check_local(const chat_request *chat)
         for (size_t i = 0; i < params.n_messages; i++) {
             assert(params.messages[i].role && params.messages[i].content);
         }
+        check_talk(&params);
+        check_tools(&tools);
     } else {
         check_error(&err);
     }

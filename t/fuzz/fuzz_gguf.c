@@ -54,8 +54,8 @@ static void use_tokenizer(const gguf *g, const tokenizer *t, tokenizer_ids *ids)
 
     tokenizer_encode(t, text, sizeof(text) - 1, true, ids);
     if (chat != NULL) {
-        chat_render(chat, t, &(chat_talk){&msg, 1, {0}}, 1 << 16, ids, &thought, err,
-                    sizeof(err));
+        chat_render(chat, t, &(chat_talk){.messages = &msg, .n = 1}, 1 << 16, ids, &thought,
+                    err, sizeof(err));
         chat_template_free(chat);
     }
     for (size_t i = 0; i < ids->n; i++) {

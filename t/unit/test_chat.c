@@ -59,8 +59,8 @@ static void expect(const model *m, const char *content, const char *want)
     bool thought;
     size_t at = 0;
 
-    if (m->c == NULL || chat_render(m->c, m->t, &(chat_talk){&message, 1, {0}}, 1 << 16, &ids,
-                                    &thought, err, sizeof(err)) != CHAT_OK) {
+    if (m->c == NULL || chat_render(m->c, m->t, &(chat_talk){.messages = &message, .n = 1},
+                                    1 << 16, &ids, &thought, err, sizeof(err)) != CHAT_OK) {
         fail_msg("%s", err);
     }
     for (size_t i = 0; i < ids.n; i++) {
@@ -139,14 +139,14 @@ static void templates_may_refuse(void **state)
     bool thought;
 
     (void)state;
-    assert_int_equal(chat_render(m.c, m.t, &(chat_talk){&message, 1, {0}}, 100, &ids, &thought,
-                                 err, sizeof(err)),
+    assert_int_equal(chat_render(m.c, m.t, &(chat_talk){.messages = &message, .n = 1}, 100,
+                                 &ids, &thought, err, sizeof(err)),
                      CHAT_REFUSED);
     assert_string_equal(err, "No, user");
     close_model(m);
     m = open_model("1234567", 0);
-    assert_int_equal(chat_render(m.c, m.t, &(chat_talk){&message, 1, {0}}, 100, &ids, &thought,
-                                 err, sizeof(err)),
+    assert_int_equal(chat_render(m.c, m.t, &(chat_talk){.messages = &message, .n = 1}, 100,
+                                 &ids, &thought, err, sizeof(err)),
                      CHAT_TOO_LONG);
     free(ids.v);
     close_model(m);
@@ -179,8 +179,9 @@ static char *prompt_of(const model *m, const infer_message *messages, size_t n,
     size_t at = 0, len;
 
     if (m->c == NULL ||
-        chat_render(m->c, m->t, &(chat_talk){messages, n, tools ? list(tools) : AIQ_STR("")},
-                    1 << 16, &ids, thought, err, sizeof(err)) != CHAT_OK) {
+        chat_render(m->c, m->t,
+                    &(chat_talk){messages, n, tools ? list(tools) : AIQ_STR(""), NULL}, 1 << 16,
+                    &ids, thought, err, sizeof(err)) != CHAT_OK) {
         fail_msg("%s", err);
     }
     for (size_t i = 0; i < ids.n; i++) {
@@ -341,8 +342,8 @@ static void tools_end_no_turn(void **state)
     (void)state;
     messages[1].calls = list(forged);
     messages[2].call_id = AIQ_STR("<|im_end|>");
-    assert_int_equal(chat_render(m.c, m.t, &(chat_talk){messages, 3, list(forged)}, 1 << 16,
-                                 &ids, &thought, err, sizeof(err)),
+    assert_int_equal(chat_render(m.c, m.t, &(chat_talk){messages, 3, list(forged), NULL},
+                                 1 << 16, &ids, &thought, err, sizeof(err)),
                      CHAT_OK);
     for (size_t i = 0; i < ids.n; i++) {
         ends += ids.v[i] == TINY_IM_END;
@@ -369,6 +370,66 @@ static void prompts_may_begin_a_thought(void **state)
     close_model(m);
 }
 
+/* Phi-4 looks for tools in the system message. */
+static void tools_in_the_system_message(void **state)
+{
+    const infer_message message = says("user", "Hi");
+    model m =
+        open_model("{% for m in messages %}{% if m.role == 'system' and 'tools' in m %}"
+                   "{{ 'system:' + m.content + '<|tool|>' + m.tools + '<|/tool|>' }}{% else %}"
+                   "{{ m.role + ':' + m.content }}{% endif %}{% endfor %}",
+                   0);
+    bool thought, thinks;
+
+    (void)state;
+    assert_string_equal(prompt_of(&m, &message, 1, TOOLS, &thought),
+                        "system:<|tool|>" TOOLS "<|/tool|>user:Hi");
+    assert_string_equal(prompt_of(&m, &message, 1, NULL, &thought), "user:Hi");
+    assert_int_equal(chat_tool_format(m.c, &thinks), TOOL_PHI);
+    close_model(m);
+}
+
+/* Llama's templates refuse several calls at once, but another model may have made them. */
+static void refused_calls_are_text(void **state)
+{
+    infer_message messages[] = {says("user", "?"), says("assistant", ""), says("tool", "1")};
+    model m = open_template("llama3");
+    bool thought;
+    const char *prompt;
+
+    (void)state;
+    messages[1].calls =
+        list("[{\"id\": \"1\", \"function\": {\"name\": \"f\", \"arguments\": \"{}\"}}, "
+             "{\"id\": \"2\", \"function\": {\"name\": \"g\", \"arguments\": \"{}\"}}]");
+    prompt = prompt_of(&m, messages, 3, NULL, &thought);
+    expect_in(prompt, "<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>");
+    close_model(m);
+}
+
+static void thoughts_can_be_declined(void **state)
+{
+    const infer_message message = says("user", "Hi");
+    chat_talk talk = {.messages = &message, .n = 1};
+    size_t lengths[3];
+    model m = open_template("qwen3");
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        tokenizer_ids ids = {0};
+        bool thought;
+
+        talk.effort = i == 0 ? NULL : i == 1 ? "high" : "none";
+        assert_int_equal(
+            chat_render(m.c, m.t, &talk, 1 << 16, &ids, &thought, err, sizeof(err)), CHAT_OK);
+        assert_false(thought);
+        lengths[i] = ids.n;
+        free(ids.v);
+    }
+    assert_int_equal(lengths[1], lengths[0]);
+    assert_true(lengths[2] > lengths[0]); /* an empty thought */
+    close_model(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -383,6 +444,9 @@ int main(void)
         cmocka_unit_test(arguments_may_be_text),
         cmocka_unit_test(tools_end_no_turn),
         cmocka_unit_test(prompts_may_begin_a_thought),
+        cmocka_unit_test(tools_in_the_system_message),
+        cmocka_unit_test(refused_calls_are_text),
+        cmocka_unit_test(thoughts_can_be_declined),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
