@@ -72,7 +72,7 @@ for my $command ([qw(tokenize)], [qw(generate --prompt a)], [qw(bench)]) {
 
     for my $case (["$dir/none.gguf", 'No such file or directory'], ["$dir", 'not a regular file'],
                   ["$FindBin::Bin/cli_aiq.t", 'not a GGUF file'],
-                  [$cut, 'a tensor runs past the end of the file']) {
+                  [$cut, 'the file is cut short: the tensor token_embd.weight ends behind its end']) {
         my ($path, $why) = @$case;
         my $r = run([$aiq, $name, '--model', $path, @rest]);
 

@@ -36,6 +36,13 @@ file('empty.gguf', '');
 file('text.gguf', 'This is no model, but a text.');
 file('old.gguf', 'GGUF' . pack('L<Q<Q<', 2, 0, 0));
 file('other.gguf', 'GGUF' . pack('L<Q<Q<', 3, 0, 1) . pack('Q</a L<', 'general.architecture', 8) . pack('Q</a', 'mamba'));
+file('page.gguf', '<!DOCTYPE html><html>');
+file('lfs.gguf', "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+file('safe.gguf', pack('Q<', 64) . '{"__metadata__":{}}');
+file('older.gguf', 'ggjt' . "\0" x 64);
+file('big.gguf', 'GGUF' . pack('L>Q>Q>', 3, 0, 0));
+file('quant.gguf', 'GGUF' . pack('L<Q<Q<', 3, 1, 0) . pack('Q</a', 'output.weight') . pack('L<Q<L<Q<', 1, 256, 23, 0));
+tiny('llama', "$dir/moe.gguf", numbers => { expert_count => 8 });
 file('lost-00001-of-00002.gguf', 'GGUF' . pack('L<Q<Q<', 3, 0, 2)
     . join('', map { pack('Q</a L<L<', $_->[0], 4, $_->[1]) } ['split.no', 0], ['split.count', 2]));
 
@@ -51,11 +58,18 @@ ok($more > 0 && $more < 1000, 'with the bytes of both');
 like($line{tiny}, qr/^qwen2\t\d+\t\d+\t256\t131072\tok$/, 'another; 2 layers, 2 x 32 values of 4 bytes, 256 tokens');
 my %why = map { my $line = $line{$_}; $_ => $line =~ s/^(?:-\t){5}//r } grep { $line{$_} =~ /^-/ } keys %line;
 is_deeply(\%why, {
-    cut   => 'a tensor runs past the end of the file',
+    cut   => 'the file is cut short: the tensor blk.3.ffn_down.weight ends behind its end',
     empty => 'empty file',
     text  => 'not a GGUF file',
-    old   => 'only version 3 of GGUF is supported',
-    other => 'the tokenizer "" is not supported (gpt2, llama and bert are)',
+    page  => 'not a GGUF file: it begins as a web page does',
+    lfs   => 'not a GGUF file: it points to one that Git LFS has not fetched',
+    safe  => 'not a GGUF file: it is in the format safetensors',
+    older => 'not a GGUF file, but of the format before it',
+    old   => 'version 2 of GGUF is not supported, only 3 is',
+    big   => 'GGUF for big-endian machines is not supported',
+    quant => 'tensors of type IQ4_XS are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and Q6_K are)',
+    moe   => 'mixtures of experts are not supported',
+    other => 'the architecture "mamba" is not supported (llama, qwen2, qwen3, phi3, gemma, gemma2 and gemma3 are)',
     lost  => 'lost-00002-of-00002.gguf: No such file or directory',
 }, 'and what is none says why');
 

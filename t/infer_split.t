@@ -51,7 +51,7 @@ copy(part(3), part(2));
 refused(part(1), 'part 2 of 3 says that it is part 3 of 3', 'a part that is another');
 copy("$dir/kept", part(2));
 truncate(part(2), (-s part(2)) / 2);
-refused(part(1), 'demo-00002-of-00003.gguf: a tensor runs past the end of the file', 'a part that is cut short');
+refused(part(1), 'demo-00002-of-00003.gguf: the file is cut short: the tensor blk.1.ffn_gate.weight ends behind its end', 'a part that is cut short');
 
 SKIP: {
     skip('no script command', 2) if !grep { -x "$_/script" } split /:/, $ENV{PATH};

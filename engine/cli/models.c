@@ -19,7 +19,8 @@ static const char help[] =
     "\n"
     "Lists the GGUF files of a folder (.), one line a model: its name, architecture,\n"
     "parameters, the bytes of its weights, the tokens of its context, the bytes of a context\n"
-    "that is full, and \"ok\", or why it cannot be loaded.\n"
+    "that is full (0: of a model for vectors of texts, which keeps none), and \"ok\", or why\n"
+    "it cannot be loaded.\n"
     "\n"
     "\"aiq models pull\" gets one; its own help says how.\n"
     "\n"
@@ -34,19 +35,23 @@ typedef struct {
     uint64_t parameters, bytes, context, context_bytes;
 } listed;
 
-/* Keys and values of all layers, as 32-bit floats. */
+/* Keys and values of all layers, as the CPU has them. */
 static uint64_t context_bytes(const kern_config *c)
 {
-    return 2 * sizeof(float) * (uint64_t)c->n_layers * c->n_kv_heads * c->head_dim * c->n_ctx;
+    return aiq_kernels_cpu.page_bytes(NULL, c) * ((c->n_ctx + KERN_PAGE - 1) / KERN_PAGE);
 }
 
 static void look_inside(listed *l, const gguf *g)
 {
-    tokenizer *t = tokenizer_new(g, l->error, sizeof(l->error));
     bool vectors = embed_model_is(g), ok;
     embed_model m = {0};
+    tokenizer *t;
 
     l->bytes = gguf_size(g);
+    if (!vectors && !infer_model_is(g, l->error, sizeof(l->error))) {
+        return;
+    }
+    t = tokenizer_new(g, l->error, sizeof(l->error));
     if (t == NULL) {
         return;
     }

@@ -1,5 +1,6 @@
 #include "infer/gguf_impl.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,13 +20,20 @@
 typedef struct {
     const uint8_t *p;
     size_t left;
-    const char *error;
+    bool failed;
+    char *err;
+    size_t errlen;
 } cursor;
 
-static bool fail(cursor *c, const char *error)
+__attribute__((format(printf, 2, 3))) static bool fail(cursor *c, const char *format, ...)
 {
-    if (c->error == NULL) {
-        c->error = error;
+    va_list args;
+
+    if (!c->failed) {
+        va_start(args, format);
+        vsnprintf(c->err, c->errlen, format, args);
+        va_end(args);
+        c->failed = true;
     }
     return false;
 }
@@ -112,10 +120,10 @@ static bool take_elements(cursor *c, uint32_t type, uint64_t n, gguf_array *out)
     out->n = n;
     out->p = c->p;
     if (type == GGUF_STRING) {
-        for (uint64_t i = 0; i < n && c->error == NULL; i++) {
+        for (uint64_t i = 0; i < n && !c->failed; i++) {
             take_str(c);
         }
-        return c->error == NULL;
+        return !c->failed;
     }
     if (size == 0) {
         return fail(c, type == GGUF_ARRAY ? "arrays of arrays are not supported"
@@ -133,7 +141,7 @@ static bool read_kv(cursor *c, gguf_kv *kv)
 
     kv->key = take_str(c);
     type = take_u32(c);
-    if (c->error != NULL) {
+    if (c->failed) {
         return false;
     }
     kv->type = (gguf_type)type;
@@ -166,19 +174,33 @@ static bool block_of(uint32_t type, uint64_t *elements, uint64_t *bytes)
     return false;
 }
 
+/* Of one that we do not read. */
+static const char *type_name(uint32_t type)
+{
+    static const char *const names[] = {
+        [3] = "Q4_1",   [6] = "Q5_0",    [7] = "Q5_1",     [9] = "Q8_1",    [10] = "Q2_K",
+        [11] = "Q3_K",  [15] = "Q8_K",   [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS",
+        [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S",   [22] = "IQ2_S",  [23] = "IQ4_XS",
+        [24] = "I8",    [25] = "I16",    [26] = "I32",     [27] = "I64",    [28] = "F64",
+        [29] = "IQ1_M", [34] = "TQ1_0",  [35] = "TQ2_0",   [39] = "MXFP4",
+    };
+
+    return type < sizeof(names) / sizeof(*names) && names[type] ? names[type] : "unknown to us";
+}
+
 static bool read_tensor(cursor *c, gguf_tensor *t)
 {
     uint64_t elements, bytes, dim;
 
     t->name = take_str(c);
     t->dims = take_u32(c);
-    if (c->error == NULL && (t->dims < 1 || t->dims > MAX_DIMS)) {
+    if (!c->failed && (t->dims < 1 || t->dims > MAX_DIMS)) {
         return fail(c, "a tensor has no dimensions, or more than four");
     }
     t->rows = 1;
-    for (uint64_t i = 0; i < t->dims && c->error == NULL; i++) {
+    for (uint64_t i = 0; i < t->dims && !c->failed; i++) {
         dim = take_u64(c);
-        if (c->error == NULL && dim == 0) {
+        if (!c->failed && dim == 0) {
             return fail(c, "a tensor has a dimension of zero");
         }
         if (i == 0) {
@@ -189,13 +211,14 @@ static bool read_tensor(cursor *c, gguf_tensor *t)
     }
     t->type = take_u32(c);
     t->offset = take_u64(c);
-    if (c->error != NULL) {
+    if (c->failed) {
         return false;
     }
     if (!block_of(t->type, &elements, &bytes)) {
         return fail(c,
-                    "a tensor's type is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K "
-                    "and Q6_K are)");
+                    "tensors of type %s are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, "
+                    "Q5_K and Q6_K are)",
+                    type_name(t->type));
     }
     if (t->cols % elements != 0) {
         return fail(c, "a tensor's rows are not whole blocks");
@@ -307,7 +330,8 @@ static bool place_tensors(gguf *g, cursor *c, uint64_t alignment)
             return fail(c, "tensors overlap");
         }
         if (t->offset > c->left || t->bytes > c->left - t->offset) {
-            return fail(c, "a tensor runs past the end of the file");
+            return fail(c, "the file is cut short: the tensor %.*s ends behind its end",
+                        t->name.len < 64 ? (int)t->name.len : 64, t->name.p);
         }
         t->data = base + t->offset;
         end = t->offset + t->bytes;
@@ -338,6 +362,30 @@ static bool read_tensors(gguf *g, cursor *c, uint64_t n)
     return gguf_sort_tensors(g) || fail(c, "a tensor's name occurs twice");
 }
 
+/* What people name a model by mistake. */
+static const char *what_it_is(const uint8_t *p, size_t n)
+{
+    static const struct {
+        const char *magic, *what;
+    } others[] = {
+        {"version https://git-lfs", ": it points to one that Git LFS has not fetched"},
+        {"<", ": it begins as a web page does"},
+        {"PK\003\004", ": it is a ZIP file"},
+        {"ggml", ", but of the format before it"},
+        {"ggjt", ", but of the format before it"},
+    };
+
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+        size_t len = strlen(others[i].magic);
+
+        if (n >= len && memcmp(p, others[i].magic, len) == 0) {
+            return others[i].what;
+        }
+    }
+    /* safetensors: the length of its head, then that */
+    return n > 9 && p[8] == '{' ? ": it is in the format safetensors" : "";
+}
+
 static bool read_all(gguf *g, cursor *c)
 {
     const uint8_t *magic = take(c, 4);
@@ -345,21 +393,24 @@ static bool read_all(gguf *g, cursor *c)
     uint64_t n_tensors, n_kvs;
 
     if (magic == NULL || memcmp(magic, MAGIC, 4) != 0) {
-        c->error = "not a GGUF file";
-        return false;
+        c->failed = false; /* this is the reason */
+        return fail(c, "not a GGUF file%s", what_it_is(g->data, g->size));
     }
-    if (c->error == NULL && version != VERSION) {
-        return fail(c, "only version 3 of GGUF is supported");
+    if (version == __builtin_bswap32(VERSION)) {
+        return fail(c, "GGUF for big-endian machines is not supported");
+    }
+    if (!c->failed && version != VERSION) {
+        return fail(c, "version %u of GGUF is not supported, only %d is", version, VERSION);
     }
     n_tensors = take_u64(c);
     n_kvs = take_u64(c);
-    return c->error == NULL && read_kvs(g, c, n_kvs) && read_tensors(g, c, n_tensors);
+    return !c->failed && read_kvs(g, c, n_kvs) && read_tensors(g, c, n_tensors);
 }
 
 gguf *gguf_parse(const void *data, size_t size, char *err, size_t errlen)
 {
     gguf *g = calloc(1, sizeof(*g));
-    cursor c = {.p = data, .left = size};
+    cursor c = {.p = data, .left = size, .err = err, .errlen = errlen};
 
     if (g == NULL) {
         snprintf(err, errlen, "out of memory");
@@ -368,7 +419,6 @@ gguf *gguf_parse(const void *data, size_t size, char *err, size_t errlen)
     g->data = data;
     g->size = size;
     if (!read_all(g, &c)) {
-        snprintf(err, errlen, "%s", c.error);
         gguf_close(g);
         return NULL;
     }

@@ -162,6 +162,9 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
     if (m->file == NULL) {
         return false;
     }
+    if (!infer_model_is(m->file, err, errlen)) {
+        return false;
+    }
     m->tok = tokenizer_new(m->file, err, errlen);
     if (m->tok == NULL ||
         !infer_model_read(&m->model, m->file, tokenizer_n_vocab(m->tok), err, errlen)) {

@@ -1,6 +1,7 @@
 #include "infer/model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,21 +56,30 @@ typedef struct {
     const architecture *arch;
 } reader;
 
-static void find_architecture(reader *r)
+static const architecture *architecture_of(const gguf *g)
 {
-    gguf_str name = model_architecture(r->in.g);
+    gguf_str name = model_architecture(g);
 
     for (size_t i = 0; i < sizeof(architectures) / sizeof(*architectures); i++) {
         if (model_str_is(name, architectures[i].name)) {
-            r->arch = &architectures[i];
-            r->m->architecture = r->in.arch = architectures[i].name;
-            return;
+            return &architectures[i];
         }
     }
-    model_fail(&r->in,
-               "the architecture \"%.*s\" is not supported (llama, qwen2, qwen3, phi3, gemma, "
-               "gemma2 and gemma3 are)",
-               name.len < 32 ? (int)name.len : 32, name.p);
+    return NULL;
+}
+
+bool infer_model_is(const gguf *g, char *err, size_t errlen)
+{
+    gguf_str name = model_architecture(g);
+    bool known = architecture_of(g) != NULL;
+
+    if (!known) {
+        snprintf(err, errlen,
+                 "the architecture \"%.*s\" is not supported (llama, qwen2, qwen3, phi3, "
+                 "gemma, gemma2 and gemma3 are)",
+                 name.len < 32 ? (int)name.len : 32, name.p);
+    }
+    return known;
 }
 
 static void check_kind(reader *r)
@@ -275,10 +285,12 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
     reader r = {.in = {.g = g, .arch = "", .err = err, .errlen = errlen}, .m = m};
 
     memset(m, 0, sizeof(*m));
-    find_architecture(&r);
-    if (!r.in.failed) {
-        check_kind(&r);
+    if (!infer_model_is(g, err, errlen)) {
+        return false;
     }
+    r.arch = architecture_of(g);
+    m->architecture = r.in.arch = r.arch->name;
+    check_kind(&r);
     if (!r.in.failed) {
         read_config(&r, n_vocab);
     }

@@ -19,6 +19,9 @@ typedef struct {
     uint64_t n_params;
 } infer_model;
 
+/* Whether the file's architecture is one of those below; false, and one line in err, if not. */
+bool infer_model_is(const gguf *g, char *err, size_t errlen);
+
 /* n_vocab is the tokenizer's. False, and one line in err, if this is no model that we run. */
 bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err,
                       size_t errlen);

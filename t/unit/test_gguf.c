@@ -210,16 +210,18 @@ static void hostile_tensors(void **state)
     one_tensor(&w, 1, row, GGUF_TENSOR_Q4_K, 0);
     refused(&w, "a tensor's rows are not whole blocks");
     one_tensor(&w, 1, row, 3, 0);
-    refused(&w, "a tensor's type is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and "
-                "Q6_K are)");
+    refused(
+        &w,
+        "tensors of type Q4_1 are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and "
+        "Q6_K are)");
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 1);
     refused(&w, "a tensor is not aligned");
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, (uint64_t)1 << 62);
-    refused(&w, "a tensor runs past the end of the file");
+    refused(&w, "the file is cut short: the tensor t ends behind its end");
 
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 0);
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 96);
-    refused(&w, "a tensor runs past the end of the file");
+    refused(&w, "the file is cut short: the tensor t ends behind its end");
 
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 0);
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 96);
@@ -410,10 +412,10 @@ static void other_files(void **state)
 
     (void)state;
     assert_null(gguf_parse("PK\3\4........................", 28, err, sizeof(err)));
-    assert_string_equal(err, "not a GGUF file");
+    assert_string_equal(err, "not a GGUF file: it is a ZIP file");
     g = gguf_parse("GGUF\2\0\0\0................", 24, err, sizeof(err));
     assert_null(g);
-    assert_string_equal(err, "only version 3 of GGUF is supported");
+    assert_string_equal(err, "version 2 of GGUF is not supported, only 3 is");
     assert_null(gguf_open("/nonexistent.gguf", err, sizeof(err)));
     assert_string_equal(err, "No such file or directory");
     assert_null(gguf_open("/tmp", err, sizeof(err)));
