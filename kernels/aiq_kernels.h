@@ -218,8 +218,9 @@ typedef struct {
 
     /* Runs whole texts, at most max_batch tokens together, through a model of either kind and
      * keeps nothing. out is [n_texts][d_model]: of each text's last hidden states, normed, what
-     * pooling makes of them. As with step company changes nothing but the way of multiplying.
-     * A back end may have none (NULL); the portable one has it. */
+     * pooling makes of them. As with step company changes nothing but the way of multiplying;
+     * F16 weights may be rounded, too. A back end may have none (NULL); the portable one has
+     * it. */
     bool (*encode)(kern_model *model, const kern_text *texts, uint32_t n_texts,
                    kern_pooling pooling, float *out);
 

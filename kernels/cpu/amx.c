@@ -149,6 +149,15 @@ X86_AMX X86_INLINE void unpack_row(kern_type type, uint16_t *dst, const uint8_t 
             _mm512_storeu_si512(dst + 2 * BLOCK * b, _mm512_loadu_si512(p + 64 * b));
         }
         break;
+    case KERN_F16:
+        for (size_t b = 0; b < blocks; b++, p += 64) {
+            __m512i h = _mm512_loadu_si512(p);
+
+            _mm512_storeu_si512(dst + 2 * BLOCK * b,
+                                x86_bf16(_mm512_cvtph_ps(_mm512_castsi512_si256(h)),
+                                         _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1))));
+        }
+        break;
     default:
         unpack_super(type, dst, p);
         break;
@@ -369,6 +378,7 @@ X86_AMX static void multiply(kern_type type, float *y, size_t ldy, const uint8_t
     };
 
     switch (type) {
+        CASE(KERN_F16);
         CASE(KERN_BF16);
         CASE(KERN_Q8_0);
         CASE(KERN_Q4_0);
@@ -386,6 +396,7 @@ const cpu_tile cpu_tile_amx = {
     .multiply = multiply,
     .types =
         {
+            [KERN_F16] = true,
             [KERN_BF16] = true,
             [KERN_Q8_0] = true,
             [KERN_Q4_0] = true,

@@ -37,6 +37,9 @@ struct kern_model {
     size_t kv_size;   /* values */
     size_t page_size; /* values */
 
+    bool f16_in_tiles; /* F16 weights may be rounded to bf16: not where answers shall not depend
+                          on how a prompt was cut */
+
     /* state of the step under way; B is max_batch */
     cpu_row_at *rows; /* [B] */
     uint32_t *firsts; /* [B] of encode: each text's first row */
@@ -63,6 +66,9 @@ typedef struct {
     float *y;
     const kern_tensor *w;
 } cpu_product;
+
+/* Whether matrices of this type may go in tiles, and so what is computed with them. */
+bool cpu_in_tiles(const kern_model *m, kern_type type);
 
 /* All products of x, [n][cols], with matrices of as many columns. */
 void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *products,

@@ -9,7 +9,6 @@
 #include "kernels/cpu/cpu.h"
 
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 
 /* Tokens whose attention is one item of a head's work, where it does not go in tiles. */
@@ -114,7 +113,6 @@ static void attend(const kern_model *m, size_t first, uint32_t n, uint32_t head,
     size_t shared =
         first * kv_dim + (size_t)(head / (c->n_heads / c->n_kv_heads)) * c->head_dim;
     const float *k = m->k + shared, *v = m->v + shared;
-    float scale = 1.0f / sqrtf((float)c->head_dim);
 
     for (uint32_t i = begin; i < end; i++) {
         size_t at = (first + i) * q_dim + (size_t)head * c->head_dim;
@@ -128,7 +126,7 @@ static void attend(const kern_model *m, size_t first, uint32_t n, uint32_t head,
             scores[t] = ops->dot(m->q + at, k + t * kv_dim, c->head_dim);
         }
         for (t = 0; t < seen; t++) {
-            scores[t] *= scale;
+            scores[t] *= c->attn_scale;
         }
         ops->softmax(scores, seen);
         memset(out, 0, c->head_dim * sizeof(*out));
@@ -160,7 +158,7 @@ static void attend_block(const job *j, uint32_t t, uint32_t block, uint32_t thre
         .n_heads = group,
         .n = j->texts[t].n,
         .both_ways = c->encoder,
-        .scale = 1.0f / sqrtf((float)c->head_dim),
+        .scale = c->attn_scale,
     };
 
     m->dev->ops->attend->attend(&a, block / c->n_kv_heads, m->tiles + thread * m->tiles_bytes);
@@ -217,10 +215,9 @@ static void attention(job *j)
 {
     const kern_layer *w = &j->m->layers[j->layer];
     const cpu_product out = {j->m->xb, &w->wo};
-    const cpu_tile *tiles = j->m->dev->ops->tiles;
     uint32_t items = 0;
 
-    j->tiles = tiles != NULL && tiles->types[w->wq.type];
+    j->tiles = cpu_in_tiles(j->m, w->wq.type);
     each_row(j, prepare_heads);
     for (uint32_t t = 0; t < j->n_texts; t++) {
         items += items_of(j, t);
@@ -400,6 +397,7 @@ bool cpu_encode(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_po
         j.n += texts[t].n;
     }
     assert(j.n <= m->max_batch);
+    m->f16_in_tiles = true;
     cpu_pool_run(m->dev->pool, n_texts, 1, look_up, &j);
     for (j.layer = 0; j.layer < m->config.n_layers; j.layer++) {
         run_layer(&j);

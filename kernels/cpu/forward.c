@@ -291,11 +291,10 @@ static void attention(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint
                       uint32_t n)
 {
     const kern_config *c = &m->config;
-    const cpu_tile *tiles = m->dev->ops->tiles;
     attention_job j = {.m = m, .layer = layer, .seqs = seqs, .n_seqs = n_seqs};
     uint32_t longest = 1, rows = 0, blocks = 0;
 
-    j.tiles = tiles != NULL && tiles->types[m->layers[layer].wq.type] && c->attn_cap == 0;
+    j.tiles = cpu_in_tiles(m, m->layers[layer].wq.type) && c->attn_cap == 0;
     for (uint32_t s = 0; s < n_seqs; s++) {
         uint32_t more = blocks_of(&j, &seqs[s]), end = seqs[s].pos + seqs[s].n;
 
@@ -421,6 +420,7 @@ bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logit
 {
     uint32_t n = embed(m, seqs, n_seqs);
 
+    m->f16_in_tiles = false;
     for (uint32_t layer = 0; layer < m->config.n_layers; layer++) {
         attention_block(m, seqs, n_seqs, layer, n);
         ffn_block(m, layer, n);

@@ -2,10 +2,10 @@
  * Products of the batch with matrices, in the best of three ways that the weights' type, the
  * machine and the number of tokens allow:
  *
- *   floats    rows of weights become floats, sums are f32: F32 and F16 always, and whatever the
- *             machine has nothing better for. Nothing is rounded but the sums.
+ *   floats    rows of weights become floats, sums are f32: F32 always, F16 but for encode, and
+ *             whatever the machine has nothing better for. Nothing is rounded but the sums.
  *   integers  packed weights, few tokens: activations rounded to eight bits by 32
- *   tiles     packed weights and BF16, many tokens: both sides rounded to bf16
+ *   tiles     packed weights, BF16 and F16, many tokens: both sides rounded to bf16
  *
  * Several matrices that multiply the same activations are one loop of the pool.
  */
@@ -33,10 +33,18 @@ typedef struct {
     uint32_t unit; /* rows of an item */
 } job;
 
-static way way_of(const cpu_ops *ops, const kern_tensor *w, uint32_t n)
+bool cpu_in_tiles(const kern_model *m, kern_type type)
 {
-    if (ops->tiles != NULL && ops->tiles->types[w->type] && n >= TILES_FROM &&
-        w->cols % 32 == 0) {
+    const cpu_tile *tiles = m->dev->ops->tiles;
+
+    return tiles != NULL && tiles->types[type] && (type != KERN_F16 || m->f16_in_tiles);
+}
+
+static way way_of(const kern_model *m, const kern_tensor *w, uint32_t n)
+{
+    const cpu_ops *ops = m->dev->ops;
+
+    if (cpu_in_tiles(m, w->type) && n >= TILES_FROM && w->cols % 32 == 0) {
         return BY_TILES;
     }
     return ops->integers != NULL && ops->integers->rows[w->type] != NULL ? BY_INTEGERS
@@ -92,7 +100,7 @@ static void rows_of(const job *j, const cpu_product *p, uint32_t begin, uint32_t
     const cpu_ops *ops = j->m->dev->ops;
     size_t bytes = cpu_row_bytes(w->type, w->cols);
 
-    switch (way_of(ops, w, j->n)) {
+    switch (way_of(j->m, w, j->n)) {
     case BY_FLOATS:
         by_floats(j, p, begin, end, thread);
         break;
@@ -178,7 +186,7 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
     bool integers = false, tiles = false;
 
     for (uint32_t i = 0; i < n_products; i++) {
-        way by = way_of(m->dev->ops, products[i].w, n);
+        way by = way_of(m, products[i].w, n);
 
         assert(products[i].w->cols == cols);
         rows += products[i].w->rows;
