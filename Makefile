@@ -81,6 +81,10 @@ $B/obj/engine/store/migrate.o: $B/gen/store_migrations.h
 $B/gen/%_lua.h: engine/limits/%.lua
 	@mkdir -p $(@D)
 	@{ echo 'static const char $*_lua[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $<; echo '    ;'; } >$@
+$B/gen/%_lua.h: engine/streams/%.lua
+	@mkdir -p $(@D)
+	@{ echo 'static const char $*_lua[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/    "&\\n"/' $<; echo '    ;'; } >$@
+$B/obj/engine/streams/topics.o: $B/gen/topics_lua.h
 $B/obj/engine/limits/rates.o: $B/gen/rates_lua.h
 $B/obj/engine/limits/shared_tokens.o: $B/gen/tokens_lua.h
 
@@ -160,7 +164,7 @@ fuzz:
 fuzz-programs: $(FUZZ)
 fuzz-link-programs: $(filter $B/fuzz_link_%,$(FUZZ))
 
-lint: compile_commands.json $B/gen/store_migrations.h $B/gen/rates_lua.h $B/gen/tokens_lua.h
+lint: compile_commands.json $B/gen/store_migrations.h $B/gen/topics_lua.h $B/gen/rates_lua.h $B/gen/tokens_lua.h
 	tools/lint.sh
 
 # Programs of t/unit and files of t. AIQ::Test wraps what it starts.

@@ -8,6 +8,10 @@
 #include "streams/durable.h"
 #include "streams/topics.h"
 
+/* How often one is looked for that is not ready yet. */
+#define TOPIC_POLL_MS 5
+#define TOPIC_POLLS   400
+
 /* Whole events. Those who read on from the same place in the same form are given the same
  * one: an event for many readers is copied once, whatever loop they are of. */
 typedef struct stream_cut {
@@ -36,6 +40,7 @@ struct stream_reader {
     bool asking;       /* which is being asked */
     bool late;         /* the timer has run */
     bool gone;         /* it goes once the store has answered */
+    uint16_t polls;    /* for a topic */
     store_part *store; /* NULL: it was not asked yet */
 
     aiq_loop *home, *owner;
@@ -181,6 +186,8 @@ static void take_events(stream_reader *r)
 
 static void ask_store(stream_reader *r);
 
+static void begin(stream_reader *r, bool at_once);
+
 /* What comes next is not kept here. */
 static void miss(stream_reader *r, const stream_log *log)
 {
@@ -229,7 +236,9 @@ static void on_more(stream_place *place)
     }
     stream_leave(&r->place);
     r->stored = true;
-    if (!r->waits) {
+    if (!r->waits && r->question.topic) {
+        begin(r, false);
+    } else if (!r->waits) {
         ask_store(r);
     }
 }
@@ -247,7 +256,24 @@ static void on_waited(aiq_loop *loop, void *arg)
 
 static bool join(stream_reader *r, aiq_err *err);
 
-/* A place in memory, for it may have come to this engine meanwhile; else the store. */
+static void on_poll(aiq_loop *loop, void *arg)
+{
+    stream_reader *r = arg;
+    const stream_question *q = &r->question;
+
+    (void)loop;
+    begin(r, q->topic && (r->late || !q->once || q->wait_ms == 0));
+}
+
+static void need_store(stream_reader *r)
+{
+    if (r->store == NULL) {
+        r->store = aiq_zalloc(sizeof(*r->store));
+    }
+}
+
+/* A place in memory, for it may have come to this engine meanwhile; else the store. A topic
+ * will be there in a moment. */
 static void begin(stream_reader *r, bool at_once)
 {
     aiq_err err;
@@ -256,15 +282,15 @@ static void begin(stream_reader *r, bool at_once)
         pump(r, at_once);
     } else if (err.status) {
         refuse(r, &err);
+    } else if (r->question.topic && r->polls++ == TOPIC_POLLS) {
+        aiq_fail(&err, 503, "topics_unavailable", "The topic cannot be read at the moment.");
+        refuse(r, &err);
+    } else if (r->question.topic) {
+        need_store(r);
+        loop_timer_start(r->owner, &r->store->poll, TOPIC_POLL_MS, on_poll, r);
     } else {
         ask_store(r);
     }
-}
-
-static void on_poll(aiq_loop *loop, void *arg)
-{
-    (void)loop;
-    begin(arg, false);
 }
 
 /* The page has the answer; false: *err. */
@@ -325,9 +351,7 @@ static void ask_store(stream_reader *r)
     aiq_err err;
 
     r->stored = true;
-    if (r->store == NULL) {
-        r->store = aiq_zalloc(sizeof(*r->store));
-    }
+    need_store(r);
     durable_page *page = &r->store->page;
     *page = (durable_page){.tenant = q->tenant, .after = r->number, .most = STREAM_PIECE};
     memcpy(page->id, q->id.data, q->id.len); /* of an id's length, for it has an owner */
@@ -341,15 +365,17 @@ static void ask_store(stream_reader *r)
  * that ended. */
 static bool find_place(stream_reader *r, const stream_log *log, bool guaranteed, aiq_err *err)
 {
-    const stream_question *q = &r->question;
+    stream_question *q = &r->question;
 
     r->number = q->from_now ? stream_log_last(log) : r->number;
+    q->from_now = false; /* should it look for a place once more */
     if (r->number <= stream_log_last(log) && stream_log_find(log, r->number, &r->place.at)) {
         return true;
     }
     if (q->topic) {
+        bool had = r->number != 0; /* else he asks for those that there are */
         skip(r, log);
-        r->gap = q->after != 0; /* who has had none asks for those that there are */
+        r->gap = had;
         return true;
     }
     if (r->number > stream_log_last(log)) {

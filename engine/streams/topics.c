@@ -3,42 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include "access/role.h"
-#include "core/id.h"
 #include "core/json.h"
 #include "engine.h"
+#include "streams/topics_impl.h"
+#include "topics_lua.h" /* made by the build: topics_lua[], the script */
 
-#define BUCKETS   4096
 #define EXPIRY_MS 10000 /* how often it is looked who was kept long enough */
-
-typedef struct table table;
-
-typedef struct topic {
-    struct topic *next; /* in its bucket */
-    table *table;
-    stream *stream;
-    struct topic *older, *newer; /* of those that nobody reads */
-    bool idle;                   /* it is one of them, … */
-    uint64_t since_ns;           /* … so long */
-    uint32_t hash;
-    size_t tenant_len, name_len;
-    char text[]; /* both */
-} topic;
-
-/* Of a loop. */
-struct table {
-    topics *all;
-    aiq_loop *loop;
-    unsigned n;
-    topic *oldest, *newest; /* idle ones */
-    loop_timer expiry;
-    topic *buckets[BUCKETS];
-};
-
-struct topics {
-    aiq_engine *engine;
-    metric *open, *events, *refusals, *evictions;
-    table *tables; /* one a loop */
-};
 
 /* Names. */
 
@@ -98,7 +68,7 @@ aiq_loop *topic_owner(aiq_engine *engine, aiq_str tenant, aiq_str name, aiq_err 
 
 static void take_off_idle(topic *t)
 {
-    table *in = t->table;
+    topic_table *in = t->table;
 
     if (!t->idle) {
         return;
@@ -112,8 +82,8 @@ static void take_off_idle(topic *t)
 /* Its stream goes as all do that have ended. */
 static void drop(topic *t)
 {
-    table *in = t->table;
-    topic **at = &in->buckets[t->hash % BUCKETS];
+    topic_table *in = t->table;
+    topic **at = &in->buckets[t->hash % TOPIC_BUCKETS];
 
     take_off_idle(t);
     while (*at != t) {
@@ -121,6 +91,9 @@ static void drop(topic *t)
     }
     *at = t->next;
     in->n--;
+    if (in->all->script) {
+        topic_shared_end(t);
+    }
     metric_add(in->all->open, -1);
     stream_end(t->stream);
     free(t);
@@ -128,7 +101,7 @@ static void drop(topic *t)
 
 static void on_expiry(aiq_loop *loop, void *arg)
 {
-    table *in = arg;
+    topic_table *in = arg;
     uint64_t now = loop_now_ns();
 
     while (in->oldest && now - in->oldest->since_ns >= TOPIC_KEEP_MS * 1000000ull) {
@@ -141,7 +114,7 @@ static void on_expiry(aiq_loop *loop, void *arg)
 
 static void put_on_idle(topic *t)
 {
-    table *in = t->table;
+    topic_table *in = t->table;
 
     t->idle = true;
     t->since_ns = loop_now_ns();
@@ -158,7 +131,7 @@ static void on_watched(void *arg, bool watched)
     (watched ? take_off_idle : put_on_idle)(arg);
 }
 
-static void evict(table *in)
+static void evict(topic_table *in)
 {
     metric_add(in->all->evictions, 1);
     drop(in->oldest);
@@ -173,9 +146,9 @@ static bool is_of(const topic *t, aiq_str tenant)
     return aiq_str_eq((aiq_str){t->text, t->tenant_len}, tenant);
 }
 
-static topic *find(const table *in, uint32_t hash, aiq_str tenant, aiq_str name)
+static topic *find(const topic_table *in, uint32_t hash, aiq_str tenant, aiq_str name)
 {
-    topic *t = in->buckets[hash % BUCKETS];
+    topic *t = in->buckets[hash % TOPIC_BUCKETS];
 
     while (t && !(t->hash == hash && is_of(t, tenant) &&
                   aiq_str_eq((aiq_str){t->text + t->tenant_len, t->name_len}, name))) {
@@ -184,11 +157,11 @@ static topic *find(const table *in, uint32_t hash, aiq_str tenant, aiq_str name)
     return t;
 }
 
-static unsigned count_of(const table *in, aiq_str tenant)
+static unsigned count_of(const topic_table *in, aiq_str tenant)
 {
     unsigned n = 0;
 
-    for (size_t i = 0; i < BUCKETS; i++) {
+    for (size_t i = 0; i < TOPIC_BUCKETS; i++) {
         for (const topic *t = in->buckets[i]; t; t = t->next) {
             n += is_of(t, tenant);
         }
@@ -198,7 +171,7 @@ static unsigned count_of(const table *in, aiq_str tenant)
 
 /* One of the tenant's that nobody reads and nobody has said anything in: whoever may only read
  * is not to use up what others may publish to. */
-static bool drop_empty(table *in, aiq_str tenant)
+static bool drop_empty(topic_table *in, aiq_str tenant)
 {
     topic *t = in->oldest;
 
@@ -211,7 +184,7 @@ static bool drop_empty(table *in, aiq_str tenant)
     return t;
 }
 
-static topic *make(table *in, uint32_t hash, aiq_str tenant, aiq_str name)
+static topic *make(topic_table *in, uint32_t hash, aiq_str tenant, aiq_str name)
 {
     topic *t = aiq_zalloc(sizeof(*t) + tenant.len + name.len);
 
@@ -222,17 +195,21 @@ static topic *make(table *in, uint32_t hash, aiq_str tenant, aiq_str name)
     memcpy(mempcpy(t->text, tenant.data, tenant.len), name.data, name.len);
     t->stream = stream_new(in->loop, tenant, TOPIC_BYTES, &producer, t);
     stream_objects(t->stream, (uint64_t)aiq_now_ms() * 1000);
-    t->next = in->buckets[hash % BUCKETS];
-    in->buckets[hash % BUCKETS] = t;
+    t->next = in->buckets[hash % TOPIC_BUCKETS];
+    in->buckets[hash % TOPIC_BUCKETS] = t;
     in->n++;
     metric_add(in->all->open, 1);
     put_on_idle(t);
+    t->ready = true;
+    if (in->all->script) {
+        topic_shared_begin(t);
+    }
     return t;
 }
 
 static topic *find_or_make(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_err *err)
 {
-    table *in = &loop->engine->topics->tables[loop->index];
+    topic_table *in = &loop->engine->topics->tables[loop->index];
     uint32_t hash = hash_of(tenant, name);
     topic *t = find(in, hash, tenant, name);
 
@@ -259,20 +236,15 @@ stream *topic_stream(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_err *err)
 {
     topic *t = find_or_make(loop, tenant, name, err);
 
-    return t ? t->stream : NULL;
+    return t && t->ready ? t->stream : NULL;
+}
+
+topic *topic_find(const topic_table *in, aiq_str tenant, aiq_str name)
+{
+    return find(in, hash_of(tenant, name), tenant, name);
 }
 
 /* Publishing. */
-
-struct topic_question {
-    aiq_loop *home; /* NULL: nobody wants to know */
-    topic_told told;
-    void *arg;
-    uint64_t seq;
-    aiq_err err;
-    aiq_str tenant, name, type, data;
-    char text[]; /* of all four */
-};
 
 /* An event is one line: newlines stand between a document's tokens alone. */
 static void add_line(aiq_buf *out, aiq_str data)
@@ -287,28 +259,83 @@ static void add_line(aiq_buf *out, aiq_str data)
     }
 }
 
-static uint64_t add_event(topic *t, const topic_question *q)
+void topic_event_text(aiq_buf *out, const topic_question *q)
 {
-    uint64_t seq = stream_log_last(stream_log_of(t->stream)) + 1;
+    aiq_buf_text(out, "{\"type\":");
+    json_quote(out, q->type.data, q->type.len);
+    aiq_buf_text(out, ",\"data\":");
+    add_line(out, q->data);
+    aiq_buf_text(out, ",\"timestamp\":\"");
+    stream_log_time(out, aiq_now_ms());
+    aiq_buf_text(out, "\"");
+}
+
+static uint64_t last_of(const topic *t)
+{
+    return stream_log_last(stream_log_of(t->stream));
+}
+
+/* Those who read it find their places anew. */
+void topic_restart(topic *t, uint64_t number)
+{
+    stream *old = t->stream;
+
+    t->stream = stream_new(t->table->loop, (aiq_str){t->text, t->tenant_len}, TOPIC_BYTES,
+                           &producer, t);
+    stream_objects(t->stream, number);
+    t->ready = true;
+    if (!t->idle) {
+        put_on_idle(t); /* until they are back */
+    }
+    stream_moved(old);
+}
+
+/* Nothing else has been said by an engine. */
+static bool is_line(const aiq_buf *event)
+{
+    const size_t before = strlen("data: "), behind = strlen("\n\n");
+    const char *text = (char *)event->data + before;
+    const size_t len = event->len - before - behind;
+    json_error wrong;
+
+    return memchr(text, '\n', len) == NULL && json_valid(text, len, &wrong);
+}
+
+void topic_take(topic *t, uint64_t number, aiq_str text)
+{
     aiq_buf out = {0};
 
-    aiq_buf_text(&out, "data: {\"type\":");
-    json_quote(&out, q->type.data, q->type.len);
-    aiq_buf_text(&out, ",\"data\":");
-    add_line(&out, q->data);
-    aiq_buf_text(&out, ",\"timestamp\":\"");
-    stream_log_time(&out, aiq_now_ms());
-    aiq_buf_printf(&out, "\",\"seq\":%llu}\n\n", (unsigned long long)seq);
-    if (t->idle) {
-        take_off_idle(t);
-        put_on_idle(t);
+    if (t->ready && number <= last_of(t)) {
+        return;
     }
-    stream_add(t->stream, out.data, out.len);
-    if (t->table->oldest && t->table->oldest != t && streams_full(t->table->loop)) {
-        evict(t->table);
+    aiq_buf_text(&out, "data: ");
+    aiq_buf_add(&out, text.data, text.len);
+    aiq_buf_printf(&out, ",\"seq\":%llu}\n\n", (unsigned long long)number);
+    if (is_line(&out)) {
+        if (!t->ready || number != last_of(t) + 1) {
+            topic_restart(t, number - 1);
+        }
+        if (t->idle) {
+            take_off_idle(t);
+            put_on_idle(t);
+        }
+        stream_add(t->stream, out.data, out.len);
+        if (t->table->oldest && t->table->oldest != t && streams_full(t->table->loop)) {
+            evict(t->table);
+        }
     }
     aiq_buf_free(&out);
-    return seq;
+}
+
+static uint64_t add_event(topic *t, const topic_question *q)
+{
+    uint64_t number = last_of(t) + 1;
+    aiq_buf text = {0};
+
+    topic_event_text(&text, q);
+    topic_take(t, number, (aiq_str){(char *)text.data, text.len});
+    aiq_buf_free(&text);
+    return number;
 }
 
 static void on_published(aiq_loop *loop, void *arg)
@@ -322,20 +349,30 @@ static void on_published(aiq_loop *loop, void *arg)
     free(q);
 }
 
-static void on_publish(aiq_loop *loop, void *arg)
+void topic_answer(topic_question *q)
 {
-    topic_question *q = arg;
-    topic *t = find_or_make(loop, q->tenant, q->name, &q->err);
-
-    if (t) {
-        metric_add(loop->engine->topics->events, 1);
-        q->seq = add_event(t, q);
-    }
     if (q->home) {
         loop_post(q->home, on_published, q);
     } else {
         free(q);
     }
+}
+
+static void on_publish(aiq_loop *loop, void *arg)
+{
+    topic_question *q = arg;
+    topics *all = loop->engine->topics;
+    topic *t = find_or_make(loop, q->tenant, q->name, &q->err);
+
+    if (t && all->script) {
+        topic_shared_publish(t->table, q);
+        return;
+    }
+    if (t) {
+        metric_add(all->events, 1);
+        q->seq = add_event(t, q);
+    }
+    topic_answer(q);
 }
 
 static char *keep(char *at, aiq_str from, aiq_str *to)
@@ -386,9 +423,9 @@ static metric *only(metric_family *family)
 
 topics *topics_new(aiq_engine *engine)
 {
-    topics *all = aiq_zalloc(sizeof(*all));
-    metrics *m = engine->metrics;
     unsigned n = engine->options.loops;
+    topics *all = aiq_zalloc(sizeof(*all) + n * sizeof(all->tables[0]));
+    metrics *m = engine->metrics;
 
     all->engine = engine;
     all->open =
@@ -401,9 +438,12 @@ topics *topics_new(aiq_engine *engine)
     all->evictions =
         only(metrics_family(m, METRIC_COUNTER, "aiq_topic_evictions_total",
                             "Topics that were forgotten early for want of room.", "", NULL));
-    all->tables = aiq_zalloc(n * sizeof(*all->tables));
+    if (engine->options.redis) {
+        all->script = script_new(engine, topics_lua, sizeof(topics_lua) - 1);
+    }
     for (unsigned i = 0; i < n; i++) {
-        all->tables[i] = (table){.all = all, .loop = &engine->loops[i]};
+        all->tables[i].all = all;
+        all->tables[i].loop = &engine->loops[i];
     }
     return all;
 }
@@ -423,7 +463,7 @@ void topics_free(topics *all)
         }
     }
     if (all) {
-        free(all->tables);
+        script_free(all->script);
         free(all);
     }
 }

@@ -16,6 +16,9 @@
  * has as many is refused another, unless one is empty and unread; at the first bound, or where
  * streams take all of their memory, those go that nobody reads, the longest unused first.
  *
+ * With Redis (topics_impl.h) a topic is that of all engines, with the same numbers, which then
+ * are Redis'.
+ *
  * The engine's own topics begin with "aiq.", those with "aiq.admin." are for admins.
  */
 
@@ -66,7 +69,8 @@ void topic_forget(topic_question *question);
 
 /* For readers. The loop, or NULL and *err: it is no name. */
 aiq_loop *topic_owner(aiq_engine *engine, aiq_str tenant, aiq_str name, aiq_err *err);
-/* Finds or makes it, on that loop. NULL and *err: too_many_topics. */
+/* Finds or makes it, on that loop. NULL and *err: too_many_topics, or (status 0) it will be
+ * there in a moment. */
 stream *topic_stream(aiq_loop *loop, aiq_str tenant, aiq_str name, aiq_err *err);
 
 #endif

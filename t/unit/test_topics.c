@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include "engine.h"
 #include "streams/stream_reader.h"
-#include "streams/topics.h"
+#include "streams/topics_impl.h"
 
 #define LOOPS 3
 #define ACME  AIQ_STR("acme")
@@ -115,6 +115,51 @@ static void leave(fixture *f, asker *a)
 static bool has(const asker *a, const char *text)
 {
     return memmem(a->got.data, a->got.len, text, strlen(text)) != NULL;
+}
+
+/* As with Redis, which numbers. */
+static void take(fixture *f, uint64_t number, const char *text)
+{
+    aiq_loop *loop = topic_owner(&f->engine, ACME, NEWS, NULL);
+    topic *t = topic_find(&f->engine.topics->tables[loop->index], ACME, NEWS);
+
+    assert_non_null(t);
+    topic_take(t, number, (aiq_str){text, strlen(text)});
+    flush(f);
+}
+
+static void who_reads_hears_of_a_gap_in_the_numbers_and_reads_on(void **state)
+{
+    fixture *f = make(1 << 20);
+    uint64_t seq = say(f, ACME, NEWS, "1");
+    asker waiting, busy;
+
+    (void)state;
+    ask(f, &waiting, 0, (stream_question){.id = NEWS, .tenant = ACME, .after = seq});
+    next(f, &waiting);
+    ask(f, &busy, 1, (stream_question){.id = NEWS, .tenant = ACME, .from_now = true});
+    take(f, seq, "{\"type\":\"t\",\"data\":0"); /* known */
+    take(f, seq + 1, "{\"type\":\"t\",\"data\":2");
+    assert_true(has(&waiting, "\"data\":2,\"seq\":") && !waiting.piece.gap);
+    take(f, seq + 10, "{\"type\":\"t\",\"data\":3");
+    next(f, &waiting);
+    assert_true(has(&waiting, "\"data\":3,\"seq\":") && waiting.piece.gap);
+    assert_int_equal(waiting.piece.next, seq + 10);
+    next(f, &busy);
+    assert_true(has(&busy, "\"data\":3,") && busy.piece.gap);
+    assert_false(has(&waiting, "\"data\":0"));
+
+    take(f, seq + 11, "{\"type\":\"t\",\"data\":\n4"); /* no engine's */
+    take(f, seq + 11, "{\"type\":\"t\",\"data\":4]");
+    take(f, seq + 11, "");
+    take(f, seq + 11, "{\"type\":\"t\",\"data\":5");
+    next(f, &waiting);
+    next(f, &busy);
+    assert_true(has(&busy, "\"data\":5,") && !busy.piece.gap);
+    assert_false(has(&waiting, "4"));
+    leave(f, &waiting);
+    leave(f, &busy);
+    end(f);
 }
 
 static void names(void **state)
@@ -369,6 +414,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names),
+        cmocka_unit_test(who_reads_hears_of_a_gap_in_the_numbers_and_reads_on),
         cmocka_unit_test(an_event_is_an_object_with_its_number),
         cmocka_unit_test(who_reads_from_now_on_is_told_where_that_is),
         cmocka_unit_test(another_tenants_topic_is_another),

@@ -75,9 +75,10 @@ bool ws_say_delta(const ws_flow *flow, aiq_str name, aiq_str time, aiq_str data)
 {
     static const char error[] = "{\"error\":"; /* as the gateway writes it */
     aiq_buf text = {0};
+    json_error wrong;
 
     /* what the provider said is passed on as JSON where it is some */
-    if (!json_valid(data.data, data.len, NULL)) {
+    if (!json_valid(data.data, data.len, &wrong)) {
         json_quote(&text, data.data, data.len);
         data = (aiq_str){(char *)text.data, text.len};
     }
