@@ -154,6 +154,10 @@ typedef struct {
 /* "aiq_cache semantic" */
 
 typedef struct {
+    ngx_str_t                  embed;        /* a model; empty: "lexical" */
+    u_char                    *file;
+    ngx_uint_t                 line;
+
     ngx_uint_t                 threshold;    /* 10000 corresponds to 1 */
 
     unsigned                   tools:1;
@@ -607,6 +611,8 @@ void ngx_http_aiq_phase_resume(ngx_http_request_t *r);
 /* ngx_http_aiq_cache.c */
 
 char *ngx_http_aiq_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_http_aiq_cache_check(ngx_conf_t *cf,
+    ngx_http_aiq_main_conf_t *amcf);
 u_char *ngx_http_aiq_cache_document(u_char *p,
     ngx_http_aiq_semantic_t *semantic);
 

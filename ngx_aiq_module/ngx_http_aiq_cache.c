@@ -10,6 +10,8 @@
 
 static char *ngx_http_aiq_cache_semantic(ngx_conf_t *cf,
     ngx_http_aiq_loc_conf_t *alcf);
+static ngx_uint_t ngx_http_aiq_cache_embeds(ngx_http_aiq_main_conf_t *amcf,
+    ngx_str_t *name);
 
 
 char *
@@ -52,7 +54,7 @@ invalid:
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "invalid parameters of \"aiq_cache\", they must be "
                        "\"exact\", \"exact ttl=time\", "
-                       "\"semantic[=threshold] embed=lexical ...\", or \"off\"");
+                       "\"semantic[=threshold] embed=model ...\", or \"off\"");
 
     return NGX_CONF_ERROR;
 }
@@ -74,7 +76,8 @@ ngx_http_aiq_cache_semantic(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf)
 
     value = cf->args->elts;
 
-    semantic->threshold = NGX_HTTP_AIQ_CACHE_NEAR;
+    semantic->file = cf->conf_file->file.name.data;
+    semantic->line = cf->conf_file->line;
     embed = 0;
 
     if (value[1].len > 8) {
@@ -95,6 +98,14 @@ ngx_http_aiq_cache_semantic(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf)
     for (i = 2; i < cf->args->nelts; i++) {
 
         if (ngx_strcmp(value[i].data, "embed=lexical") == 0) {
+            ngx_str_null(&semantic->embed);
+            embed = 1;
+            continue;
+        }
+
+        if (ngx_strncmp(value[i].data, "embed=", 6) == 0 && value[i].len > 6) {
+            semantic->embed.data = value[i].data + 6;
+            semantic->embed.len = value[i].len - 6;
             embed = 1;
             continue;
         }
@@ -129,7 +140,17 @@ ngx_http_aiq_cache_semantic(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf)
     }
 
     if (!embed) {
-        return "must name what questions are compared by: \"embed=lexical\"";
+        return "must name what questions are compared by: "
+               "\"embed=lexical\", or a model";
+    }
+
+    if (semantic->threshold == 0) {
+
+        if (semantic->embed.len) {
+            return "must have a threshold with a model: \"semantic=0.95\"";
+        }
+
+        semantic->threshold = NGX_HTTP_AIQ_CACHE_NEAR;
     }
 
     if (alcf->cache_ttl == NGX_CONF_UNSET_MSEC) {
@@ -142,6 +163,80 @@ ngx_http_aiq_cache_semantic(ngx_conf_t *cf, ngx_http_aiq_loc_conf_t *alcf)
 }
 
 
+/* "embed" may name a model that comes after it */
+
+ngx_int_t
+ngx_http_aiq_cache_check(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
+{
+    ngx_uint_t                i;
+    ngx_http_aiq_pass_t     **pass;
+    ngx_http_aiq_semantic_t  *semantic;
+
+    pass = amcf->passes.elts;
+
+    for (i = 0; i < amcf->passes.nelts; i++) {
+
+        semantic = pass[i]->conf->semantic;
+
+        if (semantic == NULL || semantic->embed.len == 0
+            || ngx_http_aiq_cache_embeds(amcf, &semantic->embed))
+        {
+            continue;
+        }
+
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"%V\" is no model of a \"local\" provider in %s:%ui",
+                      &semantic->embed, semantic->file, semantic->line);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* is its first target a model that the engine runs? */
+
+static ngx_uint_t
+ngx_http_aiq_cache_embeds(ngx_http_aiq_main_conf_t *amcf, ngx_str_t *name)
+{
+    ngx_str_t                *wanted;
+    ngx_uint_t                i;
+    ngx_http_aiq_model_t     *model;
+    ngx_http_aiq_target_t    *target;
+    ngx_http_aiq_provider_t  *provider;
+
+    wanted = NULL;
+    model = amcf->models.elts;
+
+    for (i = 0; i < amcf->models.nelts; i++) {
+        if (model[i].name.len == name->len
+            && ngx_strncmp(model[i].name.data, name->data, name->len) == 0)
+        {
+            target = model[i].targets.elts;
+            wanted = &target->provider;
+            break;
+        }
+    }
+
+    if (wanted == NULL) {
+        return 0;
+    }
+
+    provider = amcf->providers.elts;
+
+    for (i = 0; i < amcf->providers.nelts; i++) {
+        if (provider[i].name.len == wanted->len
+            && ngx_strncmp(provider[i].name.data, wanted->data, wanted->len)
+               == 0)
+        {
+            return provider[i].models.nelts > 0;
+        }
+    }
+
+    return 0;
+}
+
+
 u_char *
 ngx_http_aiq_cache_document(u_char *p, ngx_http_aiq_semantic_t *semantic)
 {
@@ -151,6 +246,13 @@ ngx_http_aiq_cache_document(u_char *p, ngx_http_aiq_semantic_t *semantic)
 
     p = ngx_sprintf(p, ",\"semantic\":{\"threshold\":%ui",
                     semantic->threshold);
+
+    if (semantic->embed.len) {
+        p = ngx_sprintf(p, ",\"embed\":\"");
+        p = (u_char *) ngx_escape_json(p, semantic->embed.data,
+                                       semantic->embed.len);
+        *p++ = '"';
+    }
 
     if (semantic->tools) {
         p = ngx_sprintf(p, ",\"tools\":true");

@@ -51,7 +51,8 @@ ngx_http_aiq_policy_init(ngx_conf_t *cf, ngx_http_aiq_main_conf_t *amcf)
     ngx_str_t  document;
 
     if (ngx_http_aiq_check_models(cf, amcf) != NGX_OK
-        || ngx_http_aiq_policy_check_files(cf, amcf) != NGX_OK)
+        || ngx_http_aiq_policy_check_files(cf, amcf) != NGX_OK
+        || ngx_http_aiq_cache_check(cf, amcf) != NGX_OK)
     {
         return NGX_ERROR;
     }
@@ -281,6 +282,10 @@ ngx_http_aiq_policy_size(ngx_http_aiq_main_conf_t *amcf)
 
         if (pass[i]->conf->files) {
             size += pass[i]->conf->files->provider.len;
+        }
+
+        if (pass[i]->conf->semantic) {
+            size += pass[i]->conf->semantic->embed.len;
         }
     }
 

@@ -223,7 +223,8 @@ for my $case (
     [ 'aiq_cache semantic=1.1 embed=lexical;', 'invalid threshold' ],
     [ 'aiq_cache semantic=x embed=lexical;', 'invalid threshold' ],
     [ 'aiq_cache semantics embed=lexical;', 'invalid threshold' ],
-    [ 'aiq_cache semantic embed=other;', 'invalid parameter "embed=other"' ],
+    [ 'aiq_cache semantic embed=;', 'invalid parameter "embed="' ],
+    [ 'aiq_cache semantic embed=other;', 'must have a threshold' ],
     [ 'aiq_cache semantic embed=lexical ttl=0;', 'invalid time' ],
     [ 'aiq_cache exact dry_run;', 'invalid parameters' ],
 ) {

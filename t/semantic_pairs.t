@@ -34,13 +34,14 @@ sub upper_bound {
     return $high;
 }
 
-my (%n, %hits);
+my (%n, %hits, %loose);
 for my $i (0 .. $#pairs) {
     my ($half, $kind, @questions) = @{ $pairs[$i] };
-    my ($cosine, $verdict) = @{ $seen[$i] };
+    my ($cosine, $verdict, $loose) = @{ $seen[$i] };
     my $hit = $cosine >= THRESHOLD && $verdict eq 'same';
     $n{$half}{$kind}++;
     $hits{$half}{$kind} += $hit;
+    $loose{$half}{$kind} += $loose eq 'same';
     diag("'$questions[0]' is taken for '$questions[1]'") if $hit && $kind ne 'same';
 }
 for my $half (1, 2) {
@@ -51,6 +52,8 @@ for my $half (1, 2) {
         $wrong += $hits{$half}{$kind};
         $others += $n{$half}{$kind};
     }
+    is($loose{$half}{$_}, 0, "half $half: of a model's gates, too, none of $_") for qw(negation number reversal);
+    note("half $half: of a model's gates pass " . join(', ', map { "$loose{$half}{$_} of $n{$half}{$_} $_" } 'same', @kinds));
     cmp_ok($hits{$half}{same} / $n{$half}{same}, '>', 0.35, "half $half: more than a third in other words");
     note(sprintf('half %d: %d of %d in other words (%.1f %%); %d of %d others, so at most %.2f %%', $half,
         $hits{$half}{same}, $n{$half}{same}, 100 * $hits{$half}{same} / $n{$half}{same},

@@ -51,6 +51,64 @@ static const char *const beginnings[] = {
     "your",    "you",    "it",    "this",    "that",      "these",     "those", "which",
     "need",    "help",   "get",   "convert", "calculate", "it",        NULL};
 
+/* Where other words may stand for one meaning, these stand for two. */
+static const char *const opposites[][2] = {{"to", "from"},
+                                           {"before", "after"},
+                                           {"above", "below"},
+                                           {"over", "under"},
+                                           {"up", "down"},
+                                           {"on", "off"},
+                                           {"in", "out"},
+                                           {"more", "less"},
+                                           {"most", "least"},
+                                           {"best", "worst"},
+                                           {"first", "last"},
+                                           {"next", "previous"},
+                                           {"enable", "disable"},
+                                           {"increase", "decrease"},
+                                           {"raise", "lower"},
+                                           {"add", "remove"},
+                                           {"open", "close"},
+                                           {"start", "stop"},
+                                           {"begin", "end"},
+                                           {"buy", "sell"},
+                                           {"import", "export"},
+                                           {"upload", "download"},
+                                           {"install", "uninstall"},
+                                           {"lock", "unlock"},
+                                           {"minimum", "maximum"},
+                                           {"min", "max"},
+                                           {"small", "large"},
+                                           {"short", "long"},
+                                           {"high", "low"},
+                                           {"old", "new"},
+                                           {"old", "young"},
+                                           {"fast", "slow"},
+                                           {"hot", "cold"},
+                                           {"cheap", "expensive"},
+                                           {"early", "late"},
+                                           {"left", "right"},
+                                           {"win", "lose"},
+                                           {"send", "receive"},
+                                           {"push", "pull"},
+                                           {"encrypt", "decrypt"},
+                                           {"always", "never"},
+                                           {"all", "some"},
+                                           {"accept", "reject"},
+                                           {"allow", "block"},
+                                           {"legal", "illegal"},
+                                           {"safe", "dangerous"},
+                                           {"pro", "con"},
+                                           {"advantage", "disadvantage"},
+                                           {"subscribe", "unsubscribe"},
+                                           {"my", "your"}};
+
+/* Nor may these be others. */
+static const char *const weighty[] = {
+    "was",   "were", "did",  "had",  "should", "must", "may",     "might", "who", "when",
+    "where", "why",  "only", "all",  "every",  "any",  "than",    "from",  "by",  "before",
+    "after", "than", "most", "each", "both",   "or",   "instead", NULL};
+
 /* A part of the text, or of a list, as a word. */
 typedef struct {
     char kind;
@@ -484,19 +542,32 @@ static bool next_of(aiq_str *list, char kind, word *w)
     return false;
 }
 
+/* The next number, and what is counted. */
+static bool next_number(aiq_str *list, word *number, word *of)
+{
+    of->len = 0;
+    of->text[0] = '\0';
+    if (!next_of(list, NUMBER, number)) {
+        return false;
+    }
+    aiq_str rest = *list;
+    (void)next_word(&rest, of);
+    return true;
+}
+
 static bool same_numbers(aiq_str a, aiq_str b)
 {
-    word x, y;
+    word x, y, of_x, of_y;
 
     for (;;) {
-        bool more = next_of(&a, NUMBER, &x);
-        if (more != next_of(&b, NUMBER, &y)) {
+        bool more = next_number(&a, &x, &of_x);
+        if (more != next_number(&b, &y, &of_y)) {
             return false;
         }
         if (!more) {
             return true;
         }
-        if (strcmp(x.text, y.text) != 0) {
+        if (strcmp(x.text, y.text) != 0 || strcmp(of_x.text, of_y.text) != 0) {
             return false;
         }
     }
@@ -542,7 +613,67 @@ static bool has_words_of(aiq_str a, aiq_str b)
     return true;
 }
 
-gate_verdict gate_compare(aiq_str a, aiq_str b)
+/* Those that are in both lists as often, in the order of a: is it that of b? */
+static bool same_order(aiq_str a, aiq_str b)
+{
+    aiq_str la = a, lb = b;
+    word x, y;
+
+    for (;;) {
+        bool more, other;
+        do {
+            more = next_word(&la, &x);
+        } while (more && count(a, x.text, 0) != count(b, x.text, 0));
+        do {
+            other = next_word(&lb, &y);
+        } while (other && count(a, y.text, 0) != count(b, y.text, 0));
+        if (!more || !other) {
+            return more == other;
+        }
+        if (strcmp(x.text, y.text) != 0) {
+            return false;
+        }
+    }
+}
+
+static bool has_only(aiq_str a, aiq_str b, const char *text)
+{
+    return count(a, text, 0) > 0 && count(b, text, 0) == 0;
+}
+
+static bool mean_others(aiq_str a, aiq_str b)
+{
+    for (const char *const *w = weighty; *w; w++) {
+        if (count(a, *w, 0) != count(b, *w, 0)) {
+            return true;
+        }
+    }
+    for (size_t i = 0; i < sizeof(opposites) / sizeof(*opposites); i++) {
+        const char *const *pair = opposites[i];
+        if ((has_only(a, b, pair[0]) && has_only(b, a, pair[1])) ||
+            (has_only(a, b, pair[1]) && has_only(b, a, pair[0]))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Negations, names and opposites are known in English only. */
+static bool is_foreign(aiq_str list)
+{
+    word w;
+
+    while (next_word(&list, &w)) {
+        for (size_t i = 0; i < w.len; i++) {
+            if (!is_ascii(w.text[i])) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+gate_verdict gate_compare(aiq_str a, aiq_str b, gate_mode mode)
 {
     if (same_list(a, b)) {
         return GATE_SAME;
@@ -555,6 +686,9 @@ gate_verdict gate_compare(aiq_str a, aiq_str b)
     }
     if (!has_names_of(a, b) || !has_names_of(b, a)) {
         return GATE_NAMES;
+    }
+    if (mode == GATE_LOOSE && !is_foreign(a) && !is_foreign(b)) {
+        return mean_others(a, b) ? GATE_WORDS : same_order(a, b) ? GATE_SAME : GATE_ORDER;
     }
     return has_words_of(a, b) && has_words_of(b, a) ? GATE_ORDER : GATE_WORDS;
 }

@@ -9,8 +9,10 @@
  * be" and "to do" are left out. The words are English ones: what is in another language is
  * compared to the letter.
  *
- * Two questions ask the same whose lists are the same. Where they are not, it is said what
- * makes the difference.
+ * GATE_STRICT: two questions ask the same whose lists are the same; for an embedder that knows
+ * nothing of meaning. GATE_LOOSE: numbers with what is counted, negations and names must be the
+ * same; other words may be others, but for some that mean the opposite or point elsewhere, and
+ * those that are in both come in one order.
  *
  * Pure.
  */
@@ -23,6 +25,8 @@
 
 #define GATE_TEXT_MAX  8192 /* bytes of a question */
 #define GATE_WORDS_MAX 512
+
+typedef enum { GATE_STRICT, GATE_LOOSE } gate_mode;
 
 typedef enum {
     GATE_SAME,
@@ -38,7 +42,7 @@ typedef enum {
 bool gate_make(aiq_str text, aiq_buf *list);
 
 /* Lists that gate_make() made; what else it may be is as another list. */
-gate_verdict gate_compare(aiq_str a, aiq_str b);
+gate_verdict gate_compare(aiq_str a, aiq_str b, gate_mode mode);
 
 /* For a metric's label. */
 const char *gate_name(gate_verdict verdict);

@@ -27,6 +27,9 @@ struct semantic_question {
     unsigned refs;
     uint8_t partition[VECTORS_KEY];
     uint8_t tenant[SEMANTIC_TENANT];
+    gate_mode mode;
+    float *vector; /* [dims] of a model; NULL: there is none yet */
+    uint32_t dims;
     aiq_buf words;
     size_t len;
     char text[];
@@ -107,7 +110,7 @@ bool semantic_read_id(aiq_str text, uint64_t *id)
 /* Questions. */
 
 semantic_question *semantic_question_new(const uint8_t partition[VECTORS_KEY], aiq_str tenant,
-                                         aiq_str text)
+                                         aiq_str text, gate_mode mode)
 {
     aiq_buf words = {0};
 
@@ -116,11 +119,30 @@ semantic_question *semantic_question_new(const uint8_t partition[VECTORS_KEY], a
         return NULL;
     }
     semantic_question *q = aiq_alloc(sizeof(*q) + text.len);
-    *q = (semantic_question){.refs = 1, .words = words, .len = text.len};
+    *q = (semantic_question){.refs = 1, .mode = mode, .words = words, .len = text.len};
     memcpy(q->partition, partition, VECTORS_KEY);
     memcpy(q->text, text.data, text.len);
     digest_tenant(tenant, q->tenant);
     return q;
+}
+
+void semantic_question_made(semantic_question *q, const float *vector, uint32_t dims)
+{
+    if (q->vector == NULL && dims > 0 && dims <= VECTORS_DIMS) {
+        q->vector = aiq_alloc(dims * sizeof(*q->vector));
+        memcpy(q->vector, vector, dims * sizeof(*q->vector));
+        q->dims = dims;
+    }
+}
+
+bool semantic_question_ready(const semantic_question *q)
+{
+    return q->mode == GATE_STRICT || q->vector != NULL;
+}
+
+aiq_str semantic_question_text(const semantic_question *q)
+{
+    return (aiq_str){q->text, q->len};
 }
 
 semantic_question *semantic_question_ref(semantic_question *q)
@@ -134,6 +156,7 @@ void semantic_question_unref(semantic_question *q)
     /* acq_rel: who frees it comes after all who have read it */
     if (__atomic_sub_fetch(&q->refs, 1, __ATOMIC_ACQ_REL) == 0) {
         aiq_buf_free(&q->words);
+        free(q->vector);
         free(q);
     }
 }
@@ -237,12 +260,26 @@ static void show_size(const semantic *s)
     metric_set(s->evictions, (int64_t)stats.evictions);
 }
 
-static uint32_t near(semantic *s, const semantic_question *q, float *vector, vectors_hit *hits,
-                     uint32_t n)
+/* What a question looks like for the index. */
+typedef struct {
+    const float *numbers; /* [dims] */
+    uint32_t dims;        /* 0: it cannot be told */
+    float lexical[LEXICAL_DIM];
+} look_of;
+
+static void make_look(look_of *l, const semantic_question *q)
 {
-    return lexical_embed(q->text, q->len, vector, NULL)
-               ? vectors_search(s->index, q->partition, vector, LEXICAL_DIM, now_ms(), hits, n)
-               : 0;
+    l->numbers = q->vector ? q->vector : l->lexical;
+    l->dims = q->dims;
+    if (q->vector == NULL && lexical_embed(q->text, q->len, l->lexical, NULL)) {
+        l->dims = LEXICAL_DIM;
+    }
+}
+
+static uint32_t near(semantic *s, const semantic_question *q, const look_of *l,
+                     vectors_hit *hits, uint32_t n)
+{
+    return vectors_search(s->index, q->partition, l->numbers, l->dims, now_ms(), hits, n);
 }
 
 static bool is_answer(semantic *s, const semantic_call *call, const vectors_item *item)
@@ -254,7 +291,8 @@ static bool is_answer(semantic *s, const semantic_call *call, const vectors_item
         !semantic_entry_read(item->data, &e)) {
         return false;
     }
-    gate_verdict verdict = gate_compare((aiq_str){(char *)words->data, words->len}, e.words);
+    gate_verdict verdict =
+        gate_compare((aiq_str){(char *)words->data, words->len}, e.words, call->question->mode);
     if (verdict != GATE_SAME) {
         metric_add(s->refused[verdict], 1);
     }
@@ -263,11 +301,12 @@ static bool is_answer(semantic *s, const semantic_call *call, const vectors_item
 
 static void look(semantic *s, semantic_call *call)
 {
-    float vector[LEXICAL_DIM];
     vectors_hit hits[SEMANTIC_NEAR];
-    uint32_t n = near(s, call->question, vector, hits, SEMANTIC_NEAR);
     semantic_entry e;
+    look_of l;
 
+    make_look(&l, call->question);
+    uint32_t n = near(s, call->question, &l, hits, SEMANTIC_NEAR);
     for (uint32_t i = 0; i < n && (double)hits[i].score >= call->threshold; i++) {
         const vectors_item *item = &hits[i].item;
         if (is_answer(s, call, item) && semantic_entry_read(item->data, &e)) {
@@ -283,13 +322,13 @@ static void look(semantic *s, semantic_call *call)
 }
 
 /* The same question in the same place: its answer is replaced. */
-static uint64_t id_of(semantic *s, const semantic_question *q, float *vector)
+static uint64_t id_of(semantic *s, const semantic_question *q, const look_of *l)
 {
     vectors_hit hit;
     semantic_entry e;
     uint64_t id = 0;
 
-    if (near(s, q, vector, &hit, 1) == 1 && semantic_entry_read(hit.item.data, &e) &&
+    if (near(s, q, l, &hit, 1) == 1 && semantic_entry_read(hit.item.data, &e) &&
         aiq_str_eq(e.words, (aiq_str){(char *)q->words.data, q->words.len})) {
         return hit.item.id;
     }
@@ -307,12 +346,13 @@ static void keep(semantic *s, const semantic_call *call)
     const semantic_entry e = {.tenant = q->tenant,
                               .words = {(char *)q->words.data, q->words.len},
                               .answer = {(char *)call->answer->data, call->answer->len}};
-    float vector[LEXICAL_DIM] = {0};
-    uint16_t row[LEXICAL_DIM];
+    uint16_t row[VECTORS_DIMS];
     aiq_buf data = {0};
-    vectors_item item = {.id = id_of(s, q, vector), .dims = LEXICAL_DIM, .row = row};
+    look_of l;
 
-    vectors_round(row, vector, LEXICAL_DIM);
+    make_look(&l, q);
+    vectors_item item = {.id = id_of(s, q, &l), .dims = l.dims, .row = row};
+    vectors_round(row, l.numbers, l.dims);
     memcpy(item.partition, q->partition, VECTORS_KEY);
     semantic_entry_write(&data, &e);
     item.data = (aiq_str){(char *)data.data, data.len};

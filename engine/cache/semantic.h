@@ -37,10 +37,17 @@ semantic *semantic_start(aiq_engine *engine, size_t size);
 /* Writes the index. Main thread, after the loops; NULL is fine. */
 void semantic_stop(semantic *s);
 
-/* NULL: there is nothing in it to be compared. With one reference, the caller's. Any thread;
- * so the next two. */
+/* NULL: there is nothing in it to be compared. With one reference, the caller's. mode: STRICT:
+ * the thread makes its vector, by infer/lexical.h; LOOSE: a model does. Any thread. */
 semantic_question *semantic_question_new(const uint8_t partition[VECTORS_KEY], aiq_str tenant,
-                                         aiq_str text);
+                                         aiq_str text, gate_mode mode);
+/* A copy of the vector that a model has made; once, before the question is asked or put. */
+void semantic_question_made(semantic_question *q, const float *vector, uint32_t dims);
+/* Can it be asked and put? */
+bool semantic_question_ready(const semantic_question *q);
+/* As it was given. */
+aiq_str semantic_question_text(const semantic_question *q);
+/* Any thread; so the next one. */
 semantic_question *semantic_question_ref(semantic_question *q);
 void semantic_question_unref(semantic_question *q);
 

@@ -180,10 +180,12 @@ typedef struct {
 
 /* Questions in other words, of a location with an exact cache. */
 typedef struct {
-    uint32_t threshold; /* of the cosine, in ten-thousandths */
-    bool tools;         /* also of requests with tools, */
-    bool temperature;   /* and of those whose answers are drawn at random */
-    bool dry_run;       /* only says what it would have answered */
+    const policy_model *embed; /* makes vectors, by its first target, of a local provider; NULL:
+                                  the built-in embedder does */
+    uint32_t threshold;        /* of the cosine, in ten-thousandths */
+    bool tools;                /* also of requests with tools, */
+    bool temperature;          /* and of those whose answers are drawn at random */
+    bool dry_run;              /* only says what it would have answered */
 } policy_semantic;
 
 #define POLICY_COSINE 10000 /* of a threshold: 1 */

@@ -601,6 +601,17 @@ static bool read_streams(reader *r, const json_t *object, policy_location *locat
            read_option(r, object, "abort_drain_ms", MS_MAX, &location->abort_drain_ms);
 }
 
+static bool read_embed(reader *r, const json_t *object, const policy_model **out)
+{
+    const char *name;
+
+    if (!read_text(r, object, "semantic", "embed", false, &name) || name == NULL) {
+        return name == NULL && json_object_get(object, "embed") == NULL;
+    }
+    *out = policy_find_model(r->policy, name, strlen(name));
+    return (*out && (*out)->targets->provider->n_models > 0) || invalid(r, "semantic", "embed");
+}
+
 static bool read_semantic(reader *r, const json_t *location, const policy_semantic **out)
 {
     const json_t *object = json_object_get(location, "semantic");
@@ -610,7 +621,8 @@ static bool read_semantic(reader *r, const json_t *location, const policy_semant
         return true;
     }
     *out = semantic = aiq_pool_zalloc(r->pool, sizeof(*semantic));
-    return read_number(r, object, "semantic", "threshold", POLICY_COSINE,
+    return read_embed(r, object, &semantic->embed) &&
+           read_number(r, object, "semantic", "threshold", POLICY_COSINE,
                        &semantic->threshold) &&
            read_flag(r, object, "semantic", "tools", &semantic->tools) &&
            read_flag(r, object, "semantic", "temperature", &semantic->temperature) &&

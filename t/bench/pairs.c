@@ -1,7 +1,7 @@
 /*
  * How near pairs of questions are for the built-in embedder, and what the semantic cache's
  * gates say. Lines of text with tabs in between are read from the standard input; of each, its
- * last two fields are the questions. Printed for each: the cosine, and the gates' verdict.
+ * last two fields are the questions. Printed for each: the cosine, and both gates' verdicts.
  */
 #include <stdio.h>
 #include <string.h>
@@ -31,7 +31,9 @@ static void compare(aiq_str a, aiq_str b)
         die("pairs: a question without words");
     }
     aiq_str lists[2] = {{(char *)x.data, x.len}, {(char *)y.data, y.len}};
-    printf("%.4f\t%s\n", cosine(a, b), gate_name(gate_compare(lists[0], lists[1])));
+    printf("%.4f\t%s\t%s\n", cosine(a, b),
+           gate_name(gate_compare(lists[0], lists[1], GATE_STRICT)),
+           gate_name(gate_compare(lists[0], lists[1], GATE_LOOSE)));
     aiq_buf_free(&x);
     aiq_buf_free(&y);
 }

@@ -31,7 +31,7 @@ static const char good[] =
     "{\"name\":\"demo\",\"policy\":\"hash\",\"key\":7,\"hedge_ms\":12,\"retry_timeout_ms\":9,"
     "\"targets\":[{\"provider\":\"local\",\"model\":\"demo\",\"weight\":1}]}],"
     "\"locations\":[{\"service\":\"gateway\",\"max_body\":10,\"cache_ttl_ms\":7,"
-    "\"semantic\":{\"threshold\":9000,\"tools\":true},"
+    "\"semantic\":{\"threshold\":9000,\"embed\":\"demo\",\"tools\":true},"
     "\"stream_buffer\":65536,\"stream_grace_ms\":10000,\"abort_drain_ms\":5000,"
     "\"budgets\":[{\"scope\":\"user\",\"unit\":\"usd\",\"period\":\"day\",\"amount\":5}],"
     "\"limits\":[{\"zone\":\"z\",\"tokens\":50000,\"window_ms\":60000,\"keys\":2048}],"
@@ -73,6 +73,7 @@ static void reads_a_document(void **state)
     assert_int_equal(p->locations[0].cache_ttl_ms, 7);
     assert_int_equal(p->locations[0].semantic->threshold, 9000);
     assert_true(p->locations[0].semantic->tools);
+    assert_string_equal(p->locations[0].semantic->embed->name, "demo");
     assert_false(p->locations[0].semantic->temperature);
     assert_null(p->locations[1].semantic);
     assert_int_equal(p->locations[0].stream_buffer, 65536);
@@ -182,6 +183,8 @@ static void refuses_broken_documents(void **state)
         {"\"threshold\":9000", "\"threshold\":10001"},
         {"\"threshold\":9000,", ""},
         {"\"tools\":true", "\"tools\":1"},
+        {"\"embed\":\"demo\"", "\"embed\":\"none\""},
+        {"\"embed\":\"demo\"", "\"embed\":\"gpt-4o\""},
         {"\"stream_buffer\":65536", "\"stream_buffer\":67108865"},
         {"\"stream_grace_ms\":10000", "\"stream_grace_ms\":-1"},
         {"\"abort_drain_ms\":5000", "\"abort_drain_ms\":86400001"},

@@ -10,7 +10,6 @@
 #include "core/log.h"
 #include "engine.h"
 #include "services/gateway/cached_key.h"
-#include "services/gateway/similar.h"
 
 /* What the request and its answer come to. */
 
@@ -88,13 +87,24 @@ static void on_like(void *arg, const semantic_hit *hit)
     k->ready(k->job);
 }
 
+static void stop_looking(cached *k)
+{
+    if (k->making) {
+        similar_cancel(k->making);
+    }
+    if (k->like) {
+        semantic_cancel(k->like);
+    }
+    k->making = NULL;
+    k->like = NULL;
+}
+
 static void on_like_late(aiq_loop *loop, void *arg)
 {
     cached *k = arg;
 
     (void)loop;
-    semantic_cancel(k->like);
-    k->like = NULL;
+    stop_looking(k);
     settle_miss(k);
 }
 
@@ -133,26 +143,54 @@ static void try_only(const cached *k, semantic *s, double threshold)
     }
 }
 
-/* False: nobody looks. Before it goes out, and only where it leads. */
-static bool look_for_like(cached *k)
+/* False: nobody looks. */
+static bool ask_like(cached *k)
 {
     const policy_semantic *rules = k->job->location->semantic;
     semantic *s = k->job->loop->engine->semantic;
+    double threshold = (double)rules->threshold / POLICY_COSINE;
 
-    if (k->question == NULL) {
+    if (!semantic_question_ready(k->question)) {
         return false;
     }
-    double threshold = (double)rules->threshold / POLICY_COSINE;
     if (rules->dry_run) {
         try_only(k, s, threshold);
         return false;
     }
     k->like = semantic_ask(s, k->job->loop, k->question, threshold,
                            k->job->location->cache_ttl_ms, on_like, k);
-    if (k->like) {
-        loop_timer_start(k->job->loop, &k->wait, CACHED_LIKE_MS, on_like_late, k);
-    }
     return k->like != NULL;
+}
+
+static void on_made(void *arg)
+{
+    cached *k = arg;
+
+    k->making = NULL;
+    if (!ask_like(k) && !k->job->location->semantic->dry_run) {
+        loop_timer_stop(k->job->loop, &k->wait);
+        settle_miss(k);
+    }
+}
+
+/* Of a request that gets no answer from here, but leaves one. */
+static void on_made_to_keep(void *arg)
+{
+    ((cached *)arg)->making = NULL;
+}
+
+/* False: it does not wait. Before it goes out, and only where it leads. */
+static bool look_for_like(cached *k)
+{
+    if (k->question == NULL) {
+        return false;
+    }
+    k->making = similar_make(k->job, k->question, on_made, k);
+    if ((k->making == NULL && !ask_like(k)) || k->job->location->semantic->dry_run) {
+        return false;
+    }
+    loop_timer_start(k->job->loop, &k->wait, CACHED_LIKE_MS, on_like_late, k);
+    return true;
 }
 
 static void on_told(void *arg, lru_entry *entry)
@@ -293,6 +331,7 @@ cached_way cached_begin(cached *k, aiq_job *job, const policy_model *model,
     if (asks_for(job, "no-cache")) {
         decide(k, "BYPASS", CACHE_COUNT_BYPASS);
         k->keeps = true;
+        k->making = k->question ? similar_make(job, k->question, on_made_to_keep, k) : NULL;
         return CACHED_CALL;
     }
     switch (cache_ask(k->cache, job->loop, k->key, ttl_ms, on_told, k, &k->ticket, &k->entry)) {
@@ -397,7 +436,7 @@ void cached_done(cached *k, const policy_target *target, bool stream)
     } else {
         cache_put(k->cache, answer);
     }
-    if (k->question) {
+    if (k->question && semantic_question_ready(k->question)) {
         semantic_put(k->job->loop->engine->semantic, k->question, answer,
                      k->job->location->cache_ttl_ms);
     }
@@ -413,10 +452,7 @@ void cached_drop(cached *k)
     k->keeps = false;
     aiq_buf_free(&k->kept);
     redis_cancel(&k->look);
-    if (k->like) {
-        semantic_cancel(k->like);
-        k->like = NULL;
-    }
+    stop_looking(k);
     if (k->ticket) {
         loop_timer_stop(k->job->loop, &k->wait);
         cache_leave(k->ticket);

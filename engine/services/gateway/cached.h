@@ -28,14 +28,14 @@
 #define AIQ_GATEWAY_CACHED_H
 
 #include "cache/cache.h"
-#include "cache/semantic.h"
 #include "link/job.h"
 #include "redis/redis.h"
 #include "providers/chat_request.h"
+#include "services/gateway/similar.h"
 
 #define CACHED_MAX     (1u << 20)
 #define CACHED_WAIT_MS 30000
-#define CACHED_LIKE_MS 1000 /* for the semantic cache */
+#define CACHED_LIKE_MS 1000 /* for the semantic cache, and for a model that makes a vector */
 
 typedef struct {
     aiq_job *job;
@@ -49,6 +49,7 @@ typedef struct {
     loop_timer wait;
     redis_call look;             /* into Redis */
     semantic_question *question; /* NULL: there is none to look for */
+    similar_call *making;        /* its vector */
     semantic_call *like;         /* who looks for it */
     semantic_hit near;           /* what was found */
     void (*ready)(aiq_job *job); /* after CACHED_WAITS */
