@@ -23,8 +23,8 @@
 #include <stdbool.h>
 #include "core/pool.h"
 
-#define GATE_TEXT_MAX  8192 /* bytes of a question */
-#define GATE_WORDS_MAX 512
+#define GATE_TEXT_MAX  2048 /* bytes of a question */
+#define GATE_WORDS_MAX 128  /* comparing takes their square */
 
 typedef enum { GATE_STRICT, GATE_LOOSE } gate_mode;
 

@@ -129,7 +129,7 @@ bool vectors_read(vectors *v, vectors_clock clock, aiq_str text)
 
 static bool failed(aiq_err *err, const char *path, const char *why)
 {
-    aiq_fail(err, 500, "vectors_file", "vectors cannot be kept");
+    aiq_fail(err, 500, "vectors_file", "a file of vectors cannot be used");
     aiq_err_detail(err, "%s: %s", path, why);
     return false;
 }
