@@ -198,15 +198,28 @@ static void add_result(writer *w, const infer_message *m)
     jinja_dict_set(w->r, message, "name", foreign(w, m->name));
 }
 
-/* A user's message; the first says what the system message would. */
+/* What the user has to say for others: what the system would, and results of calls. */
+static aiq_str take_waiting(writer *w)
+{
+    if (w->system.len > 0 && w->results.len > 0) {
+        aiq_buf_text(&w->system, "\n\n");
+    }
+    aiq_buf_add(&w->system, w->results.data, w->results.len);
+    aiq_buf_free(&w->results);
+    return keep(w, &w->system);
+}
+
+/* In one message, for many templates insist that users and assistants take turns. */
 static void add_user(writer *w, const infer_message *m)
 {
-    aiq_str content = {m->content, m->content_len};
+    aiq_str content = {m->content, m->content_len}, waiting = take_waiting(w);
+    aiq_buf both = {0};
 
-    if (w->system.len > 0) {
-        aiq_buf_text(&w->system, "\n\n");
-        aiq_buf_add(&w->system, content.data, content.len);
-        content = keep(w, &w->system);
+    if (waiting.len > 0) {
+        aiq_buf_add(&both, waiting.data, waiting.len);
+        aiq_buf_text(&both, "\n\n");
+        aiq_buf_add(&both, content.data, content.len);
+        content = keep(w, &both);
     }
     add_message(w, m->role, content);
 }
@@ -216,18 +229,25 @@ static bool is(const infer_message *m, const char *role)
     return strcmp(m->role, role) == 0;
 }
 
+static void say_system(writer *w, const infer_message *m)
+{
+    aiq_buf_text(&w->system, w->system.len > 0 ? "\n\n" : "");
+    aiq_buf_add(&w->system, m->content, m->content_len);
+}
+
 static void add(writer *w, const infer_message *m)
 {
-    if (!is(m, "tool")) {
-        end_results(w);
-    }
     if (is(m, "tool")) {
         add_result(w, m);
-    } else if (is(m, "assistant")) {
-        add_assistant(w, m);
     } else if (is(m, "user")) {
         add_user(w, m);
+    } else if (is(m, "assistant")) {
+        end_results(w);
+        add_assistant(w, m);
+    } else if (!w->ways->system) {
+        say_system(w, m); /* with what the user says next */
     } else {
+        end_results(w);
         add_message(w, m->role, (aiq_str){m->content, m->content_len});
     }
 }
@@ -255,8 +275,7 @@ static size_t add_system(writer *w)
     size_t n = 0;
 
     for (; n < w->talk->n && is(&w->talk->messages[n], "system"); n++) {
-        aiq_buf_text(&w->system, n > 0 ? "\n\n" : "");
-        aiq_buf_add(&w->system, w->talk->messages[n].content, w->talk->messages[n].content_len);
+        say_system(w, &w->talk->messages[n]);
     }
     tell_tools(w);
     if ((n > 0 || w->system.len > 0 || phi) && w->ways->system) {
@@ -273,13 +292,14 @@ void chat_talk_define(jinja_run *r, aiq_pool *pool, const chat_ways *ways,
                       const chat_talk *talk)
 {
     writer w = {.r = r, .pool = pool, .ways = ways, .talk = talk, .list = jinja_list(r)};
+    aiq_str waiting;
 
     for (size_t i = add_system(&w); i < talk->n; i++) {
         add(&w, &talk->messages[i]);
     }
-    end_results(&w);
-    if (w.system.len > 0) {
-        add_message(&w, "user", keep(&w, &w.system)); /* nobody has said anything */
+    waiting = take_waiting(&w);
+    if (waiting.len > 0) {
+        add_message(&w, "user", waiting);
     }
     jinja_define(r, "messages", w.list);
     if (talk->tools.len > 0 && ways->tools) {

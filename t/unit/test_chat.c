@@ -284,7 +284,7 @@ static void calls_as_text(void **state)
     prompt = prompt_of(&m, messages, 5, NULL, &thought);
     expect_in(prompt, "Let me see.\n<tool_call>");
     expect_in(prompt, "user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n"
-                      "</tool_response><|im_end|>\n<|im_start|>user\n!<|im_end|>");
+                      "</tool_response>\n\n!<|im_end|>");
     close_model(m);
 }
 
@@ -293,6 +293,8 @@ static void system_messages(void **state)
 {
     const infer_message messages[] = {says("system", "Be kind."), says("system", "Be brief."),
                                       says("user", "Hi")};
+    const infer_message later[] = {says("user", "1"), says("assistant", "2"),
+                                   says("system", "Be kind."), says("user", "3")};
     model m = open_model("{% for m in messages %}{% if m.role == 'system' %}"
                          "{{ raise_exception('no') }}{% endif %}{{ m.content }}|{% endfor %}",
                          0);
@@ -302,6 +304,7 @@ static void system_messages(void **state)
     assert_string_equal(prompt_of(&m, messages, 3, NULL, &thought),
                         "Be kind.\n\nBe brief.\n\nHi|");
     assert_string_equal(prompt_of(&m, messages, 1, NULL, &thought), "Be kind.|");
+    assert_string_equal(prompt_of(&m, later, 4, NULL, &thought), "1|2|Be kind.\n\n3|");
     close_model(m);
     m = open_template("chatml");
     expect_in(prompt_of(&m, messages, 3, NULL, &thought),
