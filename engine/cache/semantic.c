@@ -177,10 +177,13 @@ static void free_call(semantic_call *call)
     free(call);
 }
 
+/* Answers to be kept may be large: fewer of them wait. */
 static bool give(semantic *s, semantic_call *call)
 {
+    unsigned most = call->kind == PUT ? SEMANTIC_PUTS : SEMANTIC_QUEUE;
+
     pthread_mutex_lock(&s->lock);
-    bool room = s->n < SEMANTIC_QUEUE;
+    bool room = s->n < most;
     if (room) {
         *s->last = call;
         s->last = &call->next;

@@ -24,7 +24,8 @@
 #include "core/loop.h"
 #include "vectors/vectors.h"
 
-#define SEMANTIC_QUEUE 1024 /* what waits for the thread */
+#define SEMANTIC_QUEUE 1024 /* what waits for the thread, */
+#define SEMANTIC_PUTS  128  /* and as long as an answer may join it */
 #define SEMANTIC_NEAR  8    /* how many are looked at of what is near */
 
 typedef struct semantic semantic;
