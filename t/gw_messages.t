@@ -86,9 +86,9 @@ $r = ask('/v1/messages', qq({"model":"demo","max_tokens":20,"temperature":0,"sys
 is($t->json($r)->{type}, 'message', 'a local model');
 ok(length $t->json($r)->{content}[0]{text}, 'answers');
 ok($t->json($r)->{usage}{output_tokens} > 0, 'with usage');
-$r = ask('/v1/messages', qq({"model":"demo","max_tokens":20,"tools":[{"name":"f","input_schema":{}}],$hi}));
-is($r->{status}, 400, 'but uses no tools');
-like($t->json($r)->{error}{message}, qr/'tools'/, 'and says so');
+$r = ask('/v1/messages', qq({"model":"demo","max_tokens":20,"tools":[{"name":"a b","input_schema":{}}],$hi}));
+is($r->{status}, 400, 'what it cannot take is a 400');
+like($t->json($r)->{error}{message}, qr/Tool 0 must have a name/, 'that says why');
 
 $t->finish;
 done_testing;

@@ -77,8 +77,8 @@ is("$r->{status} " . $t->json($r)->{error}{code}, '400 unbounded_request', 'but 
 $response = $t->json(ask('demo', ',"instructions":"Be short.","max_output_tokens":16,"temperature":0'));
 ok(length $response->{output}[0]{content}[0]{text}, 'a local model');
 ok($response->{usage}{output_tokens} > 0, 'and its usage');
-$r = ask('demo', ',"tools":[{"type":"function","name":"f","parameters":{}}]');
-is("$r->{status} " . $t->json($r)->{error}{param}, '400 tools', 'which uses no tools, and says so');
+$r = ask('demo', ',"tools":[{"type":"function","name":"a b","parameters":{}}]');
+is("$r->{status} " . $t->json($r)->{error}{param}, '400 tools[0].function.name', 'what it cannot take is a 400');
 
 # the engine dies
 my $c = $t->connect(seconds => 30);
