@@ -305,6 +305,15 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
     return !r.in.failed;
 }
 
+void infer_model_fit(infer_model *m, const gguf *g, uint32_t n_ctx)
+{
+    char err[1]; /* what infer_model_read has accepted */
+    model_reader r = {.g = g, .arch = m->architecture, .err = err, .errlen = sizeof(err)};
+
+    m->config.n_ctx = n_ctx;
+    model_rope(&r, &m->config, m->rope_factors);
+}
+
 void infer_model_free(infer_model *m)
 {
     free(m->layers);

@@ -26,6 +26,10 @@ bool infer_model_is(const gguf *g, char *err, size_t errlen);
 bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err,
                       size_t errlen);
 
+/* Contexts will have n_ctx tokens at most, fewer than the model could have: before the kernels
+ * have it, which positions are turned with other factors then. */
+void infer_model_fit(infer_model *m, const gguf *g, uint32_t n_ctx);
+
 void infer_model_free(infer_model *m);
 
 #endif

@@ -20,9 +20,12 @@ static void divide_by_tensor(model_reader *r, const char *name, float *factors, 
     }
 }
 
+/* What it was trained for first; c->n_ctx may be less than the model's. */
 static uint32_t original_context(model_reader *r, const kern_config *c)
 {
-    return model_number(r, "rope.scaling.original_context_length", c->n_ctx, MODEL_MAX_CTX);
+    uint32_t whole = model_number(r, "context_length", c->n_ctx, MODEL_MAX_CTX);
+
+    return model_number(r, "rope.scaling.original_context_length", whole, MODEL_MAX_CTX);
 }
 
 /* Both have been read then, whichever is used. */

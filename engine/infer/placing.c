@@ -41,6 +41,7 @@ static uint32_t count_pages(infer *m)
     n = n > kv_pages_for(m->n_ctx) ? n : kv_pages_for(m->n_ctx);
     if (m->n_ctx == 0) {
         m->n_ctx = n * KERN_PAGE < c->n_ctx ? (uint32_t)n * KERN_PAGE : c->n_ctx;
+        infer_model_fit(&m->model, m->file, m->n_ctx);
     }
     return (uint32_t)n;
 }

@@ -86,6 +86,33 @@ static void windows(void **state)
     }
 }
 
+/* Phi-3's: which divisors are used depends on how long contexts can be. */
+static void long_and_short_contexts(void **state)
+{
+    static const float far[8] = {8, 8, 8, 8, 8, 8, 8, 8}, near[8] = {2, 2, 2, 2, 2, 2, 2, 2};
+    gw w = {0};
+    size_t size;
+    infer_model m;
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    gw_u32(&w, "llama.rope.scaling.original_context_length", 64);
+    gw_tensor(&w, "rope_factors_long.weight", GGUF_TENSOR_F32, 8, 0, far, sizeof(far));
+    gw_tensor(&w, "rope_factors_short.weight", GGUF_TENSOR_F32, 8, 0, near, sizeof(near));
+    uint8_t *file = gw_finish(&w, &size);
+    gguf *g = gguf_parse(file, size, err, sizeof(err));
+    assert_true(infer_model_read(&m, g, TINY_VOCAB, err, sizeof(err)));
+    assert_memory_equal(m.weights.rope_factors, far, sizeof(far));
+    infer_model_fit(&m, g, 65);
+    assert_memory_equal(m.weights.rope_factors, far, sizeof(far));
+    infer_model_fit(&m, g, 64);
+    assert_memory_equal(m.weights.rope_factors, near, sizeof(near));
+    assert_int_equal(m.config.n_ctx, 64);
+    infer_model_free(&m);
+    gguf_close(g);
+    free(file);
+}
+
 static void what_is_missing(void **state)
 {
     static const struct {
@@ -274,6 +301,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows),
+        cmocka_unit_test(long_and_short_contexts),
         cmocka_unit_test(good_models),
         cmocka_unit_test(what_is_missing),
         cmocka_unit_test(absurd_numbers),
