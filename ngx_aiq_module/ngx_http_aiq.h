@@ -302,10 +302,12 @@ typedef struct {
     ngx_http_aiq_link_t       *link;         /* NULL: it is not asked now */
     uint32_t                   slot;
     ngx_http_request_t        *request;
-    ngx_queue_t                queue;        /* of those that were answered */
+    ngx_queue_t                queue;        /* parked, or answered */
     ngx_event_t                timeout;
+    ngx_str_t                  fields;       /* what is to be asked */
     ngx_http_aiq_answer_t      answer;       /* when it waits no more */
     unsigned                   waiting:1;
+    unsigned                   parked:1;     /* for room in the ring */
 } ngx_http_aiq_question_t;
 
 
@@ -544,6 +546,9 @@ const char *ngx_http_aiq_question_answer(ngx_http_aiq_question_t *q,
     ngx_http_aiq_event_t *ev);
 /* its link is gone */
 void ngx_http_aiq_question_lost(ngx_http_aiq_question_t *q);
+/* those that wait for room on the link are asked */
+void ngx_http_aiq_question_ask_parked(void);
+ngx_uint_t ngx_http_aiq_question_parked(void);
 void ngx_http_aiq_question_init_process(void);
 
 /* ngx_http_aiq_error.c */

@@ -720,6 +720,7 @@ ngx_http_aiq_link_resume(ngx_http_aiq_link_t *link)
     }
 
     ngx_http_aiq_check_ask_parked();
+    ngx_http_aiq_question_ask_parked();
 
     engine->resuming = 1;
 
@@ -742,7 +743,8 @@ ngx_http_aiq_link_resume(ngx_http_aiq_link_t *link)
 ngx_uint_t
 ngx_http_aiq_link_parked(void)
 {
-    return ngx_http_aiq_engine.nparked || ngx_http_aiq_check_parked();
+    return ngx_http_aiq_engine.nparked || ngx_http_aiq_check_parked()
+           || ngx_http_aiq_question_parked();
 }
 
 

@@ -7,15 +7,20 @@
  * its phase meanwhile, and who leaves takes his question back.
  *
  * Nobody waits for an engine: where there is none at the moment, or it has no
- * answer, the request goes by what its asker knows itself.
+ * answer, the request goes by what its asker knows itself.  One that is only
+ * so busy that the ring has no room is waited for as for its answer.
  */
 
 
 #define NGX_HTTP_AIQ_QUESTION_TIMEOUT  500   /* ms; the engine's own are less */
+#define NGX_HTTP_AIQ_QUESTION_PARKED   1024
 
 
 static size_t ngx_http_aiq_question_fields(u_char *buf,
     ngx_http_aiq_ctx_t *ctx, ngx_uint_t location, u_char *keys, size_t len);
+static ngx_int_t ngx_http_aiq_question_park(ngx_http_aiq_question_t *q,
+    u_char *data, size_t len);
+static void ngx_http_aiq_question_unpark(ngx_http_aiq_question_t *q);
 static void ngx_http_aiq_question_cleanup(void *data);
 static void ngx_http_aiq_question_done(ngx_http_aiq_question_t *q);
 static void ngx_http_aiq_question_timeout_handler(ngx_event_t *ev);
@@ -24,6 +29,8 @@ static void ngx_http_aiq_question_resume_handler(ngx_event_t *ev);
 
 /* a worker's */
 
+static ngx_queue_t  ngx_http_aiq_questions_parked;
+static ngx_uint_t   ngx_http_aiq_questions_nparked;
 static ngx_queue_t  ngx_http_aiq_questions_done;
 static ngx_event_t  ngx_http_aiq_question_resume_event;
 
@@ -34,6 +41,7 @@ ngx_http_aiq_question_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 {
     u_char               buf[AIQ_CHECK_MAX];
     size_t               n;
+    ngx_int_t            rc;
     ngx_http_cleanup_t  *cln;
 
     cln = ngx_http_cleanup_add(r, 0);
@@ -51,7 +59,13 @@ ngx_http_aiq_question_ask(ngx_http_request_t *r, ngx_http_aiq_ctx_t *ctx,
 
     n = ngx_http_aiq_question_fields(buf, ctx, location, keys, len);
 
-    if (ngx_http_aiq_link_ask(q, buf, n) != NGX_OK) {
+    rc = ngx_http_aiq_link_ask(q, buf, n);
+
+    if (rc == NGX_BUSY) {
+        rc = ngx_http_aiq_question_park(q, buf, n);
+    }
+
+    if (rc != NGX_OK) {
         return NGX_DECLINED;
     }
 
@@ -86,6 +100,74 @@ ngx_http_aiq_question_fields(u_char *buf, ngx_http_aiq_ctx_t *ctx,
 }
 
 
+static ngx_int_t
+ngx_http_aiq_question_park(ngx_http_aiq_question_t *q, u_char *data,
+    size_t len)
+{
+    if (ngx_http_aiq_questions_nparked == NGX_HTTP_AIQ_QUESTION_PARKED) {
+        return NGX_BUSY;
+    }
+
+    q->fields.len = len;
+    q->fields.data = ngx_pnalloc(q->request->pool, len);
+    if (q->fields.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(q->fields.data, data, len);
+
+    ngx_queue_insert_tail(&ngx_http_aiq_questions_parked, &q->queue);
+    ngx_http_aiq_questions_nparked++;
+    q->parked = 1;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_aiq_question_unpark(ngx_http_aiq_question_t *q)
+{
+    ngx_queue_remove(&q->queue);
+    ngx_http_aiq_questions_nparked--;
+    q->parked = 0;
+}
+
+
+ngx_uint_t
+ngx_http_aiq_question_parked(void)
+{
+    return ngx_http_aiq_questions_nparked;
+}
+
+
+/* the oldest first, while there is room */
+
+void
+ngx_http_aiq_question_ask_parked(void)
+{
+    ngx_int_t                 rc;
+    ngx_http_aiq_question_t  *q;
+
+    while (!ngx_queue_empty(&ngx_http_aiq_questions_parked)) {
+
+        q = ngx_queue_data(ngx_queue_head(&ngx_http_aiq_questions_parked),
+                           ngx_http_aiq_question_t, queue);
+
+        rc = ngx_http_aiq_link_ask(q, q->fields.data, q->fields.len);
+
+        if (rc == NGX_BUSY) {
+            return;
+        }
+
+        ngx_http_aiq_question_unpark(q);
+
+        if (rc != NGX_OK) {
+            ngx_http_aiq_question_done(q);
+        }
+    }
+}
+
+
 static void
 ngx_http_aiq_question_cleanup(void *data)
 {
@@ -108,6 +190,9 @@ ngx_http_aiq_question_cleanup(void *data)
 
     if (q->link) {
         ngx_http_aiq_link_unask(q, 0);
+
+    } else if (q->parked) {
+        ngx_http_aiq_question_unpark(q);
 
     } else {
         ngx_queue_remove(&q->queue);
@@ -155,7 +240,13 @@ ngx_http_aiq_question_timeout_handler(ngx_event_t *ev)
 
     q = ev->data;
 
-    ngx_http_aiq_link_unask(q, 0);
+    if (q->parked) {
+        ngx_http_aiq_question_unpark(q);
+
+    } else {
+        ngx_http_aiq_link_unask(q, 0);
+    }
+
     ngx_http_aiq_question_done(q);
 }
 
@@ -202,6 +293,7 @@ ngx_http_aiq_question_init_process(void)
 {
     ngx_event_t  *ev;
 
+    ngx_queue_init(&ngx_http_aiq_questions_parked);
     ngx_queue_init(&ngx_http_aiq_questions_done);
 
     ev = &ngx_http_aiq_question_resume_event;
