@@ -11,6 +11,7 @@ use AIQ::Burst;
 use AIQ::Mock;
 use AIQ::Redis;
 use AIQ::Test;
+use AIQ::WebSocket;
 
 my @node = map { AIQ::Test->new } 1, 2;
 my $redis = AIQ::Redis->new($node[0]) or plan skip_all => 'no redis-server';
@@ -36,6 +37,7 @@ for my $t (@node) {
             location /here/ { aiq_limit zone=who shared fail_closed; aiq_limit zone=here; aiq_pass gateway /v1/; }
             location /many/ { aiq_limit zone=many shared fail_closed; aiq_pass gateway /v1/; }
             location /paid/ { aiq_limit zone=who shared fail_closed; aiq_charge 30tokens; proxy_pass http://127.0.0.1:%%PORT_1%%; }
+            location /ws { aiq_websocket; aiq_limit zone=who shared fail_closed; aiq_pass events; }
             location = /metrics { aiq_metrics; }
         }
         server { listen 127.0.0.1:%%PORT_1%%; location / { return 200 ok; } }");
@@ -102,6 +104,17 @@ exactly('one of this engine alone beside it, and what that refuses the other has
 exactly('what others serve is charged', '200 200 200 429 10 left', sub {
     my @paid = map { $last = $node[$_]->get('/paid/', headers => [ 'X-Who' => $_[0] ]); $last->{status} } 0, 1, 0, 1;
     return (@paid, left() . ' left');
+});
+
+exactly('a chat over a WebSocket counts, too', '79 done 41', sub {
+    my @first = ask(0, $_[0], 'chat');
+    my $ws = AIQ::WebSocket->new($node[1], '/ws', headers => [ 'X-Who' => $_[0] ]);
+    my $e = $ws->event;
+    $ws->say(type => 'chat', id => 'c1', body => { model => 'chat', max_tokens => 30, messages => [ { role => 'user', content => 'hi' } ] });
+    do { $e = $ws->event } until $e->{type} =~ /^(?:done|error)$/;
+    # a stream of the mock's has 17
+    my $kind = $e->{type} eq 'error' ? 503 : $e->{type};
+    return (@first, $kind, ask(0, $_[0], 'chat'));
 });
 
 # Many at once, over both: 21 each, of 210.

@@ -290,6 +290,35 @@ static void nothing_stays_for_ever(void **state)
     assert_int_equal(REDIS(b, AIQ_STR("ZCARD"), AIQ_STR(WINDOW "leases")), 1);
 }
 
+static void what_is_no_window_is_no_answer(void **state)
+{
+    bench *b = *state;
+    shared_hold one = {0};
+
+    REDIS(b, AIQ_STR("FLUSHALL"));
+    REDIS(b, AIQ_STR("SET"), AIQ_STR(WINDOW "slots"), AIQ_STR("x"));
+    hold(b, &one, &day, "g", 10);
+    shared_tokens_settle(&one, 0);
+    REDIS(b, AIQ_STR("FLUSHALL"));
+    REDIS(b, AIQ_STR("HSET"), AIQ_STR(WINDOW "slots"), AIQ_STR("x"), AIQ_STR("y"));
+    hold(b, &one, &day, "g", 10);
+    shared_tokens_settle(&one, 0);
+    assert_string_equal(b->said, "--");
+}
+
+static void without_redis_there_is_no_answer(void **state)
+{
+    bench *b = *state;
+    redis *r = b->engine.redis;
+    shared_hold one = {0};
+
+    b->engine.redis = NULL;
+    hold(b, &one, &day, "g", 10);
+    shared_tokens_settle(&one, 10);
+    assert_string_equal(b->said, "-");
+    b->engine.redis = r;
+}
+
 /* Redis is away, and what was used meanwhile is told once it is back. */
 static void what_was_used_without_redis_is_told_later(void **state)
 {
@@ -340,6 +369,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_dead_hold_is_free_and_what_was_used_counts,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(nothing_stays_for_ever, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_no_window_is_no_answer, setup, teardown),
+        cmocka_unit_test_setup_teardown(without_redis_there_is_no_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_used_without_redis_is_told_later, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(whoever_leaves_while_he_asks_holds_nothing, setup,
