@@ -58,6 +58,7 @@ is($usage->{prompt_tokens_details}{cached_tokens}, cached($again), 'a stream say
 is(metric('aiq_local_cached_tokens_total'), 2 * cached($again) + cached($other), 'metric of tokens that were not read');
 is(metric('aiq_local_prompt_tokens_total'), 3 * $n + $other->{usage}{prompt_tokens}, '... of all');
 is(metric('aiq_local_preemptions_total'), 0, '... of contexts that were taken away');
+cmp_ok(metric('aiq_local_accepted_tokens_total'), '<=', metric('aiq_local_drafted_tokens_total'), '... of guesses');
 cmp_ok(metric('aiq_local_pages'), '>', 0, '... of pages');
 for my $name (qw(aiq_local_pages_used aiq_local_running aiq_local_waiting)) {
     $t->wait_for(sub { metric($name) == 0 }, 5, "$name: nothing runs");

@@ -195,7 +195,7 @@ static bool alloc_batch(infer *m)
 
     m->seqs = calloc(n, sizeof(*m->seqs));
     m->reqs = calloc(n, sizeof(infer_req *));
-    m->logits = malloc(n * n_vocab * sizeof(*m->logits));
+    m->logits = malloc((n + DRAFT_WIDTH) * n_vocab * sizeof(*m->logits));
     m->mask = malloc(masks_words(m->masks) * sizeof(*m->mask));
     m->raw = malloc(n_vocab * sizeof(*m->raw));
     m->scratch = malloc(n_vocab * sizeof(*m->scratch));

@@ -22,6 +22,8 @@
  *    goes on there: nothing is said twice. Without one the running requests are FAILED.
  *  - Any request that was queued fits the pages alone, so the first of all that run always goes
  *    on, and nothing fails because another one grew.
+ *  - A token is chosen from the logits that all before it give, guessed or not: drafts change
+ *    the time an answer takes and nothing else.
  *  - Requests in the queue are let in as they came. Flex ones wait for others, but one of four
  *    that are let in is flex if such wait, and they never have the last quarter of the batch.
  *  - The same request with the same seed gives the same answer, alone or in company; with
@@ -87,9 +89,11 @@ typedef struct {
     uint32_t used;  /* that running requests have */
     uint32_t running;
     uint32_t waiting;
-    uint64_t prompt_tokens; /* of requests that were let in */
-    uint64_t cached_tokens; /* of these, not read */
-    uint64_t preemptions;   /* contexts that were taken away */
+    uint64_t prompt_tokens;   /* of requests that were let in */
+    uint64_t cached_tokens;   /* of these, not read */
+    uint64_t preemptions;     /* contexts that were taken away */
+    uint64_t drafted_tokens;  /* guessed from what was said, and read ahead */
+    uint64_t accepted_tokens; /* of these, what the model said */
 } infer_stats;
 
 /* UTF-8; role is "system", "user", "assistant" or "tool". Borrowed for the call. */

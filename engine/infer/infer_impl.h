@@ -12,6 +12,7 @@
  *   placing.c     the device where it runs, and the next one
  *   generation.c  from logits to tokens, events and the end
  *   kv.c          pages of keys and values
+ *   draft.c       guesses of what comes next
  */
 #ifndef INFER_IMPL_H
 #define INFER_IMPL_H
@@ -34,6 +35,13 @@
  * wait; while nobody does, so many that weights are not unpacked for a few. */
 #define PROMPT_CHUNK 64
 #define PROMPT_ALONE 256
+
+/*
+ * Tokens of a step in which drafts may have a part: beyond, those that decode fill the machine,
+ * and so many are multiplied in the same way as one (aiq_kernels.h, step), so an answer is the
+ * same to the bit with drafts.
+ */
+#define DRAFT_WIDTH 6
 
 /* What requests and the model's thread share; it outlives the model where requests do. */
 typedef struct {
@@ -66,6 +74,7 @@ struct infer_req {
     uint32_t pos;        /* tokens in kv */
     kv_seq kv;           /* empty while it waits */
     kv_key scope;        /* whose pages it may find */
+    uint32_t n_draft;    /* tokens that a draft may have */
     uint32_t n_cached;   /* tokens of the prompt that were found when it was let in */
     sampler sampler;
     sampler_bias *bias; /* [sampler.n_bias] */
@@ -121,7 +130,9 @@ struct infer {
     req_list running;           /* whoever was in a step goes to the end */
     kern_seq *seqs;             /* [max_running] the batch */
     infer_req **reqs;           /* [max_running] whose they are */
-    float *logits;              /* [max_running][n_vocab] */
+    uint64_t drafted;           /* tokens */
+    uint64_t accepted;          /* of these */
+    float *logits;              /* [max_running + DRAFT_WIDTH][n_vocab] */
     uint64_t *mask;             /* [masks_words] tokens that may come */
     float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
     sampler_candidate *scratch; /* [n_vocab] */

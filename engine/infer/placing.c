@@ -66,7 +66,7 @@ static bool load(infer *m, char *err, size_t errlen)
         return false;
     }
     m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
-                                m->opt.max_running + PROMPT_ALONE, n_pages);
+                                m->opt.max_running + PROMPT_ALONE + DRAFT_WIDTH, n_pages);
     if (m->km == NULL) {
         snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
     }

@@ -2,6 +2,7 @@
  * The model's thread: each turn is one batch. Under the lock it decides who is in it: those
  * that run, with a page more where they need one, then those that are let in. Then it computes.
  */
+#include "infer/draft.h"
 #include "infer/infer_impl.h"
 
 /* So many that are in a hurry may be let in before one of flex, where both wait. */
@@ -223,6 +224,8 @@ static uint32_t gather(infer *m)
         running++;
     }
     m->stats.running = running;
+    m->stats.drafted_tokens = m->drafted;
+    m->stats.accepted_tokens = m->accepted;
     m->stats.pages = kv_size(m->pool);
     m->stats.used = m->stats.pages - kv_available(m->pool);
     return n;
@@ -270,11 +273,83 @@ static void plan_step(infer *m, uint32_t n)
     }
 }
 
+/*
+ * A step reads all weights once, for one token or for a few: while the batch is small those
+ * that decode have guesses read with their token. The first guess is small, and it grows with
+ * those that were right. An answer in a format is not guessed: its masks are made one by one.
+ */
+static void add_drafts(infer *m, uint32_t n)
+{
+    uint32_t left = n < DRAFT_WIDTH ? DRAFT_WIDTH - n : 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        infer_req *r = m->reqs[i];
+        uint32_t all = r->n_prompt + r->n_answer, most = r->max_tokens - r->n_answer - 1;
+
+        most = most < left ? most : left;
+        most = most < r->n_draft ? most : r->n_draft;
+        if (m->seqs[i].n != 1 || m->seqs[i].n_logits != 1 || r->walk != NULL) {
+            continue;
+        }
+        most = draft_find(r->ids, all, most, r->ids + all);
+        if (kv_grow(m->pool, &r->kv, all + most)) {
+            m->seqs[i].n += most;
+            m->seqs[i].n_logits += most;
+            left -= most;
+        }
+    }
+}
+
+static bool is_paused(infer_req *r)
+{
+    bool paused;
+
+    pthread_mutex_lock(&r->hub->lock);
+    paused = r->paused;
+    pthread_mutex_unlock(&r->hub->lock);
+    return paused;
+}
+
+/*
+ * Tokens from the logits of s, which has read n_logits - 1 guesses: each token is chosen as if
+ * there had been none, and while it is what was guessed, the next logits hold. False: the
+ * request is over and must not be touched.
+ */
+static bool take_tokens(infer *m, infer_req *r, const kern_seq *s, float *logits)
+{
+    uint32_t drafted = s->n_logits - 1, right = 0;
+    bool goes_on = true;
+
+    r->pos += s->n - drafted;
+    for (;;) {
+        int32_t *next = r->ids + r->n_prompt + r->n_answer, guess = *next;
+
+        kv_note(m->pool, &r->kv, r->ids, r->pos);
+        goes_on = infer_take_token(m, r, logits + (size_t)right * m->model.config.n_vocab);
+        if (!goes_on || right == drafted || *next != guess) {
+            break;
+        }
+        right++;
+        r->pos++;
+        if (is_paused(r)) {
+            break;
+        }
+    }
+    m->drafted += drafted;
+    m->accepted += right;
+    if (goes_on && drafted > 0) {
+        r->n_draft = right == drafted ? r->n_draft + 1 : (right + r->n_draft + 1) / 2;
+        r->n_draft = r->n_draft < DRAFT_WIDTH ? r->n_draft : DRAFT_WIDTH;
+    }
+    return goes_on;
+}
+
 static void step(infer *m, uint32_t n)
 {
     float *logits = m->logits;
 
     plan_step(m, n);
+    add_drafts(m, n);
     if (!m->kern->step(m->km, m->seqs, n, m->logits)) {
         infer_move(m, n);
         return;
@@ -282,16 +357,18 @@ static void step(infer *m, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         infer_req *r = m->reqs[i];
 
-        r->pos += m->seqs[i].n;
-        kv_note(m->pool, &r->kv, r->ids, r->pos);
-        if (m->seqs[i].n_logits == 0) {
+        const kern_seq *s = &m->seqs[i];
+
+        if (s->n_logits == 0) {
+            r->pos += s->n;
+            kv_note(m->pool, &r->kv, r->ids, r->pos);
             list_append(&m->running, r);
             continue;
         }
-        if (infer_take_token(m, r, logits)) {
+        if (take_tokens(m, r, s, logits)) {
             list_append(&m->running, r);
         }
-        logits += m->model.config.n_vocab;
+        logits += (size_t)s->n_logits * m->model.config.n_vocab;
     }
 }
 

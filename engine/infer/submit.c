@@ -188,6 +188,7 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
                            .state = p->seed};
     r->shows_marks = p->shows_marks;
     r->flex = p->flex;
+    r->n_draft = DRAFT_WIDTH / 2;
     r->scope = kv_scope(p->scope.data, p->scope.len);
     r->scores.wanted = p->logprobs;
     r->scores.n_top = p->logprobs ? p->top_logprobs : 0;

@@ -3,7 +3,7 @@
 
 struct local_metrics {
     metric_family *pages, *used, *running, *waiting;
-    metric_family *prompt, *cached, *preemptions;
+    metric_family *prompt, *cached, *preemptions, *drafted, *accepted;
 };
 
 local_metrics *local_metrics_new(metrics *m)
@@ -25,6 +25,10 @@ local_metrics *local_metrics_new(metrics *m)
                                "Tokens of prompts that were not read anew.", "model", NULL);
     l->preemptions = metrics_family(m, METRIC_COUNTER, "aiq_local_preemptions_total",
                                     "Contexts that were taken away for others.", "model", NULL);
+    l->drafted = metrics_family(m, METRIC_COUNTER, "aiq_local_drafted_tokens_total",
+                                "Tokens that were guessed and read ahead.", "model", NULL);
+    l->accepted = metrics_family(m, METRIC_COUNTER, "aiq_local_accepted_tokens_total",
+                                 "Guesses that were right.", "model", NULL);
     return l;
 }
 
@@ -53,5 +57,7 @@ void local_metrics_show(const local_metrics *l, const char *model, infer_stats *
     count(l->prompt, model, told->prompt_tokens, now->prompt_tokens);
     count(l->cached, model, told->cached_tokens, now->cached_tokens);
     count(l->preemptions, model, told->preemptions, now->preemptions);
+    count(l->drafted, model, told->drafted_tokens, now->drafted_tokens);
+    count(l->accepted, model, told->accepted_tokens, now->accepted_tokens);
     *told = *now;
 }

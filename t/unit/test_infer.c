@@ -78,6 +78,29 @@ static void greedy_is_the_best_token_each_time(void **state)
     infer_close(m);
 }
 
+/* Noise repeats itself soon, so guesses are right often. */
+static void drafts_change_nothing(void **state)
+{
+    enum { N = 110 };
+    infer *m = open_tiny((infer_options){0});
+    client c = {0}, next = {0};
+    infer_stats stats;
+    int32_t ids[N];
+
+    (void)state;
+    by_hand(ids, N);
+    submit(m, &c, params(N));
+    wait_last(&c);
+    assert_int_equal(c.last.completion_tokens, N);
+    assert_memory_equal(c.ids, ids, sizeof(ids));
+    submit(m, &next, params(1)); /* a turn later its figures are there */
+    wait_last(&next);
+    infer_get_stats(m, &stats);
+    assert_true(stats.accepted_tokens > N / 2);
+    assert_true(stats.drafted_tokens >= stats.accepted_tokens);
+    infer_close(m);
+}
+
 /* Prompts of 1 to 120 tokens, seeds of their own, together and one after another. */
 static void company_changes_nothing(void **state)
 {
@@ -463,6 +486,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy_is_the_best_token_each_time),
+        cmocka_unit_test(drafts_change_nothing),
         cmocka_unit_test(company_changes_nothing),
         cmocka_unit_test(the_text_is_the_tokens),
         cmocka_unit_test(a_stop_string_ends_it),
