@@ -239,5 +239,26 @@ SKIP: {
     like(join('', <$out>), qr/hello/, 'its answer');
 }
 
+$p->close;
+
+# A reload loses none that is on its way, and an engine that dies is told of.
+$form = part(model => 'ear') . file($noise x 3) . "--bb--\r\n";
+$c = client(length $form);
+$c->send(substr($form, 0, $mb));
+$p = accepted(0);
+request_head($p);
+$p->bytes($mb / 2);
+$t->reload;
+$c->send(substr($form, $mb));
+$p->bytes(length($form) + 15 - $mb / 2);
+answer($p, '200 OK', $text);
+is($c->response->{body}, $text, 'over a reload');
+
+$c = begun('ear');
+request_head($p);
+$t->kill_hard('engine');
+is($c->head->{status}, 502, 'the engine dies');
+$c->close;
+
 $t->finish;
 done_testing;
