@@ -190,6 +190,7 @@ install: all
 	  $(PREFIX)/lib/systemd/system $(PREFIX)/lib/sysusers.d $(PREFIX)/lib/tmpfiles.d)
 	install -m 755 $B/aiq-engine $B/aiq $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $B/ngx_http_aiq_module.so $(DESTDIR)$(MODULES_DIR)
+	$(if $(CUDA),install -D -m 644 $B/libaiq_cuda.so $(DESTDIR)$(PREFIX)/lib/aiq/libaiq_cuda.so)
 	install -m 644 demo/demo.gguf conf.examples/*.conf conf.examples/*.jwks $(DESTDIR)$(PREFIX)/share/aiq
 	sed 's|@PREFIX@|$(PREFIX)|' systemd/aiq-engine.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/aiq-engine.service
 	install -m 644 systemd/aiq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/aiq.conf

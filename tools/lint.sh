@@ -9,7 +9,9 @@ failed=0
 files=$(git ls-files 'engine/*.c' 'engine/*.h' 'kernels/*.c' 'kernels/*.h' 't/*.c' 't/*.h')
 sources=$(echo "$files" | grep '\.c$')
 
-echo "$files" | xargs clang-format --dry-run -Werror || failed=1
+cuda=$(git ls-files 'kernels/*.cu' 't/*.cc')
+
+echo "$files" "$cuda" | xargs clang-format --dry-run -Werror || failed=1
 echo "$sources" | xargs -P 2 -n 4 clang-tidy -p . --quiet 2>/dev/null || failed=1
 cppcheck --quiet -j 2 --error-exitcode=1 --inline-suppr --std=c11 --enable=warning,portability \
     -Iengine -Iengine/include -I. \

@@ -1,0 +1,145 @@
+/*
+ * Inside the CUDA back end. Activations are f32, keys and values f16.
+ *
+ * A matrix is multiplied in one of two ways. For few tokens by gemv.cu, which reads the weights
+ * once as they lie in the file, eight tokens at a time, and is exact but for f32's rounding.
+ * For many by the library's tensor cores in bf16, to which weights other than BF16 are unpacked
+ * first; F32 weights never are. So a token's result is to the last bit the same in any company
+ * with F32 weights, and otherwise within each of the two ways.
+ *
+ * What a step does to the device depends on the number of its tokens alone: where their pages
+ * are, how far each has come and what it is are read from memory. So the launches of a step are
+ * recorded once as a graph and played again.
+ */
+#ifndef CUDA_CUDA_H
+#define CUDA_CUDA_H
+
+#include "kernels/cuda/index.h"
+
+struct blas;
+
+struct kern_device {
+    uint32_t index;
+    cudaStream_t stream;
+    blas *products;
+    char error[256];
+};
+
+/* Rows of logits that are computed, and fetched, together. */
+#define OUT_ROWS 64
+
+/* Steps of at most so many tokens are recorded. */
+#define GRAPH_ROWS 64
+
+/* Parts that the attention of few tokens is split into, and how few. */
+#define SPLITS     32
+#define SPLIT_ROWS 16
+
+/* Limits of the attention kernel: of a head, and heads that share keys in a block. */
+#define HEAD_MAX  256
+#define GROUP_MAX 8
+
+/* Bytes of weights that are unpacked at once. */
+#define UNPACKED ((uint64_t)128 << 20)
+
+/* What the step under way is about, on the device; filled and copied in one piece. */
+struct step_rows {
+    int32_t *ids;    /* [B] */
+    uint32_t *pos;   /* [B] */
+    uint32_t *first; /* [B] where the pages of a row's sequence begin in pages */
+    uint32_t *out;   /* [B] rows whose logits are wanted */
+    uint32_t *pages; /* [as many as all sequences have] */
+};
+
+struct kern_model {
+    kern_device *dev;
+    kern_config config;
+    kern_weights weights; /* on the device */
+    kern_layer *layers;   /* the host's copy, of pointers to the device */
+    uint32_t max_batch;
+    uint32_t max_pages; /* in step_rows */
+    kv_shape shape;
+
+    uint8_t *weights_memory; /* all of them */
+    uint8_t *state_memory;   /* everything below, on the device */
+    uint16_t *kv;            /* [n_pages][kv_page_values] f16 */
+    double *rope_freq;       /* [far, near][rope_dim / 2] */
+    step_rows rows;
+    float *x;            /* [B][d_model] the residual stream */
+    float *xb;           /* [B][d_model] normed input of a block, and what it makes */
+    float *q;            /* [B][n_heads * head_dim] */
+    float *k;            /* [B][n_kv_heads * head_dim] */
+    float *v;            /* [B][n_kv_heads * head_dim] */
+    float *att;          /* [B][n_heads * head_dim] */
+    float *gate;         /* [B][d_ff] */
+    float *up;           /* [B][d_ff] */
+    float *rope;         /* [far, near][B][rope_dim / 2][cos, sin] */
+    float *parts;        /* [SPLIT_ROWS][n_heads][SPLITS][head_dim] */
+    float *parts_of;     /* [SPLIT_ROWS][n_heads][SPLITS][maximum, sum] */
+    float *logits;       /* [OUT_ROWS][n_vocab] */
+    uint16_t *rounded;   /* [B][longest row] activations in bf16 */
+    uint16_t *unpacked;  /* weights in bf16, UNPACKED bytes at most */
+    uint64_t n_unpacked; /* of them */
+
+    uint8_t *host_rows;    /* pinned: step_rows before they are copied */
+    float *host_logits;    /* pinned: [OUT_ROWS][n_vocab] */
+    uint8_t *seen;         /* [GRAPH_ROWS + 1] 0: never, 1: once, 2: recorded, 3: cannot be */
+    cudaGraphExec_t *play; /* [GRAPH_ROWS + 1] */
+};
+
+/* One matrix of a product: y, [n][w->rows], of an input [n][w->cols]. */
+struct product {
+    const kern_tensor *w;
+    float *y;
+};
+
+enum { PRODUCT_STORE, PRODUCT_ADD, PRODUCT_GATED };
+
+/* All of these put work on the model's stream and return at once; what fails there is found
+ * when the step ends. n: rows of the batch. */
+
+/* gemv.cu. All matrices have the same type and columns. PRODUCT_ADD: y += of one matrix.
+ * PRODUCT_GATED, of a gate and an up matrix: y of the first becomes act(gate) * up. */
+void gemv_run(kern_model *m, const float *x, uint32_t n, const product *p, uint32_t n_p,
+              int mode);
+
+/* gemm.cu. x is rounded first; weights that are not BF16 are unpacked. add: y += */
+bool gemm_run(kern_model *m, const float *x, uint32_t n, const product *p, uint32_t n_p,
+              bool add);
+
+/* ops.cu */
+void ops_embed(kern_model *m, uint32_t n);
+void ops_angles(kern_model *m, uint32_t n);
+void ops_norm(kern_model *m, float *y, const float *x, const float *weight, uint32_t n);
+void ops_norm_out(kern_model *m, float *y, uint32_t first, uint32_t n);
+void ops_norm_add(kern_model *m, const float *weight, uint32_t n); /* x += norm(xb) */
+void ops_prepare(kern_model *m, uint32_t layer, uint32_t n);
+void ops_gated(kern_model *m, uint32_t n);
+void ops_cap_logits(kern_model *m, uint32_t n);
+void ops_round(kern_model *m, const float *x, uint64_t n);
+void ops_unpack(kern_model *m, const kern_tensor *w, uint32_t first_row, uint32_t n_rows);
+
+/* attention.cu */
+void attention_run(kern_model *m, uint32_t layer, uint32_t n);
+
+/* blas.cu, and its stand-in for the tests */
+blas *blas_new(void); /* NULL: no library, or no memory */
+void blas_free(blas *b);
+/* y[n][stride] (+)= x[n][cols] * w[rows][cols]^T, the two in bf16, sums in f32. */
+bool blas_product(blas *b, cudaStream_t stream, float *y, uint32_t stride, const uint16_t *x,
+                  const uint16_t *w, uint32_t rows, uint32_t cols, uint32_t n, bool add);
+
+/* model.cu */
+uint64_t model_page_bytes(const kern_device *dev, const kern_config *c);
+kern_model *model_load(kern_device *dev, const kern_config *config, const kern_weights *weights,
+                       uint32_t max_batch, uint32_t n_pages);
+void model_free(kern_model *m);
+
+/* step.cu */
+bool step_run(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
+
+/* device.cu. Whether it went well; the device keeps what did not. */
+bool device_check(kern_device *dev, cudaError_t rc, const char *doing);
+void device_info(uint32_t index, kern_info *out);
+
+#endif

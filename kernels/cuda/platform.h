@@ -1,0 +1,88 @@
+/*
+ * What the sources of this room stand on: CUDA, or its emulation by threads that take turns on
+ * the host (t/cuda/emulate.h), for tests where there is no device. Whatever differs between the
+ * two is named here.
+ */
+#ifndef CUDA_PLATFORM_H
+#define CUDA_PLATFORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef AIQ_CUDA_EMULATED
+
+#include "t/cuda/emulate.h"
+
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+/* The kernel in parentheses, for commas in its name. */
+#define LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+
+#define ALL_LANES 0xffffffffu
+
+/* Of so many neighbouring lanes, a power of two, in each of them; all lanes take part. */
+template <int LANES> __device__ inline float lanes_sum(float x)
+{
+    for (int mask = LANES / 2; mask > 0; mask /= 2) {
+        x += __shfl_xor_sync(ALL_LANES, x, mask);
+    }
+    return x;
+}
+
+template <int LANES> __device__ inline float lanes_max(float x)
+{
+    for (int mask = LANES / 2; mask > 0; mask /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, mask));
+    }
+    return x;
+}
+
+__device__ inline float half_value(uint16_t h)
+{
+    return __half2float(__ushort_as_half(h));
+}
+
+__device__ inline uint16_t half_of(float x)
+{
+    return __half_as_ushort(__float2half_rn(x));
+}
+
+__device__ inline uint16_t bf16_of(float x)
+{
+    return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+
+/* Vector loads: p is a multiple of their size. Weights are read once, past the nearest cache.
+ */
+__device__ inline uint4 read16(const void *p)
+{
+    return __ldcs((const uint4 *)p);
+}
+
+__device__ inline uint2 read8(const void *p)
+{
+    return __ldg((const uint2 *)p);
+}
+
+__device__ inline float4 read4f(const float *p)
+{
+    return __ldg((const float4 *)p);
+}
+
+__device__ inline uint16_t read2(const void *p)
+{
+    return __ldg((const uint16_t *)p);
+}
+
+#endif
+
+__device__ inline float bf16_value(uint16_t h)
+{
+    return __uint_as_float((uint32_t)h << 16);
+}
+
+#endif
