@@ -9,55 +9,26 @@ use lib "$FindBin::Bin/lib";
 use JSON::PP ();
 use Test::More;
 use AIQ::Reader;
+use AIQ::Script;
 use AIQ::Test;
 
 my $t = AIQ::Test->new;
 
-# A provider that begins as the model's name says, and then says nothing more.
-$t->write_file('provider.pl', <<'PROVIDER');
-use strict;
-use warnings;
-use IO::Socket::INET;
-use JSON::PP ();
-$| = 1;
-local $SIG{CHLD} = 'IGNORE';
-my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 64) or die $!;
-print $listener->sockport, "\n";
-sub chunk { my ($delta) = @_; return { id => 'c1', object => 'chat.completion.chunk', created => 1, model => 'm', choices => [ { index => 0, delta => $delta, finish_reason => undef } ] } }
-my %begins = (
-    text => [ map { { id => 'c1', object => 'text_completion', created => 1, model => 'm', choices => [ { index => 0, text => "word $_ ", finish_reason => undef, logprobs => undef } ] } } 1 .. 5 ],
+sub event { my ($data) = @_; return ($data->{type} ? "event: $data->{type}\n" : '') . 'data: ' . JSON::PP::encode_json($data) }
+sub chunk { my ($delta) = @_; return event({ id => 'c1', object => 'chat.completion.chunk', created => 1, model => 'm', choices => [ { index => 0, delta => $delta, finish_reason => undef } ] }) }
+my $provider = AIQ::Script->new($t,
+    text => [ map { event({ id => 'c1', object => 'text_completion', created => 1, model => 'm', choices => [ { index => 0, text => "word $_ ", finish_reason => undef, logprobs => undef } ] }) } 1 .. 5 ],
     tool => [ chunk({ role => 'assistant', content => 'I look ' }), chunk({ content => 'it up.' }),
               chunk({ tool_calls => [ { index => 0, id => 'call_1', type => 'function', function => { name => 'find', arguments => '' } } ] }),
               map { chunk({ tool_calls => [ { index => 0, function => { arguments => '{"a' } } ] }) } 1 .. 3 ],
     long => [ chunk({ role => 'assistant', content => '' }), map { chunk({ content => 'x' x 32768 }) } 1 .. 40 ],
-    claude => [ { type => 'message_start', message => { id => 'msg_1', type => 'message', role => 'assistant', model => 'm', content => [], stop_reason => undef, stop_sequence => undef, usage => { input_tokens => 3, output_tokens => 1 } } },
-                { type => 'content_block_start', index => 0, content_block => { type => 'text', text => '' } },
-                map { { type => 'content_block_delta', index => 0, delta => { type => 'text_delta', text => "word $_ " } } } 1 .. 3 ],
-);
-while (my $c = $listener->accept) {
-    next if fork;
-    my ($head, $body) = ('', '');
-    while ((my $line = <$c> // last) ne "\r\n") { $head .= $line }
-    my ($length) = $head =~ /content-length: (\d+)/i;
-    read($c, $body, $length);
-    my $events = $begins{ JSON::PP::decode_json($body)->{model} };
-    print $c "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-    for my $event (@$events) {
-        print $c "event: $event->{type}\n" if $event->{type};
-        print $c 'data: ', JSON::PP::encode_json($event), "\n\n";
-    }
-    $c->flush;
-    sleep 600;
-    exit;
-}
-PROVIDER
-$t->_spawn('provider', $t->dir . '/logs/provider.log', $^X, $t->dir . '/provider.pl');
-my $port;
-$t->wait_for(sub { ($port) = $t->read_file('logs/provider.log') =~ /^(\d+)$/m }, 10, 'the provider listens');
+    claude => [ event({ type => 'message_start', message => { id => 'msg_1', type => 'message', role => 'assistant', model => 'm', content => [], stop_reason => undef, stop_sequence => undef, usage => { input_tokens => 3, output_tokens => 1 } } }),
+                event({ type => 'content_block_start', index => 0, content_block => { type => 'text', text => '' } }),
+                map { event({ type => 'content_block_delta', index => 0, delta => { type => 'text_delta', text => "word $_ " } }) } 1 .. 3 ]);
 
 $t->conf("
-    aiq_provider open  { dialect openai;    url http://127.0.0.1:$port/v1; }
-    aiq_provider other { dialect anthropic; url http://127.0.0.1:$port/v1; key env:PATH; }
+    aiq_provider open  { dialect openai;    url @{[ $provider->url ]}; }
+    aiq_provider other { dialect anthropic; url @{[ $provider->url ]}; key env:PATH; }
     @{[ map { qq{aiq_model $_ { target open; }} } qw(text tool long) ]}
     aiq_model claude { target other; }
     server {
