@@ -40,6 +40,10 @@ ngx_http_aiq_ws_first(ngx_http_request_t *r)
     ngx_http_cleanup_t       *cln;
     ngx_http_aiq_loc_conf_t  *alcf;
 
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
+
     ctx = ngx_http_aiq_need_ctx(r);
     if (ctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

@@ -444,6 +444,9 @@ topics *topics_new(aiq_engine *engine)
     for (unsigned i = 0; i < n; i++) {
         all->tables[i].all = all;
         all->tables[i].loop = &engine->loops[i];
+        if (all->script) {
+            topic_shared_start(&all->tables[i]);
+        }
     }
     return all;
 }

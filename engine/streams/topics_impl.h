@@ -79,7 +79,7 @@ struct topic_table {
     bool away;              /* they were not there the last time */
     bool some_stale;
     uint64_t touched_ns; /* when all were asked for, so that Redis does not forget them */
-    bool begun;
+    bool ended;          /* the loop */
     loop_hook exit;
     topic *buckets[TOPIC_BUCKETS];
 };
@@ -105,6 +105,8 @@ void topic_answer(topic_question *q);
 
 /* topics_shared.c; of the topic's loop, and where there is Redis. */
 
+/* Before the loops run. */
+void topic_shared_start(topic_table *in);
 /* It was made; it goes. */
 void topic_shared_begin(topic *t);
 void topic_shared_end(topic *t);

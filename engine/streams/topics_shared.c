@@ -298,6 +298,7 @@ static void on_exit_loop(aiq_loop *loop, void *arg)
 {
     topic_table *in = arg;
 
+    in->ended = true;
     loop_timer_stop(loop, &in->poll);
     redis_cancel(&in->call);
     for (size_t i = 0; i < TOPIC_BUCKETS; i++) {
@@ -311,13 +312,14 @@ static void on_exit_loop(aiq_loop *loop, void *arg)
     }
 }
 
+void topic_shared_start(topic_table *in)
+{
+    in->exit = (loop_hook){.fn = on_exit_loop, .arg = in};
+    loop_at_exit(in->loop, &in->exit);
+}
+
 static void begin(topic_table *in)
 {
-    if (!in->begun) {
-        in->begun = true;
-        in->exit = (loop_hook){.fn = on_exit_loop, .arg = in};
-        loop_at_exit(in->loop, &in->exit);
-    }
     if (in->poll.heap_index == 0 && in->call.command == NULL) {
         loop_timer_start(in->loop, &in->poll, 0, look, in);
     }
@@ -327,6 +329,9 @@ static void begin(topic_table *in)
 void topic_shared_begin(topic *t)
 {
     t->ready = false;
+    if (t->table->ended) {
+        return;
+    }
     begin(t->table);
     if (t->table->news[0]) {
         fetch(t);
@@ -397,6 +402,11 @@ static void ask_again(aiq_loop *loop, void *arg)
 
 void topic_shared_publish(topic_table *in, topic_question *q)
 {
+    if (in->ended) {
+        unavailable(&q->err);
+        topic_answer(q);
+        return;
+    }
     q->next = in->asked;
     q->prev = &in->asked;
     if (q->next) {
