@@ -203,9 +203,9 @@ typedef struct {
 
     /* Runs all sequences' tokens through the model. logits is [sum of n_logits][n_vocab], in
      * the order of the sequences and of their tokens. A token's result does not depend on who
-     * else is in the batch nor on how its prompt was cut: to the last bit with F32 and F16
-     * weights. Packed weights may be multiplied in one way where a step has few tokens and in
-     * another where it has many, because neither is fast at both by a factor of three; each
+     * else is in the batch nor on how its prompt was cut: to the last bit with F32 weights, and
+     * on the CPU with F16. Others may be multiplied in one way where a step has few tokens and
+     * in another where it has many, because neither is fast at both by a factor of three; each
      * rounds activations, so results differ by some tenths of a percent in a product between,
      * never within, the two.
      */

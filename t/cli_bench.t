@@ -30,4 +30,12 @@ $r = run([@bench, '--prompt-tokens', 100000]);
 isnt($r->{status}, 0, 'more tokens than the context holds are refused');
 like($r->{err}, qr/^aiq bench: /, 'with a line that says so');
 
+# the back end for tests is another device
+my $build = aiq() =~ s{/[^/]*$}{}r;
+like(run([@bench, '--device', 'fake:0', '--kernels', "$build/t"])->{out}, qr{^prefill, 16 tokens: $rate\n},
+     'a device of a library');
+$r = run([@bench, '--device', 'fake:7', '--kernels', "$build/t"]);
+isnt($r->{status}, 0, 'one that is not there is refused');
+is($r->{err}, "aiq bench: --device fake: there is no such device\n", 'with a line that says so');
+
 done_testing();
