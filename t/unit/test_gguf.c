@@ -275,10 +275,15 @@ static uint8_t *make_part(const part *p, size_t *size)
     return gw_finish(&w, size);
 }
 
+static void part_path(char path[128], const char *folder, unsigned i, unsigned n)
+{
+    snprintf(path, 128, "%s/m-%05u-of-%05u.gguf", folder, i, n);
+}
+
 /* Writes the parts as FOLDER/m-00001-of-0000N.gguf … and opens the first. */
 static gguf *open_split(const char *folder, const part *parts, unsigned n)
 {
-    char path[2][128];
+    char path[128];
     gguf *g;
 
     for (unsigned i = 0; i < n; i++) {
@@ -286,18 +291,19 @@ static gguf *open_split(const char *folder, const part *parts, unsigned n)
         uint8_t *bytes = make_part(&parts[i], &size);
         FILE *f;
 
-        snprintf(path[i > 0], sizeof(path[0]), "%s/m-%05u-of-%05u.gguf", folder, i + 1, n);
-        f = fopen(path[i > 0], "wb");
+        part_path(path, folder, i + 1, n);
+        f = fopen(path, "wb");
         assert_non_null(f);
         assert_int_equal(fwrite(bytes, 1, size, f), size);
         fclose(f);
         free(bytes);
     }
     err[0] = '\0';
-    g = gguf_open(path[0], err, sizeof(err));
+    part_path(path, folder, 1, n);
+    g = gguf_open(path, err, sizeof(err));
     for (unsigned i = 0; i < n; i++) {
-        snprintf(path[1], sizeof(path[1]), "%s/m-%05u-of-%05u.gguf", folder, i + 1, n);
-        unlink(path[1]);
+        part_path(path, folder, i + 1, n);
+        unlink(path);
     }
     return g;
 }
