@@ -109,8 +109,8 @@ stream_lister *stream_list_ask(aiq_loop *loop, aiq_str tenant, aiq_str user, str
     l->tenant_len = tenant.len;
     l->user_len = user.len;
     memcpy(l->texts, tenant.data, tenant.len);
-    memcpy(l->texts + tenant.len, user.data, user.len);
     if (user.len) {
+        memcpy(l->texts + tenant.len, user.data, user.len);
         loop_post(&loop->engine->loops[0], visit, l);
     } else {
         loop_post(loop, on_all, l);

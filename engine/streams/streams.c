@@ -157,8 +157,12 @@ void stream_title(stream *s, aiq_str user, aiq_str model)
     t->began_ms = aiq_now_ms();
     t->user_len = user.len;
     t->model_len = model.len;
-    memcpy(t->texts, user.data, user.len);
-    memcpy(t->texts + user.len, model.data, model.len);
+    if (user.len) {
+        memcpy(t->texts, user.data, user.len);
+    }
+    if (model.len) {
+        memcpy(t->texts + user.len, model.data, model.len);
+    }
     t->next = s->table->titles;
     t->prev = &s->table->titles;
     if (t->next) {
