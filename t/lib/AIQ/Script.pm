@@ -34,7 +34,7 @@ while (my $c = $listener->accept) {
     read($c, $body, $length);
     print $c "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", map { "$_\n\n" } @{ $models->{ JSON::PP::decode_json($body)->{model} } };
     $c->flush;
-    sleep 600;
+    1 while sysread($c, my $more, 4096);    # until it is left
     exit;
 }
 PROVIDER
