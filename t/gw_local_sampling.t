@@ -13,16 +13,7 @@ my $t = AIQ::Test->new;
 my $demo = "$AIQ::Test::ROOT/demo/demo.gguf";
 my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 
-$t->conf("
-    aiq_provider local { dialect local; model demo $demo; }
-    aiq_model demo { target local; }
-    server {
-        listen 127.0.0.1:%%PORT_0%%;
-        location /v1/ { aiq_pass gateway; }
-        location /health { aiq_health; }
-    }");
-$t->start;
-$t->wait_for(sub { $t->get('/health')->{status} == 200 }, 20, 'the model is loaded');
+$t->serve_demo;
 
 sub ask {
     my (%more) = @_;

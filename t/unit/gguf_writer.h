@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "infer/gguf.h"
 
@@ -133,6 +134,27 @@ static inline uint8_t *gw_finish(gw *w, size_t *size)
     free(w->data.p);
     memset(w, 0, sizeof(*w));
     return file;
+}
+
+/* What was written as a file of its own, path to be unlinked and freed by the caller. */
+static inline char *gw_file(gw *w)
+{
+    char *path = strdup("/tmp/aiq-test-XXXXXX");
+    int fd = mkstemp(path);
+    size_t size, done = 0;
+    uint8_t *file = gw_finish(w, &size);
+
+    while (fd >= 0 && done < size) {
+        ssize_t n = write(fd, file + done, size - done);
+
+        if (n <= 0) {
+            abort();
+        }
+        done += (size_t)n;
+    }
+    close(fd);
+    free(file);
+    return path;
 }
 
 #endif

@@ -95,7 +95,7 @@ static inline infer *open_model(tiny_model tm, infer_options opt)
     tm.tensor_type = GGUF_TENSOR_F32;
     tm.seed = 3;
     tiny_write(&w, tm);
-    path = tiny_file(&w);
+    path = gw_file(&w);
     opt.n_threads = 2;
     m = infer_open(path, &opt, err, sizeof(err));
     unlink(path);

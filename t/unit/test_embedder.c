@@ -21,7 +21,7 @@ static char *make_file(const tiny_encoder *te)
     gw w = {0};
 
     tiny_encoder_write(&w, te);
-    return tiny_encoder_file(&w);
+    return gw_file(&w);
 }
 
 static embedder *open_file(char *path, const embedder_options *opt)
@@ -359,7 +359,7 @@ static void check_refused(const tiny_encoder *te, const char *key, uint32_t valu
     if (key != NULL) {
         gw_u32(&w, key, value);
     }
-    path = tiny_encoder_file(&w);
+    path = gw_file(&w);
     assert_null(embedder_open(path, &opt, err, sizeof(err)));
     assert_string_equal(err, want);
     unlink(path);

@@ -67,7 +67,7 @@ static infer *open_tiny(devices *d)
     infer *m;
 
     tiny_write(&w, (tiny_model){.tensor_type = GGUF_TENSOR_F32, .seed = 3});
-    path = tiny_file(&w);
+    path = gw_file(&w);
     m = infer_open(path, &opt, err, sizeof(err));
     unlink(path);
     free(path);

@@ -6,7 +6,6 @@
 #define T_TINY_ENCODER_H
 
 #include <stdio.h>
-#include <unistd.h>
 
 #include "gguf_writer.h"
 
@@ -131,27 +130,6 @@ static inline void tiny_encoder_write(gw *w, const tiny_encoder *te)
     for (uint32_t i = 0; i < te->n_layers; i++) {
         tiny_encoder_layer(w, te, i);
     }
-}
-
-/* The model as a file of its own, path to be unlinked and freed by the caller. */
-static inline char *tiny_encoder_file(gw *w)
-{
-    char *path = strdup("/tmp/aiq-test-XXXXXX");
-    int fd = mkstemp(path);
-    size_t size, done = 0;
-    uint8_t *file = gw_finish(w, &size);
-
-    while (fd >= 0 && done < size) {
-        ssize_t n = write(fd, file + done, size - done);
-
-        if (n <= 0) {
-            abort();
-        }
-        done += (size_t)n;
-    }
-    close(fd);
-    free(file);
-    return path;
 }
 
 #endif

@@ -7,7 +7,6 @@
 #define T_TINY_MODEL_H
 
 #include <stdio.h>
-#include <unistd.h>
 
 #include "gguf_writer.h"
 
@@ -241,27 +240,6 @@ static inline void tiny_write(gw *w, tiny_model tm)
     tiny_config(w, tm.skip_key);
     tiny_vocab(w, &tm);
     tiny_tensors(w, &tm);
-}
-
-/* The model as a file of its own, path to be unlinked and freed by the caller. */
-static inline char *tiny_file(gw *w)
-{
-    char *path = strdup("/tmp/aiq-test-XXXXXX");
-    int fd = mkstemp(path);
-    size_t size, done = 0;
-    uint8_t *file = gw_finish(w, &size);
-
-    while (fd >= 0 && done < size) {
-        ssize_t n = write(fd, file + done, size - done);
-
-        if (n <= 0) {
-            abort();
-        }
-        done += (size_t)n;
-    }
-    close(fd);
-    free(file);
-    return path;
 }
 
 #endif

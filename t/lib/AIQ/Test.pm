@@ -361,6 +361,22 @@ sub chat {
         messages => [ { role => 'user', content => $text } ], %more });
 }
 
+# The demo model behind /v1/, loaded.
+sub serve_demo {
+    my ($self) = @_;
+
+    $self->conf("
+        aiq_provider local { dialect local; model demo $ROOT/demo/demo.gguf; }
+        aiq_model demo { target local; }
+        server {
+            listen 127.0.0.1:%%PORT_0%%;
+            location /v1/ { aiq_pass gateway; }
+            location /health { aiq_health; }
+        }");
+    $self->start;
+    $self->wait_for(sub { $self->get('/health')->{status} == 200 }, 20, 'the model is loaded');
+}
+
 # ---- observing ----
 
 sub error_log  { return $_[0]->read_file('logs/error.log') }
