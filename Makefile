@@ -142,7 +142,7 @@ TEST_JOBS ?= 3
 test:
 	@tools/deps.sh build test
 	@$(MAKE) --no-print-directory all test-programs t/npm/node_modules/.package-lock.json
-	AIQ_BUILD_DIR=$B $(TEST_ENV) CMOCKA_MESSAGE_OUTPUT=TAP prove -r -j$(TEST_JOBS) $(UNIT) $(or $(T),t)
+	AIQ_BUILD_DIR=$B $(TEST_ENV) tools/prove.sh -r -j$(TEST_JOBS) $(or $(T),$(UNIT) t)
 
 # Node, SDKs and llama.cpp for the tests, as the lockfile says. Not npm ci: it wants every
 # optional package of llama.cpp to be in the registry.
@@ -151,7 +151,7 @@ test:
 	@touch $@
 
 unit: $(UNIT)
-	CMOCKA_MESSAGE_OUTPUT=TAP prove $(UNIT)
+	tools/prove.sh $(UNIT)
 
 test-programs: $(UNIT) $(BENCH) $B/t/libaiq_fake.so $B/t/nvml/libnvidia-ml.so.1
 
@@ -171,8 +171,8 @@ lint: compile_commands.json $B/gen/store_migrations.h $B/gen/topics_lua.h $B/gen
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 VALGRIND_LIST := $(shell sed '/^\#/d' t/valgrind.list)
 valgrind: all test-programs
-	CMOCKA_MESSAGE_OUTPUT=TAP prove -j$(TEST_JOBS) --exec '$(VALGRIND)' $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
-	AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B prove -j$(TEST_JOBS) $(filter t/%,$(VALGRIND_LIST))
+	TEST_EXEC='$(VALGRIND)' AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B tools/prove.sh -j$(TEST_JOBS) \
+	  $(filter t/%,$(VALGRIND_LIST)) $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
 
 bench: all $(BENCH) t/npm/node_modules/.package-lock.json t/bench/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
