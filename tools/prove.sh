@@ -18,4 +18,6 @@ fi
 AIQ_SAID=$(mktemp -d)
 export AIQ_SAID
 trap 'rm -rf "$AIQ_SAID"' EXIT
-perl -It/lib -S prove --formatter AIQ::Formatter --exec 'tools/prove.sh run' "$@"
+# --merge, though there is no stderr to merge: without it prove reads both, and waits for the
+# next line of a test's stdout, whatever others have to say, where its stderr was ready.
+perl -It/lib -S prove --merge --formatter AIQ::Formatter --exec 'tools/prove.sh run' "$@"
