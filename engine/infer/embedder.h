@@ -1,15 +1,18 @@
 /*
  * Vectors of texts: one model, many requests at once.
  *
- * An embedder owns a model's weights and two threads. The reader cuts texts into tokens, one of
- * each request in turn; the model's thread packs texts of many requests into batches, again one
- * of each in turn, so a request of two thousand does not hold up one of a single text. Texts
+ * An embedder owns a model's weights, a reader and replicas. The reader, a thread, cuts texts
+ * into tokens, one of each request in turn. A replica is the weights on a device and a thread,
+ * which packs texts of many requests into batches, again one of each in turn, so a request of
+ * two thousand does not hold up one of a single text, and is shared by all replicas. Texts
  * are not padded, and nothing is kept of them. The lexical embedder (lexical.h) has no
  * model, and only the reader.
  *
  * Invariants:
  *  - Every submitted request gets exactly one event, on the reader's thread, whatever happens:
  *    cancel, close, an error in the kernels.
+ *  - Where a device fails, its replica moves to another; where there is none it ends and leaves
+ *    its batch to the other replicas. The last one goes to the CPU.
  *  - Vectors have length 1 (or 0, where the lexical embedder finds no word).
  *  - A text's vector is the same alone and in company, as far as rounding in the kernels
  *    allows (aiq_kernels.h, encode).
@@ -45,6 +48,10 @@ typedef struct {
     /* As in infer_options. */
     bool (*progress)(void *arg, unsigned percent);
     void *progress_arg;
+
+    struct devices
+        *devices;      /* where it may compute, of those that can; outlives it [the CPU] */
+    uint32_t replicas; /* on so many of them, as far as there are [1] */
 } embedder_options;
 
 typedef struct {
@@ -54,6 +61,7 @@ typedef struct {
     uint32_t n_ctx;           /* tokens of an input at most; 0: LEXICAL_MAX_TEXT bytes */
     uint64_t n_params;
     uint64_t file_bytes;
+    uint32_t replicas; /* that it began with; 0: lexical */
 } embedder_info;
 
 /* A text in UTF-8, or the ids of its tokens; what the model wants before and behind a text is

@@ -114,10 +114,11 @@ static void close_loaded(const loaded_model *loaded)
 
 static loaded_model open_model(local_model *model, char *why, size_t size)
 {
-    const embedder_options vectors = {.progress = on_progress, .progress_arg = model};
-    const infer_options chats = {.progress = on_progress,
-                                 .progress_arg = model,
-                                 .devices = local_devices_all(model->all->devices)};
+    devices *all = local_devices_all(model->all->devices);
+    const embedder_options vectors = {
+        .progress = on_progress, .progress_arg = model, .devices = all};
+    const infer_options chats = {
+        .progress = on_progress, .progress_arg = model, .devices = all};
     char real[PATH_MAX];
     loaded_model loaded = {0};
 

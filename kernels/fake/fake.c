@@ -3,16 +3,17 @@
  * the environment says so. AIQ_FAKE is a list of words:
  *
  *   devices=N    how many there are (1)
- *   memory=B     bytes that each says may be taken (the system's)
+ *   memory=B     bytes that each has, of which KERN_MEMORY_SHARE may be taken (the system's)
  *   score=N      of each (100)
  *   abi=N        of the table (the right one)
  *   load=N       the Nth load of a model finds no memory
  *   oom=N        the Nth step finds no memory; the device goes on
  *   lost=N       the Nth step loses its device for good
  *   slow=MS      each step takes so much longer
+ *   only=I       the last three are of device I: steps of others are not counted, nor slow
  *
- * What happened must outlive a device that is closed, hence the state of the process. It counts
- * anew when AIQ_FAKE is another.
+ * A step is of a chat's, or a batch of texts. What happened must outlive a device that is
+ * closed, hence the state of the process. It counts anew when AIQ_FAKE is another.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -21,13 +22,17 @@
 #include <time.h>
 
 #include "kernels/aiq_kernels.h"
+#include "kernels/cpu/quant.h"
+
+#define MOST_DEVICES 32
 
 static struct {
     pthread_mutex_t lock;
     char setting[256];
     uint32_t loads;
     uint32_t steps;
-    uint32_t lost; /* a bit for each device */
+    uint32_t lost;               /* a bit for each device */
+    uint64_t used[MOST_DEVICES]; /* bytes; of models, whatever the setting is meanwhile */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 struct kern_device {
@@ -39,6 +44,7 @@ struct kern_device {
 struct kern_model {
     kern_device *dev;
     void *cpu;
+    uint64_t bytes;
 };
 
 static const char *setting(void)
@@ -86,12 +92,26 @@ static bool is_lost(uint32_t index)
     return lost;
 }
 
+/* What models may still take of a device. Under the lock. */
+static uint64_t room(uint32_t index)
+{
+    uint64_t all = option("memory", UINT64_MAX), share;
+
+    if (all == UINT64_MAX) {
+        return all;
+    }
+    share = (uint64_t)((double)all * KERN_MEMORY_SHARE);
+    return share > state.used[index] ? share - state.used[index] : 0;
+}
+
 static void fake_probe(uint32_t index, kern_info *out)
 {
-    bool there = index < option("devices", 1) && !is_lost(index);
+    bool there = index < MOST_DEVICES && index < option("devices", 1) && !is_lost(index);
 
-    *out = (kern_info){.score = there ? (uint32_t)option("score", 100) : 0,
-                       .memory = option("memory", UINT64_MAX)};
+    *out = (kern_info){.score = there ? (uint32_t)option("score", 100) : 0};
+    lock_state();
+    out->memory = there ? room(index) : 0;
+    unlock_state();
     snprintf(out->title, sizeof(out->title), "fake device %u", index);
 }
 
@@ -130,28 +150,70 @@ static uint64_t fake_page_bytes(const kern_device *dev, const kern_config *confi
     return aiq_kernels_cpu.page_bytes(dev->cpu, config);
 }
 
+static uint64_t tensor_bytes(const kern_tensor *t)
+{
+    return t->data != NULL ? t->rows * cpu_row_bytes(t->type, t->cols) : 0;
+}
+
+static uint64_t model_bytes(const kern_device *dev, const kern_config *config,
+                            const kern_weights *w, uint32_t n_pages)
+{
+    uint64_t n = n_pages > 0 ? n_pages * fake_page_bytes(dev, config) : 0;
+
+    n += tensor_bytes(&w->embed) + tensor_bytes(&w->positions);
+    n += w->out.data != w->embed.data ? tensor_bytes(&w->out) : 0;
+    for (uint32_t i = 0; i < config->n_layers; i++) {
+        const kern_layer *l = &w->layers[i];
+
+        n += tensor_bytes(&l->wq) + tensor_bytes(&l->wk) + tensor_bytes(&l->wv) +
+             tensor_bytes(&l->wo) + tensor_bytes(&l->w_gate) + tensor_bytes(&l->w_up) +
+             tensor_bytes(&l->w_down);
+    }
+    return n;
+}
+
+/* Whether the device has memory for a model of so many bytes, which it then has. */
+static bool take_memory(kern_device *dev, uint64_t bytes)
+{
+    bool fits;
+
+    lock_state();
+    fits = ++state.loads != option("load", 0) && bytes <= room(dev->index);
+    if (fits) {
+        state.used[dev->index] += bytes;
+    }
+    unlock_state();
+    dev->error = fits ? NULL : "the fake device has no memory for the model";
+    return fits;
+}
+
+static void give_memory(const kern_device *dev, uint64_t bytes)
+{
+    lock_state();
+    state.used[dev->index] -= bytes;
+    unlock_state();
+}
+
 static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
                                    const kern_weights *weights, uint32_t max_batch,
                                    uint32_t n_pages)
 {
-    kern_model *m = NULL;
+    uint64_t bytes = model_bytes(dev, config, weights, n_pages);
+    kern_model *m;
 
-    dev->error = NULL;
-    lock_state();
-    bool fails = ++state.loads == option("load", 0);
-    unlock_state();
-    if (fails) {
-        dev->error = "the fake device has no memory for the model";
+    if (!take_memory(dev, bytes)) {
         return NULL;
     }
     m = calloc(1, sizeof(*m));
     if (m == NULL) {
+        give_memory(dev, bytes);
         dev->error = "out of memory";
         return NULL;
     }
-    m->dev = dev;
+    *m = (kern_model){.dev = dev, .bytes = bytes};
     m->cpu = aiq_kernels_cpu.model_load(dev->cpu, config, weights, max_batch, n_pages);
     if (m->cpu == NULL) {
+        give_memory(dev, bytes);
         free(m);
         return NULL;
     }
@@ -161,25 +223,40 @@ static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
 static void fake_model_free(kern_model *m)
 {
     aiq_kernels_cpu.model_free(m->cpu);
+    give_memory(m->dev, m->bytes);
     free(m);
+}
+
+/* What may happen before each step. False: it fails. */
+static bool begin_step(kern_device *dev)
+{
+    bool meant = option("only", dev->index) == dev->index;
+    uint64_t slow = meant ? option("slow", 0) : 0;
+    struct timespec pause = {(time_t)(slow / 1000), (long)(slow % 1000 * 1000000)};
+    uint32_t step;
+
+    nanosleep(&pause, NULL);
+    lock_state();
+    step = meant ? ++state.steps : 0;
+    if (meant && step == option("lost", 0)) {
+        state.lost |= 1u << dev->index;
+    }
+    unlock_state();
+    dev->error = is_lost(dev->index)                 ? "the fake device is lost"
+                 : meant && step == option("oom", 0) ? "the fake device has no memory"
+                                                     : NULL;
+    return dev->error == NULL;
 }
 
 static bool fake_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits)
 {
-    uint64_t slow = option("slow", 0);
-    struct timespec pause = {(time_t)(slow / 1000), (long)(slow % 1000 * 1000000)};
+    return begin_step(m->dev) && aiq_kernels_cpu.step(m->cpu, seqs, n_seqs, logits);
+}
 
-    nanosleep(&pause, NULL);
-    lock_state();
-    uint32_t step = ++state.steps;
-    if (step == option("lost", 0)) {
-        state.lost |= 1u << m->dev->index;
-    }
-    unlock_state();
-    m->dev->error = is_lost(m->dev->index)     ? "the fake device is lost"
-                    : step == option("oom", 0) ? "the fake device has no memory"
-                                               : NULL;
-    return m->dev->error == NULL && aiq_kernels_cpu.step(m->cpu, seqs, n_seqs, logits);
+static bool fake_encode(kern_model *m, const kern_text *texts, uint32_t n_texts,
+                        kern_pooling pooling, float *out)
+{
+    return begin_step(m->dev) && aiq_kernels_cpu.encode(m->cpu, texts, n_texts, pooling, out);
 }
 
 static aiq_kernels fake = {
@@ -191,6 +268,7 @@ static aiq_kernels fake = {
     .model_load = fake_model_load,
     .model_free = fake_model_free,
     .step = fake_step,
+    .encode = fake_encode,
     .last_error = fake_last_error,
 };
 

@@ -137,7 +137,7 @@ static const char *take(devices *d, uint64_t bytes, uint32_t *tried)
 
 static void the_fewest_models_then_the_next(void **state)
 {
-    devices *d = open_list("fake", NULL, "devices=2 memory=1000");
+    devices *d = open_list("fake", NULL, "devices=2 memory=1250");
     uint32_t one = 0, two = 0, three = 0, large = 0;
 
     (void)state;

@@ -1,0 +1,339 @@
+/*
+ * Replicas: each takes batches from what runs, and computes them on its device.
+ *
+ * A replica whose device fails goes on on one that has no other replica. Where there is none it
+ * ends and leaves its batch to the others, for a device that works is faster than the CPU;
+ * only the last one goes there. So nothing is lost, nothing is computed into an answer twice,
+ * and vectors lie where their text was in the request, whoever makes them.
+ */
+#include "infer/embedder_impl.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_RUNNING 16
+
+/* --- where --- */
+
+/* Devices that cannot encode. */
+static uint32_t unfit(const embedder *e)
+{
+    uint32_t set = 0;
+
+    for (uint32_t i = 0; e->opt.devices != NULL && i < devices_count(e->opt.devices); i++) {
+        if (devices_at(e->opt.devices, i)->kern->encode == NULL) {
+            set |= (uint32_t)1 << i;
+        }
+    }
+    return set;
+}
+
+static void leave(embed_replica *p)
+{
+    if (p->km != NULL) {
+        p->place->kern->model_free(p->km);
+        p->km = NULL;
+    }
+    if (p->dev != NULL) {
+        p->place->kern->close(p->dev);
+        p->dev = NULL;
+    }
+    if (p->place != NULL) {
+        devices_give(p->e->opt.devices, p->place);
+        p->place = NULL;
+    }
+}
+
+static bool load(embed_replica *p, char *err, size_t errlen)
+{
+    const embedder *e = p->e;
+    const aiq_kernels *kern = p->place->kern;
+    uint32_t most = e->max_tokens > EMBED_BATCH_TOKENS ? e->max_tokens : EMBED_BATCH_TOKENS;
+
+    p->dev = kern->open(p->place->index, e->opt.n_threads);
+    if (p->dev != NULL) {
+        p->km =
+            kern->model_load(p->dev, &e->model.model.config, &e->model.model.weights, most, 0);
+    }
+    if (p->km == NULL) {
+        snprintf(err, errlen, "%s", kern->last_error(p->dev));
+    }
+    return p->km != NULL;
+}
+
+/* The next device that has room, the CPU only where it is wanted. */
+static const device *take_device(embedder *e, bool or_cpu)
+{
+    devices *all = e->opt.devices;
+    uint32_t cpu = all != NULL ? (uint32_t)1 << (devices_count(all) - 1) : 1, tried;
+    const device *place;
+
+    pthread_mutex_lock(&e->lock);
+    tried = or_cpu ? e->tried : e->tried | cpu;
+    place = devices_take(all, gguf_size(e->file), &tried);
+    e->tried = or_cpu ? tried : e->tried | (tried & ~cpu);
+    pthread_mutex_unlock(&e->lock);
+    return place;
+}
+
+static bool settle(embed_replica *p, bool or_cpu, char *err, size_t errlen)
+{
+    while ((p->place = take_device(p->e, or_cpu)) != NULL) {
+        if (load(p, err, errlen)) {
+            return true;
+        }
+        devices_fail(p->e->opt.devices, p->place, err);
+        leave(p);
+    }
+    return false;
+}
+
+bool embed_place_all(embedder *e, char *err, size_t errlen)
+{
+    uint32_t want = e->opt.replicas;
+
+    e->replicas = calloc(want, sizeof(*e->replicas));
+    if (e->replicas == NULL) {
+        snprintf(err, errlen, "out of memory");
+        return false;
+    }
+    e->tried = unfit(e);
+    while (e->n_replicas < want) {
+        embed_replica *p = &e->replicas[e->n_replicas];
+
+        p->e = e;
+        p->out = malloc((size_t)EMBED_BATCH_TEXTS * e->dimensions * sizeof(float));
+        if (p->out == NULL || !settle(p, e->n_replicas == 0, err, errlen)) {
+            free(p->out);
+            break;
+        }
+        e->n_replicas++;
+    }
+    e->n_alive = e->n_replicas;
+    return e->n_replicas > 0;
+}
+
+void embed_leave_all(embedder *e)
+{
+    for (uint32_t i = 0; i < e->n_replicas; i++) {
+        leave(&e->replicas[i]);
+        free(e->replicas[i].out);
+    }
+    free(e->replicas);
+}
+
+/* --- what; under the lock --- */
+
+static void end_request(embedder *e, embed_req *r)
+{
+    embed_append(&e->over, r);
+    pthread_cond_signal(&e->to_read);
+}
+
+/* Once no replica has a text of it, and none will. */
+static void end_if_done(embedder *e, embed_req *r)
+{
+    if (r->n_done == r->n_started && (r->given_up || r->n_started == r->n)) {
+        e->n_running--;
+        end_request(e, r);
+    }
+}
+
+static void admit(embedder *e)
+{
+    while (e->waiting.first != NULL && e->n_running < MAX_RUNNING) {
+        embed_req *r = embed_take(&e->waiting);
+
+        r->vectors = malloc((size_t)r->n * e->dimensions * sizeof(float));
+        if (r->vectors == NULL) {
+            embed_fail(r, EMBED_NOMEM, 0, "out of memory");
+            end_request(e, r);
+        } else {
+            embed_append(&e->running, r);
+            e->n_running++;
+        }
+    }
+}
+
+/* The first that runs, without those that are over; NULL: none. */
+static embed_req *first_running(embedder *e)
+{
+    for (;;) {
+        admit(e);
+        if (e->running.first == NULL || !embed_is_over(e->running.first)) {
+            return e->running.first;
+        }
+        embed_req *r = embed_take(&e->running);
+
+        r->given_up = true;
+        end_if_done(e, r);
+    }
+}
+
+/* One text of each running request in turn, as many as fit. */
+static void plan_batch(embed_replica *p)
+{
+    embedder *e = p->e;
+    uint32_t tokens = 0;
+    embed_req *r;
+
+    p->n = 0;
+    while (p->n < EMBED_BATCH_TEXTS && tokens < EMBED_BATCH_TOKENS &&
+           (r = first_running(e)) != NULL) {
+        const kern_text *text = &r->texts[r->n_started];
+
+        if (p->n > 0 && text->n > EMBED_BATCH_TOKENS - tokens) {
+            break;
+        }
+        embed_take(&e->running);
+        p->batch[p->n] = *text;
+        p->whose[p->n] = r;
+        p->which[p->n++] = r->n_started++;
+        tokens += text->n;
+        if (r->n_started < r->n) {
+            embed_append(&e->running, r);
+        }
+    }
+}
+
+/* What another has left. */
+static void take_left(embed_replica *p)
+{
+    const embed_replica *from = p->e->left;
+
+    p->e->left = from->next;
+    p->n = from->n;
+    memcpy(p->batch, from->batch, sizeof(p->batch));
+    memcpy(p->whose, from->whose, sizeof(p->whose));
+    memcpy(p->which, from->which, sizeof(p->which));
+}
+
+/* Waits until there is a batch. False: it is closing, and there is none. */
+static bool next_batch(embed_replica *p)
+{
+    embedder *e = p->e;
+
+    pthread_mutex_lock(&e->lock);
+    for (;;) {
+        if (e->left != NULL) {
+            take_left(p);
+        } else {
+            plan_batch(p);
+        }
+        if (p->n > 0 || e->closing) {
+            break;
+        }
+        pthread_cond_wait(&e->to_run, &e->lock);
+    }
+    if (e->running.first != NULL || e->left != NULL) {
+        pthread_cond_signal(&e->to_run); /* for the next replica */
+    }
+    pthread_mutex_unlock(&e->lock);
+    return p->n > 0;
+}
+
+/* --- a batch --- */
+
+/* The vector so far, divided by its length. What is not a number fails. */
+static bool normalize(float *v, uint32_t n)
+{
+    double square = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        square += (double)v[i] * (double)v[i];
+    }
+    for (uint32_t i = 0; i < n && square > 0; i++) {
+        v[i] = (float)((double)v[i] / sqrt(square));
+    }
+    return isfinite(square);
+}
+
+/* The batch is done; why: it has failed, NULL: it has not. */
+static void give_back(embed_replica *p, const char *why)
+{
+    embedder *e = p->e;
+    size_t d = e->dimensions;
+    bool sound[EMBED_BATCH_TEXTS];
+
+    for (uint32_t i = 0; i < p->n && why == NULL; i++) {
+        sound[i] = normalize(p->out + i * d, e->dimensions);
+        memcpy(p->whose[i]->vectors + p->which[i] * d, p->out + i * d, d * sizeof(float));
+    }
+    pthread_mutex_lock(&e->lock);
+    for (uint32_t i = 0; i < p->n; i++) {
+        embed_req *r = p->whose[i];
+
+        if (why != NULL) {
+            embed_fail(r, EMBED_FAILED, 0, why);
+        } else if (!sound[i]) {
+            embed_fail(r, EMBED_FAILED, 0, "the model computed something that is not a number");
+        }
+        r->n_done++;
+        end_if_done(e, r);
+    }
+    if (e->waiting.first != NULL) {
+        pthread_cond_signal(&e->to_run); /* there may be room for it now */
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* Its device has failed, and there is no other: whether other replicas take its batch. */
+static bool end_for_others(embed_replica *p)
+{
+    embedder *e = p->e;
+    bool others;
+
+    pthread_mutex_lock(&e->lock);
+    others = e->n_alive > 1 && !e->closing;
+    if (others) {
+        e->n_alive--;
+        p->next = e->left;
+        e->left = p;
+        pthread_cond_signal(&e->to_run);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return others;
+}
+
+/* No device had the model when it was wanted last: all are asked again. */
+static bool settle_again(embed_replica *p, char *err, size_t errlen)
+{
+    embedder *e = p->e;
+
+    pthread_mutex_lock(&e->lock);
+    e->tried = unfit(e);
+    pthread_mutex_unlock(&e->lock);
+    return settle(p, true, err, errlen);
+}
+
+/* False: the replica has ended. */
+static bool run_batch(embed_replica *p)
+{
+    char why[160] = "";
+    bool placed = p->km != NULL || settle_again(p, why, sizeof(why));
+
+    while (placed &&
+           !p->place->kern->encode(p->km, p->batch, p->n, p->e->model.pooling, p->out)) {
+        snprintf(why, sizeof(why), "%s", p->place->kern->last_error(p->dev));
+        devices_fail(p->e->opt.devices, p->place, why);
+        leave(p);
+        placed = settle(p, false, why, sizeof(why));
+        if (!placed && end_for_others(p)) {
+            return false;
+        }
+        placed = placed || settle(p, true, why, sizeof(why));
+    }
+    give_back(p, placed ? NULL : why);
+    return true;
+}
+
+void *embed_main(void *arg)
+{
+    embed_replica *p = arg;
+
+    while (next_batch(p) && run_batch(p)) {
+    }
+    return NULL;
+}
