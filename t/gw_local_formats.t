@@ -71,13 +71,22 @@ for my $name (grep { $_ ne 'thinks' } sort keys %models) {
     is(ask($name, tools => [$tool], messages => \@talk)->{status}, 200, "$name: it goes on");
 }
 
+sub thought_tokens { return $_[0]{usage}{completion_tokens_details}{reasoning_tokens} }
+
 # the prompt begins a thought that does not end
-my $message = $t->json(ask('thinks'))->{choices}[0]{message};
+my $answer = $t->json(ask('thinks'));
+my $message = $answer->{choices}[0]{message};
 ok(length $message->{reasoning_content}, 'a thought');
 ok(!defined $message->{content}, 'is no text');
-my @deltas = map { $t->json($_)->{choices}[0]{delta} } grep { $_ ne '[DONE]' }
-    ask('thinks', stream => $true)->{body} =~ /^data: (.*)$/mg;
-is(join('', map { $_->{reasoning_content} // '' } @deltas), $message->{reasoning_content}, 'streamed');
+is(thought_tokens($answer), $answer->{usage}{completion_tokens}, 'all of its tokens are thoughts');
+my @chunks = map { $t->json($_) } grep { $_ ne '[DONE]' }
+    ask('thinks', stream => $true, stream_options => { include_usage => $true })->{body} =~ /^data: (.*)$/mg;
+is(join('', map { $_->{choices}[0]{delta}{reasoning_content} // '' } @chunks), $message->{reasoning_content}, 'streamed');
+is(thought_tokens($chunks[-1]), thought_tokens($answer), 'with the same usage');
+my $response = $t->json($t->post('/v1/responses', JSON::PP::encode_json({ model => 'thinks', input => 'What is aiq?',
+    max_output_tokens => 20, temperature => 0 }), headers => [ 'Content-Type' => 'application/json' ]));
+is($response->{usage}{output_tokens_details}{reasoning_tokens}, 20, 'and as a response');
+is(thought_tokens($t->json(ask('hermes'))), 0, 'a model that does not think has none');
 my $format = { type => 'json_schema', json_schema => { name => 'x', schema => { enum => [ 'yes', 'no' ] } } };
 $message = $t->json(ask('thinks', response_format => $format))->{choices}[0]{message};
 like($message->{content}, qr/^"(yes|no)"$/, 'an answer in a format is none');

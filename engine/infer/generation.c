@@ -50,6 +50,7 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     ev.prompt_tokens = r->n_prompt - r->n_said;
     ev.cached_tokens = r->n_cached < ev.prompt_tokens ? r->n_cached : ev.prompt_tokens;
     ev.completion_tokens = r->n_said + r->n_answer;
+    ev.thought_tokens = thoughts_tokens(&r->thoughts);
     ev.ids = r->ids + ev.prompt_tokens;
     scores_give(&r->scores, &ev);
     finish(m, r, &ev);
@@ -117,6 +118,7 @@ bool infer_take_token(infer *m, infer_req *r, float *logits)
         mask_walk_token(r->walk, id);
     }
     piece = text_of(m, r, id, &len);
+    thoughts_take(&r->thoughts, piece, len);
     if (!answer_push(&r->answer, piece, len)) {
         infer_fail(m, r, "out of memory");
         return false;

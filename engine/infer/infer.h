@@ -119,6 +119,7 @@ typedef struct {
     const char
         *effort; /* in thinking: "none", "minimal", "low", …; NULL: the template\'s own */
     bool shows_marks;   /* control tokens that are marks of calls and thoughts come as text */
+    bool thinks;        /* its tokens within thoughts are counted */
     bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
                            for, as if it had not been interrupted */
     const int32_t *ids; /* raw token ids, used as they stand */
@@ -188,6 +189,7 @@ typedef struct {
     uint32_t prompt_tokens;
     uint32_t cached_tokens;     /* of these, how many were not read anew */
     uint32_t completion_tokens; /* the token that ends the turn is not counted */
+    uint32_t thought_tokens;    /* of these */
     const int32_t *ids;         /* the completion_tokens ids, in order */
 
     const char *error; /* FAILED: "cancelled", or what went wrong */

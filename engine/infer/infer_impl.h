@@ -27,6 +27,7 @@
 #include "infer/kv.h"
 #include "infer/model.h"
 #include "infer/scores.h"
+#include "infer/thoughts.h"
 #include "infer/masks.h"
 #include "infer/tokenizer.h"
 #include "kernels/aiq_kernels.h"
@@ -82,6 +83,7 @@ struct infer_req {
     mask_walk *walk; /* NULL: the answer may be anything */
     bool shows_marks;
     bool is_thought;
+    thoughts thoughts;
     answer answer;
     char *stop[INFER_MAX_STOP];
     size_t n_stop;

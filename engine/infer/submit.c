@@ -217,6 +217,9 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
     r->answer.stop = (const char *const *)r->stop;
     r->answer.n_stop = r->n_stop;
     infer_rc rc = make_prompt(m, p, r, err, errlen);
+    if (p->thinks && !p->goes_on) {
+        r->thoughts.at = r->is_thought ? THOUGHTS_WITHIN : THOUGHTS_MAY_BEGIN;
+    }
     sampler_skip(&r->sampler, r->n_said);
     const infer_message *said = p->goes_on ? &p->messages[p->n_messages - 1] : NULL;
     if (rc == INFER_OK && said && r->walk != NULL &&

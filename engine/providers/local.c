@@ -102,7 +102,8 @@ static void on_infer(void *arg, const infer_event *event)
         ch->finish = event->finish;
         ch->tokens = (provider_tokens){.in = event->prompt_tokens,
                                        .out = event->completion_tokens,
-                                       .cached = event->cached_tokens};
+                                       .cached = event->cached_tokens,
+                                       .reasoning = event->thought_tokens};
         add_tokens(&ch->logprobs, c->tokenizer, event);
         break;
     case INFER_FAILED:
@@ -151,6 +152,7 @@ static provider_tokens all_tokens(const call *c)
 
     for (unsigned i = 1; i < c->n; i++) {
         tokens.out += c->choices[i].tokens.out;
+        tokens.reasoning += c->choices[i].tokens.reasoning;
     }
     return tokens;
 }
@@ -355,6 +357,7 @@ static void *start(const provider_request *request, const provider_events *event
     params.scope = request->tenant;
     params.flex = params.flex || request->batch;
     tool_options options = options_of(&tools, &params, model, begins_so);
+    params.thinks = options.thinks;
     params.shows_marks = options.thinks || options.n_names > 0;
     call *c = call_new(request, events, arg);
     c->model = reference;

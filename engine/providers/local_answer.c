@@ -46,9 +46,11 @@ static void add_usage(aiq_buf *out, provider_tokens tokens)
 {
     aiq_buf_printf(out,
                    "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
-                   "\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%lld},"
+                   "\"completion_tokens_details\":{\"reasoning_tokens\":%lld}}",
                    (long long)tokens.in, (long long)tokens.out,
-                   (long long)tokens.in + (long long)tokens.out, (long long)tokens.cached);
+                   (long long)tokens.in + (long long)tokens.out, (long long)tokens.cached,
+                   (long long)tokens.reasoning);
 }
 
 /* A chunk: the prefix, its choices, and the usage that it must name. */
