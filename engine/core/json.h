@@ -60,6 +60,11 @@ bool json_valid(const char *text, size_t len, json_error *error);
  * count is not set. */
 json_value json_root(aiq_str text);
 
+/* Appends the object that a text begins which was cut off: up to its last value that is whole,
+ * and the brackets that close it. What was cut is left out, with its name: half a path is
+ * another path. False, and nothing: what is whole of it is no object. */
+bool json_close(aiq_str text, aiq_buf *out);
+
 /* Members of an object, or elements of an array, of an already validated text:
  * start with *cursor = 0; false at the end. name may be NULL for arrays; it is
  * the raw slice between the quotes. */

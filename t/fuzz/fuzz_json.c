@@ -2,7 +2,8 @@
  * Any bytes to the JSON scanner. What it accepts must be what it says: the
  * walk over members and elements, which checks nothing, meets as many as were
  * counted and whole values only, numbers and strings convert, and a string written back by
- * json_quote() is valid and reads as the same text.
+ * json_quote() is valid and reads as the same text. The beginning of anything is closed to what
+ * is valid, or not at all; that of an object always.
  */
 
 #include <assert.h>
@@ -61,6 +62,18 @@ static void walk(const json_value *value)
     }
 }
 
+static void check_close(const char *text, size_t len, bool is_object)
+{
+    aiq_buf out = {0};
+    json_error error;
+    bool closed = json_close((aiq_str){text, len}, &out);
+
+    assert(closed == (out.len > 0));
+    assert(!closed || json_scan((const char *)out.data, out.len, NULL, 0, &error));
+    assert(closed || !is_object || memchr(text, '{', len) == NULL);
+    aiq_buf_free(&out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     /* a copy of exact size on the heap, so that any read beyond it is seen */
@@ -70,6 +83,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     json_error error;
 
     memcpy(text, data, size);
+    bool is_object = json_scan(text, size, NULL, 0, &error);
+    check_close(text, size, is_object);
+    check_close(text, size / 2, is_object);
     if (json_scan(text, size, wants, 3, &error)) {
         assert(json_valid(text, size, &error));
         walk(&model);

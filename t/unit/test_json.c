@@ -348,6 +348,51 @@ static void test_every_byte_at_every_place(void **state)
     }
 }
 
+static void closes(const char *text, const char *expected)
+{
+    aiq_buf out = {0};
+
+    aiq_buf_text(&out, "x");
+    assert_int_equal(json_close((aiq_str){text, strlen(text)}, &out), expected != NULL);
+    aiq_buf_add(&out, "", 1);
+    assert_string_equal((char *)out.data + 1, expected ? expected : "");
+    aiq_buf_free(&out);
+}
+
+/* What was cut off is closed behind its last whole value. */
+static void test_closes(void **state)
+{
+    char deep[2 * JSON_DEPTH_MAX] = "{\"a\":";
+
+    (void)state;
+    closes("{", "{}");
+    closes(" {\"a", " {}");
+    closes("{\"a\"", "{}");
+    closes("{\"a\":", "{}");
+    closes("{\"a\":12", "{}");
+    closes("{\"a\":12,", "{\"a\":12}");
+    closes("{\"a\":\"b", "{}");
+    closes("{\"a\":\"b\"", "{\"a\":\"b\"}");
+    closes("{\"a\":\"b\\\"}", "{}");
+    closes("{\"a\":[1, 2", "{\"a\":[1]}");
+    closes("{\"a\":[\"}\", {\"b\": [", "{\"a\":[\"}\", {\"b\": []}]}");
+    closes("{\"a\":[{}, {\"b\": {\"c\"", "{\"a\":[{}, {\"b\": {}}]}");
+    closes("{\"a\":1}", "{\"a\":1}");
+    closes("{\"a\":1} ", "{\"a\":1}");
+    closes("", NULL);
+    closes(" ", NULL);
+    closes("a", NULL);
+    closes("\"a", NULL);
+    closes("[1", NULL);
+    closes("{}{", NULL);
+    closes("{}x", NULL);
+    closes("{\"a\":[1}", NULL);
+    closes("{a:1,", NULL);
+    closes("{\"a\":tru,", NULL);
+    memset(deep + 5, '[', JSON_DEPTH_MAX);
+    closes(deep, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -365,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_quotes),
         cmocka_unit_test(test_quoted_is_valid),
         cmocka_unit_test(test_every_byte_at_every_place),
+        cmocka_unit_test(test_closes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

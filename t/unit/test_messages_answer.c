@@ -202,6 +202,44 @@ static void whole_answers(void **state)
     aiq_pool_free(pool);
 }
 
+/* The input of a call in a whole answer. */
+static const char *input_of(const char *arguments, const char *finish)
+{
+    static char input[200];
+    char body[400];
+    aiq_pool *pool = aiq_pool_new();
+    aiq_buf out = {0};
+    int n = snprintf(body, sizeof(body),
+                     "{\"choices\":[{\"message\":{\"tool_calls\":[{\"id\":\"t\",\"function\":"
+                     "{\"name\":\"f\",\"arguments\":\"%s\"}}]},\"finish_reason\":\"%s\"}]}",
+                     arguments, finish);
+
+    strcpy(input, "refused");
+    if (messages_completion((aiq_str){body, (size_t)n}, pool, &out)) {
+        aiq_buf_add(&out, "", 1);
+        const char *from = strstr((char *)out.data, "\"input\":");
+        const char *to = strstr(from, "],\"stop_reason\":\"max_tokens\"");
+        assert_non_null(to);
+        snprintf(input, sizeof(input), "%.*s", (int)(to - from), from);
+    }
+    aiq_buf_free(&out);
+    aiq_pool_free(pool);
+    return input;
+}
+
+/* What max_tokens has cut off is an object all the same. */
+static void a_call_that_was_cut_off(void **state)
+{
+    (void)state;
+    assert_string_equal(input_of("", "length"), "\"input\":{}}");
+    assert_string_equal(input_of("{", "length"), "\"input\":{}}");
+    assert_string_equal(input_of("{\\\"x\\\":[1,2],\\\"y\\\":\\\"a", "length"),
+                        "\"input\":{\"x\":[1,2]}}");
+    assert_string_equal(input_of("{\\\"x\\\":1}", "length"), "\"input\":{\"x\":1}}");
+    assert_string_equal(input_of("{\\\"x\\\":1", "tool_calls"), "refused");
+    assert_string_equal(input_of("x", "length"), "refused");
+}
+
 /* Recorded streams. */
 
 static void feed(sse_parser *p, const uint8_t *data, size_t n, aiq_buf *out)
@@ -248,6 +286,7 @@ int main(void)
         TEST(calls_one_after_the_other),
         TEST(calls_in_turn_stay_open),
         cmocka_unit_test(whole_answers),
+        cmocka_unit_test(a_call_that_was_cut_off),
         cmocka_unit_test(recorded_streams_at_every_split),
     };
 

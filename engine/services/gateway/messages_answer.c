@@ -350,30 +350,41 @@ static void add_whole_text(aiq_buf *out, const json_value *text)
     }
 }
 
-static bool add_whole_call(aiq_buf *out, const json_value *call, aiq_pool *pool)
+/* cut: the arguments may have ended before their end. An input is an object all the same, as
+ * far as they came; that it is not whole is what the stop_reason says. */
+static bool add_input(aiq_buf *out, aiq_str arguments, bool cut)
+{
+    json_error error;
+
+    rewrite_name(out, "input");
+    if (arguments.len == 0) {
+        aiq_buf_text(out, "{}");
+        return true;
+    }
+    if (!json_scan(arguments.data, arguments.len, NULL, 0, &error)) {
+        return cut && json_close(arguments, out);
+    }
+    aiq_buf_add(out, arguments.data, arguments.len);
+    return true;
+}
+
+static bool add_whole_call(aiq_buf *out, const json_value *call, aiq_pool *pool, bool cut)
 {
     json_value function = json_member(call, "function");
     json_value arguments = json_member(&function, "arguments");
-    aiq_str input = json_string(pool, &arguments);
-    json_error error;
 
-    if (input.len == 0) {
-        input = AIQ_STR("{}");
-    }
-    if (!json_scan(input.data, input.len, NULL, 0, &error)) {
-        return false;
-    }
     rewrite_comma(out);
     aiq_buf_text(out, "{\"type\":\"tool_use\"");
     copy_name(out, "id", call, "call");
     copy_name(out, "name", &function, "");
-    rewrite_name(out, "input");
-    aiq_buf_add(out, input.data, input.len);
+    if (!add_input(out, json_string(pool, &arguments), cut)) {
+        return false;
+    }
     aiq_buf_text(out, "}");
     return true;
 }
 
-static bool add_whole(aiq_buf *out, const json_value *message, aiq_pool *pool)
+static bool add_whole(aiq_buf *out, const json_value *message, aiq_pool *pool, bool cut)
 {
     json_value thought = json_member(message, "reasoning_content"), call;
     json_value content = json_member(message, "content");
@@ -394,7 +405,7 @@ static bool add_whole(aiq_buf *out, const json_value *message, aiq_pool *pool)
     add_whole_text(out, &content);
     add_whole_text(out, &refusal);
     while (json_each(&calls, &cursor, NULL, &call)) {
-        if (!add_whole_call(out, &call, pool)) {
+        if (!add_whole_call(out, &call, pool, cut)) {
             return false;
         }
     }
@@ -422,7 +433,7 @@ bool messages_completion(aiq_str body, aiq_pool *pool, aiq_buf *out)
     copy_name(out, "id", &root, "msg");
     aiq_buf_text(out, ",\"type\":\"message\",\"role\":\"assistant\"");
     copy_name(out, "model", &root, "");
-    if (!add_whole(out, &message, pool)) {
+    if (!add_whole(out, &message, pool, json_string_is(&finish, "length"))) {
         return false;
     }
     rewrite_member_word(out, "stop_reason", refused ? "refusal" : stop_reason(&finish));
