@@ -22,6 +22,7 @@ my %models = (
     llama   => "{# <|python_tag|> #}$tools$turns",
     phi     => "{# <|tool|> #}$tools$turns",
     thinks  => "$turns<think>\n",
+    may     => "$turns<think>\n{% if enable_thinking is defined and not enable_thinking %}</think>\n{% endif %}",
 );
 for my $name (keys %models) {
     with_template("$AIQ::Test::ROOT/demo/demo.gguf", $t->dir . "/$name.gguf", $models{$name});
@@ -48,7 +49,7 @@ sub ask {
         headers => [ 'Content-Type' => 'application/json' ]);
 }
 
-for my $name (grep { $_ ne 'thinks' } sort keys %models) {
+for my $name (grep { !/^(thinks|may)$/ } sort keys %models) {
     my %required = (tools => [$tool], tool_choice => 'required', parallel_tool_calls => $false);
     my $r = ask($name, %required);
     my $message = $t->json($r)->{choices}[0]{message};
@@ -90,6 +91,27 @@ is(thought_tokens($t->json(ask('hermes'))), 0, 'a model that does not think has 
 my $format = { type => 'json_schema', json_schema => { name => 'x', schema => { enum => [ 'yes', 'no' ] } } };
 $message = $t->json(ask('thinks', response_format => $format))->{choices}[0]{message};
 like($message->{content}, qr/^"(yes|no)"$/, 'an answer in a format is none');
+
+# who may think does not where the client says so, each in its own words
+sub post { return $t->json($t->post(shift, JSON::PP::encode_json({ model => 'may', @_ }),
+    headers => [ 'Content-Type' => 'application/json' ])) }
+my @question = (messages => [ { role => 'user', content => 'What is aiq?' } ], temperature => 0);
+for my $case (
+    [ 'chat', sub { my $m = post('/v1/chat/completions', @question, max_tokens => 9, @_)->{choices}[0]{message};
+        defined $m->{reasoning_content} ? 'thinking' : 'text' }, [ reasoning_effort => 'none' ], [ reasoning_effort => 'low' ] ],
+    [ 'messages', sub { post('/v1/messages', @question, max_tokens => 9, @_)->{content}[0]{type} },
+        [ thinking => { type => 'disabled' } ], [ thinking => { type => 'enabled', budget_tokens => 2000 } ] ],
+    [ 'messages with an effort', sub { post('/v1/messages', @question, max_tokens => 9, @_)->{content}[0]{type} },
+        [ thinking => { type => 'disabled' }, output_config => { effort => 'max' } ], [ output_config => { effort => 'max' } ] ],
+    [ 'responses', sub { post('/v1/responses', input => 'What is aiq?', max_output_tokens => 16, temperature => 0,
+        @_)->{output}[0]{type} eq 'reasoning' ? 'thinking' : 'text' },
+        [ reasoning => { effort => 'none' } ], [ reasoning => { effort => 'high' } ] ],
+    ) {
+    my ($name, $ask, $no, $yes) = @$case;
+    is($ask->(@$no), 'text', "$name: no thoughts");
+    is($ask->(@$yes), 'thinking', "$name: thoughts");
+    is($ask->(), 'thinking', "$name: as the model does unasked");
+}
 
 $t->finish;
 done_testing;

@@ -108,10 +108,12 @@ static bool read_logprobs(const json_value *value, infer_params *params, aiq_err
     return true;
 }
 
-/* The words that OpenAI's API has; what they mean is the template's matter. */
+/* The words that OpenAI's API has, and one of Anthropic's; what they mean is the template's
+ * matter. */
 static bool read_effort(const json_value *value, infer_params *params, aiq_err *err)
 {
-    static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+    static const char *const words[] = {"none", "minimal", "low", "medium",
+                                        "high", "xhigh",   "max"};
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         if (json_string_is(value, words[i])) {
@@ -120,7 +122,7 @@ static bool read_effort(const json_value *value, infer_params *params, aiq_err *
     }
     return params->effort != NULL || value->type == JSON_NULL ||
            invalid(err, "reasoning_effort",
-                   "one of none, minimal, low, medium, high and xhigh");
+                   "one of none, minimal, low, medium, high, xhigh and max");
 }
 
 /* {"token id": bias} */
@@ -532,6 +534,7 @@ bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *p
         return false;
     }
     read_numbers(chat, params);
+    params->effort = chat->no_thoughts ? "none" : params->effort;
     params->tools = tools->list;
     params->goes_on = chat->goes_on;
     return true;

@@ -50,6 +50,20 @@ static void becomes(const char *messages, const char *expected)
     assert_string_equal(with_messages(messages), whole);
 }
 
+/* What no field of OpenAI's says. */
+static bool wants_no_thoughts(const char *thinking)
+{
+    chat_request chat;
+    aiq_err err;
+    char body[200];
+    int n = snprintf(body, sizeof(body), START USER "],\"thinking\":%s}", thinking);
+
+    assert_true(messages_request_parse(&chat, (aiq_str){body, (size_t)n}, &err));
+    const chat_request *other = chat.translate(&chat, pool, &err);
+    assert_non_null(other);
+    return other->no_thoughts;
+}
+
 /* Fields beside those that every request has. */
 static const char *with_fields(const char *fields)
 {
@@ -217,6 +231,9 @@ static void options(void **state)
     fields_become("\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":32000}", "",
                   ",\"reasoning_effort\":\"high\"");
     fields_become("\"thinking\":{\"type\":\"disabled\"}", "", "");
+    assert_true(wants_no_thoughts("{\"type\":\"disabled\"}"));
+    assert_false(wants_no_thoughts("{\"type\":\"adaptive\"}"));
+    assert_false(wants_no_thoughts("null"));
     fields_become(
         "\"output_config\":{\"effort\":\"medium\",\"format\":{\"type\":\"json_schema\","
         "\"schema\":{}}}",

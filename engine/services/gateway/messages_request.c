@@ -564,6 +564,13 @@ static bool write_chat(writer *w, const chat_request *chat)
     return true;
 }
 
+static bool wants_no_thoughts(const chat_request *chat)
+{
+    json_value body = json_root(chat->body), thinking = json_member(&body, "thinking");
+
+    return is_kind(&thinking, "disabled");
+}
+
 const chat_request *messages_request_translate(const chat_request *chat, aiq_pool *pool,
                                                aiq_err *err)
 {
@@ -575,6 +582,7 @@ const chat_request *messages_request_translate(const chat_request *chat, aiq_poo
     if (ok) {
         aiq_str body = {aiq_pool_copy(pool, out.data, out.len), out.len};
         ok = chat_request_parse(other, body, err);
+        other->no_thoughts = wants_no_thoughts(chat);
     }
     aiq_buf_free(&out);
     return ok ? other : NULL;
