@@ -56,6 +56,13 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     finish(m, r, &ev);
 }
 
+/* Must the next token be one of the language? Thoughts in front of the answer are none of it.
+ */
+static bool is_held(const infer_req *r)
+{
+    return r->walk != NULL && r->thoughts.at != THOUGHTS_WITHIN;
+}
+
 /* The next token's id, -1: the logits make no sense, -2: memory ends. */
 static int32_t sample(infer *m, infer_req *r, float *logits)
 {
@@ -71,7 +78,7 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
         }
         memcpy(m->raw, logits, n * sizeof(*logits));
     }
-    if (r->walk != NULL) {
+    if (is_held(r)) {
         mask_walk_mask(r->walk, m->mask);
         context.mask = m->mask;
     }
@@ -105,8 +112,8 @@ bool infer_take_token(infer *m, infer_req *r, float *logits)
     }
     if (id < 0) {
         infer_fail(m, r,
-                   r->walk != NULL ? "no token continues the answer in its format"
-                                   : "the model computed something that is not a number");
+                   is_held(r) ? "no token continues the answer in its format"
+                              : "the model computed something that is not a number");
         return false;
     }
     if (tokenizer_is_end(m->tok, id)) {
@@ -114,7 +121,7 @@ bool infer_take_token(infer *m, infer_req *r, float *logits)
         return false;
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
-    if (r->walk != NULL) {
+    if (is_held(r)) {
         mask_walk_token(r->walk, id);
     }
     piece = text_of(m, r, id, &len);

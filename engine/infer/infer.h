@@ -119,7 +119,7 @@ typedef struct {
     const char
         *effort; /* in thinking: "none", "minimal", "low", …; NULL: the template\'s own */
     bool shows_marks;   /* control tokens that are marks of calls and thoughts come as text */
-    bool thinks;        /* its tokens within thoughts are counted */
+    bool thinks;        /* the answer may begin with thoughts: their tokens are counted */
     bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
                            for, as if it had not been interrupted */
     const int32_t *ids; /* raw token ids, used as they stand */
@@ -148,8 +148,8 @@ typedef struct {
     const char *const *stop; /* at most INFER_MAX_STOP, none empty */
     size_t n_stop;
 
-    mask_language *language; /* what the answer must be, NULL: anything. An answer that has no
-                                room for its end is none of the language. */
+    mask_language *language; /* what the answer must be behind its thoughts, NULL: anything. An
+                                answer that has no room for its end is none of the language. */
 } infer_params;
 
 typedef enum { INFER_TEXT, INFER_DONE, INFER_FAILED } infer_event_type;

@@ -198,12 +198,24 @@ static uint32_t text_and_mark(maker *k, uint32_t from, const char *words, uint32
     return at[len];
 }
 
+/* Text may begin with a thought, whose mark may be no text. What is thought is not asked of the
+ * grammar (generation.c). */
+static void thought(maker *k, uint32_t from)
+{
+    static const char open[] = "<think>";
+
+    if (is_token(k, open)) {
+        grammar_skip(k->g, mark(k, from, open), from);
+    }
+}
+
 /* Text with calls in it. */
 static void text_with_calls(maker *k, uint32_t from, uint32_t end)
 {
     const char *open = open_of(k->language->format);
     uint32_t opened, behind;
 
+    thought(k, from);
     if (is_token(k, open)) {
         grammar_bytes(k->g, from, 0, GRAMMAR_TOKEN - 1, from);
         grammar_skip(k->g, from, end);
@@ -221,6 +233,7 @@ static void text_or_call(maker *k, uint32_t from, uint32_t end)
 {
     uint32_t behind = grammar_state(k->g);
 
+    thought(k, from);
     grammar_bytes(k->g, from, '!', 'z', behind);
     grammar_bytes(k->g, from, '|', GRAMMAR_TOKEN - 1, behind);
     text_with_calls(k, behind, end);

@@ -10,6 +10,7 @@
 
 #include "infer/infer.h"
 #include "infer/model.h"
+#include "infer/schema.h"
 #include "infer/tokenizer.h"
 #include "infer/tool_grammar.h"
 #include "infer_client.h"
@@ -482,6 +483,38 @@ static void marks_of_calls(void **state)
     infer_close(m);
 }
 
+/* What is thought is not held to a language; what comes behind it is. */
+static void thoughts_are_free(void **state)
+{
+    static const char only_yes[] = "{\"enum\":[\"yes\"]}";
+    infer *m = open_model(
+        (tiny_model){.control = "</think>",
+                     .chat_template =
+                         "{% for m in messages %}{{ m.content }}{% endfor %}<think>"},
+        (infer_options){0});
+    const infer_message message = {.role = "user", .content = "Hi", .content_len = 2};
+    const sampler_bias x = {'x', 100}, end = {TINY_CONTROL, 100};
+    grammar *g = schema_compile(only_yes, strlen(only_yes), err, sizeof(err));
+
+    (void)state;
+    assert_non_null(g);
+    infer_params p = {.messages = &message, .n_messages = 1, .max_tokens = 20, .n_bias = 1};
+    p.thinks = p.shows_marks = true;
+    p.language = masks_add(infer_masks(m), AIQ_STR("yes"), g);
+    for (int ends = 0; ends < 2; ends++) {
+        client c = {0};
+
+        p.bias = ends ? &end : &x;
+        submit(m, &c, p);
+        wait_last(&c);
+        assert_string_equal(c.text, ends ? "</think>\"yes\"" : "xxxxxxxxxxxxxxxxxxxx");
+        assert_int_equal(c.last.finish, ends ? INFER_FINISH_STOP : INFER_FINISH_LENGTH);
+        assert_int_equal(c.last.thought_tokens, ends ? 1 : 20);
+    }
+    mask_language_drop(p.language);
+    infer_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -500,6 +533,7 @@ int main(void)
         cmocka_unit_test(a_chat_too_long),
         cmocka_unit_test(a_chat_is_rendered),
         cmocka_unit_test(marks_of_calls),
+        cmocka_unit_test(thoughts_are_free),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

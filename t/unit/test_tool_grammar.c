@@ -167,6 +167,22 @@ static void marks_may_be_control_tokens(void **state)
     close_vocab(v);
 }
 
+static void a_thought_may_come_before_text(void **state)
+{
+    vocab v = open_vocab("<think>");
+    tool_language l = language(&v, TOOL_HERMES);
+
+    (void)state;
+    l.required = false;
+    assert_true(has(&l, "~<think>text" HERMES));
+    assert_false(has(&l, "~<tool>"));
+    l.format = TOOL_LLAMA;
+    assert_true(has(&l, "~<think>{\"name\": \"f\", \"parameters\": {\"a\": true}}"));
+    l.required = true;
+    assert_false(has(&l, "~<think>{\"name\": \"f\", \"parameters\": {\"a\": true}}"));
+    close_vocab(v);
+}
+
 static void an_answer_in_a_format(void **state)
 {
     vocab v = open_vocab(NULL);
@@ -203,9 +219,13 @@ static void schemas_beyond_us(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_format),           cmocka_unit_test(schemas_hold),
-        cmocka_unit_test(text_around_calls),     cmocka_unit_test(marks_may_be_control_tokens),
-        cmocka_unit_test(an_answer_in_a_format), cmocka_unit_test(schemas_beyond_us),
+        cmocka_unit_test(each_format),
+        cmocka_unit_test(schemas_hold),
+        cmocka_unit_test(text_around_calls),
+        cmocka_unit_test(marks_may_be_control_tokens),
+        cmocka_unit_test(an_answer_in_a_format),
+        cmocka_unit_test(schemas_beyond_us),
+        cmocka_unit_test(a_thought_may_come_before_text),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
