@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use JSON::PP ();
 use Test::More;
+use AIQ::Command;
 use AIQ::GGUF;
 use AIQ::Test;
 
@@ -73,6 +74,18 @@ for my $name (grep { !/^(thinks|may)$/ } sort keys %models) {
 }
 
 sub thought_tokens { return $_[0]{usage}{completion_tokens_details}{reasoning_tokens} }
+
+# where one call is allowed, its end is that of the answer; the model is made to begin with a brace, and that is a
+# call in Llama's format
+my $brace = run([ aiq(), 'tokenize', '--model', $t->dir . '/llama.gguf' ], in => '{')->{out} + 0;
+my %begins = (tools => [$tool], logit_bias => { $brace => 100 }, max_tokens => 200);
+my $alone = $t->json(ask('llama', %begins, parallel_tool_calls => $false))->{choices}[0];
+is($alone->{finish_reason}, 'tool_calls', 'the only call ends the answer') or diag explain $alone;
+is_deeply([ map { $_->{function}{name} } @{ $alone->{message}{tool_calls} } ], ['switch'], 'it is one');
+is($t->json(ask('llama', %begins))->{choices}[0]{finish_reason}, 'length', 'where several are allowed the model speaks on');
+my $endless = { type => 'function', function => { name => 'f', parameters => { '$ref' => '#' } } };
+is(ask('llama', %begins, tools => [$endless], parallel_tool_calls => $false)->{status}, 200,
+    'a schema that nothing can meet is no matter where it is not strict');
 
 # the prompt begins a thought that does not end
 my $answer = $t->json(ask('thinks'));

@@ -86,7 +86,7 @@ for my $c (map { @{ $t->json($_)->{choices} } } grep { $_ ne '[DONE]' } $r->{bod
 is_call($calls[$_], "stream $_") for 0, 1;
 is_deeply([ map { $_->{function} } @calls ], \@whole, 'the same calls as whole');
 is_deeply(\@finish, [ 'tool_calls', 'tool_calls' ], 'finish_reason');
-cmp_ok($deltas, '>', 4, 'arguments come in parts');
+cmp_ok($deltas, '>=', 4, 'names come before arguments');
 isnt($calls[0]{id}, $calls[1]{id}, 'two ids');
 
 # and its result

@@ -348,7 +348,15 @@ bool local_chat_language(const chat_request *chat, const local_tools *tools, con
         return false;
     }
     *begins_so = schema.len > 0 || tools->required;
-    return (!*begins_so && !any_strict(tools)) || find_language(tools, schema, model, out, err);
+    if (*begins_so || any_strict(tools)) {
+        return find_language(tools, schema, model, out, err);
+    }
+    if (tools->one && tools->n > 0) {
+        /* it ends with its call, rather than speak on in vain; where that cannot be said,
+         * calls behind the first are left out (tool_calls.h) */
+        (void)find_language(tools, schema, model, out, err);
+    }
+    return true;
 }
 
 static bool check_fields(const chat_request *chat, aiq_pool *pool, infer_params *params,
