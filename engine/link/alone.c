@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include "link/counts.h"
 #include "link/link.h"
-#include "services/service.h"
+#include "link/route.h"
 
 aiq_job *job_alone(aiq_loop *loop, const aiq_policy *policy)
 {

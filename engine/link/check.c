@@ -12,7 +12,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "link/link.h"
-#include "services/service.h"
+#include "link/route.h"
 
 /* Keys that have a rate of tokens, as many as may be counted at a time. */
 #define RATED_KEYS 16384

@@ -9,7 +9,7 @@
 
 #include "engine.h"
 #include "link/job.h"
-#include "services/service.h"
+#include "link/route.h"
 
 typedef struct endpoint_counts {
     const char *name;

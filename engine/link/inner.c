@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <string.h>
 #include "link/link.h"
-#include "services/service.h"
+#include "link/route.h"
 
 static aiq_str copy(aiq_pool *pool, aiq_str text)
 {

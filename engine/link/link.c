@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include "core/log.h"
 #include "link/counts.h"
-#include "services/service.h"
+#include "link/route.h"
 
 /* While draining: how long a link without a job is kept for the worker to
  * close it. A worker that has read the notice opens nothing more on it. */

@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <string.h>
 #include "link/link.h"
-#include "services/service.h"
+#include "link/route.h"
 
 /* One MESSAGE. Smaller than a window, so that a reader starts before a writer has
  * finished. */

@@ -3,7 +3,7 @@
 #include <string.h>
 #include "link/counts.h"
 #include "link/link.h"
-#include "services/service.h"
+#include "link/route.h"
 
 static bool valid_name(aiq_str name)
 {

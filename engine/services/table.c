@@ -1,5 +1,3 @@
-#include <string.h>
-
 #include "services/service.h"
 
 /* Every service. A new one is a line here and its name in service.h. */
@@ -7,13 +5,3 @@ const aiq_service *const aiq_services[] = {
     &service_charge,  &service_control, &service_echo,    &service_events,
     &service_gateway, &service_health,  &service_metrics, NULL,
 };
-
-const aiq_service *service_find(const char *name)
-{
-    for (const aiq_service *const *s = aiq_services; *s != NULL; s++) {
-        if (strcmp((*s)->name, name) == 0) {
-            return *s;
-        }
-    }
-    return NULL;
-}
