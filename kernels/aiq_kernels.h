@@ -66,7 +66,7 @@ typedef struct {
     float rope_base;
     float rope_base_near; /* in layers with a window, whose frequencies then have no divisors;
                              0: as in the others */
-    float rope_scale;     /* of what is turned; 0: 1 */
+    float rope_scale;     /* of what is turned, but not at rope_base_near; 0: 1 */
     float norm_eps;
     float embed_scale; /* of the tokens' embeddings; 0: 1 */
     float attn_scale;  /* of a query's product with a key; 0: 1 / sqrt(head_dim) */
