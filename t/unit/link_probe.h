@@ -90,11 +90,6 @@ static const aiq_route routes[] = {{AIQ_METHOD_POST, "/probe", PERMIT_NONE, &han
 static const aiq_service service = {.name = "probe", .routes = routes, .n_routes = 4};
 const aiq_service *const aiq_services[] = {&service, NULL};
 
-const aiq_service *service_find(const char *name)
-{
-    return strcmp(name, "probe") == 0 ? &service : NULL;
-}
-
 /* The two ends. */
 
 static const char probe_policy[] =

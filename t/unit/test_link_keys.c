@@ -46,11 +46,6 @@ static const aiq_route routes[] = {{0, "*", PERMIT_NONE, &handler, "Probe"}};
 static const aiq_service service = {.name = "probe", .routes = routes, .n_routes = 1};
 const aiq_service *const aiq_services[] = {&service, NULL};
 
-const aiq_service *service_find(const char *name)
-{
-    return strcmp(name, "probe") == 0 ? &service : NULL;
-}
-
 /* The source: it notes what it is asked and answers when the test says so. */
 
 static struct {
