@@ -124,6 +124,9 @@ typedef struct kern_model kern_model;
  * numbered from 0; which sequence has which is the caller's to know. A page may be of several
  * sequences where all their tokens up to its end are the same. What it holds stays until it is
  * written again.
+ *
+ * They are kept as f16, whatever the weights are, and every token of a step or of encode sees
+ * what was kept, the step's own included. What is beyond f16 becomes 65504 on the CPU.
  */
 #define KERN_PAGE 16
 

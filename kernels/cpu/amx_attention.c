@@ -1,19 +1,21 @@
 /*
- * Attention of many tokens of one sequence, causal or both ways, in tiles of bf16 with sums in
- * f32. The work is cut into columns, 32 queries of one head each; a block of columns that share
- * keys and values goes through them together, KEYS at a time, and never holds all scores (the
- * "online softmax": each column keeps its maximum, its sum and its unscaled result so far).
+ * Attention of many tokens of one sequence, causal, with a window or both ways, in tiles of
+ * bf16 with sums in f32. The work is cut into columns, 32 queries of one head each; a block of
+ * columns that share keys and values goes through them together, KEYS at a time, and never
+ * holds all scores (the "online softmax": each column keeps its maximum, its sum and its
+ * unscaled result so far).
  *
  * Scores stand as [key][query]: keys are rows of the left tile as they lie in memory, and a
  * lane of a vector belongs to one query throughout. For the product with the values both are
  * turned: their pairs of keys are what the right tile wants in a row.
  */
-#include "kernels/cpu/dot.h"
+#include "kernels/cpu/attention.h"
 
 #if defined(__x86_64__)
 
-#include <math.h>
+#include <float.h>
 
+#include "kernels/cpu/vector.h"
 #include "kernels/cpu/x86.h"
 
 enum {
@@ -137,11 +139,17 @@ X86_AMX static void pack_queries(uint16_t *dst, const cpu_attention *a, size_t h
 }
 
 /* Where token t's values are in its page of keys or of values. */
-X86_INLINE const float *token(const cpu_attention *a, const float *base, size_t t)
+X86_INLINE const uint16_t *token(const cpu_attention *a, const uint16_t *base, size_t t)
 {
-    size_t page = a->pages != NULL ? a->pages[t / KERN_PAGE] : t / KERN_PAGE;
+    return base + cpu_page_at(a->pages, a->page_stride, t) + t % KERN_PAGE * a->head_dim;
+}
 
-    return base + page * a->page_stride + t % KERN_PAGE * a->row_stride;
+/* Sixteen of the f16 at p, of which there are n; the rest is zero. */
+X86_AMX X86_INLINE __m512 load16_f16(const uint16_t *p, size_t n)
+{
+    __mmask16 some = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(some, p));
 }
 
 /* Keys of a round, of which so many are left. */
@@ -157,15 +165,15 @@ X86_AMX static void pack_keys(uint16_t *dst, const cpu_attention *a, size_t firs
 
     for (size_t key = 0; key < keys_of(all - first); key++) {
         bool some = first + key < all;
-        const float *k = some ? token(a, a->k, first + key) : NULL;
+        const uint16_t *k = some ? token(a, a->k, first + key) : NULL;
         uint16_t *tile = dst + key / 16 * dim * 16 + key % 16 * 32;
 
         for (size_t c = 0; c < dim; c += 32) {
             __m512i v = _mm512_setzero_si512();
 
             if (some) {
-                v = x86_bf16(load16(k + c, left_of(a->head_dim, c)),
-                             load16(k + c + 16, left_of(a->head_dim, c + 16)));
+                v = x86_bf16(load16_f16(k + c, left_of(a->head_dim, c)),
+                             load16_f16(k + c + 16, left_of(a->head_dim, c + 16)));
             }
             _mm512_storeu_si512(tile + c / 32 * BLOCK, v);
         }
@@ -182,10 +190,11 @@ X86_AMX static void pack_values(uint16_t *dst, const cpu_attention *a, size_t fi
 
             for (size_t i = 0; i < 16; i++) {
                 size_t t = first + key + 2 * i, n = left_of(a->head_dim, c);
-                const float *v = t < all ? token(a, a->v, t) + c : NULL;
+                const uint16_t *v = t < all ? token(a, a->v, t) + c : NULL;
 
-                r[i] = pairs(t < all ? load16(v, n) : _mm512_setzero_ps(),
-                             t + 1 < all ? load16(v + a->row_stride, n) : _mm512_setzero_ps());
+                r[i] =
+                    pairs(t < all ? load16_f16(v, n) : _mm512_setzero_ps(),
+                          t + 1 < all ? load16_f16(v + a->head_dim, n) : _mm512_setzero_ps());
             }
             x86_transpose(r);
             for (size_t i = 0; i < 16; i++) {
@@ -226,14 +235,26 @@ X86_AMX static void score(float *scores, const uint16_t *keys, const uint16_t *q
     }
 }
 
-/* Lanes whose query may look at key; ahead is how far the key is before the first query. */
-X86_AMX X86_INLINE __mmask16 may_see(long ahead)
+X86_AMX static void cap_scores(float *scores, float cap, size_t n)
 {
-    return ahead <= 0 ? 0xffff : ahead >= 16 ? 0 : (__mmask16)(0xffffu << ahead);
+    vector_cap(scores, cap, n);
 }
 
-/* Every key is behind every query. */
+/* Lanes from the n-th on. */
+X86_AMX X86_INLINE __mmask16 lanes_from(long n)
+{
+    return n <= 0 ? 0xffff : n >= 16 ? 0 : (__mmask16)(0xffffu << n);
+}
+
+/* Lanes whose query may look at a key that is so far ahead of the first query, or behind. */
+X86_AMX X86_INLINE __mmask16 may_see(long ahead, long window)
+{
+    return lanes_from(ahead) & (__mmask16)~lanes_from(ahead + window);
+}
+
+/* Every key is behind every query, and in everybody's window. */
 #define NOT_AHEAD (-(1L << 40))
+#define NO_WINDOW (1L << 41)
 
 /*
  * Of sixteen queries: scores of n keys become shares, less than the largest so far; returns
@@ -241,12 +262,12 @@ X86_AMX X86_INLINE __mmask16 may_see(long ahead)
  * is before the first query; only the first `real` keys are there at all.
  */
 X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, float *sum,
-                            size_t n, size_t real, long ahead)
+                            size_t n, size_t real, long ahead, long window)
 {
     __m512 max = _mm512_loadu_ps(most), total = _mm512_setzero_ps(), again;
 
     for (size_t key = 0; key < real; key++) {
-        max = _mm512_mask_max_ps(max, may_see(ahead + (long)key), max,
+        max = _mm512_mask_max_ps(max, may_see(ahead + (long)key, window), max,
                                  _mm512_loadu_ps(scores + key * QUERIES));
     }
     again = exp16(_mm512_sub_ps(_mm512_loadu_ps(most), max));
@@ -254,8 +275,8 @@ X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, 
         __m512 a = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + key * QUERIES), max));
         __m512 b = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + (key + 1) * QUERIES), max));
 
-        a = _mm512_maskz_mov_ps(key < real ? may_see(ahead + (long)key) : 0, a);
-        b = _mm512_maskz_mov_ps(key + 1 < real ? may_see(ahead + (long)key + 1) : 0, b);
+        a = _mm512_maskz_mov_ps(key < real ? may_see(ahead + (long)key, window) : 0, a);
+        b = _mm512_maskz_mov_ps(key + 1 < real ? may_see(ahead + (long)key + 1, window) : 0, b);
         total = _mm512_add_ps(total, _mm512_add_ps(a, b));
         _mm512_storeu_si512(shares + key / 32 * 2 * BLOCK + key % 32 * 16, pairs(a, b));
     }
@@ -295,25 +316,38 @@ X86_AMX static void weigh(float *result, const uint16_t *values, const uint16_t 
     }
 }
 
+/* The first key that a query sees, all before it being there or not. */
+X86_INLINE size_t first_seen(const cpu_attention *a, size_t query)
+{
+    size_t n = a->pos + query + 1;
+
+    return a->window > 0 && n > a->window ? n - a->window : 0;
+}
+
 /* Keys from first on; query is the column's first. */
 X86_AMX static void round_of(const cpu_attention *a, const workspace *ws, size_t column,
                              size_t query, size_t first, size_t dim)
 {
     size_t all = a->pos + a->n, seen = a->pos + query + QUERIES, n;
     float *result = ws->result + column * dim * QUERIES;
+    long window = a->window > 0 ? (long)a->window : NO_WINDOW;
 
     seen = a->both_ways || seen > all ? all : seen;
-    if (first >= seen) {
+    if (first >= seen || first + KEYS <= first_seen(a, query)) {
         return;
     }
     n = keys_of(seen - first);
     score(ws->scores, ws->keys, ws->queries + column * dim * QUERIES, n, dim);
+    if (a->cap > 0) {
+        cap_scores(ws->scores, a->cap, n * QUERIES);
+    }
     for (size_t half = 0; half < 2; half++) {
         size_t at = column * QUERIES + half * 16;
         long ahead =
             a->both_ways ? NOT_AHEAD : (long)first - (long)(a->pos + query + half * 16);
-        __m512 again = share(ws->shares + half * BLOCK, ws->scores + half * 16, ws->most + at,
-                             ws->sum + at, n, seen - first < n ? seen - first : n, ahead);
+        __m512 again =
+            share(ws->shares + half * BLOCK, ws->scores + half * 16, ws->most + at,
+                  ws->sum + at, n, seen - first < n ? seen - first : n, ahead, window);
 
         if (_mm512_cmp_ps_mask(again, _mm512_set1_ps(1), _CMP_NEQ_UQ) != 0) {
             for (size_t c = 0; c < dim; c++) {
@@ -367,6 +401,7 @@ X86_AMX static void attend(const cpu_attention *a, size_t block, uint8_t *scratc
     size_t begin = block * COLUMNS, n = all - begin < COLUMNS ? all - begin : COLUMNS;
     size_t last = (begin + n - 1) / a->n_heads * QUERIES + QUERIES;
     size_t keys = a->pos + (last < a->n && !a->both_ways ? last : a->n);
+    size_t from = first_seen(a, begin / a->n_heads * QUERIES);
     workspace ws = carve(scratch, dim);
 
     memset(ws.result, 0, n * dim * QUERIES * sizeof(float));
@@ -375,12 +410,13 @@ X86_AMX static void attend(const cpu_attention *a, size_t block, uint8_t *scratc
 
         pack_queries(ws.queries + i * dim * QUERIES, a, head, query, dim);
         for (size_t q = 0; q < QUERIES; q++) {
-            ws.most[i * QUERIES + q] = -INFINITY;
+            ws.most[i * QUERIES + q] = -FLT_MAX; /* its distance to itself is a number */
             ws.sum[i * QUERIES + q] = 0;
         }
     }
     x86_tiles_configure();
-    for (size_t first = 0; first < keys; first += KEYS) {
+    /* rounds are the same however a prompt is cut */
+    for (size_t first = from - from % KEYS; first < keys; first += KEYS) {
         pack_keys(ws.keys, a, first, dim);
         pack_values(ws.values, a, first, dim);
         for (size_t i = 0; i < n; i++) {

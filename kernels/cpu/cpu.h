@@ -1,6 +1,6 @@
 /*
  * Inside the CPU back end: the device (threads, scratch, vector operations), and a model on it
- * with its pages of keys and values. All activations are f32.
+ * with its pages of keys and values, which are f16. All activations are f32.
  */
 #ifndef CPU_CPU_H
 #define CPU_CPU_H
@@ -15,12 +15,13 @@ struct kern_device {
     const char *error;
 };
 
-/* Where one row of the batch belongs. */
+/* One sequence's, or one text's, rows of the batch: n from `row` on. */
 typedef struct {
-    const uint32_t *pages;
+    const uint32_t *pages; /* NULL: of a text, which is in the batch with all its tokens */
+    uint32_t row;
+    uint32_t n;
     uint32_t pos;
-    const kern_seq *seq;
-} cpu_row_at;
+} cpu_sequence;
 
 struct kern_model {
     kern_device *dev;
@@ -31,9 +32,9 @@ struct kern_model {
     double *rope_freq;      /* [rope_dim / 2] */
     double *rope_freq_near; /* likewise, in layers with a window; NULL: the same */
 
-    /* [n_pages][n_layers][keys, values][n_kv_heads][KERN_PAGE][head_dim]: what a head reads of
-     * a page lies together, and so does what a sequence has of the memory */
-    float *kv;
+    /* f16: [n_pages][n_layers][keys, values][n_kv_heads][KERN_PAGE][head_dim]: what a head
+     * reads of a page lies together, and so does what a sequence has of the memory */
+    uint16_t *kv;
     size_t kv_size;   /* values */
     size_t page_size; /* values */
 
@@ -41,20 +42,21 @@ struct kern_model {
                           on how a prompt was cut */
 
     /* state of the step under way; B is max_batch */
-    cpu_row_at *rows; /* [B] */
-    uint32_t *firsts; /* [B] of encode: each text's first row */
-    float *x;         /* [B][d_model] the residual stream */
-    float *xb;        /* [B][d_model] normed input of a block */
-    float *q;         /* [B][n_heads * head_dim] */
-    float *k;         /* [B][n_kv_heads * head_dim] */
-    float *v;         /* [B][n_kv_heads * head_dim] */
-    float *att;       /* [B][n_heads * head_dim] */
-    float *gate;      /* [B][d_ff] */
-    float *up;        /* [B][d_ff] */
-    float *rope;      /* [B][rope_dim / 2][cos, sin] */
-    float *rope_near; /* likewise, where rope_freq_near is */
-    float *scores;    /* [threads][n_ctx] */
-    float *wrow;      /* [threads][longest row of weights] */
+    cpu_sequence *seqs; /* [sequences of the step], at most B */
+    uint32_t *seq_of;   /* [B] each row's */
+    uint16_t *fresh;    /* f16, of encode: [keys, values][n_kv_heads][B][head_dim] */
+    float *x;           /* [B][d_model] the residual stream */
+    float *xb;          /* [B][d_model] normed input of a block */
+    float *q;           /* [B][n_heads * head_dim] */
+    float *k;           /* [B][n_kv_heads * head_dim] */
+    float *v;           /* [B][n_kv_heads * head_dim] */
+    float *att;         /* [B][n_heads * head_dim] */
+    float *gate;        /* [B][d_ff] */
+    float *up;          /* [B][d_ff] */
+    float *rope;        /* [B][rope_dim / 2][cos, sin] */
+    float *rope_near;   /* likewise, where rope_freq_near is */
+    float *scores;      /* [threads][n_ctx] */
+    float *wrow;        /* [threads][longest row of weights] */
     uint32_t wrow_len;
     uint8_t *packed; /* activations prepared for integers or tiles */
     uint8_t *tiles;  /* [threads][tiles_bytes] */
@@ -79,13 +81,24 @@ bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *
 /* cos and sin of the angles at pos, [half][2], scaled. */
 void cpu_angles(float *rope, const double *freq, uint32_t half, uint32_t pos, float scale);
 
-/* Rotates each head's first rope_dim values, pair i by its angle: rope is [rope_dim / 2][cos,
- * sin]. */
-void cpu_rotate(const kern_config *c, float *x, uint32_t n_heads, const float *rope);
+/* Rows of the batch that a thread takes at a time, of operations that pass over so many values
+ * of each: enough to be worth it. */
+uint32_t cpu_row_grain(size_t values_per_row);
 
-/* What a layer has between a product and attention: a bias, a norm of each head; NULL: none. */
-void cpu_bias_and_norm(const kern_model *m, float *x, uint32_t n_heads, const float *bias,
-                       const float *norm);
+/* A layer's attention. Page p of head h has its keys from p * page_stride + h * head_stride
+ * values on, [KERN_PAGE][head_dim]; a text's pages are 0, 1, … from its first row on. */
+typedef struct {
+    uint16_t *keys;
+    uint16_t *values;
+    size_t page_stride;
+    size_t head_stride;
+    const float *rope; /* [n_rows][rope_dim / 2][cos, sin] */
+    uint32_t n_rows;
+    uint32_t n_seqs;
+} cpu_attending;
+
+/* The batch's q, k and v, as the products have made them, become att; k and v are kept. */
+void cpu_attend_all(kern_model *m, const cpu_attending *in, uint32_t layer);
 
 bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 bool cpu_encode(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_pooling pooling,

@@ -82,8 +82,9 @@ static void cpu_model_free(kern_model *m)
     free(m->layers);
     free(m->rope_freq);
     free(m->rope_freq_near);
-    free(m->rows);
-    free(m->firsts);
+    free(m->seqs);
+    free(m->seq_of);
+    free(m->fresh);
     free(m->x);
     free(m->xb);
     free(m->q);
@@ -137,8 +138,9 @@ static bool alloc_state(kern_model *m)
     size_t kv_dim = (size_t)c->n_kv_heads * c->head_dim;
 
     m->wrow_len = longest_row(c);
-    m->rows = calloc(n, sizeof(*m->rows));
-    m->firsts = calloc(n, sizeof(*m->firsts));
+    m->seqs = calloc(n, sizeof(*m->seqs));
+    m->seq_of = calloc(n, sizeof(*m->seq_of));
+    m->fresh = (uint16_t *)(void *)bytes(2 * n, kv_dim * sizeof(*m->fresh));
     m->x = scratch(n, c->d_model);
     m->xb = scratch(n, c->d_model);
     m->q = scratch(n, q_dim);
@@ -153,14 +155,15 @@ static bool alloc_state(kern_model *m)
     if (!alloc_packed(m)) {
         return false;
     }
-    return m->rows && m->firsts && m->x && m->xb && m->q && m->k && m->v && m->att && m->gate &&
-           m->up && m->rope && m->scores && m->wrow;
+    return m->seqs && m->seq_of && m->fresh && m->x && m->xb && m->q && m->k && m->v &&
+           m->att && m->gate && m->up && m->rope && m->scores && m->wrow;
 }
 
 static uint64_t cpu_page_bytes(const kern_device *dev, const kern_config *c)
 {
     (void)dev;
-    return 2 * sizeof(float) * KERN_PAGE * (uint64_t)c->n_layers * c->n_kv_heads * c->head_dim;
+    return 2 * sizeof(uint16_t) * KERN_PAGE * (uint64_t)c->n_layers * c->n_kv_heads *
+           c->head_dim;
 }
 
 /* Only addresses; the memory comes with what is written. Pages of one sequence that follow each
@@ -169,20 +172,20 @@ static bool alloc_pages(kern_model *m, uint32_t n_pages)
 {
     void *p;
 
-    m->page_size = cpu_page_bytes(m->dev, &m->config) / sizeof(float);
+    m->page_size = cpu_page_bytes(m->dev, &m->config) / sizeof(*m->kv);
     if (__builtin_mul_overflow(m->page_size, n_pages, &m->kv_size) ||
-        m->kv_size > SIZE_MAX / 2 / sizeof(float)) {
+        m->kv_size > SIZE_MAX / 2 / sizeof(*m->kv)) {
         return false;
     }
     if (n_pages == 0) {
         return true;
     }
-    p = mmap(NULL, m->kv_size * sizeof(float), PROT_READ | PROT_WRITE,
+    p = mmap(NULL, m->kv_size * sizeof(*m->kv), PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         return false;
     }
-    madvise(p, m->kv_size * sizeof(float), MADV_HUGEPAGE); /* a wish */
+    madvise(p, m->kv_size * sizeof(*m->kv), MADV_HUGEPAGE); /* a wish */
     m->kv = p;
     return true;
 }

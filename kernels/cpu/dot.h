@@ -44,36 +44,6 @@ typedef struct {
     bool types[KERN_N_TYPES]; /* those it multiplies */
 } cpu_tile;
 
-/* Tokens of one sequence and the heads that share one of its keys and values. A token sees
- * those up to itself, or all. */
-typedef struct {
-    const float *q; /* [n][q_stride], the first of these heads; likewise out */
-    float *out;
-    const float *k; /* page p is at p * page_stride, [KERN_PAGE][row_stride]; likewise v */
-    const float *v;
-    const uint32_t *pages; /* of the sequence, from its first token on; NULL: 0, 1, … */
-    size_t page_stride;
-    size_t row_stride;
-    size_t q_stride;
-    size_t head_dim;
-    size_t n_heads;
-    size_t n;
-    size_t pos; /* tokens before these */
-    bool both_ways;
-    float scale;
-} cpu_attention;
-
-typedef struct {
-    /* Bytes of scratch that a thread needs, aligned to 64. */
-    size_t (*scratch_bytes)(size_t head_dim);
-
-    /* Parts that threads can take, of n tokens and so many heads. */
-    size_t (*blocks)(size_t n, size_t n_heads);
-
-    void (*attend)(const cpu_attention *a, size_t block, uint8_t *scratch);
-} cpu_attend;
-
-extern const cpu_attend cpu_attend_amx;
 extern const cpu_dot cpu_dot_vnni;
 extern const cpu_tile cpu_tile_amx;
 

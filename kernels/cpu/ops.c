@@ -43,6 +43,22 @@ static void plain_dots_f16(float *out, const uint16_t *rows, size_t n, size_t co
     }
 }
 
+static void plain_sum_f16(float *y, const float *a, const uint16_t *rows, size_t n, size_t cols)
+{
+    for (size_t r = 0; r < n; r++, rows += cols) {
+        for (size_t i = 0; i < cols; i++) {
+            y[i] += a[r] * cpu_f16_to_f32(rows[i]);
+        }
+    }
+}
+
+static void plain_to_f16(uint16_t *dst, const float *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dst[i] = cpu_f32_to_f16(src[i]);
+    }
+}
+
 static void plain_axpy(float *y, float a, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -128,6 +144,8 @@ const cpu_ops cpu_ops_plain = {
     .dot = plain_dot,
     .dot4 = plain_dot4,
     .dots_f16 = plain_dots_f16,
+    .sum_f16 = plain_sum_f16,
+    .to_f16 = plain_to_f16,
     .axpy = plain_axpy,
     .scale = plain_scale,
     .softmax = plain_softmax,

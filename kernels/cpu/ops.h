@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "kernels/aiq_kernels.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/dot.h"
 #include "kernels/cpu/quant.h"
 
@@ -29,6 +30,12 @@ typedef struct {
     /* out[i] = dot(row i, x) for n rows of f16, [n][cols]; read ahead for whoever goes on with
      * the rows behind them */
     void (*dots_f16)(float *out, const uint16_t *rows, size_t n, size_t cols, const float *x);
+
+    /* y += sum of a[i] * row i, of n rows of f16, [n][cols] */
+    void (*sum_f16)(float *y, const float *a, const uint16_t *rows, size_t n, size_t cols);
+
+    /* the nearest f16; the largest there is for what is beyond, and NaN for NaN */
+    void (*to_f16)(uint16_t *dst, const float *src, size_t n);
 
     /* y += a * x */
     void (*axpy)(float *y, float a, const float *x, size_t n);

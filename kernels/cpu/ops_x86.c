@@ -105,6 +105,53 @@ AVX2 static void avx2_dots_f16(float *out, const uint16_t *rows, size_t n, size_
     }
 }
 
+/* Rows one after the other, whose sums stay in registers, 32 columns at a time. */
+AVX2 static void avx2_sum_f16(float *y, const float *a, const uint16_t *rows, size_t n,
+                              size_t cols)
+{
+    size_t i = 0;
+
+    for (; i + 32 <= cols; i += 32) {
+        __m256 s[4];
+
+        for (size_t j = 0; j < 4; j++) {
+            s[j] = _mm256_loadu_ps(y + i + 8 * j);
+        }
+        for (size_t r = 0; r < n; r++) {
+            const uint16_t *row = rows + r * cols + i;
+
+            for (size_t j = 0; j < 4; j++) {
+                s[j] = _mm256_fmadd_ps(_mm256_set1_ps(a[r]), avx2_f16(row + 8 * j), s[j]);
+            }
+        }
+        for (size_t j = 0; j < 4; j++) {
+            _mm256_storeu_ps(y + i + 8 * j, s[j]);
+        }
+    }
+    for (; i < cols; i++) {
+        for (size_t r = 0; r < n; r++) {
+            y[i] += a[r] * cpu_f16_to_f32(rows[r * cols + i]);
+        }
+    }
+}
+
+/* Of two numbers, one NaN, minimum and maximum return the second. */
+AVX2 static void avx2_to_f16(uint16_t *dst, const float *src, size_t n)
+{
+    const __m256 most = _mm256_set1_ps(65504), least = _mm256_set1_ps(-65504);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m256 x = _mm256_min_ps(most, _mm256_max_ps(least, _mm256_loadu_ps(src + i)));
+
+        _mm_storeu_si128((__m128i *)(void *)(dst + i),
+                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    for (; i < n; i++) {
+        dst[i] = cpu_f32_to_f16(src[i]);
+    }
+}
+
 AVX2 static void avx2_axpy(float *y, float a, const float *x, size_t n)
 {
     __m256 va = _mm256_set1_ps(a);
@@ -207,6 +254,8 @@ static const cpu_ops ops_avx2 = {
     .dot = avx2_dot,
     .dot4 = avx2_dot4,
     .dots_f16 = avx2_dots_f16,
+    .sum_f16 = avx2_sum_f16,
+    .to_f16 = avx2_to_f16,
     .axpy = avx2_axpy,
     .scale = avx2_scale,
     .softmax = avx2_softmax,
@@ -289,6 +338,11 @@ AVX512 static inline __m512 avx512_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
+AVX512 static inline __m512 avx512_some_f16(__mmask16 m, const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p));
+}
+
 AVX512 static float avx512_dot_f16(const uint16_t *row, const float *x, size_t n)
 {
     __m512 s0 = _mm512_setzero_ps(), s1 = _mm512_setzero_ps();
@@ -301,9 +355,8 @@ AVX512 static float avx512_dot_f16(const uint16_t *row, const float *x, size_t n
     }
     for (; i < n; i += 16) {
         __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
-        __m512 w = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, row + i));
 
-        s0 = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(m, x + i), s0);
+        s0 = _mm512_fmadd_ps(avx512_some_f16(m, row + i), _mm512_maskz_loadu_ps(m, x + i), s0);
     }
     return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
 }
@@ -313,6 +366,53 @@ AVX512 static void avx512_dots_f16(float *out, const uint16_t *rows, size_t n, s
 {
     for (size_t r = 0; r < n; r++) {
         out[r] = avx512_dot_f16(rows + r * cols, x, cols);
+    }
+}
+
+AVX512 static void avx512_sum_f16(float *y, const float *a, const uint16_t *rows, size_t n,
+                                  size_t cols)
+{
+    size_t i = 0;
+
+    for (; i + 64 <= cols; i += 64) {
+        __m512 s[4];
+
+        for (size_t j = 0; j < 4; j++) {
+            s[j] = _mm512_loadu_ps(y + i + 16 * j);
+        }
+        for (size_t r = 0; r < n; r++) {
+            const uint16_t *row = rows + r * cols + i;
+
+            for (size_t j = 0; j < 4; j++) {
+                s[j] = _mm512_fmadd_ps(_mm512_set1_ps(a[r]), avx512_f16(row + 16 * j), s[j]);
+            }
+        }
+        for (size_t j = 0; j < 4; j++) {
+            _mm512_storeu_ps(y + i + 16 * j, s[j]);
+        }
+    }
+    for (; i < cols; i += 16) {
+        __mmask16 m = cols - i < 16 ? avx512_tail(cols - i) : 0xffff;
+        __m512 s = _mm512_maskz_loadu_ps(m, y + i);
+
+        for (size_t r = 0; r < n; r++) {
+            s = _mm512_fmadd_ps(_mm512_set1_ps(a[r]), avx512_some_f16(m, rows + r * cols + i),
+                                s);
+        }
+        _mm512_mask_storeu_ps(y + i, m, s);
+    }
+}
+
+AVX512 static void avx512_to_f16(uint16_t *dst, const float *src, size_t n)
+{
+    const __m512 most = _mm512_set1_ps(65504), least = _mm512_set1_ps(-65504);
+
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m512 x = _mm512_maskz_loadu_ps(m, src + i);
+
+        x = _mm512_min_ps(most, _mm512_max_ps(least, x));
+        _mm256_mask_storeu_epi16(dst + i, m, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
 }
 
@@ -408,7 +508,8 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 }
 
 #define AVX512_OPS                                                                             \
-    .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16, .axpy = avx512_axpy,  \
+    .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16,                       \
+    .sum_f16 = avx512_sum_f16, .to_f16 = avx512_to_f16, .axpy = avx512_axpy,                   \
     .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
     .geglu = avx512_geglu, .cap = avx512_cap, .gelu = avx512_gelu,                             \
     .layer_norm = avx512_layer_norm,                                                           \

@@ -72,6 +72,28 @@ QUANT_INLINE float cpu_f16_to_f32(uint16_t h)
     return f;
 }
 
+/* Rounds half to even. 65504 for what is beyond, and NaN for NaN. */
+QUANT_INLINE uint16_t cpu_f32_to_f16(float f)
+{
+    uint32_t bits, sign;
+
+    memcpy(&bits, &f, sizeof(bits));
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) {
+        return (uint16_t)(sign | 0x7e00);
+    }
+    if (bits < 0x38800000) { /* subnormal: the last bit of 0.5 is worth as much as its */
+        memcpy(&f, &bits, sizeof(f));
+        f += 0.5f;
+        memcpy(&bits, &f, sizeof(bits));
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    bits += 0xfff + (bits >> 13 & 1) - 0x38000000;
+    bits >>= 13;
+    return (uint16_t)(sign | (bits < 0x7bff ? bits : 0x7bff));
+}
+
 QUANT_INLINE float quant_f16(const uint8_t *p)
 {
     uint16_t h;

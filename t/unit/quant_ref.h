@@ -34,6 +34,17 @@ static inline double ref_f16(const uint8_t *p)
     return h & 0x8000 ? -v : v;
 }
 
+/* The f16 nearest to v, as keys and values are kept. */
+static inline double ref_round_f16(double v)
+{
+    int exp;
+    double step;
+
+    frexp(v, &exp);
+    step = ldexp(1, (exp > -13 ? exp : -13) - 11);
+    return fmax(-65504, fmin(65504, nearbyint(v / step) * step));
+}
+
 static inline void ref_scale_min(const uint8_t *block, size_t j, double *scale, double *min)
 {
     const uint8_t *s = block + 4;

@@ -11,7 +11,7 @@
 #include "infer_client.h"
 #include "kernels/aiq_kernels.h"
 
-enum { PAGE_BYTES = 2 * 2 * 32 * 4 * KERN_PAGE, OF_CTX = TINY_CTX / KERN_PAGE };
+enum { PAGE_BYTES = 2 * 2 * 32 * 2 * KERN_PAGE, OF_CTX = TINY_CTX / KERN_PAGE };
 
 /* As long as the context: so the pool is of one and a half. */
 static infer *open_small(void)

@@ -156,23 +156,37 @@ static void tile_products(void **state)
     }
 }
 
-static size_t place_of(const cpu_attention *a, size_t t)
+static uint16_t *random_f16(size_t n, uint64_t seed)
 {
-    size_t page = a->pages != NULL ? a->pages[t / KERN_PAGE] : t / KERN_PAGE;
+    uint16_t *h = malloc(n * sizeof(*h));
 
-    return page * a->page_stride + t % KERN_PAGE * a->row_stride;
+    for (size_t i = 0; i < n; i++) {
+        h[i] = cpu_f32_to_f16((float)ref_uniform(&seed));
+    }
+    return h;
 }
 
+static double value_of(const cpu_attention *a, const uint16_t *base, size_t t, size_t d)
+{
+    return cpu_f16_to_f32(
+        base[cpu_page_at(a->pages, a->page_stride, t) + t % KERN_PAGE * a->head_dim + d]);
+}
+
+typedef struct {
+    bool both_ways;
+    size_t window;
+    float cap;
+} kind;
+
 /* Causal in pages, of which the last is the sequence's first, or both ways in one piece. */
-static void one_attention(const cpu_attend *attend, bool both_ways, size_t heads, size_t dim,
+static void one_attention(const cpu_attend *attend, kind how, size_t heads, size_t dim,
                           size_t pos, size_t n)
 {
-    size_t q_stride = heads * dim, row = both_ways ? dim + 5 : dim;
-    size_t stride = KERN_PAGE * row + (both_ways ? 0 : 3);
+    const bool both_ways = how.both_ways;
+    size_t q_stride = heads * dim, stride = KERN_PAGE * dim + (both_ways ? 0 : 3);
     size_t all = pos + n, n_pages = (all + KERN_PAGE - 1) / KERN_PAGE;
     float *q = malloc(n * q_stride * sizeof(*q)), *out = malloc(n * q_stride * sizeof(*out));
-    float *k = malloc(n_pages * stride * sizeof(*k)),
-          *v = malloc(n_pages * stride * sizeof(*v));
+    uint16_t *k = random_f16(n_pages * stride, 2), *v = random_f16(n_pages * stride, 3);
     uint32_t *pages = malloc(n_pages * sizeof(*pages));
     uint8_t *room = scratch(attend->scratch_bytes(dim));
     double *share = malloc(all * sizeof(*share)), error = 0, size = 0;
@@ -183,19 +197,18 @@ static void one_attention(const cpu_attend *attend, bool both_ways, size_t heads
         .v = v,
         .pages = both_ways ? NULL : pages,
         .page_stride = stride,
-        .row_stride = row,
         .q_stride = q_stride,
         .head_dim = dim,
         .n_heads = heads,
         .n = n,
         .pos = pos,
+        .window = how.window,
         .both_ways = both_ways,
         .scale = 0.5f,
+        .cap = how.cap,
     };
 
     random_floats(q, n * q_stride, 1);
-    random_floats(k, n_pages * stride, 2);
-    random_floats(v, n_pages * stride, 3);
     for (size_t p = 0; p < n_pages; p++) {
         pages[p] = (uint32_t)(n_pages - 1 - p);
     }
@@ -204,31 +217,33 @@ static void one_attention(const cpu_attend *attend, bool both_ways, size_t heads
     }
     for (size_t i = 0; i < n * heads; i++) {
         size_t seen = both_ways ? all : pos + i / heads + 1;
+        size_t first = how.window > 0 && seen > how.window ? seen - how.window : 0;
         double most = -INFINITY, sum = 0;
 
-        for (size_t t = 0; t < seen; t++) {
+        for (size_t t = first; t < seen; t++) {
             share[t] = 0;
             for (size_t d = 0; d < dim; d++) {
-                share[t] += (double)q[i * dim + d] * (double)k[place_of(&a, t) + d] * 0.5;
+                share[t] += (double)q[i * dim + d] * value_of(&a, k, t, d) * 0.5;
             }
+            share[t] = how.cap > 0 ? how.cap * tanh(share[t] / how.cap) : share[t];
             most = fmax(most, share[t]);
         }
-        for (size_t t = 0; t < seen; t++) {
+        for (size_t t = first; t < seen; t++) {
             sum += share[t] = exp(share[t] - most);
         }
         for (size_t d = 0; d < dim; d++) {
             double want = 0;
 
-            for (size_t t = 0; t < seen; t++) {
-                want += share[t] / sum * (double)v[place_of(&a, t) + d];
+            for (size_t t = first; t < seen; t++) {
+                want += share[t] / sum * value_of(&a, v, t, d);
             }
             error += pow(out[i * dim + d] - want, 2);
             size += want * want;
         }
     }
     if (!(sqrt(error / size) <= 0.01)) {
-        fail_msg("%zu heads of %zu, %zu tokens from %zu on: off by %g", heads, dim, n, pos,
-                 sqrt(error / size));
+        fail_msg("%zu heads of %zu, %zu tokens from %zu on, window %zu: off by %g", heads, dim,
+                 n, pos, how.window, sqrt(error / size));
     }
     free(q);
     free(out);
@@ -239,20 +254,113 @@ static void one_attention(const cpu_attend *attend, bool both_ways, size_t heads
     free(share);
 }
 
+/* Windows of one token, of less and of more than a tile, a round of keys and the prompt. */
 static void attention_in_tiles(void **state)
 {
+    static const kind kinds[] = {
+        {.both_ways = true}, {.window = 0},   {.window = 1},
+        {.window = 20},      {.window = 100}, {.window = 129, .cap = 2},
+        {.window = 1000},    {.cap = 1},      {.both_ways = true, .cap = 3},
+    };
+
     (void)state;
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         if ((*o)->attend == NULL) {
             continue;
         }
-        for (int both_ways = 0; both_ways < 2; both_ways++) {
-            one_attention((*o)->attend, both_ways, 1, 64, 0, 1);
-            one_attention((*o)->attend, both_ways, 4, 64, 0, 33);
-            one_attention((*o)->attend, both_ways, 3, 16, 5, 40);
-            one_attention((*o)->attend, both_ways, 8, 80, 130, 70);
-            one_attention((*o)->attend, both_ways, 1, 128, 300, 20);
-            one_attention((*o)->attend, both_ways, 20, 24, 111, 49);
+        for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+            one_attention((*o)->attend, kinds[i], 1, 64, 0, 1);
+            one_attention((*o)->attend, kinds[i], 4, 64, 0, 33);
+            one_attention((*o)->attend, kinds[i], 3, 16, 5, 40);
+            one_attention((*o)->attend, kinds[i], 8, 80, 130, 70);
+            one_attention((*o)->attend, kinds[i], 1, 128, 300, 20);
+            one_attention((*o)->attend, kinds[i], 20, 24, 111, 49);
+            one_attention((*o)->attend, kinds[i], 2, 32, 17, 500);
+        }
+    }
+}
+
+/* Sums of rows of f16, of every length, against the plain ones. */
+static void sums_of_f16(void **state)
+{
+    enum { COLS = 150, ROWS = 17 };
+    uint16_t *rows = random_f16(ROWS * COLS, 4);
+    float x[COLS], y[COLS], got[ROWS];
+
+    (void)state;
+    random_floats(x, COLS, 5);
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (size_t cols = 1; cols <= COLS; cols++) {
+            size_t n = cols % (ROWS + 1);
+
+            (*o)->dots_f16(got, rows, n, cols, x);
+            memcpy(y, x, sizeof(y));
+            (*o)->sum_f16(y, got, rows, n, cols);
+            for (size_t i = 0; i < COLS; i++) {
+                double want = (double)x[i];
+
+                for (size_t r = 0; r < n && i < cols; r++) {
+                    want += (double)got[r] * (double)cpu_f16_to_f32(rows[r * cols + i]);
+                }
+                assert_float_equal(y[i], want, 1e-4);
+            }
+            for (size_t r = 0; r < n; r++) {
+                double want = 0;
+
+                for (size_t i = 0; i < cols; i++) {
+                    want += (double)x[i] * (double)cpu_f16_to_f32(rows[r * cols + i]);
+                }
+                assert_float_equal(got[r], want, 1e-4);
+            }
+        }
+    }
+    free(rows);
+}
+
+/* Every f16 is itself, what is between two is the nearer one, of equals the even one, and
+ * nothing becomes infinite. */
+static void rounding_to_f16(void **state)
+{
+    enum { LAST = 0x7bff, N = 5 };
+
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (uint32_t h = 0; h < LAST; h++) {
+            float low = cpu_f16_to_f32((uint16_t)h), high = cpu_f16_to_f32((uint16_t)(h + 1));
+            float middle = (low + high) / 2, x[2 * N];
+            uint16_t got[2 * N];
+            uint32_t want[N] = {h, h, h + (h & 1), h + 1, h + 1};
+
+            x[0] = low;
+            x[1] = nextafterf(middle, 0);
+            x[2] = middle;
+            x[3] = nextafterf(middle, INFINITY);
+            x[4] = high;
+            for (size_t i = 0; i < N; i++) {
+                x[N + i] = -x[i];
+            }
+            (*o)->to_f16(got, x, 2 * N);
+            for (size_t i = 0; i < N; i++) {
+                assert_int_equal(got[i], want[i]);
+                assert_int_equal(got[N + i], want[i] | 0x8000);
+            }
+        }
+        for (size_t at = 0; at < 20; at++) {
+            static const float beyond[] = {65520, 1e6f, INFINITY};
+            float x[20] = {0};
+            uint16_t got[20];
+
+            for (size_t i = 0; i < 3; i++) {
+                x[at] = beyond[i];
+                (*o)->to_f16(got, x, 20);
+                assert_int_equal(got[at], LAST);
+                x[at] = -beyond[i];
+                (*o)->to_f16(got, x, 20);
+                assert_int_equal(got[at], LAST | 0x8000);
+            }
+            x[at] = NAN;
+            (*o)->to_f16(got, x, 20);
+            assert_true(isnan(cpu_f16_to_f32(got[at])));
         }
     }
 }
@@ -381,6 +489,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integer_products),    cmocka_unit_test(tile_products),
         cmocka_unit_test(attention_in_tiles),  cmocka_unit_test(functions_of_floats),
+        cmocka_unit_test(sums_of_f16),         cmocka_unit_test(rounding_to_f16),
         cmocka_unit_test(gelu_and_layer_norm), cmocka_unit_test(not_a_number_stays_so),
     };
 
