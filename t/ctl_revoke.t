@@ -35,8 +35,8 @@ sub ends_with {
     my ($key, $status, $name) = @_;
 
     # longer than promised: the machine may be busy, but never is it for good
-    ok(eval { $t->wait_for(sub { status($key) == $status }, 10) }, "$name: $status");
-    is(status($key), $status, 'at every worker') for 1 .. 8;
+    my $row = 0;
+    ok(eval { $t->wait_for(sub { ($row = status($key) == $status ? $row + 1 : 0) == 8 }, 10) }, "$name: $status, at every worker");
 }
 
 sub open_stream {
@@ -53,7 +53,7 @@ sub open_stream {
 # Reads on until the stream's end; without it this would take minutes.
 sub stream_ends {
     my ($c, $name) = @_;
-    my $end = time() + 15;
+    my $end = time() + 60;
     my $last = '';
 
     while (time() < $end) {

@@ -22,6 +22,7 @@ for my $t ($here, $there) {
     $t->conf("
         aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
         aiq_model chat { target mock model=mock-stream-100x20ms; }
+        aiq_model once { target mock model=mock-first-1-endless; }
         server {
             listen 127.0.0.1:%%PORT_0%%;
             location /v1/         { aiq_pass gateway; }
@@ -32,7 +33,7 @@ for my $t ($here, $there) {
 }
 
 sub reader {
-    return AIQ::Reader->new($here, model => 'chat', headers => [ 'X-AIQ-Continue' => 'allow' ]);
+    return AIQ::Reader->new($here, model => $_[0] // 'chat', headers => [ 'X-AIQ-Continue' => 'allow' ]);
 }
 
 sub whole {
@@ -61,7 +62,7 @@ whole('PostgreSQL killed', $r);
 is(scalar(grep { /"continued"/ } $r->events), 0, 'PostgreSQL killed: by the engine that had it');
 
 # The engine is killed in the middle, and does not come back.
-$r = reader();
+$r = reader('once');
 $r->read(10);
 $other = AIQ::Reader->follow($there, $r->id);
 $other->read(5);

@@ -18,7 +18,7 @@ my $mock = AIQ::Mock->new($t);
 $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
     aiq_model chat  { target mock model=mock-stream-60x20ms; }
-    aiq_model chat2 { target mock model=mock-stream-150x20ms; }
+    aiq_model chat2 { target mock model=mock-first-4-endless; }    # until the other engine asks
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location /v1/         { aiq_pass gateway; }

@@ -78,6 +78,7 @@ open(my $out, '>:raw', $file) or die $!;
 print $out $bytes;
 close($out);
 $t->start_engine(name => 'fourth');
+settled(0);
 is(chat('WHO was Ada Lovelace?'), 'MISS', 'a damaged file is not used');
 settled(1);
 my ($line) = grep { $_->{message} eq 'a file of vectors cannot be used' } $t->engine_lines;

@@ -60,5 +60,5 @@ is_deeply([ sort $t->get('/m')->{body} =~ /^aiq_gpu_(.*)$/mg ], [ sort
     'utilization_percent{gpu="GPU-1"} 38', 'memory_used_bytes{gpu="GPU-1"} 1000000000', 'memory_bytes{gpu="GPU-1"} 150000000000' ],
     'what each GPU tells');
 
-$t->stop;
+$t->finish;
 done_testing();

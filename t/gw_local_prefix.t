@@ -81,4 +81,5 @@ for my $tenant (qw(acme bolt)) {
     is_deeply(\@cached, [ 0, cached($again) ], "$tenant shares with itself alone");
 }
 
+$t->finish;
 done_testing();

@@ -12,13 +12,15 @@ use AIQ::Mock;
 
 my $t = AIQ::Test->new;
 my $mock = AIQ::Mock->new($t);
-my $rules = "dialect openai; url @{[ $mock->url ]}; retry 2 backoff=1ms; breaker failures=1000; timeout idle=300ms;";
+my $rules = "dialect openai; url @{[ $mock->url ]}; retry 2 backoff=1ms; breaker failures=1000;";
 
 $t->conf("
     aiq_provider first  { $rules }
+    aiq_provider hasty  { $rules timeout idle=300ms; }
     aiq_provider second { $rules }
     aiq_provider once   { dialect openai; url @{[ $mock->url ]}; retry 1; }
-    @{[ map { qq(aiq_model $_ { target first model=mock-$_; target second model=other; }) } qw(reset-mid hang-mid) ]}
+    aiq_model reset-mid { target first model=mock-reset-mid; target second model=other; }
+    aiq_model hang-mid  { target hasty model=mock-hang-mid; target second model=other; }
     aiq_model twice { target first model=mock-reset-mid; target second model=mock-error-mid; target second model=third; }
     aiq_model same  { target first model=mock-first-1-reset-mid; }
     aiq_model lone  { target once model=mock-reset-mid; }

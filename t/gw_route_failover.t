@@ -19,13 +19,14 @@ my @kinds = qw(500 500-html 200-html close no-http hang-headers bad-length role-
 my $rules = 'retry 2 backoff=1ms; breaker failures=1000;';
 
 $t->conf("
-    aiq_provider first  { dialect openai; url @{[ $one->url ]}; key env:FIRST_KEY; header X-First yes; $rules
+    aiq_provider first  { dialect openai; url @{[ $one->url ]}; key env:FIRST_KEY; header X-First yes; $rules }
+    aiq_provider hasty  { dialect openai; url @{[ $one->url ]}; key env:FIRST_KEY; header X-First yes; $rules
                           timeout first_byte=300ms idle=300ms; }
     aiq_provider second { dialect openai; url @{[ $two->url ]}; key env:SECOND_KEY; $rules }
     aiq_provider down   { dialect openai; url http://127.0.0.1:@{[ $closed->sockport ]}/v1; $rules }
     aiq_provider lost   { dialect openai; url http://127.0.0.1:1/v1; key env:NO_SUCH_KEY; }
-    @{[ map { qq(aiq_model $_ { target first model=mock-$_; target second model=equivalent; }) } @kinds,
-        qw(400 404 reset-mid) ]}
+    @{[ map { my $first = /hang/ ? 'hasty' : 'first'; qq(aiq_model $_ { target $first model=mock-$_; target second model=equivalent; }) }
+        @kinds, qw(400 404 reset-mid) ]}
     aiq_provider limited { dialect openai; url @{[ $one->url ]}; key env:FIRST_KEY2; header X-First yes; $rules }
     aiq_provider denied  { dialect openai; url @{[ $one->url ]}; key env:FIRST_KEY3; header X-First yes; $rules }
     aiq_model 429     { target limited model=mock-429; target second model=equivalent; }

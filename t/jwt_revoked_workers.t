@@ -57,7 +57,7 @@ sub last_of {
     return 'no end';
 }
 sub revoked {
-    my $end = time() + 20;
+    my $end = time() + 60;
 
     return scalar grep { last_of($_, $end) =~ /"code":"token_revoked"/ } @_;
 }

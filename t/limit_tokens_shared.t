@@ -134,12 +134,16 @@ for my $round (1 .. 3) {
 cmp_ok($passed, '>=', 5, 'and not much fewer');
 
 # An engine dies with what it holds.
-my $c = $node[0]->connect;
-$c->request('POST', '/v1/chat/completions', headers => [ 'X-Who' => 'dead' ],
-    body => $node[0]->chat('hangs', 'hi', max_tokens => 60, stream => JSON::PP::true()));
-$c->head;
+my $c;
+$node[0]->wait_for(sub {
+    $c = $node[0]->connect;
+    $c->request('POST', '/v1/chat/completions', headers => [ 'X-Who' => 'dead' ],
+        body => $node[0]->chat('hangs', 'hi', max_tokens => 60, stream => JSON::PP::true()));
+    $c->head->{status} == 200;
+}, 10, 'a stream');
 $node[0]->kill_hard('engine');
-is(status(1, 'dead', 'chat'), 429, 'what a dead engine holds is not free at once');
+$node[1]->wait_for(sub { status(1, 'dead', 'chat') != 503 }, 10, 'an answer of Redis');
+is($last->{status}, 429, 'what a dead engine holds is not free at once');
 my $leases = '{aiq:limit}:tokens:who:86400000:' . substr(sha256_hex('dead'), 0, 32) . ':leases';
 my ($id) = @{ $redis->command('ZRANGE', $leases, 0, 0) };
 my $now = $redis->command('TIME')->[0];

@@ -49,11 +49,15 @@ is_deeply(\%why, { 'link.gguf' => 'it does not lie below --models', '../outside.
     'none.gguf' => 'No such file or directory' }, 'what is no file of the folder is not opened');
 is(ask($_)->{status}, 503, "$_: 503") for qw(link outside none);
 
-$t->wait_for(sub { logged('model closed') == 2 }, 20, 'both are closed when nobody uses them');
+# a machine that is busy may take them for idle before, too
+$t->wait_for(sub { logged('model closed') >= 2 && logged('model closed') == logged('model loaded') }, 20,
+    'both are closed when nobody uses them');
 is($t->get('/health')->{status}, 200, 'the engine is healthy');
+sub loads { return scalar(grep { $_->{path} eq 'whole.gguf' } logged('model loaded')) }
+my $before = loads();
 my $r = ask('whole');
 is($r->{status}, 200, 'the next request gets its answer');
-is(scalar(grep { $_->{path} eq 'whole.gguf' } logged('model loaded')), 2, 'from a model that was loaded again');
+is(loads(), $before + 1, 'from a model that was loaded again');
 
 $t->finish;
 done_testing;

@@ -25,30 +25,41 @@ $e->start;
 $t->start_nginx;
 is($t->get('/ok')->{status}, 200, 'linked');
 
-# the engine is gone, the worker knows
-my @waiting = map { $t->connect } 1 .. 3;
-$waiting[0]->request('GET', '/silent');
-$e->wait_for(qr{uri=/silent});
-$e->stop;
-is($waiting[0]->response->{status}, 502, 'the request in flight fails');
+# The engine goes, and the worker knows.
+my $times = 0;
+sub lost {
+    my $c = $t->connect;
+    $times++;
+    $c->request('GET', '/silent');
+    $e->wait_for(qr{(?:uri=/silent.*){$times}}s);
+    $e->stop;
+    is($c->response->{status}, 502, 'the request in flight fails');
+}
 
-# these come at once
-$_->request('POST', '/parked', body => 'x' x 100) for @waiting[1, 2];
-is($t->get('/health')->{status}, 503, 'health does not wait');
-$e->start;
-is($waiting[$_]->response->{body}, "ok\n", "parked request $_ is served") for 1, 2;
-like($e->log, qr{END /parked body=100}, 'with its body');
+# These come at once. They wait for a second: on a machine that is busy the engine may come
+# later, then all of it again.
+my @waiting;
+for my $try (1 .. 5) {
+    lost();
+    @waiting = map { $t->connect } 1, 2;
+    $_->request('POST', '/parked', body => 'x' x 100) for @waiting;
+    is($t->get('/health')->{status}, 503, 'health does not wait');
+    $e->start;
+    my @bodies = map { $_->response->{body} } @waiting;
+    next if $try < 5 && grep { $_ ne "ok\n" } @bodies;
+    is_deeply(\@bodies, [ ("ok\n") x 2 ], 'parked requests are served');
+    last;
+}
+like($e->log, qr{END /parked body=100}, 'with their bodies');
 
 # nobody comes back
-$waiting[0] = $t->connect;
-$waiting[0]->request('GET', '/silent');
-$e->wait_for(qr{uri=/silent.*uri=/silent}s);
-$e->stop;
-is($waiting[0]->response->{status}, 502, 'again one in flight');
-$_->request('GET', '/too-late') for @waiting[1, 2];
-$waiting[2]->close;
+$e->wait_for_hellos(1);
+lost();
+@waiting = map { $t->connect } 1, 2;
+$_->request('GET', '/too-late') for @waiting;
+$waiting[1]->close;
 my $begun = time();
-is($waiting[1]->response->{status}, 503, 'after a second it is 503');
+is($waiting[0]->response->{status}, 503, 'after a second it is 503');
 cmp_ok(time() - $begun, '<', 5, 'not later');
 $t->wait_for(sub { $t->read_file('logs/access.log') =~ m{^/too-late 499 client_closed$}m }, 10,
     'one that left while it was parked');

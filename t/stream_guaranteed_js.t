@@ -19,7 +19,7 @@ my $mock = AIQ::Mock->new($t);
 
 $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
-    aiq_model chat { target mock model=mock-stream-80x20ms; }
+    aiq_model chat { target mock model=mock-first-1-endless; }    # then one of 8 tokens
     server {
         listen 127.0.0.1:%%PORT_0%%;
         location /v1/         { aiq_pass gateway; }

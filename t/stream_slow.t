@@ -69,7 +69,7 @@ sub first {
         my $says = $t->json($t->get("/v1/streams/$id?after=0"))->{error}{message} // '';
         $first = $says =~ /number (\d+)/ ? $1 : 0;
         ($before, $since) = ($first, time()) if $first != $before;
-        return $first && time() - $since > 0.5;
+        return $first && time() - $since > 1;
     }, 20, 'the stream stands');
     return $first;
 }

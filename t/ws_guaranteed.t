@@ -15,7 +15,8 @@ my $mock = AIQ::Mock->new($t);
 
 $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
-    aiq_model chat { target mock model=mock-stream-100x20ms; }
+    aiq_model once  { target mock model=mock-first-1-endless; }
+    aiq_model again { target mock model=mock-first-1-endless-2; }
     aiq_model long { target mock model=mock-stream-10000x20ms; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -46,11 +47,12 @@ sub events {
 }
 
 my $links = 1;
-for my $case ([ 'done', 'continued, where that is allowed', 'x-aiq-continue' => 'allow' ], [ 'error', 'broken off, where it is not' ]) {
-    my ($end, $what, @headers) = @$case;
+for my $case ([ 'once', 'done', 'continued, where that is allowed', 'x-aiq-continue' => 'allow' ],
+    [ 'again', 'error', 'broken off, where it is not' ]) {
+    my ($model, $end, $what, @headers) = @$case;
     my $ws = open_ws();
 
-    begin($ws, 'chat', @headers);
+    begin($ws, $model, @headers);
     my @first = events($ws, 20);
     $t->kill_hard('engine');
     push @first, events($ws);

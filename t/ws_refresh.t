@@ -62,12 +62,12 @@ sub show {
 }
 
 # Its end.
-my $ws = open_ws(token(3));
+my $ws = open_ws(token(4));
 my $e = $ws->event;
 like($e->{data}{expires_at}, qr/^\d{4}-.*Z$/, 'the state says when the token ends');
-my $echo = open_ws(token(3), '/still');
+my $echo = open_ws(token(4), '/still');
 chat($ws, 'c', 'mock-stream-400x20ms');
-my $stays = open_ws(token(3));
+my $stays = open_ws(token(4));
 $stays->event;
 chat($stays, 'c', 'mock-stream-400x20ms');
 

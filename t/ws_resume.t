@@ -21,7 +21,7 @@ $t->write_file('jwks.json', AIQ::JWT::set($key));
 $t->conf("
     aiq_jwt_key_file %%DIR%%/jwks.json;
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; }
-    @{[ $mock->models(qw(mock-stream-60x10ms mock-stream-3x0ms mock-stream-300x20ms mock-stream-30000x0ms)) ]}
+    @{[ $mock->models(qw(mock-stream-60x10ms mock-stream-60x40ms mock-stream-3x0ms mock-stream-300x20ms mock-stream-30000x0ms)) ]}
     server {
         listen 127.0.0.1:%%PORT_0%% sndbuf=16k;
         aiq_jwt api token=\$arg_access_token;
@@ -74,13 +74,13 @@ sub resume {
 
 # The connection is cut in the middle.
 my $ws = open_ws();
-chat($ws, 'c', 'mock-stream-60x10ms');
+chat($ws, 'c', 'mock-stream-60x40ms');
 my @first = events($ws, 20);
 my $stream = $first[0]{stream};
 $ws->drop;
 $ws = open_ws();
 my ($mine, @others) = @{ $ws->{state}{data}{streams} };
-is_deeply([ @$mine{qw(stream model qos)} ], [ $stream, 'mock-stream-60x10ms', 'best-effort' ], 'the state tells of it');
+is_deeply([ @$mine{qw(stream model qos)} ], [ $stream, 'mock-stream-60x40ms', 'best-effort' ], 'the state tells of it');
 cmp_ok($mine->{seq}, '>=', $first[-1]{seq}, 'and how far it is');
 like($mine->{started_at}, qr/^\d{4}-.*Z$/, 'and since when');
 is(scalar(@others), 0, 'and of nothing else');
@@ -147,7 +147,7 @@ is_deeply([ $e->{type}, $e->{data}{error}{code} ], [ 'error', 'stream_abandoned'
 $t->wait_for(sub { $mock->stats->{aborted} > $aborted }, 10, 'the provider is left');
 
 # nginx is told to read its configuration again: the next worker finds the stream.
-chat($ws, 'r', 'mock-stream-60x10ms');
+chat($ws, 'r', 'mock-stream-60x40ms');
 my @before = events($ws, 10);
 $t->reload;
 push @before, events($ws);

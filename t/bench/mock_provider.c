@@ -399,6 +399,12 @@ static void hang_headers(mock *m, conn *c)
     c->hanging = true;
 }
 
+/* One that nobody sees the end of. */
+static void endless(mock *m, conn *c)
+{
+    run_stream(m, c, UINT32_MAX, 20 * 1000000ull);
+}
+
 static void hang_mid(mock *m, conn *c)
 {
     (void)m;
@@ -622,6 +628,7 @@ static const struct {
     {"error-mid", error_mid},
     {"100mb-line", endless_line},
     {"endless-headers", endless_headers},
+    {"endless", endless}, /* behind endless-headers, for the first that fits counts */
     {"bad-length", long_length},
     {"short-length", short_length},
     {"close", close_at_once},
@@ -640,7 +647,7 @@ static const struct {
     {"429-date", status_429_date},
     {"429", status_429},
     {"503", status_503},
-    {"500", status_500}, /* behind 500-html, for the first that fits counts */
+    {"500", status_500}, /* behind 500-html, likewise */
     {"big", big},
 };
 

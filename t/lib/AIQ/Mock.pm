@@ -19,11 +19,12 @@ sub new {
     my $name = $arg{name} // 'mock';    # of the process: there may be several
     my $self = bless { t => $t, name => $name, record => $t->dir . "/$name.requests" }, $class;
 
+    $self->{port} = $arg{port} // $t->hold_port;
     local $ENV{AIQ_VALGRIND};    # the mock is not what is looked at
     $t->_spawn($name, $t->dir . "/logs/$name.log", $t->binary('bench/mock_provider'),
         '-d', "$AIQ::Test::ROOT/../shared/data/openai-sse", '-r', $self->{record},
-        $arg{seed} ? ('-s', $arg{seed}) : (), $arg{port} ? ('-p', $arg{port}) : ());
-    $t->wait_for(sub { ($self->{port}) = $self->log =~ /^(\d+)$/m }, 10, 'the mock listens');
+        $arg{seed} ? ('-s', $arg{seed}) : (), '-p', $self->{port});
+    $t->wait_for(sub { $self->log =~ /^$self->{port}$/m }, 10, 'the mock listens');
     return $self;
 }
 

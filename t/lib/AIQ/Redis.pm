@@ -17,9 +17,7 @@ sub new {
     my $self = bless { t => $t }, $class;
 
     -x '/usr/bin/redis-server' or return;
-    my $free = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1', ReuseAddr => 1) or die $!;
-    $self->{port} = $free->sockport;
-    close $free;
+    $self->{port} = $t->hold_port;
     $self->start;
     return $self;
 }

@@ -94,13 +94,18 @@ sub read_file {
 sub port {
     my ($self, $i) = @_;
 
-    while (@{ $self->{ports} } <= $i) {
-        my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0,
-            Proto => 'tcp', ReuseAddr => 1) or die "no free port: $!";
-        push @{ $self->{ports} }, $s->sockport;
-        push @{ $self->{held} },  $s;
-    }
+    push @{ $self->{ports} }, $self->hold_port while @{ $self->{ports} } <= $i;
     return $self->{ports}[$i];
+}
+
+# One for a program that comes and goes, and that nobody else may get meanwhile.
+sub hold_port {
+    my ($self) = @_;
+    my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0,
+        Proto => 'tcp', ReuseAddr => 1) or die "no free port: $!";
+
+    push @{ $self->{held} }, $s;
+    return $s->sockport;
 }
 
 # ---- configuration ----
@@ -257,10 +262,15 @@ sub start {
 sub wait_for_links {
     my ($self, $n) = @_;
 
-    $self->wait_for(sub {
-        my $links = () = $self->engine_log =~ /"worker connected"/g;
-        return $links >= $n;
-    }, 10, "$n links");
+    $self->wait_for(sub { $self->links >= $n }, 10, "$n links");
+}
+
+# How many there have been.
+sub links {
+    my ($self) = @_;
+    my $n = () = $self->engine_log =~ /"worker connected"/g;
+
+    return $n;
 }
 
 sub pid { return $_[0]{children}{ $_[1] } }
@@ -317,14 +327,17 @@ sub kill_hard {
     return $self->stop($name, 'KILL');
 }
 
-# nginx -s reload, waited for: new workers are there.
+# nginx -s reload, waited for: new workers are there, and where the old ones had an engine,
+# have found it: a request that comes before waits for that, but for a second at most.
 sub reload {
     my ($self, %arg) = @_;
     my %old = map { $_ => 1 } $self->workers;
+    my $links = $self->links;
 
     kill('HUP', $self->nginx_pid);
     return if $arg{no_wait};
     $self->wait_for(sub { grep { !$old{$_} } $self->workers }, 20, 'new workers');
+    $self->wait_for_links($links + ($self->{workers} // 1)) if $links;
 }
 
 # ---- HTTP ----
