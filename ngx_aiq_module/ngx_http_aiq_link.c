@@ -65,9 +65,12 @@ ngx_http_aiq_link_start(ngx_http_aiq_link_t *link)
     link->work.data = c;
     link->work.log = c->log;
 
-    /* arms the ring; the engine may have spoken already */
+    /*
+     * arms the ring; the engine may have spoken already, or gone: of what came
+     * with its welcome there is no other event
+     */
 
-    ngx_post_event(&link->work, &ngx_posted_events);
+    ngx_post_event(c->read, &ngx_posted_events);
 }
 
 

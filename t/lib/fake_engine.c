@@ -6,7 +6,8 @@
  *
  * HANDSHAKE is how it answers a hello: ok (the default), silent, close, abi,
  * magic, short, no_fd, two_fds, unsealed, wrong_size, refused; deaf: well, but
- * then it reads nothing before SIGUSR1. One link at a time, everything blocks,
+ * then it reads nothing before SIGUSR1; dies: well, at SIGUSR1, and that is the
+ * last that it does. One link at a time, everything blocks,
  * standard output tells every frame that came.
  *
  * An ASK is answered as its request id tells it to, see told().
@@ -758,7 +759,13 @@ static bool shake_hands(const char *how)
         strcpy(w.text, "go \033[31maway");
         welcome(&w, sizeof(w), -1, 0);
     } else if (!HOW("close")) {
+        if (HOW("dies")) {
+            pause();
+        }
         welcome(&w, sizeof(w), own, 1);
+        if (HOW("dies")) {
+            exit(0);
+        }
         if (HOW("ok") || HOW("deaf")) {
             void *peer = mmap(NULL, AIQ_MAP_SIZE, PROT_READ, MAP_SHARED, theirs, 0);
             void *mine = mmap(NULL, AIQ_MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, own, 0);
