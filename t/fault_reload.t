@@ -33,6 +33,7 @@ my ($r, $p) = ($echo->finish, $plain->finish);
 diag("echo $r->{ok} ok, $r->{lost} lost; plain $p->{ok} ok, $p->{lost} lost; longest "
     . sprintf('%.3f s', $r->{longest}));
 cmp_ok($r->{ok}, '>=', 10 * $reloads, 'requests were served all along');
+cmp_ok($r->{late}, '<=', $r->{ok} / 20, 'a link was there in time');
 is($r->{wrong}, 0, 'none got a wrong reply') or diag($r->{first_wrong});
 cmp_ok($r->{lost}, '<=', $p->{lost}, 'none was lost that plain nginx would have served')
     or diag($r->{first_lost});

@@ -33,6 +33,7 @@ for my $i (1 .. 5) {
 $load->wait_for_requests(50);
 my $r = $load->finish;
 
+cmp_ok($r->{late}, '<=', $r->{ok} / 20, 'a link was there in time');
 is($r->{wrong}, 0, 'no wrong reply') or diag($r->{first_wrong});
 is($r->{lost},  0, 'no lost request') or diag($r->{first_lost});
 

@@ -34,6 +34,7 @@ $t->wait_for(sub { !$t->alive('nginx') }, 20, 'the old master leaves');
 $load->wait_for_requests(100);
 my $r = $load->finish;
 
+cmp_ok($r->{late}, '<=', $r->{ok} / 20, 'a link was there in time');
 is($r->{wrong}, 0, 'no wrong reply') or diag($r->{first_wrong});
 is($r->{lost},  0, 'no lost request') or diag($r->{first_lost});
 is($t->post('/echo', 'still here')->{body}, 'still here', 'the new binary serves');
