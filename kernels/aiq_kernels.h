@@ -208,9 +208,9 @@ typedef struct {
      * the order of the sequences and of their tokens. A token's result does not depend on who
      * else is in the batch nor on how its prompt was cut: to the last bit with F32 weights, and
      * on the CPU with F16. Others may be multiplied in one way where a step has few tokens and
-     * in another where it has many, because neither is fast at both by a factor of three; each
+     * in others where it has more, because none is fast at all by a factor of three; each
      * rounds activations, so results differ by some tenths of a percent in a product between,
-     * never within, the two.
+     * never within, the ways.
      */
     bool (*step)(kern_model *model, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 

@@ -31,6 +31,11 @@ typedef struct {
     float sums[];               /* [16 rows][16 tokens][16][16] */
 } workspace;
 
+static size_t packed_bytes(size_t cols)
+{
+    return 2 * cols;
+}
+
 static size_t scratch_bytes(size_t max_tokens)
 {
     size_t tokens = max_tokens < TILE_TOKENS ? max_tokens : TILE_TOKENS;
@@ -55,10 +60,10 @@ static size_t tile_at(size_t n, size_t cols, size_t first, size_t col)
            BLOCK;
 }
 
-X86_AMX static void pack(uint16_t *dst, const float *x, size_t first, size_t n, size_t cols)
+X86_AMX static void pack(void *dst, const float *x, size_t first, size_t n, size_t cols)
 {
     for (size_t c = 0; c < cols; c += 32) {
-        uint16_t *tile = dst + tile_at(n, cols, first, c);
+        uint16_t *tile = (uint16_t *)dst + tile_at(n, cols, first, c);
         __m512i r[16];
 
         for (size_t i = 0; i < 16; i++) {
@@ -363,7 +368,7 @@ X86_AMX X86_INLINE void multiply_all(kern_type type, const product *p, float *y,
         break
 
 X86_AMX static void multiply(kern_type type, float *y, size_t ldy, const uint8_t *row,
-                             size_t rows, const uint16_t *x, size_t n, size_t cols,
+                             size_t rows, const void *x, size_t n, size_t cols,
                              uint8_t *scratch)
 {
     product p = {
@@ -391,6 +396,7 @@ X86_AMX static void multiply(kern_type type, float *y, size_t ldy, const uint8_t
 }
 
 const cpu_tile cpu_tile_amx = {
+    .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
     .multiply = multiply,

@@ -98,6 +98,7 @@ static void cpu_model_free(kern_model *m)
     free(m->scores);
     free(m->wrow);
     free(m->packed);
+    free(m->packed_int);
     free(m->tiles);
     free(m);
 }
@@ -118,16 +119,19 @@ static bool alloc_packed(kern_model *m)
         m->packed = bytes(n, most);
     }
     if (ops->tiles != NULL) {
-        assert(most >= 2 * (size_t)m->wrow_len);
         size_t attend = ops->attend->scratch_bytes(m->config.head_dim);
+        size_t tiles = ops->tiles->scratch_bytes(m->max_batch);
+        size_t int_tiles = ops->int_tiles->scratch_bytes(CPU_INT_TILES_MAX);
 
-        m->tiles_bytes = ops->tiles->scratch_bytes(m->max_batch);
-        m->tiles_bytes = (attend > m->tiles_bytes ? attend : m->tiles_bytes) + 63;
-        m->tiles_bytes &= ~(size_t)63;
+        assert(most >= ops->tiles->packed_bytes(m->wrow_len));
+        m->packed_int = bytes(n < CPU_INT_TILES_MAX ? n : CPU_INT_TILES_MAX,
+                              ops->int_tiles->packed_bytes(m->wrow_len));
+        tiles = tiles > int_tiles ? tiles : int_tiles;
+        m->tiles_bytes = ((attend > tiles ? attend : tiles) + 63) & ~(size_t)63;
         m->tiles = bytes(cpu_pool_size(m->dev->pool), m->tiles_bytes);
     }
     return (ops->integers == NULL || m->packed != NULL) &&
-           (ops->tiles == NULL || m->tiles != NULL);
+           (ops->tiles == NULL || (m->packed_int != NULL && m->tiles != NULL));
 }
 
 static bool alloc_state(kern_model *m)

@@ -1,6 +1,7 @@
 /*
- * The fast ways to multiply packed weights: integers for few tokens (vnni.c), tiles of bf16
- * for many (amx.c). A machine has the first, or both, or none; ops.h says which.
+ * The fast ways to multiply packed weights: integers for few tokens (vnni.c), tiles of integers
+ * for some (amx_int8.c), tiles of bf16 for many (amx.c). A machine has the first, or all, or
+ * none; ops.h says which.
  */
 #ifndef CPU_DOT_H
 #define CPU_DOT_H
@@ -29,22 +30,26 @@ enum {
 };
 
 typedef struct {
+    /* Bytes of a token's prepared activations, of any sixteen tokens a multiple of 64. */
+    size_t (*packed_bytes)(size_t cols);
+
     /* Bytes of scratch that a thread needs, aligned to 64, for max_tokens. */
     size_t (*scratch_bytes)(size_t max_tokens);
 
     /* Prepares sixteen tokens (or the last, fewer), from the first on, of a block of n <=
-     * TILE_TOKENS, x [n][cols], cols a multiple of 32. dst takes 2 * cols bytes a token, n
-     * rounded up to 16. */
-    void (*pack)(uint16_t *dst, const float *x, size_t first, size_t n, size_t cols);
+     * TILE_TOKENS, x [n][cols], cols a multiple of 32. dst, aligned to 64, takes packed_bytes,
+     * n rounded up to 16. */
+    void (*pack)(void *dst, const float *x, size_t first, size_t n, size_t cols);
 
     /* y[t * ldy + r] = row r times token t for r < rows <= TILE_ROWS and t < n */
     void (*multiply)(kern_type type, float *y, size_t ldy, const uint8_t *row, size_t rows,
-                     const uint16_t *x, size_t n, size_t cols, uint8_t *scratch);
+                     const void *x, size_t n, size_t cols, uint8_t *scratch);
 
     bool types[KERN_N_TYPES]; /* those it multiplies */
 } cpu_tile;
 
 extern const cpu_dot cpu_dot_vnni;
 extern const cpu_tile cpu_tile_amx;
+extern const cpu_tile cpu_tile_amx_int8;
 
 #endif

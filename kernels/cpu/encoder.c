@@ -259,7 +259,7 @@ bool cpu_encode(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_po
         j.n += texts[t].n;
     }
     assert(j.n <= m->max_batch);
-    m->f16_in_tiles = true;
+    m->encoding = true;
     cpu_pool_run(m->dev->pool, n_texts, 1, look_up, &j);
     for (j.layer = 0; j.layer < m->config.n_layers; j.layer++) {
         run_layer(&j);

@@ -175,7 +175,7 @@ bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logit
 
     assert(n_seqs <= m->max_batch);
     n = embed(m, seqs, n_seqs);
-    m->f16_in_tiles = false;
+    m->encoding = false;
     for (uint32_t layer = 0; layer < m->config.n_layers; layer++) {
         attention_block(m, layer, n_seqs, n);
         ffn_block(m, layer, n);

@@ -1,11 +1,12 @@
 /*
- * Products of the batch with matrices, in the best of three ways that the weights' type, the
+ * Products of the batch with matrices, in the best of four ways that the weights' type, the
  * machine and the number of tokens allow:
  *
- *   floats    rows of weights become floats, sums are f32: F32 always, F16 but for encode, and
- *             whatever the machine has nothing better for. Nothing is rounded but the sums.
- *   integers  packed weights, few tokens: activations rounded to eight bits by 32
- *   tiles     packed weights, BF16 and F16, many tokens: both sides rounded to bf16
+ *   floats     rows of weights become floats, sums are f32: F32 always, F16 but for encode, and
+ *              whatever the machine has nothing better for. Nothing is rounded but the sums.
+ *   integers   packed weights, few tokens: activations rounded to eight bits by 32
+ *   int tiles  packed weights but Q6_K, some tokens: the same rounding
+ *   tiles      packed weights, BF16 and F16, many tokens: both sides rounded to bf16
  *
  * Several matrices that multiply the same activations are one loop of the pool.
  */
@@ -13,8 +14,10 @@
 
 #include <assert.h>
 
-/* From so many tokens on tiles are faster than integers: measured, Q8_0 from 6, Q4_K from 9. */
-#define TILES_FROM 7
+/* From so many tokens on tiles of integers are faster than integers, and tiles of bf16, where
+ * there are no others. */
+#define INT_TILES_FROM 3
+#define TILES_FROM     7
 
 /* Below this many multiply-adds a chunk costs more than it saves. */
 #define MIN_CHUNK_MACS ((uint64_t)128 * 1024)
@@ -22,7 +25,7 @@
 /* Rows of an item, where tiles don't say otherwise. */
 #define ROWS 32
 
-typedef enum { BY_FLOATS, BY_INTEGERS, BY_TILES } way;
+typedef enum { BY_FLOATS, BY_INTEGERS, BY_INT_TILES, BY_TILES, N_WAYS } way;
 
 typedef struct {
     kern_model *m;
@@ -37,15 +40,21 @@ bool cpu_in_tiles(const kern_model *m, kern_type type)
 {
     const cpu_tile *tiles = m->dev->ops->tiles;
 
-    return tiles != NULL && tiles->types[type] && (type != KERN_F16 || m->f16_in_tiles);
+    return tiles != NULL && tiles->types[type] && (type != KERN_F16 || m->encoding);
 }
 
 static way way_of(const kern_model *m, const kern_tensor *w, uint32_t n)
 {
     const cpu_ops *ops = m->dev->ops;
 
-    if (cpu_in_tiles(m, w->type) && n >= TILES_FROM && w->cols % 32 == 0) {
-        return BY_TILES;
+    if (cpu_in_tiles(m, w->type) && w->cols % 32 == 0) {
+        if (!m->encoding && ops->int_tiles->types[w->type] && n >= INT_TILES_FROM &&
+            n <= CPU_INT_TILES_MAX) {
+            return BY_INT_TILES;
+        }
+        if (n >= TILES_FROM) {
+            return BY_TILES;
+        }
     }
     return ops->integers != NULL && ops->integers->rows[w->type] != NULL ? BY_INTEGERS
                                                                          : BY_FLOATS;
@@ -76,8 +85,8 @@ static void by_floats(const job *j, const cpu_product *p, uint32_t begin, uint32
     }
 }
 
-static void by_tiles(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
-                     uint32_t thread)
+static void by_tiles(const job *j, const cpu_product *p, const cpu_tile *tiles,
+                     const uint8_t *packed, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const kern_tensor *w = p->w;
     const uint8_t *row =
@@ -86,10 +95,9 @@ static void by_tiles(const job *j, const cpu_product *p, uint32_t begin, uint32_
 
     for (uint32_t t = 0; t < j->n; t += TILE_TOKENS) {
         uint32_t n = j->n - t < TILE_TOKENS ? j->n - t : TILE_TOKENS;
-        const uint16_t *x = (const uint16_t *)(const void *)j->m->packed + (size_t)t * w->cols;
 
-        j->m->dev->ops->tiles->multiply(w->type, p->y + (size_t)t * w->rows + begin, w->rows,
-                                        row, end - begin, x, n, w->cols, scratch);
+        tiles->multiply(w->type, p->y + (size_t)t * w->rows + begin, w->rows, row, end - begin,
+                        packed + t * tiles->packed_bytes(w->cols), n, w->cols, scratch);
     }
 }
 
@@ -109,8 +117,13 @@ static void rows_of(const job *j, const cpu_product *p, uint32_t begin, uint32_t
                                      (const uint8_t *)w->data + begin * bytes, end - begin,
                                      j->m->packed, j->n, w->cols);
         break;
+    case BY_INT_TILES:
+        by_tiles(j, p, ops->int_tiles, j->m->packed_int, begin, end, thread);
+        break;
     case BY_TILES:
-        by_tiles(j, p, begin, end, thread);
+        by_tiles(j, p, ops->tiles, j->m->packed, begin, end, thread);
+        break;
+    case N_WAYS:
         break;
     }
 }
@@ -151,29 +164,46 @@ static void quantize_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t th
     }
 }
 
+static void pack_sixteen(const job *j, const cpu_tile *tiles, uint8_t *packed, size_t t)
+{
+    size_t cols = j->products[0].w->cols, block = t / TILE_TOKENS * TILE_TOKENS;
+    size_t n = j->n - block;
+
+    tiles->pack(packed + block * tiles->packed_bytes(cols), j->x + block * cols, t - block,
+                n < TILE_TOKENS ? n : TILE_TOKENS, cols);
+}
+
 /* Items are sixteen tokens. */
 static void pack_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const job *j = arg;
-    size_t cols = j->products[0].w->cols;
 
     (void)thread;
-    for (size_t t = (size_t)begin * 16; t < (size_t)end * 16; t += 16) {
-        size_t block = t / TILE_TOKENS * TILE_TOKENS, n = j->n - block;
-
-        j->m->dev->ops->tiles->pack((uint16_t *)(void *)j->m->packed + block * cols,
-                                    j->x + block * cols, t - block,
-                                    n < TILE_TOKENS ? n : TILE_TOKENS, cols);
+    for (size_t i = begin; i < end; i++) {
+        pack_sixteen(j, j->m->dev->ops->tiles, j->m->packed, i * 16);
     }
 }
 
-/* As much of the activations as the ways need. Tiles and integers don't meet in one batch: what
- * integers can, tiles can. */
-static void prepare(job *j, bool integers, bool tiles)
+static void pack_int_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
-    if (tiles) {
+    const job *j = arg;
+
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        pack_sixteen(j, j->m->dev->ops->int_tiles, j->m->packed_int, i * 16);
+    }
+}
+
+/* As much of the activations as the ways need. Tiles of bf16 and integers don't meet in one
+ * batch: what integers can, tiles can. */
+static void prepare(job *j, const bool by[N_WAYS])
+{
+    if (by[BY_INT_TILES]) {
+        cpu_pool_run(j->m->dev->pool, (j->n + 15) / 16, 1, pack_int_tokens, j);
+    }
+    if (by[BY_TILES]) {
         cpu_pool_run(j->m->dev->pool, (j->n + 15) / 16, 1, pack_tokens, j);
-    } else if (integers) {
+    } else if (by[BY_INTEGERS]) {
         cpu_pool_run(j->m->dev->pool, j->n, 8, quantize_tokens, j);
     }
 }
@@ -183,18 +213,15 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
 {
     job j = {.m = m, .x = x, .n = n, .products = products, .n_products = n_products};
     uint32_t cols = products[0].w->cols, total = 0, rows = 0;
-    bool integers = false, tiles = false;
+    bool by[N_WAYS] = {false};
 
     for (uint32_t i = 0; i < n_products; i++) {
-        way by = way_of(m, products[i].w, n);
-
         assert(products[i].w->cols == cols);
         rows += products[i].w->rows;
-        integers |= by == BY_INTEGERS;
-        tiles |= by == BY_TILES;
+        by[way_of(m, products[i].w, n)] = true;
     }
     j.unit = ROWS;
-    if (tiles) {
+    if (by[BY_TILES] || by[BY_INT_TILES]) {
         /* the more rows share the activations in the cache the better, but all threads work */
         bool many = rows >= TILE_ROWS * 4 * cpu_pool_size(m->dev->pool);
 
@@ -203,7 +230,7 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
     for (uint32_t i = 0; i < n_products; i++) {
         total += units(&j, products[i].w->rows);
     }
-    prepare(&j, integers, tiles);
+    prepare(&j, by);
     cpu_pool_run(m->dev->pool, total,
                  (uint32_t)(MIN_CHUNK_MACS / ((uint64_t)cols * n * j.unit)) + 1, items, &j);
 }

@@ -524,11 +524,17 @@ static const cpu_ops ops_avx512 = {.name = "avx512", AVX512_OPS};
 static const cpu_ops ops_vnni = {.name = "vnni", AVX512_OPS.integers = &cpu_dot_vnni};
 static const cpu_ops ops_amx = {.name = "amx",
                                 AVX512_OPS.integers = &cpu_dot_vnni,
+                                .int_tiles = &cpu_tile_amx_int8,
                                 .tiles = &cpu_tile_amx,
                                 .attend = &cpu_attend_amx};
 
 /* Bits of leaf 7, subleaf 0 and 1, that compilers of our age don't all know by name. */
-enum { EDX_AMX_BF16 = 1 << 22, EDX_AMX_TILE = 1 << 24, EAX_AVX512_BF16 = 1 << 5 };
+enum {
+    EDX_AMX_BF16 = 1 << 22,
+    EDX_AMX_TILE = 1 << 24,
+    EDX_AMX_INT8 = 1 << 25,
+    EAX_AVX512_BF16 = 1 << 5
+};
 
 static bool has_f16c(void)
 {
@@ -544,8 +550,8 @@ static bool has_amx(void)
     unsigned int a, b, c, d;
 
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & EDX_AMX_BF16) ||
-        !(d & EDX_AMX_TILE) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) ||
-        !(a & EAX_AVX512_BF16)) {
+        !(d & EDX_AMX_TILE) || !(d & EDX_AMX_INT8) ||
+        !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & EAX_AVX512_BF16)) {
         return false;
     }
     return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;

@@ -11,8 +11,6 @@
 
 #if defined(__x86_64__)
 
-#include <math.h>
-
 #include "kernels/cpu/x86.h"
 
 #define AHEAD 1024 /* bytes */
@@ -51,29 +49,20 @@ X86_VNNI static void quantize(uint8_t *dst, const float *x, size_t cols)
     vector v = vector_at(dst, cols);
 
     for (size_t i = 0; i < n; i += 32) {
-        bool there = i < cols;
-        __m512 a = there ? _mm512_loadu_ps(x + i) : _mm512_setzero_ps();
-        __m512 b = there ? _mm512_loadu_ps(x + i + 16) : _mm512_setzero_ps();
-        float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-        float d = most / 127, up = most > 0 ? 127 / most : 0;
-        __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(up)));
-        __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(up)));
-        __m256i q, four;
+        x86_eight_bits e = {0};
+        __m256i four;
 
-        /* the maximum skips what is not a number; the result must not */
-        if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) {
-            d = NAN;
+        if (i < cols) {
+            e = x86_round_to_eight_bits(x + i);
         }
-        q = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_cvtepi32_epi8(qa)),
-                                    _mm512_cvtepi32_epi8(qb), 1);
-        four = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
-        _mm256_storeu_si256((__m256i *)(void *)(v.q + i), q);
+        four = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), e.q);
+        _mm256_storeu_si256((__m256i *)(void *)(v.q + i), e.q);
         _mm256_storeu_si256(
             (__m256i *)(void *)(v.c + i / 4),
             _mm256_slli_epi32(_mm256_sub_epi32(_mm256_setzero_si256(), four), 7));
-        _mm256_storeu_ps(v.d + i / 4, _mm256_set1_ps(d));
-        v.sum[i / 16] = (float)_mm512_reduce_add_epi32(qa) * d;
-        v.sum[i / 16 + 1] = (float)_mm512_reduce_add_epi32(qb) * d;
+        _mm256_storeu_ps(v.d + i / 4, _mm256_set1_ps(e.d));
+        v.sum[i / 16] = (float)e.sum[0] * e.d;
+        v.sum[i / 16 + 1] = (float)e.sum[1] * e.d;
     }
 }
 

@@ -11,12 +11,14 @@
 #if defined(__x86_64__)
 
 #include <immintrin.h>
+#include <math.h>
 
 #include "kernels/cpu/quant.h"
 
 #define X86_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,f16c,fma"
 #define X86_VNNI   __attribute__((target(X86_AVX512 ",avx512vnni")))
-#define X86_AMX    __attribute__((target(X86_AVX512 ",avx512vnni,avx512bf16,amx-tile,amx-bf16")))
+#define X86_AMX                                                                                \
+    __attribute__((target(X86_AVX512 ",avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8")))
 #define X86_INLINE static inline __attribute__((always_inline))
 
 /* scale and min of the sixteen groups of sixteen weights of a super-block */
@@ -90,24 +92,18 @@ X86_VNNI X86_INLINE __m512i x86_super(kern_type type, const uint8_t *p, size_t j
     return q;
 }
 
-/* The six-bit numbers of quant_scales, all sixteen at once. */
-X86_VNNI X86_INLINE x86_groups x86_six_bits(const uint8_t *p)
+/* The six-bit numbers of quant_scales, all sixteen at once: eight scales, eight minima. */
+X86_VNNI X86_INLINE __m512 x86_six_bits(const uint8_t *p)
 {
     const uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x03030303;
     uint32_t s[3];
     __m512 all;
-    x86_groups g;
 
     memcpy(s, p + Q4_K_SCALES, sizeof(s));
     all = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
         _mm_set_epi32((int)((s[2] >> 4 & four) | (s[1] >> 6 & two) << 4), (int)(s[1] & six),
                       (int)((s[2] & four) | (s[0] >> 6 & two) << 4), (int)(s[0] & six))));
-    all = _mm512_mul_ps(all, x86_two_f16(p, p + 2));
-    g.scale = _mm512_permutexvar_ps(
-        _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0), all);
-    g.min = _mm512_permutexvar_ps(
-        _mm512_set_epi32(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8), all);
-    return g;
+    return _mm512_mul_ps(all, x86_two_f16(p, p + 2));
 }
 
 X86_VNNI X86_INLINE x86_groups x86_super_groups(kern_type type, const uint8_t *p)
@@ -116,7 +112,13 @@ X86_VNNI X86_INLINE x86_groups x86_super_groups(kern_type type, const uint8_t *p
     x86_groups g;
 
     if (type != KERN_Q6_K) {
-        return x86_six_bits(p);
+        __m512 all = x86_six_bits(p);
+
+        g.scale = _mm512_permutexvar_ps(
+            _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0), all);
+        g.min = _mm512_permutexvar_ps(
+            _mm512_set_epi32(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8), all);
+        return g;
     }
     s = _mm_loadu_si128((const __m128i *)(const void *)(p + Q6_K_SCALES));
     g.scale = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s)),
@@ -125,21 +127,56 @@ X86_VNNI X86_INLINE x86_groups x86_super_groups(kern_type type, const uint8_t *p
     return g;
 }
 
-/* Eight tiles of sixteen rows of 64 bytes. Not _tile_loadconfig: it does not tell gcc 12 that
- * it reads what it is given. */
+/* 32 activations as integers of eight bits: x is about q * d. */
+typedef struct {
+    __m256i q;
+    float d;
+    int32_t sum[2]; /* of the first sixteen of q, and of the others */
+} x86_eight_bits;
+
+X86_VNNI X86_INLINE x86_eight_bits x86_round_to_eight_bits(const float *x)
+{
+    __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+    float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    __m512 up = _mm512_set1_ps(most > 0 ? 127 / most : 0);
+    __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, up));
+    __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, up));
+    x86_eight_bits e = {.d = most / 127};
+
+    /* the maximum skips what is not a number; the result must not */
+    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) {
+        e.d = NAN;
+    }
+    e.q = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_cvtepi32_epi8(qa)),
+                                  _mm512_cvtepi32_epi8(qb), 1);
+    e.sum[0] = _mm512_reduce_add_epi32(qa);
+    e.sum[1] = _mm512_reduce_add_epi32(qb);
+    return e;
+}
+
+/* What ldtilecfg reads: of each tile, the bytes of a row and the rows. */
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} x86_tile_config;
+
+/* Not _tile_loadconfig: it does not tell gcc 12 that it reads what it is given. */
+X86_AMX X86_INLINE void x86_tiles_load_config(const x86_tile_config *c)
+{
+    __asm__ volatile("ldtilecfg %0" : : "m"(*c));
+}
+
+/* Eight tiles of sixteen rows of 64 bytes. */
 X86_AMX X86_INLINE void x86_tiles_configure(void)
 {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } c = {.palette = 1};
+    x86_tile_config c = {.palette = 1};
 
     for (int i = 0; i < 8; i++) {
         c.row_bytes[i] = 64;
         c.rows[i] = 16;
     }
-    __asm__ volatile("ldtilecfg %0" : : "m"(c));
+    x86_tiles_load_config(&c);
 }
 
 /* Rows become columns: a 16 x 16 matrix of 32-bit values, in four rounds of swaps. */

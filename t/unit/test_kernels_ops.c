@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/cpu/ops.h"
 #include "quant_ref.h"
@@ -40,12 +41,39 @@ static double rounded(const float *x, size_t i)
     return most > 0 ? nearbyint((double)(x[i] * (127 / most))) * (double)(most / 127) : 0;
 }
 
+/* Products whose activations are rounded so, and nothing else: what is left are sums in f32. */
+static void check_rounded(const kern_tensor *w, const float *x, const float *y, size_t tokens)
+{
+    size_t row_bytes = cpu_row_bytes(w->type, w->cols);
+    double *xr = malloc(w->cols * sizeof(*xr));
+
+    for (size_t i = 0; i < tokens * w->rows; i++) {
+        const uint8_t *row = (const uint8_t *)w->data + i % w->rows * row_bytes;
+        double want = 0, size = 0;
+
+        for (size_t c = 0; c < w->cols && i % w->rows == 0; c++) {
+            xr[c] = rounded(x + i / w->rows * w->cols, c);
+        }
+        for (size_t c = 0; c < w->cols; c++) {
+            double v = ref_weight(w->type, row, c) * xr[c];
+
+            want += v;
+            size += fabs(v);
+        }
+        if (!(fabs(y[i] - want) <= 2e-5 * size)) {
+            fail_msg("%s, %u rows, %zu tokens, %u columns: %g, not %g", ref_type_name[w->type],
+                     w->rows, tokens, w->cols, (double)y[i], want);
+        }
+    }
+    free(xr);
+}
+
 static void one_integer_product(const cpu_dot *dot, kern_type type, size_t rows, size_t tokens,
                                 size_t cols)
 {
     uint64_t seed = rows * 1000 + tokens * 100 + cols;
     kern_tensor w = ref_tensor(type, (uint32_t)rows, (uint32_t)cols, &seed);
-    size_t bytes = dot->vector_bytes(cols), row_bytes = cpu_row_bytes(type, cols);
+    size_t bytes = dot->vector_bytes(cols);
     float *x = malloc(tokens * cols * sizeof(*x)), *y = malloc(tokens * rows * sizeof(*y));
     uint8_t *packed = scratch(tokens * bytes);
 
@@ -54,28 +82,13 @@ static void one_integer_product(const cpu_dot *dot, kern_type type, size_t rows,
         dot->quantize(packed + t * bytes, x + t * cols, cols);
     }
     dot->rows[type](y, rows, w.data, rows, packed, tokens, cols);
-    for (size_t i = 0; i < tokens * rows; i++) {
-        const uint8_t *row = (const uint8_t *)w.data + i % rows * row_bytes;
-        double want = 0, size = 0;
-
-        for (size_t c = 0; c < cols; c++) {
-            double v = ref_weight(type, row, c) * rounded(x + i / rows * cols, c);
-
-            want += v;
-            size += fabs(v);
-        }
-        if (!(fabs(y[i] - want) <= 2e-5 * size)) {
-            fail_msg("%s, %zu rows, %zu tokens, %zu columns: %g, not %g", ref_type_name[type],
-                     rows, tokens, cols, (double)y[i], want);
-        }
-    }
+    check_rounded(&w, x, y, tokens);
     free((void *)w.data);
     free(x);
     free(y);
     free(packed);
 }
 
-/* Nothing is rounded but activations: what is left are sums in f32. */
 static void integer_products(void **state)
 {
     (void)state;
@@ -95,6 +108,21 @@ static void integer_products(void **state)
     }
 }
 
+/* y = w x in tiles. */
+static void multiply(const cpu_tile *tile, const kern_tensor *w, const float *x, size_t tokens,
+                     float *y)
+{
+    uint8_t *packed = scratch((tokens + 15) / 16 * 16 * tile->packed_bytes(w->cols));
+    uint8_t *room = scratch(tile->scratch_bytes(tokens));
+
+    for (size_t t = 0; t < tokens; t += 16) {
+        tile->pack(packed, x, t, tokens, w->cols);
+    }
+    tile->multiply(w->type, y, w->rows, w->data, w->rows, packed, tokens, w->cols, room);
+    free(packed);
+    free(room);
+}
+
 static void one_tile_product(const cpu_tile *tile, kern_type type, size_t rows, size_t tokens,
                              size_t cols)
 {
@@ -102,15 +130,10 @@ static void one_tile_product(const cpu_tile *tile, kern_type type, size_t rows, 
     kern_tensor w = ref_tensor(type, (uint32_t)rows, (uint32_t)cols, &seed);
     size_t row_bytes = cpu_row_bytes(type, cols);
     float *x = malloc(tokens * cols * sizeof(*x)), *y = malloc(tokens * rows * sizeof(*y));
-    uint16_t *packed = scratch((tokens + 15) / 16 * 16 * cols * sizeof(*packed));
-    uint8_t *room = scratch(tile->scratch_bytes(tokens));
     double error = 0, size = 0;
 
     random_floats(x, tokens * cols, seed);
-    for (size_t t = 0; t < tokens; t += 16) {
-        tile->pack(packed, x, t, tokens, cols);
-    }
-    tile->multiply(type, y, rows, w.data, rows, packed, tokens, cols, room);
+    multiply(tile, &w, x, tokens, y);
     for (size_t i = 0; i < tokens * rows; i++) {
         const uint8_t *row = (const uint8_t *)w.data + i % rows * row_bytes;
         double want = 0;
@@ -129,8 +152,72 @@ static void one_tile_product(const cpu_tile *tile, kern_type type, size_t rows, 
     free((void *)w.data);
     free(x);
     free(y);
-    free(packed);
-    free(room);
+}
+
+/* The same bytes, behind which there is nothing that may be read. */
+static kern_tensor at_the_end(const kern_tensor *w, void **map, size_t *size)
+{
+    size_t bytes = w->rows * cpu_row_bytes(w->type, w->cols), page = 4096;
+    kern_tensor end = *w;
+
+    *size = (bytes + page - 1) / page * page + page;
+    *map = mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(*map != MAP_FAILED);
+    end.data = memcpy((uint8_t *)*map + *size - page - bytes, w->data, bytes);
+    assert_int_equal(mprotect((uint8_t *)*map + *size - page, page, PROT_NONE), 0);
+    return end;
+}
+
+/* Each token's products are the same to the last bit when it is alone. */
+static void one_int_tile_product(const cpu_tile *tile, kern_type type, size_t rows,
+                                 size_t tokens, size_t cols)
+{
+    uint64_t seed = rows * 1000 + tokens * 100 + cols;
+    kern_tensor w = ref_tensor(type, (uint32_t)rows, (uint32_t)cols, &seed), end;
+    float *x = malloc(tokens * cols * sizeof(*x)), *y = malloc(tokens * rows * sizeof(*y));
+    float *alone = malloc(rows * sizeof(*alone));
+    size_t size;
+    void *map;
+
+    end = at_the_end(&w, &map, &size);
+    random_floats(x, tokens * cols, seed);
+    multiply(tile, &end, x, tokens, y);
+    check_rounded(&w, x, y, tokens);
+    for (size_t t = 0; t < tokens; t++) {
+        multiply(tile, &end, x + t * cols, 1, alone);
+        assert_memory_equal(alone, y + t * rows, rows * sizeof(*alone));
+    }
+    munmap(map, size);
+    free((void *)w.data);
+    free(x);
+    free(y);
+    free(alone);
+}
+
+static void int_tile_products(void **state)
+{
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int type = 0; type < KERN_N_TYPES && (*o)->int_tiles != NULL; type++) {
+            const cpu_tile *tile = (*o)->int_tiles;
+            size_t block, bytes;
+
+            if (!tile->types[type]) {
+                continue;
+            }
+            cpu_block((kern_type)type, &block, &bytes);
+            for (size_t tokens = 1; tokens <= 48; tokens += tokens < 15 ? 7 : 3) {
+                one_int_tile_product(tile, (kern_type)type, tokens, tokens, block);
+            }
+            for (size_t cols = block; cols <= 10 * block;
+                 cols += cols < 9 * block ? 8 * block : block) {
+                one_int_tile_product(tile, (kern_type)type, 15, 3, cols);
+                one_int_tile_product(tile, (kern_type)type, 16, 16, cols);
+                one_int_tile_product(tile, (kern_type)type, 33, 17, cols);
+                one_int_tile_product(tile, (kern_type)type, 49, 48, cols);
+            }
+        }
+    }
 }
 
 static void tile_products(void **state)
@@ -409,7 +496,6 @@ static void functions_of_floats(void **state)
     }
 }
 
-/* A scale or an activation that is not a number must not become one on the way. */
 static void gelu_and_layer_norm(void **state)
 {
     enum { MOST = 70 };
@@ -445,6 +531,12 @@ static void gelu_and_layer_norm(void **state)
     }
 }
 
+/* An activation that is not a number must not become one on the way, nor spoil the others. */
+static void check_finite(const float y[5])
+{
+    assert_true(isfinite(y[2]) && !isfinite(y[3]) && !isfinite(y[4]));
+}
+
 static void not_a_number_stays_so(void **state)
 {
     enum { COLS = 256, TOKENS = 5 };
@@ -453,33 +545,60 @@ static void not_a_number_stays_so(void **state)
     uint64_t seed = 1;
 
     (void)state;
+    random_floats(x, TOKENS * COLS, 3);
+    x[3 * COLS + 77] = NAN;
+    x[4 * COLS + 200] = INFINITY;
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        const cpu_tile *const tiles[] = {(*o)->tiles, (*o)->int_tiles};
+
         for (int type = 0; type < KERN_N_TYPES && (*o)->integers != NULL; type++) {
             const cpu_dot *dot = (*o)->integers;
             kern_tensor w = ref_tensor((kern_type)type, 1, COLS, &seed);
-            uint8_t *packed = scratch(16 * COLS * 4);
-            uint8_t *room =
-                (*o)->tiles != NULL ? scratch((*o)->tiles->scratch_bytes(TOKENS)) : NULL;
+            uint8_t *packed = scratch(TOKENS * dot->vector_bytes(COLS));
 
-            random_floats(x, TOKENS * COLS, 3);
-            x[3 * COLS + 77] = NAN;
-            x[4 * COLS + 200] = INFINITY;
             if (dot->rows[type] != NULL) {
                 for (size_t t = 0; t < TOKENS; t++) {
                     dot->quantize(packed + t * dot->vector_bytes(COLS), x + t * COLS, COLS);
                 }
                 dot->rows[type](y, 1, w.data, 1, packed, TOKENS, COLS);
-                assert_true(isfinite(y[2]) && !isfinite(y[3]) && !isfinite(y[4]));
+                check_finite(y);
             }
-            if ((*o)->tiles != NULL && (*o)->tiles->types[type]) {
-                (*o)->tiles->pack((uint16_t *)(void *)packed, x, 0, TOKENS, COLS);
-                (*o)->tiles->multiply((kern_type)type, y, 1, w.data, 1,
-                                      (uint16_t *)(void *)packed, TOKENS, COLS, room);
-                assert_true(isfinite(y[2]) && !isfinite(y[3]) && !isfinite(y[4]));
+            for (int i = 0; i < 2; i++) {
+                if (tiles[i] != NULL && tiles[i]->types[type]) {
+                    multiply(tiles[i], &w, x, TOKENS, y);
+                    check_finite(y);
+                }
             }
             free((void *)w.data);
             free(packed);
-            free(room);
+        }
+    }
+}
+
+/* Nor may the scale of one row's block spoil the rows beside it. */
+static void scales_that_are_no_numbers(void **state)
+{
+    enum { ROWS = 20, COLS = 512, BAD = 17 };
+    float x[COLS], y[ROWS];
+    uint64_t seed = 2;
+
+    (void)state;
+    random_floats(x, COLS, 4);
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        const cpu_tile *const tiles[] = {(*o)->tiles, (*o)->int_tiles};
+
+        for (int i = 0; i < 2 && tiles[i] != NULL; i++) {
+            for (int type = KERN_Q8_0; type <= KERN_Q5_K; type++) {
+                kern_tensor w = ref_tensor((kern_type)type, ROWS, COLS, &seed);
+                uint8_t *bad = (uint8_t *)w.data + BAD * cpu_row_bytes(w.type, COLS);
+
+                memcpy(bad, "\xff\x7f", 2); /* the f16 that each begins with */
+                multiply(tiles[i], &w, x, 1, y);
+                for (size_t r = 0; r < ROWS; r++) {
+                    assert_int_equal(isfinite(y[r]) != 0, r != BAD);
+                }
+                free((void *)w.data);
+            }
         }
     }
 }
@@ -488,6 +607,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integer_products),    cmocka_unit_test(tile_products),
+        cmocka_unit_test(int_tile_products),   cmocka_unit_test(scales_that_are_no_numbers),
         cmocka_unit_test(attention_in_tiles),  cmocka_unit_test(functions_of_floats),
         cmocka_unit_test(sums_of_f16),         cmocka_unit_test(rounding_to_f16),
         cmocka_unit_test(gelu_and_layer_norm), cmocka_unit_test(not_a_number_stays_so),
