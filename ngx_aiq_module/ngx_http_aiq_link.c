@@ -30,6 +30,7 @@ static void ngx_http_aiq_link_mark(ngx_http_aiq_link_t *link,
 static void ngx_http_aiq_link_run_dirty(ngx_http_aiq_link_t *link,
     ngx_uint_t max);
 static ngx_int_t ngx_http_aiq_link_settle(ngx_http_aiq_link_t *link);
+static void ngx_http_aiq_link_wake(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_push_waiting(ngx_http_aiq_link_t *link);
 static void ngx_http_aiq_link_work_handler(ngx_event_t *ev);
 static void ngx_http_aiq_link_lost(ngx_http_aiq_link_t *link,
@@ -351,13 +352,7 @@ ngx_http_aiq_link_settle(ngx_http_aiq_link_t *link)
     wake |= aiq_ring_release(ring);
 
     if (wake) {
-
-        /*
-         * EAGAIN: there are wakes enough in the socket.  Its end is seen
-         * by the read handler.
-         */
-
-        (void) send(link->connection->fd, "", 1, MSG_DONTWAIT|MSG_NOSIGNAL);
+        ngx_http_aiq_link_wake(link);
     }
 
     if (!aiq_ring_arm(ring)) {
@@ -371,6 +366,15 @@ ngx_http_aiq_link_settle(ngx_http_aiq_link_t *link)
     }
 
     return rc;
+}
+
+
+static void
+ngx_http_aiq_link_wake(ngx_http_aiq_link_t *link)
+{
+    /* EAGAIN: there are wakes enough; the socket's end the read handler sees */
+
+    (void) send(link->connection->fd, "", 1, MSG_DONTWAIT|MSG_NOSIGNAL);
 }
 
 
@@ -697,12 +701,18 @@ ngx_http_aiq_link_push(ngx_http_aiq_ctx_t *ctx, aiq_frame_type type,
 {
     u_char               *p;
     uint32_t              n;
+    aiq_ring             *ring;
     ngx_http_aiq_link_t  *link;
 
     link = ctx->job.link;
+    ring = &link->frames.ring;
     n = ctx->job.slot;
 
-    p = aiq_ring_push(&link->frames.ring, type, (uint8_t) flags, n,
+    if (aiq_ring_due(ring) && aiq_ring_publish(ring)) {
+        ngx_http_aiq_link_wake(link);
+    }
+
+    p = aiq_ring_push(ring, type, (uint8_t) flags, n,
                       link->frames.slots[n].generation, (uint32_t) len);
 
     if (p && !link->work.posted) {

@@ -226,6 +226,15 @@ static inline bool aiq_ring_publish(aiq_ring *r)
     return aiq_ring_passed(__atomic_load_n(&r->peer->wake, __ATOMIC_RELAXED), from, r->tail);
 }
 
+/* A turn of many requests is shown in pieces of this, so that the peer works on the first
+ * while we are at the last: to be asked before a push, of frames that are all written. */
+#define AIQ_RING_SHOW 4096u
+
+static inline bool aiq_ring_due(const aiq_ring *r)
+{
+    return r->tail - r->published >= AIQ_RING_SHOW;
+}
+
 /* The next frame of the peer: 1 and a checked copy of its header, 0 where
  * there is none, -1 where the peer broke the rules. The payload stays the
  * peer's memory: copy, then parse; it is given back by aiq_ring_release(). */

@@ -294,6 +294,7 @@ void link_job_wait(link_job *j)
 
 uint8_t *link_job_push(link_job *j, aiq_frame_type type, uint8_t flags, size_t len)
 {
+    link_show(j->link);
     return aiq_ring_push(&j->link->ring, (uint8_t)type, flags, j->slot, j->generation,
                          (uint32_t)len);
 }

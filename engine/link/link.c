@@ -332,6 +332,13 @@ bool link_turn(aiq_link *l)
     return true;
 }
 
+void link_show(aiq_link *l)
+{
+    if (aiq_ring_due(&l->ring) && aiq_ring_publish(&l->ring)) {
+        wake_peer(l);
+    }
+}
+
 /* Publishes, gives back what was read, arms. The loop may sleep when nothing
  * has come meanwhile. */
 loop_mood link_settle(aiq_link *l)

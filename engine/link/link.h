@@ -180,6 +180,8 @@ void link_break(aiq_link *l, const char *why);
 /* Handles what is in the ring; false: the link is closed and gone. */
 bool link_turn(aiq_link *l);
 loop_mood link_settle(aiq_link *l);
+/* Before a push: publishes where there is much already. */
+void link_show(aiq_link *l);
 
 /* job.c */
 link_job *link_job_new(aiq_link *l, uint32_t slot, uint32_t generation);

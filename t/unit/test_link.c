@@ -140,6 +140,30 @@ static void test_usage_precedes_the_end(void **state)
 
 /* Credit. */
 
+/* The worker need not wait for the end of a long turn. */
+static void test_much_is_shown_at_once(void **state)
+{
+    static const char data[AIQ_RING_SHOW];
+    ends *e = *state;
+    aiq_frame frame;
+
+    push_request(e, -1);
+    assert_true(turn(e));
+    job_head(p.job, &(job_reply){.status = 200, .content_length = -1});
+    assert_int_equal(job_write(p.job, "little", 6, true), 6);
+    expect_nothing(e);
+    assert_int_equal(job_write(p.job, data, sizeof(data), true), sizeof(data));
+    assert_int_equal(job_write(p.job, "more", 4, true), 4);
+    expect(e, AIQ_FRAME_HEAD, 1, &frame);
+    assert_memory_equal(expect(e, AIQ_FRAME_DATA, 1, &frame), "little", 6);
+    expect(e, AIQ_FRAME_DATA, 1, &frame);
+    assert_int_equal(frame.len, sizeof(data));
+    expect_nothing(e);
+    assert_true(turn(e));
+    assert_memory_equal(expect(e, AIQ_FRAME_DATA, 1, &frame), "more", 4);
+    job_end(p.job);
+}
+
 static void test_output_stays_within_credit(void **state)
 {
     static uint8_t text[3 * AIQ_WINDOW];
@@ -539,6 +563,7 @@ int main(void)
         TEST(test_refusals),
         TEST(test_failure_after_the_head),
         TEST(test_usage_precedes_the_end),
+        TEST(test_much_is_shown_at_once),
         TEST(test_output_stays_within_credit),
         TEST(test_a_reply_larger_than_the_window),
         TEST(test_input_is_granted_as_it_is_consumed),
