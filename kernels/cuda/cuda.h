@@ -7,9 +7,10 @@
  * first; F32 weights never are. So a token's result is to the last bit the same in any company
  * with F32 weights, and otherwise within each of the two ways.
  *
- * What a step does to the device depends on the number of its tokens alone: where their pages
+ * What a step does to the device depends on the number of its rows alone: where their pages
  * are, how far each has come and what it is are read from memory. So the launches of a step are
- * recorded once as a graph and played again.
+ * recorded once as a graph and played again; that few graphs do, a step of fewer rows than one
+ * of them has is filled up with rows that nobody asks for.
  */
 #ifndef CUDA_CUDA_H
 #define CUDA_CUDA_H
@@ -25,30 +26,42 @@ struct kern_device {
     char error[256];
 };
 
-/* Rows of logits that are computed, and fetched, together. */
-#define OUT_ROWS 64
+/* Rows of logits that are computed together, and such that come to the host together. */
+#define OUT_ROWS  GRAPH_ROWS
+#define HOST_ROWS 64
 
-/* Steps of at most so many tokens are recorded. */
-#define GRAPH_ROWS 64
-
-/* Parts that the attention of few tokens is split into, and how few. */
+/* Parts that a sequence is split into by attention, at most, and rows for which there is memory
+ * to keep them; more rows go one such slice after the other. */
 #define SPLITS     32
-#define SPLIT_ROWS 16
+#define SPLIT_ROWS 64
 
 /* Limits of the attention kernel: of a head, and heads that share keys in a block. */
 #define HEAD_MAX  256
 #define GROUP_MAX 8
 
-/* Bytes of weights that are unpacked at once. */
+/* Bytes of weights that are unpacked at once, in slices of rows that are a multiple of SLICE:
+ * the library takes results for aligned to 256 bytes. */
 #define UNPACKED ((uint64_t)128 << 20)
+#define SLICE    64
 
-/* What the step under way is about, on the device; filled and copied in one piece. */
-struct step_rows {
-    int32_t *ids;    /* [B] */
-    uint32_t *pos;   /* [B] */
-    uint32_t *first; /* [B] where the pages of a row's sequence begin in pages */
-    uint32_t *out;   /* [B] rows whose logits are wanted */
+#define ROW_ARRAYS 6
+
+/* What is under way, on the device: of n rows, and filled and copied in one piece. */
+struct row_arrays {
+    int32_t *ids;    /* [n] */
+    uint32_t *pos;   /* [n] of the token in its sequence, or its text */
+    uint32_t *end;   /* [n] the first token that the row does not see */
+    uint32_t *first; /* [n] where the pages of a row's sequence begin in pages */
+    uint32_t *base;  /* [n] tokens in these before the sequence's first */
+    uint32_t *out;   /* [n] rows whose logits are wanted; of texts, the first of each */
     uint32_t *pages; /* [as many as all sequences have] */
+};
+
+/* Where keys and values of a layer are. */
+struct kv_layer {
+    uint16_t *kv;
+    kv_shape shape;
+    uint32_t layer; /* of shape's */
 };
 
 struct kern_model {
@@ -57,32 +70,36 @@ struct kern_model {
     kern_weights weights; /* on the device */
     kern_layer *layers;   /* the host's copy, of pointers to the device */
     uint32_t max_batch;
-    uint32_t max_pages; /* in step_rows */
-    kv_shape shape;
+    uint32_t max_pages; /* in rows */
+    uint32_t n_pages; /* of the pool; one more is behind them, for rows that nobody asks for */
+    kv_shape shape;   /* of the pool */
 
     uint8_t *weights_memory; /* all of them */
     uint8_t *state_memory;   /* everything below, on the device */
-    uint16_t *kv;            /* [n_pages][kv_page_values] f16 */
+    uint16_t *kv;            /* [n_pages + 1][kv_page_values] f16 */
+    uint16_t *text_kv;       /* of one layer, a page for each KERN_PAGE rows; encode's */
     double *rope_freq;       /* [far, near][rope_dim / 2] */
-    step_rows rows;
-    float *x;            /* [B][d_model] the residual stream */
-    float *xb;           /* [B][d_model] normed input of a block, and what it makes */
-    float *q;            /* [B][n_heads * head_dim] */
-    float *k;            /* [B][n_kv_heads * head_dim] */
-    float *v;            /* [B][n_kv_heads * head_dim] */
-    float *att;          /* [B][n_heads * head_dim] */
-    float *gate;         /* [B][d_ff] */
-    float *up;           /* [B][d_ff] */
-    float *rope;         /* [far, near][B][rope_dim / 2][cos, sin] */
-    float *parts;        /* [SPLIT_ROWS][n_heads][SPLITS][head_dim] */
-    float *parts_of;     /* [SPLIT_ROWS][n_heads][SPLITS][maximum, sum] */
-    float *logits;       /* [OUT_ROWS][n_vocab] */
-    uint16_t *rounded;   /* [B][longest row] activations in bf16 */
-    uint16_t *unpacked;  /* weights in bf16, UNPACKED bytes at most */
-    uint64_t n_unpacked; /* of them */
+    uint32_t *row_numbers;   /* what rows points to */
+    row_arrays rows;         /* of the step, or the texts, under way */
+    float *x;                /* [B][d_model] the residual stream */
+    float *xb;               /* [B][d_model] normed input of a block, and what it makes */
+    float *q;                /* [B][n_heads * head_dim] */
+    float *k;                /* [B][n_kv_heads * head_dim] */
+    float *v;                /* [B][n_kv_heads * head_dim] */
+    float *att;              /* [B][n_heads * head_dim] */
+    float *gate;             /* [B][d_ff] */
+    float *up;               /* [B][d_ff] */
+    float *rope;             /* [far, near][B][rope_dim / 2][cos, sin] */
+    float *parts;            /* [SPLIT_ROWS][n_heads][SPLITS][head_dim] */
+    float *parts_of;         /* [SPLIT_ROWS][n_heads][SPLITS][maximum, sum] */
+    float *logits;           /* [OUT_ROWS, or B][n_vocab]; none of encoders */
+    uint16_t *rounded;       /* [B][longest row] activations in bf16 */
+    uint16_t *unpacked;      /* weights in bf16, UNPACKED bytes at most */
+    uint64_t n_unpacked;     /* of them */
 
-    uint8_t *host_rows;    /* pinned: step_rows before they are copied */
-    float *host_logits;    /* pinned: [OUT_ROWS][n_vocab] */
+    uint32_t *host_rows;   /* pinned: row_numbers before they are copied */
+    float *host_out;       /* pinned: results on their way to the caller */
+    uint64_t n_host_out;   /* of them */
     uint8_t *seen;         /* [GRAPH_ROWS + 1] 0: never, 1: once, 2: recorded, 3: cannot be */
     cudaGraphExec_t *play; /* [GRAPH_ROWS + 1] */
 };
@@ -113,14 +130,21 @@ void ops_angles(kern_model *m, uint32_t n);
 void ops_norm(kern_model *m, float *y, const float *x, const float *weight, uint32_t n);
 void ops_norm_out(kern_model *m, float *y, uint32_t first, uint32_t n);
 void ops_norm_add(kern_model *m, const float *weight, uint32_t n); /* x += norm(xb) */
-void ops_prepare(kern_model *m, uint32_t layer, uint32_t n);
-void ops_gated(kern_model *m, uint32_t n);
+void ops_prepare(kern_model *m, uint32_t layer, kv_layer to, uint32_t n);
+void ops_activate(kern_model *m, const kern_layer *w, uint32_t n); /* gate, of itself and up */
 void ops_cap_logits(kern_model *m, uint32_t n);
 void ops_round(kern_model *m, const float *x, uint64_t n);
 void ops_unpack(kern_model *m, const kern_tensor *w, uint32_t first_row, uint32_t n_rows);
 
+/* of encoders: x = LayerNorm(x + added + bias), of which either may be NULL */
+void ops_add_norm(kern_model *m, const float *added, const float *bias, const float *weight,
+                  const float *norm_bias, uint32_t n);
+/* y[n_texts][d_model], of x's rows */
+void ops_pool(kern_model *m, float *y, const float *x, uint32_t n_texts, uint32_t n,
+              kern_pooling pooling);
+
 /* attention.cu */
-void attention_run(kern_model *m, uint32_t layer, uint32_t n);
+void attention_run(kern_model *m, uint32_t layer, kv_layer from, uint32_t n);
 
 /* blas.cu, and its stand-in for the tests */
 blas *blas_new(void); /* NULL: no library, or no memory */
@@ -135,8 +159,24 @@ kern_model *model_load(kern_device *dev, const kern_config *config, const kern_w
                        uint32_t max_batch, uint32_t n_pages);
 void model_free(kern_model *m);
 
+/* layers.cu. From the rows' ids to x. texts: they are texts, not the sequences of a step. */
+bool layers_run(kern_model *m, uint32_t n, bool texts);
+/* Products of one input; those of one type go together. */
+bool layers_multiply(kern_model *m, const float *x, uint32_t n, const product *p, uint32_t n_p,
+                     bool add);
+
 /* step.cu */
 bool step_run(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
+/* n rows in memory of row_numbers. */
+row_arrays step_rows(uint32_t *memory, uint32_t n);
+/* Those of the host, of n rows and so many pages, to the device. */
+bool step_put_rows(kern_model *m, uint32_t n, uint32_t n_pages);
+/* Waits for what is under way, and for n of its values. */
+bool step_fetch(kern_model *m, const float *from, uint64_t n, float *to);
+
+/* encode.cu */
+bool encode_run(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_pooling pooling,
+                float *out);
 
 /* device.cu. Whether it went well; the device keeps what did not. */
 bool device_check(kern_device *dev, cudaError_t rc, const char *doing);

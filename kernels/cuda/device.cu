@@ -92,6 +92,7 @@ static const aiq_kernels table = {
     .model_load = model_load,
     .model_free = model_free,
     .step = step_run,
+    .encode = encode_run,
     .last_error = device_last_error,
 };
 

@@ -6,7 +6,7 @@
 static bool one_product(kern_model *m, uint32_t n, const product *p, bool add)
 {
     const kern_tensor *w = p->w;
-    uint32_t slice = (uint32_t)(m->n_unpacked / w->cols);
+    uint32_t slice = (uint32_t)(m->n_unpacked / w->cols) / SLICE * SLICE;
 
     if (w->type == KERN_BF16) {
         return blas_product(m->dev->products, m->dev->stream, p->y, w->rows, m->rounded,

@@ -53,6 +53,20 @@ HOST_DEVICE uint64_t row_bytes(kern_type type, uint32_t cols)
     }
 }
 
+/* --- rows of a step --- */
+
+/* Steps of at most so many rows are recorded. */
+#define GRAPH_ROWS 256
+
+/* Rows of the record that a step of n is played from. A few more cost little where there are
+ * many; below eight each is a token's time. */
+HOST_DEVICE uint32_t recorded_rows(uint32_t n)
+{
+    uint32_t step = n <= 8 ? 1 : n <= 32 ? 8 : n <= 64 ? 16 : 64;
+
+    return divide_up(n, step) * step;
+}
+
 /* --- pages of keys and values --- */
 
 /* A page is [n_layers][keys, values][n_kv_heads][KERN_PAGE][head_dim]: what one block of

@@ -84,6 +84,11 @@ static void put_layer(loader *l, const kern_config *c, kern_layer *to, const ker
     to->w_down = put_tensor(l, from->w_down);
     to->attn_post = put_floats(l, from->attn_post, c->d_model);
     to->ffn_post = put_floats(l, from->ffn_post, c->d_model);
+    to->bo = put_floats(l, from->bo, c->d_model);
+    to->b_up = put_floats(l, from->b_up, c->d_ff);
+    to->b_down = put_floats(l, from->b_down, c->d_model);
+    to->attn_norm_b = put_floats(l, from->attn_norm_b, c->d_model);
+    to->ffn_norm_b = put_floats(l, from->ffn_norm_b, c->d_model);
 }
 
 /* Copies into m what the host has; with an arena without memory it only counts. */
@@ -97,6 +102,10 @@ static void put_weights(loader *l, kern_model *m, const kern_weights *from)
     } else {
         m->weights.out = put_tensor(l, from->out);
     }
+    m->weights.positions = put_tensor(l, from->positions);
+    m->weights.segments = put_tensor(l, from->segments);
+    m->weights.embed_norm = put_floats(l, from->embed_norm, m->config.d_model);
+    m->weights.embed_norm_b = put_floats(l, from->embed_norm_b, m->config.d_model);
     for (uint32_t i = 0; i < m->config.n_layers; i++) {
         put_layer(l, &m->config, &m->layers[i], &from->layers[i]);
     }
@@ -109,31 +118,33 @@ static uint32_t longest_row(const kern_config *c)
     return most(most(c->d_model, c->d_ff), c->n_heads * c->head_dim);
 }
 
-/* The widest matrix's rows fit at least once; none needs more than all of it. */
+/* A slice of the widest matrix fits; none needs more than all of it. */
 static uint64_t unpacked_values(const kern_config *c)
 {
     uint64_t row = longest_row(c), rows = most(row, c->n_vocab);
     uint64_t values = UNPACKED / sizeof(uint16_t);
 
-    values = rows * row < values ? rows * row : values;
-    return values > row ? values : row;
+    values = (rows + SLICE) * row < values ? (rows + SLICE) * row : values;
+    return values > SLICE * row ? values : SLICE * row;
 }
 
 static uint64_t row_numbers(const kern_model *m)
 {
-    return (uint64_t)m->max_batch * 4 + m->max_pages;
+    return (uint64_t)m->max_batch * ROW_ARRAYS + m->max_pages;
 }
 
-static void place_state(arena *a, kern_model *m, uint32_t n_pages)
+static void place_state(arena *a, kern_model *m)
 {
     const kern_config *c = &m->config;
-    uint64_t n = m->max_batch, q_dim = (uint64_t)c->n_heads * c->head_dim;
+    uint32_t n = m->max_batch;
+    uint64_t q_dim = (uint64_t)c->n_heads * c->head_dim;
     uint64_t kv_dim = (uint64_t)c->n_kv_heads * c->head_dim;
-    uint64_t parts = (uint64_t)SPLIT_ROWS * c->n_heads * SPLITS;
+    uint64_t parts = (uint64_t)least(SPLIT_ROWS, m->max_batch) * c->n_heads * SPLITS;
 
-    place(a, &m->kv, n_pages * kv_page_values(m->shape));
+    place(a, &m->kv, m->n_pages > 0 ? (m->n_pages + 1) * kv_page_values(m->shape) : 0);
+    place(a, &m->text_kv, 2 * divide_up(m->max_batch, KERN_PAGE) * KERN_PAGE * kv_dim);
     place(a, &m->rope_freq, c->rope_dim);
-    place(a, &m->rows.ids, row_numbers(m));
+    place(a, &m->row_numbers, row_numbers(m));
     place(a, &m->x, n * c->d_model);
     place(a, &m->xb, n * c->d_model);
     place(a, &m->q, n * q_dim);
@@ -145,15 +156,9 @@ static void place_state(arena *a, kern_model *m, uint32_t n_pages)
     place(a, &m->rope, 2 * n * c->rope_dim);
     place(a, &m->parts, parts * c->head_dim);
     place(a, &m->parts_of, parts * 2);
-    place(a, &m->logits, (uint64_t)OUT_ROWS * c->n_vocab);
+    place(a, &m->logits, c->encoder ? 0 : (uint64_t)least(OUT_ROWS, n) * c->n_vocab);
     place(a, &m->rounded, n * longest_row(c));
     place(a, &m->unpacked, m->n_unpacked);
-    if (a->base != NULL) {
-        m->rows.pos = (uint32_t *)m->rows.ids + n;
-        m->rows.first = m->rows.pos + n;
-        m->rows.out = m->rows.first + n;
-        m->rows.pages = m->rows.out + n;
-    }
 }
 
 /* Frequencies of layers that look far, then of those that look near. */
@@ -190,9 +195,6 @@ static bool put_frequencies(kern_model *m, const float *factors)
 /* Why a model is not for this back end, or NULL. */
 static const char *refusal(const kern_config *c)
 {
-    if (c->encoder) {
-        return "encoders run on the CPU";
-    }
     if (c->head_dim > HEAD_MAX || c->head_dim % CHUNK != 0) {
         return "its heads are no multiple of 8 wide, or wider than 256";
     }
@@ -221,14 +223,16 @@ static bool check_room(kern_device *dev, uint64_t bytes)
     return true;
 }
 
-static bool allocate(kern_model *m, const kern_weights *weights, uint32_t n_pages)
+static bool allocate(kern_model *m, const kern_weights *weights)
 {
     kern_device *dev = m->dev;
     loader l = {dev, {}, true};
     arena state = {};
 
+    m->n_host_out =
+        (uint64_t)HOST_ROWS * (m->config.encoder ? m->config.d_model : m->config.n_vocab);
     put_weights(&l, m, weights);
-    place_state(&state, m, n_pages);
+    place_state(&state, m);
     if (!check_room(dev, l.to.used + state.used) ||
         !device_check(dev, cudaMalloc((void **)&m->weights_memory, l.to.used),
                       "taking memory for weights") ||
@@ -237,16 +241,14 @@ static bool allocate(kern_model *m, const kern_weights *weights, uint32_t n_page
         !device_check(dev,
                       cudaMallocHost((void **)&m->host_rows, row_numbers(m) * sizeof(uint32_t)),
                       "taking memory") ||
-        !device_check(dev,
-                      cudaMallocHost((void **)&m->host_logits,
-                                     (uint64_t)OUT_ROWS * m->config.n_vocab * sizeof(float)),
+        !device_check(dev, cudaMallocHost((void **)&m->host_out, m->n_host_out * sizeof(float)),
                       "taking memory")) {
         return false;
     }
     l.to = {m->weights_memory, 0};
     put_weights(&l, m, weights);
     state = {m->state_memory, 0};
-    place_state(&state, m, n_pages);
+    place_state(&state, m);
     return l.ok && put_frequencies(m, weights->rope_factors);
 }
 
@@ -271,7 +273,9 @@ kern_model *model_load(kern_device *dev, const kern_config *config, const kern_w
     m->dev = dev;
     m->config = *config;
     m->max_batch = max_batch;
-    m->max_pages = max_batch * divide_up(config->n_ctx, KERN_PAGE);
+    m->n_pages = n_pages;
+    m->max_pages = most(max_batch * least(divide_up(config->n_ctx, KERN_PAGE), n_pages) + 1,
+                        divide_up(max_batch, KERN_PAGE));
     m->shape = {config->n_layers, config->n_kv_heads, config->head_dim};
     m->n_unpacked = unpacked_values(config);
     m->layers = (kern_layer *)calloc(config->n_layers, sizeof(*m->layers));
@@ -279,7 +283,7 @@ kern_model *model_load(kern_device *dev, const kern_config *config, const kern_w
     m->play = (cudaGraphExec_t *)calloc(GRAPH_ROWS + 1, sizeof(*m->play));
     if (m->layers == NULL || m->seen == NULL || m->play == NULL ||
         !device_check(dev, cudaSetDevice((int)dev->index), "choosing the device") ||
-        !allocate(m, weights, n_pages)) {
+        !allocate(m, weights)) {
         model_free(m);
         return NULL;
     }
@@ -299,7 +303,7 @@ void model_free(kern_model *m)
     cudaFree(m->weights_memory);
     cudaFree(m->state_memory);
     cudaFreeHost(m->host_rows);
-    cudaFreeHost(m->host_logits);
+    cudaFreeHost(m->host_out);
     free(m->layers);
     free(m->seen);
     free(m->play);

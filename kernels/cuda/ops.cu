@@ -8,35 +8,52 @@
 
 /* --- tokens and positions --- */
 
+/* rows: which of the table; NULL: its first. add: x += */
 template <kern_type T>
-__global__ void __launch_bounds__(THREADS) embed(float *x, const uint8_t *table, uint64_t bytes,
-                                                 const int32_t *ids, uint32_t d, float scale)
+__global__ void __launch_bounds__(THREADS)
+    look_up(float *x, const uint8_t *table, uint64_t bytes, const uint32_t *rows, uint32_t d,
+            float scale, bool add)
 {
-    uint32_t row = blockIdx.x;
-    const uint8_t *from = table + (uint64_t)ids[row] * bytes;
+    const uint8_t *from = table + (rows != NULL ? rows[blockIdx.x] * bytes : 0);
+    float *to = x + (uint64_t)blockIdx.x * d;
 
     for (uint32_t c = threadIdx.x; c < d / CHUNK; c += THREADS) {
         float w[CHUNK];
 
         weights8<T>(from, c, w);
         for (int i = 0; i < CHUNK; i++) {
-            x[(uint64_t)row * d + c * CHUNK + i] = w[i] * scale;
+            to[c * CHUNK + i] = (add ? to[c * CHUNK + i] : 0) + w[i] * scale;
         }
     }
 }
 
-template <kern_type T> static void launch_embed(kern_model *m, uint32_t n)
+template <kern_type T>
+static void launch_look_up(kern_model *m, const kern_tensor *w, const uint32_t *rows,
+                           uint32_t n, float scale, bool add)
 {
-    const kern_tensor *w = &m->weights.embed;
-    float scale = m->config.embed_scale != 0 ? m->config.embed_scale : 1;
+    LAUNCH((look_up<T>), dim3(n), dim3(THREADS), m->dev->stream, m->x, (const uint8_t *)w->data,
+           row_bytes(T, w->cols), rows, w->cols, scale, add);
+}
 
-    LAUNCH((embed<T>), dim3(n), dim3(THREADS), m->dev->stream, m->x, (const uint8_t *)w->data,
-           row_bytes(T, w->cols), m->rows.ids, w->cols, scale);
+static void add_rows_of(kern_model *m, const kern_tensor *w, const uint32_t *rows, uint32_t n)
+{
+    if (w->data != NULL) {
+        BY_TYPE(w->type, launch_look_up, m, w, rows, n, 1, true);
+    }
 }
 
 void ops_embed(kern_model *m, uint32_t n)
 {
-    BY_TYPE(m->weights.embed.type, launch_embed, m, n);
+    const kern_weights *w = &m->weights;
+    float scale = m->config.embed_scale != 0 ? m->config.embed_scale : 1;
+
+    BY_TYPE(w->embed.type, launch_look_up, m, &w->embed, (const uint32_t *)m->rows.ids, n,
+            scale, false);
+    add_rows_of(m, &w->positions, m->rows.pos, n);
+    add_rows_of(m, &w->segments, NULL, n);
+    if (m->config.encoder) {
+        ops_add_norm(m, NULL, NULL, w->embed_norm, w->embed_norm_b, n);
+    }
 }
 
 /* Cosine and sine of a position's angles, for layers that look far and such that look near:
@@ -105,6 +122,64 @@ void ops_norm_add(kern_model *m, const float *weight, uint32_t n)
     norm(m, m->x, m->xb, NULL, weight, n, true);
 }
 
+__global__ void __launch_bounds__(THREADS)
+    add_norm(float *x, const float *added, const float *bias, const float *weight,
+             const float *norm_bias, uint32_t d, float eps)
+{
+    uint64_t row = (uint64_t)blockIdx.x * d;
+    float sum = 0, square = 0;
+
+    x += row;
+    for (uint32_t i = threadIdx.x; i < d; i += THREADS) {
+        x[i] += (added != NULL ? added[row + i] : 0) + (bias != NULL ? bias[i] : 0);
+        sum += x[i];
+    }
+    float mean = block_sum(sum) / (float)d;
+    for (uint32_t i = threadIdx.x; i < d; i += THREADS) {
+        square += (x[i] - mean) * (x[i] - mean);
+    }
+    float scale = 1 / sqrtf(block_sum(square) / (float)d + eps);
+    for (uint32_t i = threadIdx.x; i < d; i += THREADS) {
+        x[i] = (x[i] - mean) * scale * weight[i] + norm_bias[i];
+    }
+}
+
+void ops_add_norm(kern_model *m, const float *added, const float *bias, const float *weight,
+                  const float *norm_bias, uint32_t n)
+{
+    LAUNCH(add_norm, dim3(n), dim3(THREADS), m->dev->stream, m->x, added, bias, weight,
+           norm_bias, m->config.d_model, m->config.norm_eps);
+}
+
+/* firsts: of each text its first row. Blocks: (columns, text). */
+__global__ void __launch_bounds__(THREADS)
+    pool(float *y, const float *x, const uint32_t *firsts, uint32_t n_rows, uint32_t d,
+         kern_pooling pooling)
+{
+    uint32_t text = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    uint32_t from = firsts[text], end = text + 1 < gridDim.y ? firsts[text + 1] : n_rows;
+    float sum = 0;
+
+    if (i >= d) {
+        return;
+    }
+    from = pooling == KERN_POOL_LAST ? end - 1 : from;
+    end = pooling == KERN_POOL_MEAN ? end : from + 1;
+    for (uint32_t row = from; row < end; row++) {
+        sum += x[(uint64_t)row * d + i];
+    }
+    y[(uint64_t)text * d + i] = sum / (float)(end - from);
+}
+
+void ops_pool(kern_model *m, float *y, const float *x, uint32_t n_texts, uint32_t n,
+              kern_pooling pooling)
+{
+    uint32_t d = m->config.d_model;
+
+    LAUNCH(pool, dim3(divide_up(d, THREADS), n_texts), dim3(THREADS), m->dev->stream, y, x,
+           m->rows.out, n, d, pooling);
+}
+
 /* --- heads --- */
 
 struct head_job {
@@ -112,10 +187,8 @@ struct head_job {
     const float *bias[3]; /* of each, or NULL */
     const float *norm[2]; /* of q's and k's heads */
     const float *rope;    /* [rows][half][2] */
-    const uint32_t *pos, *first, *pages;
-    uint16_t *kv;
-    kv_shape shape;
-    uint32_t layer;
+    const uint32_t *pos, *first, *base, *pages;
+    kv_layer to;
     uint32_t n_heads, n_kv_heads, head_dim, half;
     bool halves;
     float eps;
@@ -170,13 +243,13 @@ __global__ void __launch_bounds__(HEAD_MAX) prepare(head_job j)
     if (which == 0) {
         x[i] = turned[i];
     } else {
-        j.kv[kv_at(j.shape, j.pages + j.first[row], j.pos[row], j.layer,
-                   which == 1 ? KV_KEYS : KV_VALUES, head) +
-             i] = half_of(turned[i]);
+        j.to.kv[kv_at(j.to.shape, j.pages + j.first[row], j.base[row] + j.pos[row], j.to.layer,
+                      which == 1 ? KV_KEYS : KV_VALUES, head) +
+                i] = half_of(turned[i]);
     }
 }
 
-void ops_prepare(kern_model *m, uint32_t layer, uint32_t n)
+void ops_prepare(kern_model *m, uint32_t layer, kv_layer to, uint32_t n)
 {
     const kern_config *c = &m->config;
     const kern_layer *w = &m->layers[layer];
@@ -188,10 +261,9 @@ void ops_prepare(kern_model *m, uint32_t layer, uint32_t n)
     j.bias[0] = w->bq, j.bias[1] = w->bk, j.bias[2] = w->bv;
     j.norm[0] = w->q_norm, j.norm[1] = w->k_norm;
     j.rope = m->rope + (near ? (uint64_t)m->max_batch * half * 2 : 0);
-    j.pos = m->rows.pos, j.first = m->rows.first, j.pages = m->rows.pages;
-    j.kv = m->kv;
-    j.shape = m->shape;
-    j.layer = layer;
+    j.pos = m->rows.pos, j.first = m->rows.first, j.base = m->rows.base;
+    j.pages = m->rows.pages;
+    j.to = to;
     j.n_heads = c->n_heads, j.n_kv_heads = c->n_kv_heads, j.head_dim = c->head_dim;
     j.half = half;
     j.halves = c->rope_halves;
@@ -202,13 +274,18 @@ void ops_prepare(kern_model *m, uint32_t layer, uint32_t n)
 
 /* --- value by value --- */
 
+/* gate becomes what goes down. gate_too: it has values of its own, else up has all. */
 __global__ void __launch_bounds__(THREADS)
-    gated(float *gate, const float *up, uint64_t n, bool gelu)
+    activate(float *gate, const float *up, const float *bias, uint64_t n, uint32_t d,
+             bool gate_too, bool gelu)
 {
     uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x;
 
     if (i < n) {
-        gate[i] = activation(gate[i], gelu) * up[i];
+        float x = up[i] + (bias != NULL ? bias[i % d] : 0);
+
+        gate[i] = gate_too ? activation(gate[i], gelu) * x
+                           : 0.5f * x * (1 + erff(x * 0.70710678f)); /* sqrt(1 / 2) */
     }
 }
 
@@ -235,12 +312,12 @@ static dim3 blocks_for(uint64_t n)
     return dim3((uint32_t)((n + THREADS - 1) / THREADS));
 }
 
-void ops_gated(kern_model *m, uint32_t n)
+void ops_activate(kern_model *m, const kern_layer *w, uint32_t n)
 {
     uint64_t values = (uint64_t)n * m->config.d_ff;
 
-    LAUNCH(gated, blocks_for(values), dim3(THREADS), m->dev->stream, m->gate, m->up, values,
-           m->config.gelu);
+    LAUNCH(activate, blocks_for(values), dim3(THREADS), m->dev->stream, m->gate, m->up, w->b_up,
+           values, m->config.d_ff, w->w_gate.data != NULL, m->config.gelu);
 }
 
 void ops_cap_logits(kern_model *m, uint32_t n)

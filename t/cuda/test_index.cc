@@ -87,6 +87,22 @@ static void windows(void **)
     assert_int_equal(window_first(9, 1), 9);
 }
 
+/* A record is as large as the step or a little larger, and the largest takes the largest. */
+static void few_records_play_all_steps(void **)
+{
+    uint32_t records = 0, before = 0;
+
+    for (uint32_t n = 1; n <= GRAPH_ROWS; n++) {
+        uint32_t r = recorded_rows(n);
+
+        assert_true(r >= n && r <= GRAPH_ROWS && r >= before);
+        assert_int_equal(recorded_rows(r), r);
+        records += r != before;
+        before = r;
+    }
+    assert_int_equal(records, 16);
+}
+
 static void rows(void **)
 {
     assert_int_equal(row_bytes(KERN_F32, 256), 1024);
@@ -106,6 +122,7 @@ int main()
         cmocka_unit_test(tokens_of_a_page_lie_together),
         cmocka_unit_test(splits_cover_a_sequence),
         cmocka_unit_test(windows),
+        cmocka_unit_test(few_records_play_all_steps),
         cmocka_unit_test(rows),
     };
 

@@ -388,9 +388,10 @@ static void graphs_change_nothing(void **state)
     free_model(f);
 }
 
+/* Steps of other numbers of rows, of which 20 are played from a record of 24. */
 static void company_and_cuts_change_nothing(void **state)
 {
-    static float alone[VOCAB], together[4][VOCAB], cut[VOCAB];
+    static float alone[VOCAB], together[20][VOCAB], cut[VOCAB];
     fixture *f = model_of(KERN_F32, small(64));
     machine m = start(f, K);
 
@@ -402,6 +403,13 @@ static void company_and_cuts_change_nothing(void **state)
     assert_memory_equal(alone, cut, sizeof(alone));
     assert_true(run(m, 4, 9, 3, together[0]));
     assert_memory_equal(alone, together[0], sizeof(alone));
+    assert_true(run(m, 1, 2, 2, alone));
+    assert_true(run(m, 20, 2, 1, together[0]));
+    assert_memory_equal(alone, together[0], sizeof(alone));
+
+    assert_true(run(m, 1, 140, 70, alone));
+    assert_true(run(m, 1, 140, 14, cut));
+    assert_memory_equal(alone, cut, sizeof(alone));
     stop(m);
     free_model(f);
 }
@@ -493,9 +501,6 @@ static void what_it_does_not_take(void **state)
 
     (void)state;
     check_refused("memory=1000000", f, "MiB of the device, of which");
-    f->config.encoder = true;
-    check_refused("", f, "encoders");
-    f->config.encoder = false;
     f->config.head_dim = 512;
     check_refused("", f, "heads");
 

@@ -1,13 +1,16 @@
 /*
  * Whole texts through a model (encode), against float64: BERT's layers with learned positions
  * and GELU, those with rotary positions and gates, and a decoder's. Company changes nothing.
+ * By every version of the CPU's operations, and by CUDA's sources, emulated.
  */
 #include "unit.h"
 
+#include <libgen.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "infer/devices.h"
 #include "kernels/aiq_kernels.h"
 #include "kernels/cpu/cpu.h"
 #include "quant_ref.h"
@@ -341,7 +344,15 @@ static void ref_encode(const fixture *f, const kern_text *text, kern_pooling poo
 
 /* --- the tests --- */
 
-static const aiq_kernels *const K = &aiq_kernels_cpu;
+/* Who computes. */
+typedef struct {
+    const aiq_kernels *kern;
+    const cpu_ops *ops; /* the CPU's; NULL: it is a device */
+    const char *name;
+} computer;
+
+static computer computers[16];
+static int n_computers;
 
 typedef struct {
     int32_t ids[N_TEXTS][CTX];
@@ -360,17 +371,25 @@ static void random_batch(batch *b)
     }
 }
 
-static kern_device *open_with(const cpu_ops *ops, uint32_t threads)
+static kern_device *open_with(const computer *c, uint32_t threads)
 {
-    kern_device *dev = K->open(0, threads);
+    kern_device *dev = c->kern->open(0, threads);
 
-    dev->ops = ops;
+    if (c->ops != NULL) {
+        dev->ops = c->ops;
+    }
     return dev;
 }
 
-/* As in test_kernels.c: packed weights have activations rounded, too. */
-static double tolerance(const cpu_ops *ops, kern_type type)
+/* As in test_kernels.c and test_cuda.c: packed weights have activations rounded, too, and a
+ * device keeps keys and values in f16. */
+static double tolerance(const computer *c, kern_type type)
 {
+    const cpu_ops *ops = c->ops;
+
+    if (ops == NULL) {
+        return type == KERN_F32 ? 5e-3 : 0.04;
+    }
     bool rounded = ops->tiles != NULL && ops->tiles->types[type];
 
     rounded |= ops->integers != NULL && ops->integers->rows[type] != NULL;
@@ -380,16 +399,19 @@ static double tolerance(const cpu_ops *ops, kern_type type)
 typedef double reference[KERN_POOL_LAST + 1][N_TEXTS][D];
 
 static void check(const fixture *f, const char *name, const reference ref, double most,
-                  const cpu_ops *ops)
+                  const computer *c)
 {
-    kern_device *dev = open_with(ops, 2);
-    kern_model *m = K->model_load(dev, &f->config, &f->w, BATCH, 0);
+    kern_device *dev = open_with(c, 2);
+    kern_model *m = c->kern->model_load(dev, &f->config, &f->w, BATCH, 0);
     float out[N_TEXTS][D];
     batch b;
 
     random_batch(&b);
     for (int pooling = KERN_POOL_MEAN; pooling <= KERN_POOL_LAST; pooling++) {
-        assert_true(K->encode(m, b.texts, N_TEXTS, (kern_pooling)pooling, out[0]));
+        if (c->ops == NULL && f->config.encoder && pooling != KERN_POOL_MEAN) {
+            continue; /* the emulation is slow, and they differ in the end alone */
+        }
+        assert_true(c->kern->encode(m, b.texts, N_TEXTS, (kern_pooling)pooling, out[0]));
         for (int t = 0; t < N_TEXTS; t++) {
             const double *want = ref[pooling][t];
             double scale = 0, error = 0;
@@ -399,13 +421,13 @@ static void check(const fixture *f, const char *name, const reference ref, doubl
                 error += pow(want[i] - (double)out[t][i], 2);
             }
             if (!(sqrt(error / scale) <= most)) {
-                fail_msg("%s, %s, pooling %d, text %d: off by %g", name, ops->name, pooling, t,
+                fail_msg("%s, %s, pooling %d, text %d: off by %g", name, c->name, pooling, t,
                          sqrt(error / scale));
             }
         }
     }
-    K->model_free(m);
-    K->close(dev);
+    c->kern->model_free(m);
+    c->kern->close(dev);
 }
 
 static void check_model(family kind, kern_type type)
@@ -422,8 +444,11 @@ static void check_model(family kind, kern_type type)
         }
     }
     snprintf(name, sizeof(name), "%s, %s", family_name[kind], ref_type_name[type]);
-    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
-        check(f, name, ref, tolerance(*ops, type), *ops);
+    for (int i = 0; i < n_computers; i++) {
+        if (computers[i].ops == NULL && type != KERN_F32 && type != KERN_Q8_0) {
+            continue; /* test_cuda.c has every layout */
+        }
+        check(f, name, ref, tolerance(&computers[i], type), &computers[i]);
     }
     free_model(f);
 }
@@ -441,47 +466,65 @@ static void vectors_equal_float64(void **state)
     }
 }
 
+static void check_company(const fixture *f, kern_type type, const computer *c, uint32_t threads)
+{
+    kern_device *dev = open_with(c, threads);
+    kern_model *m = c->kern->model_load(dev, &f->config, &f->w, BATCH, 0);
+    float together[N_TEXTS][D], alone[D];
+    uint32_t few = c->ops == NULL ? 25 : c->ops->tiles != NULL ? 16 : 0;
+    batch b;
+
+    random_batch(&b);
+    assert_true(c->kern->encode(m, b.texts, N_TEXTS, KERN_POOL_MEAN, together[0]));
+    for (int t = 0; t < N_TEXTS; t++) {
+        assert_true(c->kern->encode(m, &b.texts[t], 1, KERN_POOL_MEAN, alone));
+        if (type == KERN_F32 || lens[t] >= few) {
+            assert_memory_equal(together[t], alone, sizeof(alone));
+        }
+    }
+    c->kern->model_free(m);
+    c->kern->close(dev);
+}
+
 /* To the last bit in F32, whatever the number of threads; in Q8_0 where all go one way. */
 static void company_changes_nothing(void **state)
 {
     static const kern_type types[] = {KERN_F32, KERN_Q8_0};
-    batch b;
 
     (void)state;
-    random_batch(&b);
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
         fixture *f = make_model(NOMIC, types[i]);
 
-        for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
-            float together[N_TEXTS][D], alone[D];
-
-            for (uint32_t threads = 1; threads <= 3; threads++) {
-                kern_device *dev = open_with(*ops, threads);
-                kern_model *m = K->model_load(dev, &f->config, &f->w, BATCH, 0);
-
-                assert_true(K->encode(m, b.texts, N_TEXTS, KERN_POOL_MEAN, together[0]));
-                for (int t = 0; t < N_TEXTS; t++) {
-                    bool few = types[i] == KERN_Q8_0 && lens[t] < 16;
-
-                    assert_true(K->encode(m, &b.texts[t], 1, KERN_POOL_MEAN, alone));
-                    if (!few || (*ops)->tiles == NULL) {
-                        assert_memory_equal(together[t], alone, sizeof(alone));
-                    }
-                }
-                K->model_free(m);
-                K->close(dev);
+        for (int k = 0; k < n_computers; k++) {
+            for (uint32_t threads = 1; threads <= (computers[k].ops != NULL ? 3 : 1);
+                 threads++) {
+                check_company(f, types[i], &computers[k], threads);
             }
         }
         free_model(f);
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vectors_equal_float64),
         cmocka_unit_test(company_changes_nothing),
     };
+    char folder[512];
+    devices *d;
+    int rc;
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    (void)argc;
+    snprintf(folder, sizeof(folder), "%s/cuda", dirname(argv[0]));
+    d = devices_open("emulated", folder, NULL, NULL);
+    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+        computers[n_computers++] = (computer){&aiq_kernels_cpu, *ops, (*ops)->name};
+    }
+    if (devices_count(d) > 1) { /* there is an emulation on this kind of machine */
+        computers[n_computers++] = (computer){devices_at(d, 0)->kern, NULL, "cuda"};
+    }
+    rc = cmocka_run_group_tests(tests, NULL, NULL);
+    devices_close(d);
+    return rc;
 }
