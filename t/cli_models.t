@@ -55,7 +55,7 @@ my @parts = split /\t/, $line{parts};
 is($parts[-1], 'ok', 'one in several files, once');
 my ($more) = $parts[2] - $bytes;
 ok($more > 0 && $more < 1000, 'with the bytes of both');
-like($line{tiny}, qr/^qwen2\t\d+\t\d+\t256\t131072\tok$/, 'another; 2 layers, 2 x 32 values of 4 bytes, 256 tokens');
+like($line{tiny}, qr/^qwen2\t\d+\t\d+\t256\t65536\tok$/, 'another; 2 layers, 2 x 32 values of 2 bytes, 256 tokens');
 my %why = map { my $line = $line{$_}; $_ => $line =~ s/^(?:-\t){5}//r } grep { $line{$_} =~ /^-/ } keys %line;
 is_deeply(\%why, {
     cut   => 'the file is cut short: the tensor blk.3.ffn_down.weight ends behind its end',
