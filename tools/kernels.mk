@@ -36,7 +36,7 @@ $B/t/cuda/libaiq_emulated.so: $(EMULATED_SRC:%=$B/obj/emulated/%.o)
 	@mkdir -p $(@D); $(call say,LD) $(CXX) $(CXXFLAGS_ALL) -shared $^ -o $@
 
 # They open it.
-$B/t/test_devices $B/t/test_embedder_devices $B/t/test_infer_devices: | $B/t/libaiq_fake.so
+$B/t/test_devices $B/t/test_embedder_devices $B/t/test_infer_devices $B/t/test_infer_replicas: | $B/t/libaiq_fake.so
 ifeq ($(shell uname -m),x86_64)
 $B/t/test_cuda $B/t/test_encoder: | $B/t/cuda/libaiq_emulated.so
 endif

@@ -315,13 +315,13 @@ static bool better(uint32_t models_a, uint64_t memory_a, uint32_t models_b, uint
     return models_a != models_b ? models_a < models_b : memory_a > memory_b;
 }
 
-const device *devices_take(devices *d, uint64_t bytes, uint32_t *tried)
+const device *devices_take(devices *d, uint64_t bytes, bool or_cpu, uint32_t *tried)
 {
     uint32_t chosen = d != NULL ? d->n - 1 : 0;
     uint64_t most = 0;
 
     if (d == NULL) {
-        return (*tried)++ == 0 ? &cpu_alone : NULL;
+        return or_cpu && (*tried)++ == 0 ? &cpu_alone : NULL;
     }
     pthread_mutex_lock(&d->lock);
     for (uint32_t i = 0; i + 1 < d->n; i++) {
@@ -338,7 +338,7 @@ const device *devices_take(devices *d, uint64_t bytes, uint32_t *tried)
             most = info.memory;
         }
     }
-    bool none = *tried >> chosen & 1;
+    bool none = (*tried >> chosen & 1) != 0 || (chosen == d->n - 1 && !or_cpu);
     if (!none) {
         *tried |= (uint32_t)1 << chosen;
         d->models[chosen]++;

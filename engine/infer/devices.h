@@ -7,9 +7,10 @@
  * without: the CPU serves. NAME alone is all devices of it, "auto" all of the back end that
  * gives its devices the highest score, of those in the folder.
  *
- * A model is on one device at a time. It is put where it has room, and where the fewest models
- * are; where that fails, at once or later, it goes on to the next device that it has not tried.
- * No code here knows a model: it hands out devices, and counts.
+ * A model is on one device at a time, or has replicas on several. Each is put where it has
+ * room, and where the fewest models are; where that fails, at once or later, it goes on to the
+ * next device that the model has not tried. No code here knows a model: it hands out devices,
+ * and counts.
  */
 #ifndef AIQ_DEVICES_H
 #define AIQ_DEVICES_H
@@ -57,10 +58,11 @@ void devices_close(devices *d);
 /*
  * The best device for a model of so many bytes of those not in *tried, which it joins: where
  * they fit, of those where the fewest models are, of those the one with the most memory. NULL:
- * none is left. The CPU comes last, and always once. Any thread; to be given
- * back. d may be NULL, here and below: the CPU alone.
+ * none is left. The CPU comes last, and once; not at all without or_cpu. Any thread, also with
+ * the same *tried: to whoever shares it no device is given twice. To be given back. d may be
+ * NULL, here and below: the CPU alone.
  */
-const device *devices_take(devices *d, uint64_t bytes, uint32_t *tried);
+const device *devices_take(devices *d, uint64_t bytes, bool or_cpu, uint32_t *tried);
 void devices_give(devices *d, const device *dev);
 
 /* It did not work out there: to be said before devices_give. Any thread. */

@@ -63,28 +63,17 @@ static bool load(embed_replica *p, char *err, size_t errlen)
     return p->km != NULL;
 }
 
-/* The next device that has room, the CPU only where it is wanted. */
-static const device *take_device(embedder *e, bool or_cpu)
-{
-    devices *all = e->opt.devices;
-    uint32_t cpu = all != NULL ? (uint32_t)1 << (devices_count(all) - 1) : 1, tried;
-    const device *place;
-
-    pthread_mutex_lock(&e->lock);
-    tried = or_cpu ? e->tried : e->tried | cpu;
-    place = devices_take(all, gguf_size(e->file), &tried);
-    e->tried = or_cpu ? tried : e->tried | (tried & ~cpu);
-    pthread_mutex_unlock(&e->lock);
-    return place;
-}
-
+/* On the next device that has room, on the CPU only where it is wanted. */
 static bool settle(embed_replica *p, bool or_cpu, char *err, size_t errlen)
 {
-    while ((p->place = take_device(p->e, or_cpu)) != NULL) {
+    embedder *e = p->e;
+
+    while ((p->place = devices_take(e->opt.devices, gguf_size(e->file), or_cpu, &e->tried)) !=
+           NULL) {
         if (load(p, err, errlen)) {
             return true;
         }
-        devices_fail(p->e->opt.devices, p->place, err);
+        devices_fail(e->opt.devices, p->place, err);
         leave(p);
     }
     return false;
@@ -297,14 +286,11 @@ static bool end_for_others(embed_replica *p)
     return others;
 }
 
-/* No device had the model when it was wanted last: all are asked again. */
+/* No device had the model when it was wanted last, and the other replicas have ended: all are
+ * asked again. */
 static bool settle_again(embed_replica *p, char *err, size_t errlen)
 {
-    embedder *e = p->e;
-
-    pthread_mutex_lock(&e->lock);
-    e->tried = unfit(e);
-    pthread_mutex_unlock(&e->lock);
+    p->e->tried = unfit(p->e);
     return settle(p, true, err, errlen);
 }
 

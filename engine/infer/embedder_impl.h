@@ -88,6 +88,7 @@ struct embedder {
     embed_model model;
     embed_replica *replicas;
     uint32_t n_replicas;
+    uint32_t tried; /* devices, see devices_take: each has one replica at most */
 
     pthread_mutex_t lock;
     pthread_cond_t to_read; /* reading or over has something */
@@ -100,7 +101,6 @@ struct embedder {
     uint32_t n_under_way;
     uint32_t n_running; /* those in running, and those of which texts are in a batch */
     uint32_t n_alive;   /* replicas that have not ended */
-    uint32_t tried;     /* devices, see devices_take: each has one replica at most */
     bool closing;
     bool model_ended; /* so nothing comes from there any more */
 };

@@ -3,27 +3,27 @@
 
 #include <string.h>
 
-void infer_drop_context(infer *m, infer_req *r)
+void infer_drop_context(infer_replica *p, infer_req *r)
 {
     if (r->kv.n > 0) {
-        kv_drop(m->pool, &r->kv);
+        kv_drop(p->pool, &r->kv);
     }
     r->pos = 0;
 }
 
-static void finish(infer *m, infer_req *r, const infer_event *ev)
+static void finish(infer_replica *p, infer_req *r, const infer_event *ev)
 {
-    infer_drop_context(m, r);
+    infer_drop_context(p, r);
     infer_drop_walk(r); /* it needs the model, which the request may outlive */
     r->cb(r->arg, ev);
     infer_req_drop(r);
 }
 
-void infer_fail(infer *m, infer_req *r, const char *error)
+void infer_fail(infer_replica *p, infer_req *r, const char *error)
 {
     infer_event ev = {.type = INFER_FAILED, .error = error};
 
-    finish(m, r, &ev);
+    finish(p, r, &ev);
 }
 
 static void emit_ready(infer_req *r)
@@ -38,12 +38,12 @@ static void emit_ready(infer_req *r)
     }
 }
 
-static void finish_done(infer *m, infer_req *r, infer_finish why)
+static void finish_done(infer_replica *p, infer_req *r, infer_finish why)
 {
     infer_event ev = {.type = INFER_DONE, .finish = why};
 
     if (!answer_end(&r->answer)) {
-        infer_fail(m, r, "out of memory");
+        infer_fail(p, r, "out of memory");
         return;
     }
     emit_ready(r);
@@ -53,7 +53,7 @@ static void finish_done(infer *m, infer_req *r, infer_finish why)
     ev.thought_tokens = thoughts_tokens(&r->thoughts);
     ev.ids = r->ids + ev.prompt_tokens;
     scores_give(&r->scores, &ev);
-    finish(m, r, &ev);
+    finish(p, r, &ev);
 }
 
 /* Must the next token be one of the language? Thoughts in front of the answer are none of it.
@@ -64,9 +64,9 @@ static bool is_held(const infer_req *r)
 }
 
 /* The next token's id, -1: the logits make no sense, -2: memory ends. */
-static int32_t sample(infer *m, infer_req *r, float *logits)
+static int32_t sample(infer_replica *p, infer_req *r, float *logits)
 {
-    uint32_t n = m->model.config.n_vocab;
+    uint32_t n = p->m->model.config.n_vocab;
     sampler_context context = {.ids = r->ids,
                                .n_prompt = r->n_prompt - r->n_said,
                                .n_answer = r->n_said + r->n_answer};
@@ -76,15 +76,15 @@ static int32_t sample(infer *m, infer_req *r, float *logits)
         if (!scores_look(&r->scores, logits, n)) {
             return -2;
         }
-        memcpy(m->raw, logits, n * sizeof(*logits));
+        memcpy(p->raw, logits, n * sizeof(*logits));
     }
     if (is_held(r)) {
-        mask_walk_mask(r->walk, m->mask);
-        context.mask = m->mask;
+        mask_walk_mask(r->walk, p->mask);
+        context.mask = p->mask;
     }
-    id = sampler_pick(&r->sampler, &context, logits, n, m->scratch, m->counts);
-    if (id >= 0 && r->scores.wanted && !tokenizer_is_end(m->tok, id)) {
-        scores_choose(&r->scores, id, m->raw[id]);
+    id = sampler_pick(&r->sampler, &context, logits, n, p->scratch, p->counts);
+    if (id >= 0 && r->scores.wanted && !tokenizer_is_end(p->m->tok, id)) {
+        scores_choose(&r->scores, id, p->raw[id]);
     }
     return id;
 }
@@ -100,42 +100,42 @@ static const char *text_of(const infer *m, const infer_req *r, int32_t id, size_
     return tokenizer_piece(m->tok, id, len);
 }
 
-bool infer_take_token(infer *m, infer_req *r, float *logits)
+bool infer_take_token(infer_replica *p, infer_req *r, float *logits)
 {
-    int32_t id = sample(m, r, logits);
+    int32_t id = sample(p, r, logits);
     const char *piece;
     size_t len;
 
     if (id == -2) {
-        infer_fail(m, r, "out of memory");
+        infer_fail(p, r, "out of memory");
         return false;
     }
     if (id < 0) {
-        infer_fail(m, r,
+        infer_fail(p, r,
                    is_held(r) ? "no token continues the answer in its format"
                               : "the model computed something that is not a number");
         return false;
     }
-    if (tokenizer_is_end(m->tok, id)) {
-        finish_done(m, r, INFER_FINISH_STOP);
+    if (tokenizer_is_end(p->m->tok, id)) {
+        finish_done(p, r, INFER_FINISH_STOP);
         return false;
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
     if (is_held(r)) {
         mask_walk_token(r->walk, id);
     }
-    piece = text_of(m, r, id, &len);
+    piece = text_of(p->m, r, id, &len);
     thoughts_take(&r->thoughts, piece, len);
     if (!answer_push(&r->answer, piece, len)) {
-        infer_fail(m, r, "out of memory");
+        infer_fail(p, r, "out of memory");
         return false;
     }
     if (r->answer.stopped || (r->walk != NULL && mask_walk_finished(r->walk))) {
-        finish_done(m, r, INFER_FINISH_STOP);
+        finish_done(p, r, INFER_FINISH_STOP);
         return false;
     }
     if (r->n_answer == r->max_tokens) {
-        finish_done(m, r, INFER_FINISH_LENGTH);
+        finish_done(p, r, INFER_FINISH_LENGTH);
         return false;
     }
     emit_ready(r);

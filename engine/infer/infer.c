@@ -81,7 +81,7 @@ static void req_wish(infer_req *r, bool *wish, bool value)
 {
     pthread_mutex_lock(&r->hub->lock);
     *wish = value;
-    pthread_cond_signal(&r->hub->wake);
+    pthread_cond_broadcast(&r->hub->wake);
     pthread_mutex_unlock(&r->hub->lock);
 }
 
@@ -129,6 +129,8 @@ static bool set_options(infer *m, const infer_options *opt, char *err, size_t er
     o->max_running = o->max_running > 0 ? o->max_running : DEFAULT_RUNNING;
     o->max_waiting = o->max_waiting > 0 ? o->max_waiting : DEFAULT_WAITING;
     o->kv_bytes = o->kv_bytes > 0 ? o->kv_bytes : DEFAULT_KV;
+    o->replicas = o->replicas > 0 ? o->replicas : 1;
+    o->replicas = o->replicas < DEVICES_MAX ? o->replicas : DEVICES_MAX;
     if (o->n_threads > MAX_THREADS || o->max_running > MAX_RUNNING) {
         snprintf(err, errlen, "at most %d threads and %d requests at once", MAX_THREADS,
                  MAX_RUNNING);
@@ -189,43 +191,91 @@ static bool read_file(infer *m, const char *path, char *err, size_t errlen)
     return m->name != NULL && m->masks != NULL;
 }
 
-static bool alloc_batch(infer *m)
+static bool alloc_batch(infer_replica *p)
 {
+    const infer *m = p->m;
     size_t n = m->opt.max_running, n_vocab = m->model.config.n_vocab;
 
-    m->seqs = calloc(n, sizeof(*m->seqs));
-    m->reqs = calloc(n, sizeof(infer_req *));
-    m->logits = malloc((n + DRAFT_WIDTH) * n_vocab * sizeof(*m->logits));
-    m->mask = malloc(masks_words(m->masks) * sizeof(*m->mask));
-    m->raw = malloc(n_vocab * sizeof(*m->raw));
-    m->scratch = malloc(n_vocab * sizeof(*m->scratch));
-    m->counts = calloc(n_vocab, sizeof(*m->counts));
+    p->seqs = calloc(n, sizeof(*p->seqs));
+    p->reqs = calloc(n, sizeof(infer_req *));
+    p->logits = malloc((n + DRAFT_WIDTH) * n_vocab * sizeof(*p->logits));
+    p->mask = malloc(masks_words(m->masks) * sizeof(*p->mask));
+    p->raw = malloc(n_vocab * sizeof(*p->raw));
+    p->scratch = malloc(n_vocab * sizeof(*p->scratch));
+    p->counts = calloc(n_vocab, sizeof(*p->counts));
+    return p->seqs != NULL && p->reqs != NULL && p->logits != NULL && p->mask != NULL &&
+           p->raw != NULL && p->scratch != NULL && p->counts != NULL;
+}
+
+static void free_batch(infer_replica *p)
+{
+    free(p->seqs);
+    free(p->reqs);
+    free(p->logits);
+    free(p->mask);
+    free(p->raw);
+    free(p->scratch);
+    free(p->counts);
+}
+
+static bool alloc_replicas(infer *m)
+{
     m->hub = hub_new();
-    return m->seqs != NULL && m->reqs != NULL && m->logits != NULL && m->mask != NULL &&
-           m->raw != NULL && m->scratch != NULL && m->counts != NULL && m->hub != NULL;
+    m->replicas = calloc(m->opt.replicas, sizeof(*m->replicas));
+    if (m->hub == NULL || m->replicas == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < m->opt.replicas; i++) {
+        m->replicas[i].m = m;
+        list_init(&m->replicas[i].running);
+        if (!alloc_batch(&m->replicas[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Of the first n replicas. */
+static void end_threads(infer *m, uint32_t n)
+{
+    pthread_mutex_lock(&m->hub->lock);
+    m->closing = true;
+    pthread_cond_broadcast(&m->hub->wake);
+    pthread_mutex_unlock(&m->hub->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        pthread_join(m->replicas[i].thread, NULL);
+    }
 }
 
 /* Signals are for the process's own threads, so ours are born with all of them blocked. */
 static bool start(infer *m, char *err, size_t errlen)
 {
     sigset_t all, before;
+    uint32_t n = 0;
     int rc = 0;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (infer_settle(m, err, errlen)) {
-        rc = pthread_create(&m->thread, NULL, infer_main, m);
+    bool placed = infer_place_all(m, err, errlen);
+    while (placed && rc == 0 && n < m->n_replicas) {
+        rc = pthread_create(&m->replicas[n].thread, NULL, infer_main, &m->replicas[n]);
+        n += rc == 0;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc != 0) {
         snprintf(err, errlen, "no thread for the model: %s", strerror(rc));
+        end_threads(m, n);
     }
-    return m->km != NULL && rc == 0;
+    return placed && rc == 0;
 }
 
 static void free_all(infer *m)
 {
-    infer_leave(m);
+    for (uint32_t i = 0; m->replicas != NULL && i < m->opt.replicas; i++) {
+        infer_leave(&m->replicas[i]);
+        free_batch(&m->replicas[i]);
+    }
+    free(m->replicas);
     infer_model_free(&m->model);
     if (m->chat != NULL) {
         chat_template_free(m->chat);
@@ -243,13 +293,6 @@ static void free_all(infer *m)
         hub_drop(m->hub);
     }
     free(m->name);
-    free(m->seqs);
-    free(m->reqs);
-    free(m->logits);
-    free(m->mask);
-    free(m->raw);
-    free(m->scratch);
-    free(m->counts);
     free(m);
 }
 
@@ -263,9 +306,8 @@ infer *infer_open(const char *path, const infer_options *opt, char *err, size_t 
     }
     list_init(&m->waiting[0]);
     list_init(&m->waiting[1]);
-    list_init(&m->running);
     if (!set_options(m, opt, err, errlen) || !read_file(m, path, err, errlen) ||
-        !alloc_batch(m) || !start(m, err, errlen)) {
+        !alloc_replicas(m) || !start(m, err, errlen)) {
         free_all(m);
         return NULL;
     }
@@ -274,11 +316,7 @@ infer *infer_open(const char *path, const infer_options *opt, char *err, size_t 
 
 void infer_close(infer *m)
 {
-    pthread_mutex_lock(&m->hub->lock);
-    m->closing = true;
-    pthread_cond_signal(&m->hub->wake);
-    pthread_mutex_unlock(&m->hub->lock);
-    pthread_join(m->thread, NULL);
+    end_threads(m, m->n_replicas);
     free_all(m);
 }
 
@@ -304,8 +342,22 @@ masks *infer_masks(const infer *m)
 
 void infer_get_stats(const infer *m, infer_stats *stats)
 {
+    *stats = (infer_stats){0};
     pthread_mutex_lock(&m->hub->lock);
-    *stats = m->stats;
+    stats->waiting = m->n_waiting;
+    for (uint32_t i = 0; i < m->n_replicas; i++) {
+        const infer_stats *one = &m->replicas[i].stats;
+
+        stats->replicas += m->replicas[i].serves;
+        stats->pages += one->pages;
+        stats->used += one->used;
+        stats->running += one->running;
+        stats->prompt_tokens += one->prompt_tokens;
+        stats->cached_tokens += one->cached_tokens;
+        stats->preemptions += one->preemptions;
+        stats->drafted_tokens += one->drafted_tokens;
+        stats->accepted_tokens += one->accepted_tokens;
+    }
     pthread_mutex_unlock(&m->hub->lock);
 }
 

@@ -1,10 +1,11 @@
 /*
  * Local inference: one loaded model, many generations at once.
  *
- * An `infer` owns a GGUF file's weights and one thread, the model's thread. Each turn of that
- * thread is one batch: first one token for every generation that is decoding, then prompt
- * chunks, shared evenly among those still reading their prompt. A newcomer therefore joins
- * at the next step, and a long prompt cannot hold up a short answer.
+ * An `infer` owns a GGUF file's weights and replicas: each is the weights on a device and a
+ * thread. Each turn of that thread is one batch: first one token for every generation that is
+ * decoding, then prompt chunks, shared evenly among those still reading their prompt. A
+ * newcomer therefore joins at the next step, and a long prompt cannot hold up a short answer.
+ * Requests wait in one queue, and the replica with the fewest takes the next one.
  *
  * Contexts are made of pages (kv.h). A request is let in when there are pages for its prompt,
  * and takes more as it speaks; pages that hold the beginning of a prompt already are not read
@@ -15,11 +16,13 @@
  * Invariants:
  *  - Every submitted request gets exactly one last event, DONE or FAILED, whatever happens:
  *    cancel, close, an error in the kernels.
- *  - Events of one request come in order, on the model's thread only.
+ *  - Events of one request come in order, and on the thread of the replica that has it.
  *  - TEXT events carry whole UTF-8 characters and never a part of a stop string; their
  *    concatenation is the answer.
- *  - Where a device fails, the model moves to the next one that its devices have, and what runs
- *    goes on there: nothing is said twice. Without one the running requests are FAILED.
+ *  - Where a device fails, its replica moves to the next one of the devices that has no other,
+ *    and what runs goes on there, or at another replica: nothing is said twice. Where there is
+ *    no such device the replica ends, and the last one goes to the CPU. Without any place the
+ *    requests are FAILED.
  *  - Any request that was queued fits the pages alone, so the first of all that run always goes
  *    on, and nothing fails because another one grew.
  *  - A token is chosen from the logits that all before it give, guessed or not: drafts change
@@ -68,6 +71,7 @@ typedef struct {
     void *progress_arg;
 
     struct devices *devices; /* where it may compute; outlives the model [the CPU] */
+    uint32_t replicas;       /* on so many of them, as far as there are [1] */
 } infer_options;
 
 typedef struct {
@@ -85,8 +89,9 @@ typedef struct {
 
 /* Since the model was opened, and now. */
 typedef struct {
-    uint32_t pages; /* of KERN_PAGE tokens each */
-    uint32_t used;  /* that running requests have */
+    uint32_t replicas; /* that have a device */
+    uint32_t pages;    /* of KERN_PAGE tokens each */
+    uint32_t used;     /* that running requests have */
     uint32_t running;
     uint32_t waiting;
     uint64_t prompt_tokens;   /* of requests that were let in */
@@ -196,21 +201,21 @@ typedef struct {
 } infer_event;
 
 /*
- * Called on the model's thread: it must not block, and may call infer_cancel, infer_pause,
+ * Called on a replica's thread: it must not block, and may call infer_cancel, infer_pause,
  * infer_resume and, at the last event, infer_release on its own request. The first call can
  * come before infer_submit has returned.
  */
 typedef void (*infer_cb)(void *arg, const infer_event *ev);
 
 /*
- * Maps and checks the file, starts the model's thread. Blocks (file reads). Returns NULL and
+ * Maps and checks the file, starts the replicas' threads. Blocks (file reads). Returns NULL and
  * one line in err if the file is missing, corrupt, or of a kind that is not supported.
  */
 infer *infer_open(const char *path, const infer_options *opt, char *err, size_t errlen);
 
 /*
- * Cancels what runs and waits, gives each its last event, joins the thread. Nobody may be
- * inside infer_submit, nor on the model's thread. Requests keep until they are released.
+ * Cancels what runs and waits, gives each its last event, joins the threads. Nobody may be
+ * inside infer_submit, nor on a replica's thread. Requests keep until they are released.
  */
 void infer_close(infer *m);
 

@@ -1,15 +1,22 @@
 /*
  * What the parts of a loaded model share.
  *
- * A request passes through three places: waiting (in the queue, bounded), running (it has
- * context memory; its prompt is being read, or it decodes) and over. Only the model's thread
- * moves requests; others leave wishes (cancelled, paused) under the lock and wake it. The lock
- * is held for list work only, never while computing or calling back.
+ * A request passes through three places: waiting (in the queue, bounded, which all replicas
+ * share), running (a replica has context memory for it; its prompt is being read, or it
+ * decodes) and over. Only replicas' threads move requests; others leave wishes (cancelled,
+ * paused) under the lock and wake them. The lock is held for list work only, never while
+ * computing or calling back.
+ *
+ * Who waits is let in by the replica that has the fewest requests, of those that have room for
+ * it; of equals, by the one that has read most of its beginning, for a chat's next turn is
+ * where its last one was. More than equals is not asked of a prefix: what is read again once
+ * costs less than a replica that others wait for. A replica that is not the one leaves the
+ * request alone, and wakes the one if it sleeps.
  *
  *   infer.c       opening, closing, what others wish of a request
  *   submit.c      what is asked for becomes a request; on its caller's thread
- *   scheduler.c   the model's thread: who runs, and how much of it
- *   placing.c     the device where it runs, and the next one
+ *   scheduler.c   a replica's thread: who runs, and how much of it
+ *   placing.c     the device where a replica is, and the next one
  *   generation.c  from logits to tokens, events and the end
  *   kv.c          pages of keys and values
  *   draft.c       guesses of what comes next
@@ -44,7 +51,7 @@
  */
 #define DRAFT_WIDTH 6
 
-/* What requests and the model's thread share; it outlives the model where requests do. */
+/* What requests and the replicas' threads share; it outlives the model where requests do. */
 typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -56,11 +63,11 @@ struct infer_req {
     infer_req *next; /* in waiting or running */
 
     /* under the hub's lock */
-    unsigned refs; /* the model's thread and the caller */
+    unsigned refs; /* the model and the caller */
     bool cancelled;
     bool paused;
 
-    /* the model's thread only, once submitted */
+    /* the thread's whose list it is in, once submitted */
     infer_cb cb;
     void *arg;
     bool flex;
@@ -94,9 +101,39 @@ typedef struct {
     infer_req **last;
 } req_list;
 
+/* The weights on one device, and the thread that computes there. */
+typedef struct {
+    infer *m;
+    pthread_t thread;
+
+    /* where it computes; its thread, once that runs */
+    const device *place;
+    const aiq_kernels *kern;
+    kern_device *dev;
+    kern_model *km; /* NULL: no device has it */
+    kv_pool *pool;  /* of the pages there */
+
+    /* under the hub's lock */
+    bool serves;       /* it has a device, and pool may be asked what it knows */
+    bool asleep;       /* nobody has woken it */
+    bool full[2];      /* it has no room for the next of either queue, as of its last turn */
+    infer_stats stats; /* but for what is the queue's */
+
+    /* its thread only */
+    req_list running;           /* whoever was in a step goes to the end */
+    kern_seq *seqs;             /* [max_running] the batch */
+    infer_req **reqs;           /* [max_running] whose they are */
+    uint64_t drafted;           /* tokens */
+    uint64_t accepted;          /* of these */
+    float *logits;              /* [max_running + DRAFT_WIDTH][n_vocab] */
+    uint64_t *mask;             /* [masks_words] tokens that may come */
+    float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
+    sampler_candidate *scratch; /* [n_vocab] */
+    uint32_t *counts;           /* [n_vocab] all 0 */
+} infer_replica;
+
 struct infer {
     hub *hub;
-    pthread_t thread;
     infer_options opt;
 
     gguf *file;
@@ -110,35 +147,19 @@ struct infer {
     bool thinks;
     int32_t marks[TOOL_MAX_MARKS]; /* [n_marks] control tokens: marks of calls and thoughts */
     uint32_t n_marks;
-
-    /* where it computes; the model's thread, once that runs */
-    const device *place;
-    uint32_t tried; /* devices, see devices_take */
-    const aiq_kernels *kern;
-    kern_device *dev;
-    kern_model *km; /* NULL: no device has it */
-    kv_pool *pool;  /* of the pages there */
     uint32_t n_ctx; /* the model's, or what the first device has memory for; never changes */
 
+    infer_replica *replicas;
+    uint32_t n_replicas;
+    uint32_t tried; /* devices, see devices_take: each has one replica at most */
+
     /* under the hub's lock */
+    uint32_t n_alive;    /* replicas whose thread has not ended */
     req_list waiting[2]; /* those that are flex in the second; by arrival */
     uint32_t n_waiting;
+    uint32_t n_passed; /* let in since one of flex was, while such waited */
     uint64_t arrivals;
-    infer_stats stats;
     bool closing;
-
-    /* the model's thread only */
-    uint32_t n_passed;          /* let in since one of flex was, while such waited */
-    req_list running;           /* whoever was in a step goes to the end */
-    kern_seq *seqs;             /* [max_running] the batch */
-    infer_req **reqs;           /* [max_running] whose they are */
-    uint64_t drafted;           /* tokens */
-    uint64_t accepted;          /* of these */
-    float *logits;              /* [max_running + DRAFT_WIDTH][n_vocab] */
-    uint64_t *mask;             /* [masks_words] tokens that may come */
-    float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
-    sampler_candidate *scratch; /* [n_vocab] */
-    uint32_t *counts;           /* [n_vocab] all 0 */
 };
 
 /* --- lists --- */
@@ -194,35 +215,37 @@ void infer_req_drop(infer_req *r);
 
 /* --- scheduler.c --- */
 
-void *infer_main(void *m);
+void *infer_main(void *replica);
 
 /* Into the queue, where its arrival puts it. Under the hub's lock. */
 void infer_wait(infer *m, infer_req *r);
 
-/* --- placing.c; the model's thread, once it runs --- */
+/* --- placing.c --- */
 
-/* Puts the model on the next device that has room for it. */
-bool infer_settle(infer *m, char *err, size_t errlen);
+/* The replicas that are asked for, as far as there are devices for them: one at least. False:
+ * there is none, err says why. */
+bool infer_place_all(infer *m, char *err, size_t errlen);
 
-/* Takes the model from where it is. It has no contexts there any more. */
-void infer_leave(infer *m);
+/* Takes a replica from where it is. It has no contexts there any more. */
+void infer_leave(infer_replica *p);
 
-/* The device has failed at a step of m->reqs, [n]. */
-void infer_move(infer *m, uint32_t n);
+/* The device has failed at a step of p->reqs, [n]; its requests wait for the next, or for other
+ * replicas. False: there are such, and this one has ended. Its own thread. */
+bool infer_move(infer_replica *p, uint32_t n);
 
 /* No device had the model when it was wanted last: all are asked again, and if it is in vain,
- * so has everybody waited. */
-void infer_settle_again(infer *m);
+ * so has everybody waited. The same. */
+void infer_settle_again(infer_replica *p);
 
-/* --- generation.c; the model's thread --- */
+/* --- generation.c; the replica's thread --- */
 
 /* The token that follows, from its logits. False: the request is over and must not be touched.
  */
-bool infer_take_token(infer *m, infer_req *r, float *logits);
+bool infer_take_token(infer_replica *p, infer_req *r, float *logits);
 
 /* Tells its end and lets go of it. */
-void infer_fail(infer *m, infer_req *r, const char *error);
+void infer_fail(infer_replica *p, infer_req *r, const char *error);
 
-void infer_drop_context(infer *m, infer_req *r);
+void infer_drop_context(infer_replica *p, infer_req *r);
 
 #endif

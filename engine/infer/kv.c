@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <openssl/sha.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,9 @@ struct kv_pool {
     uint32_t *free;    /* [n_free] the last is taken first */
     uint32_t *buckets; /* [mask + 1] 0: empty, otherwise a page's number and 1 */
     page *pages;       /* [n_pages + 1] the last is the end of the idle */
+
+    /* held by the owner's thread where it changes what can be found, and by others to look */
+    pthread_mutex_t finding;
 };
 
 kv_pool *kv_pool_new(uint32_t n_pages)
@@ -33,6 +37,7 @@ kv_pool *kv_pool_new(uint32_t n_pages)
     if (pool == NULL) {
         return NULL;
     }
+    pthread_mutex_init(&pool->finding, NULL);
     pool->n_pages = n_pages;
     while (pool->mask < n_pages) {
         pool->mask = pool->mask * 2 + 1;
@@ -53,6 +58,7 @@ void kv_pool_free(kv_pool *pool)
     free(pool->free);
     free(pool->buckets);
     free(pool->pages);
+    pthread_mutex_destroy(&pool->finding);
     free(pool);
 }
 
@@ -149,10 +155,12 @@ static uint32_t take(kv_pool *pool)
 
         assert(pool->n_idle > 0);
         n = pool->pages[pool->n_pages].newer;
+        pthread_mutex_lock(&pool->finding);
         link = find(pool, &pool->pages[n].key);
         assert(*link == n + 1);
         *link = pool->pages[n].next;
         pool->pages[n].found = false;
+        pthread_mutex_unlock(&pool->finding);
         wake(pool, n);
     }
     pool->pages[n].owners = 1;
@@ -181,6 +189,23 @@ uint32_t kv_begin(kv_pool *pool, kv_seq *s, const kv_key *scope, const int32_t *
     return s->n * KERN_PAGE;
 }
 
+uint32_t kv_known(kv_pool *pool, const kv_key *scope, const int32_t *ids, uint32_t n)
+{
+    kv_key key = *scope;
+    uint32_t known = 0;
+
+    pthread_mutex_lock(&pool->finding);
+    while ((known + 1) * KERN_PAGE < n) {
+        key = next_key(&key, ids + known * KERN_PAGE);
+        if (*find(pool, &key) == 0) {
+            break;
+        }
+        known++;
+    }
+    pthread_mutex_unlock(&pool->finding);
+    return known * KERN_PAGE;
+}
+
 bool kv_grow(kv_pool *pool, kv_seq *s, uint32_t n)
 {
     uint32_t want = kv_pages_for(n);
@@ -202,6 +227,7 @@ void kv_note(kv_pool *pool, kv_seq *s, const int32_t *ids, uint32_t n)
         uint32_t *link;
 
         s->key = next_key(&s->key, ids + i * KERN_PAGE);
+        pthread_mutex_lock(&pool->finding);
         link = find(pool, &s->key);
         if (*link == 0) { /* else somebody was faster, and this one is nobody else's */
             p->key = s->key;
@@ -209,6 +235,7 @@ void kv_note(kv_pool *pool, kv_seq *s, const int32_t *ids, uint32_t n)
             p->next = 0;
             *link = s->pages[i] + 1;
         }
+        pthread_mutex_unlock(&pool->finding);
     }
 }
 

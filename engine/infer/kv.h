@@ -1,6 +1,6 @@
 /*
  * Which pages of keys and values are whose: a back end has a pool of them (aiq_kernels.h) and
- * knows their numbers only. The model's thread.
+ * knows their numbers only. One thread, but for kv_known.
  *
  * What a full page holds depends on its tokens and on all before them, so it is known by a
  * chain: SHA-256 of the key of the page before it, or of whoever may share, and its own tokens.
@@ -58,6 +58,9 @@ kv_key kv_scope(const void *name, size_t len);
  */
 uint32_t kv_begin(kv_pool *pool, kv_seq *s, const kv_key *scope, const int32_t *ids,
                   uint32_t n);
+
+/* How many tokens kv_begin would find. Any thread. */
+uint32_t kv_known(kv_pool *pool, const kv_key *scope, const int32_t *ids, uint32_t n);
 
 /* Until s has room for n tokens; there is room in s->pages for so many, too. False, and nothing
  * is taken, if fewer are available. */

@@ -1,27 +1,45 @@
-/* Where a model is: on a device, on the next one when that fails, or nowhere. */
+/*
+ * Where a replica is: on a device that has no other replica of the model, on the next one when
+ * that fails, or nowhere. Only one that is alone goes to the CPU: the others are faster.
+ */
 #include "infer/infer_impl.h"
 
 #include <stdio.h>
 
 #define MAX_PAGES ((uint64_t)1 << 24)
 
-void infer_leave(infer *m)
+/* From now on, or no longer, it takes requests. */
+static void serve(infer_replica *p, bool serves)
 {
-    if (m->pool != NULL) {
-        kv_pool_free(m->pool);
-        m->pool = NULL;
+    pthread_mutex_lock(&p->m->hub->lock);
+    p->serves = serves;
+    p->full[0] = p->full[1] = false;
+    if (!serves) {
+        p->stats.pages = p->stats.used = p->stats.running = 0;
     }
-    if (m->km != NULL) {
-        m->kern->model_free(m->km);
-        m->km = NULL;
+    pthread_mutex_unlock(&p->m->hub->lock);
+}
+
+void infer_leave(infer_replica *p)
+{
+    if (p->serves) {
+        serve(p, false);
     }
-    if (m->dev != NULL) {
-        m->kern->close(m->dev);
-        m->dev = NULL;
+    if (p->pool != NULL) {
+        kv_pool_free(p->pool);
+        p->pool = NULL;
     }
-    if (m->place != NULL) {
-        devices_give(m->opt.devices, m->place);
-        m->place = NULL;
+    if (p->km != NULL) {
+        p->kern->model_free(p->km);
+        p->km = NULL;
+    }
+    if (p->dev != NULL) {
+        p->kern->close(p->dev);
+        p->dev = NULL;
+    }
+    if (p->place != NULL) {
+        devices_give(p->m->opt.devices, p->place);
+        p->place = NULL;
     }
 }
 
@@ -30,11 +48,12 @@ void infer_leave(infer *m)
  * again, as far as the memory set aside goes. The first device says how long contexts may be;
  * another has pages for one of that length at least, so whoever was let in can go on.
  */
-static uint32_t count_pages(infer *m)
+static uint32_t count_pages(const infer_replica *p)
 {
+    infer *m = p->m;
     const kern_config *c = &m->model.config;
     uint64_t most = 2 * (uint64_t)m->opt.max_running * kv_pages_for(c->n_ctx);
-    uint64_t n = m->opt.kv_bytes / m->kern->page_bytes(m->dev, c);
+    uint64_t n = m->opt.kv_bytes / p->kern->page_bytes(p->dev, c);
 
     n = n < most ? n : most;
     n = n < MAX_PAGES ? n : MAX_PAGES;
@@ -46,100 +65,140 @@ static uint32_t count_pages(infer *m)
     return (uint32_t)n;
 }
 
-static bool load(infer *m, char *err, size_t errlen)
+static bool load(infer_replica *p, char *err, size_t errlen)
 {
+    const infer *m = p->m;
     uint32_t n_pages;
 
-    m->dev = m->kern->open(m->place->index, m->opt.n_threads);
-    if (m->dev == NULL) {
-        snprintf(err, errlen, "%s", m->kern->last_error(NULL));
+    p->dev = p->kern->open(p->place->index, m->opt.n_threads);
+    if (p->dev == NULL) {
+        snprintf(err, errlen, "%s", p->kern->last_error(NULL));
         return false;
     }
-    n_pages = count_pages(m);
+    n_pages = count_pages(p);
     if (n_pages == 0) {
         snprintf(err, errlen, "not a page of a context fits the memory set aside for them");
         return false;
     }
-    m->pool = kv_pool_new(n_pages);
-    if (m->pool == NULL) {
+    p->pool = kv_pool_new(n_pages);
+    if (p->pool == NULL) {
         snprintf(err, errlen, "out of memory");
         return false;
     }
-    m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights,
+    p->km = p->kern->model_load(p->dev, &m->model.config, &m->model.weights,
                                 m->opt.max_running + PROMPT_ALONE + DRAFT_WIDTH, n_pages);
-    if (m->km == NULL) {
-        snprintf(err, errlen, "%s", m->kern->last_error(m->dev));
+    if (p->km == NULL) {
+        snprintf(err, errlen, "%s", p->kern->last_error(p->dev));
     }
-    return m->km != NULL;
+    return p->km != NULL;
 }
 
-bool infer_settle(infer *m, char *err, size_t errlen)
+/* On the next device that has room, on the CPU only where it is wanted. */
+static bool settle(infer_replica *p, bool or_cpu, char *err, size_t errlen)
 {
-    while ((m->place = devices_take(m->opt.devices, gguf_size(m->file), &m->tried)) != NULL) {
-        m->kern = m->place->kern;
-        if (load(m, err, errlen)) {
+    infer *m = p->m;
+
+    while ((p->place = devices_take(m->opt.devices, gguf_size(m->file), or_cpu, &m->tried)) !=
+           NULL) {
+        p->kern = p->place->kern;
+        if (load(p, err, errlen)) {
+            serve(p, true);
             return true;
         }
-        devices_fail(m->opt.devices, m->place, err);
-        infer_leave(m);
+        devices_fail(m->opt.devices, p->place, err);
+        infer_leave(p);
     }
     return false;
 }
 
-/*
- * The device has failed. What the n of the batch and all others have in their contexts is gone
- * with it: on the next device they read their prompt and what they have said anew, and go on;
- * nothing is said twice. Without a next one they are over.
- */
-void infer_move(infer *m, uint32_t n)
+bool infer_place_all(infer *m, char *err, size_t errlen)
 {
-    req_list homeless;
-    char why[256];
-    bool settled;
+    while (m->n_replicas < m->opt.replicas &&
+           settle(&m->replicas[m->n_replicas], m->n_replicas == 0, err, errlen)) {
+        m->n_replicas++;
+    }
+    m->n_alive = m->n_replicas;
+    return m->n_replicas > 0;
+}
 
-    list_init(&homeless);
-    for (uint32_t i = 0; i < n; i++) {
-        list_append(&m->running, m->reqs[i]);
-    }
-    while (m->running.first != NULL) {
-        infer_req *r = list_take(&m->running, &m->running.first);
+/* Gives up all that wait, for no device has the model. */
+static void fail_waiting(infer_replica *p, const char *why)
+{
+    infer *m = p->m;
+    req_list over;
 
-        infer_drop_context(m, r);
-        list_append(&homeless, r);
-    }
-    snprintf(why, sizeof(why), "%s", m->kern->last_error(m->dev));
-    devices_fail(m->opt.devices, m->place, why);
-    infer_leave(m);
-    settled = infer_settle(m, why, sizeof(why));
-    while (!settled && homeless.first != NULL) {
-        infer_fail(m, list_take(&homeless, &homeless.first), why);
-    }
+    list_init(&over);
     pthread_mutex_lock(&m->hub->lock);
-    while (homeless.first != NULL) {
-        infer_wait(m, list_take(&homeless, &homeless.first));
+    list_move(&over, &m->waiting[0]);
+    list_move(&over, &m->waiting[1]);
+    m->n_waiting = 0;
+    pthread_mutex_unlock(&m->hub->lock);
+    while (over.first != NULL) {
+        infer_fail(p, list_take(&over, &over.first), why);
     }
+}
+
+/* All of p's requests wait; the n of the batch are in no list. What they have in their contexts
+ * is gone, so where they go on they read their prompt and what they have said anew. */
+static void give_up_requests(infer_replica *p, uint32_t n)
+{
+    infer *m = p->m;
+
+    pthread_mutex_lock(&m->hub->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        list_append(&p->running, p->reqs[i]);
+    }
+    while (p->running.first != NULL) {
+        infer_req *r = list_take(&p->running, &p->running.first);
+
+        infer_drop_context(p, r);
+        infer_wait(m, r);
+    }
+    pthread_cond_broadcast(&m->hub->wake);
     pthread_mutex_unlock(&m->hub->lock);
 }
 
-void infer_settle_again(infer *m)
+/* Whether this replica may end, for others live. */
+static bool end_for_others(infer *m)
 {
-    req_list waiting[2];
+    bool others;
+
+    pthread_mutex_lock(&m->hub->lock);
+    others = m->n_alive > 1 && !m->closing;
+    m->n_alive -= others;
+    pthread_mutex_unlock(&m->hub->lock);
+    return others;
+}
+
+bool infer_move(infer_replica *p, uint32_t n)
+{
+    infer *m = p->m;
+    char why[256];
+
+    snprintf(why, sizeof(why), "%s", p->kern->last_error(p->dev));
+    serve(p, false);
+    give_up_requests(p, n);
+    devices_fail(m->opt.devices, p->place, why);
+    infer_leave(p);
+    if (settle(p, false, why, sizeof(why))) {
+        return true;
+    }
+    if (end_for_others(m)) {
+        return false;
+    }
+    if (!settle(p, true, why, sizeof(why))) {
+        fail_waiting(p, why);
+    }
+    return true;
+}
+
+void infer_settle_again(infer_replica *p)
+{
+    infer *m = p->m;
     char why[256] = "";
 
-    m->tried = 0;
-    if (infer_settle(m, why, sizeof(why))) {
-        return;
-    }
-    pthread_mutex_lock(&m->hub->lock);
-    for (int flex = 0; flex < 2; flex++) {
-        list_init(&waiting[flex]);
-        list_move(&waiting[flex], &m->waiting[flex]);
-    }
-    m->n_waiting = 0;
-    pthread_mutex_unlock(&m->hub->lock);
-    for (int flex = 0; flex < 2; flex++) {
-        while (waiting[flex].first != NULL) {
-            infer_fail(m, list_take(&waiting[flex], &waiting[flex].first), why);
-        }
+    m->tried = 0; /* the others have ended */
+    if (!settle(p, true, why, sizeof(why))) {
+        fail_waiting(p, why);
     }
 }

@@ -1,5 +1,5 @@
 /*
- * The model's thread: each turn is one batch. Under the lock it decides who is in it: those
+ * A replica's thread: each turn is one batch. Under the lock it decides who is in it: those
  * that run, with a page more where they need one, then those that are let in. Then it computes.
  */
 #include "infer/draft.h"
@@ -47,16 +47,16 @@ static uint32_t sweep(infer *m, req_list *l, req_list *over)
  * Takes up to max_running requests that are not paused out of running, the longest unserved
  * first, into reqs. Returns how many.
  */
-static uint32_t pick_batch(infer *m)
+static uint32_t pick_batch(infer_replica *p)
 {
-    infer_req **at = &m->running.first;
+    infer_req **at = &p->running.first;
     uint32_t n = 0;
 
-    while (*at != NULL && n < m->opt.max_running) {
+    while (*at != NULL && n < p->m->opt.max_running) {
         if ((*at)->paused) {
             at = &(*at)->next;
         } else {
-            m->reqs[n++] = list_take(&m->running, at);
+            p->reqs[n++] = list_take(&p->running, at);
         }
     }
     return n;
@@ -64,11 +64,11 @@ static uint32_t pick_batch(infer *m)
 
 /* --- pages; under the lock --- */
 
-static void evict(infer *m, infer_req *r)
+static void evict(infer_replica *p, infer_req *r)
 {
-    infer_drop_context(m, r);
+    infer_drop_context(p, r);
     r->evicted = true;
-    m->stats.preemptions++;
+    p->stats.preemptions++;
 }
 
 /* Whether a has to go before b has. */
@@ -84,57 +84,57 @@ static bool yields(const infer_req *a, const infer_req *b)
 }
 
 /* The first that has to go of the n in the batch and the others that run. */
-static infer_req *first_to_go(const infer *m, uint32_t n)
+static infer_req *first_to_go(const infer_replica *p, uint32_t n)
 {
     infer_req *first = NULL;
 
-    for (infer_req *r = m->running.first; r != NULL; r = r->next) {
+    for (infer_req *r = p->running.first; r != NULL; r = r->next) {
         if (!r->evicted && (first == NULL || yields(r, first))) {
             first = r;
         }
     }
     for (uint32_t i = 0; i < n; i++) {
-        if (!m->reqs[i]->evicted && (first == NULL || yields(m->reqs[i], first))) {
-            first = m->reqs[i];
+        if (!p->reqs[i]->evicted && (first == NULL || yields(p->reqs[i], first))) {
+            first = p->reqs[i];
         }
     }
     return first;
 }
 
 /* A page more for each that has filled its last; whoever must go for it is evicted. */
-static void grow(infer *m, uint32_t n)
+static void grow(infer_replica *p, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        infer_req *r = m->reqs[i];
+        infer_req *r = p->reqs[i];
 
-        while (!r->evicted && !kv_grow(m->pool, &r->kv, r->n_prompt + r->n_answer)) {
-            evict(m, first_to_go(m, n));
+        while (!r->evicted && !kv_grow(p->pool, &r->kv, r->n_prompt + r->n_answer)) {
+            evict(p, first_to_go(p, n));
         }
     }
 }
 
 /* Those that were evicted wait. Returns how many of the n are left. */
-static uint32_t send_back(infer *m, uint32_t n)
+static uint32_t send_back(infer_replica *p, uint32_t n)
 {
-    infer_req **at = &m->running.first;
+    infer_req **at = &p->running.first;
     uint32_t kept = 0;
 
     while (*at != NULL) {
         if ((*at)->evicted) {
             (*at)->evicted = false;
-            infer_wait(m, list_take(&m->running, at));
+            infer_wait(p->m, list_take(&p->running, at));
         } else {
             at = &(*at)->next;
         }
     }
     for (uint32_t i = 0; i < n; i++) {
-        infer_req *r = m->reqs[i];
+        infer_req *r = p->reqs[i];
 
         if (r->evicted) {
             r->evicted = false;
-            infer_wait(m, r);
+            infer_wait(p->m, r);
         } else {
-            m->reqs[kept++] = r;
+            p->reqs[kept++] = r;
         }
     }
     return kept;
@@ -144,31 +144,31 @@ static uint32_t send_back(infer *m, uint32_t n)
  * Pages for all that r has to read, and one for each of the n in the batch to grow by; those
  * of the paused are taken away for it. False, and r has none, if that is not enough.
  */
-static bool make_room(infer *m, infer_req *r, uint32_t n)
+static bool make_room(infer_replica *p, infer_req *r, uint32_t n)
 {
     uint32_t tokens = r->n_prompt + r->n_answer, want = kv_pages_for(tokens);
 
-    r->pos = kv_begin(m->pool, &r->kv, &r->scope, r->ids, tokens);
-    while (want - r->kv.n + n > kv_available(m->pool)) {
-        infer_req *other = first_to_go(m, n);
+    r->pos = kv_begin(p->pool, &r->kv, &r->scope, r->ids, tokens);
+    while (want - r->kv.n + n > kv_available(p->pool)) {
+        infer_req *other = first_to_go(p, n);
 
         if (other == NULL || !other->paused) {
-            infer_drop_context(m, r);
+            infer_drop_context(p, r);
             return false;
         }
-        evict(m, other);
+        evict(p, other);
     }
-    return kv_grow(m->pool, &r->kv, tokens);
+    return kv_grow(p->pool, &r->kv, tokens);
 }
 
 /* --- who is let in; under the lock --- */
 
-static bool flex_is_full(const infer *m, uint32_t n)
+static bool flex_is_full(const infer_replica *p, uint32_t n)
 {
-    uint32_t most = m->opt.max_running - m->opt.max_running / FLEX_SHARE, flex = 0;
+    uint32_t most = p->m->opt.max_running - p->m->opt.max_running / FLEX_SHARE, flex = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        flex += m->reqs[i]->flex;
+        flex += p->reqs[i]->flex;
     }
     return flex >= most;
 }
@@ -184,50 +184,117 @@ static infer_req **first_ready(req_list *l)
     return *at != NULL ? at : NULL;
 }
 
-/* Lets waiting requests in, in order, while there is room in the batch and for contexts. */
-static uint32_t admit(infer *m, uint32_t n)
+/* The next that p may have, with n in its batch: a link of its queue; NULL: none. passes: one
+ * of flex could have been the next. */
+static infer_req **next_waiting(const infer_replica *p, uint32_t n, bool *passes)
 {
-    while (n < m->opt.max_running) {
-        infer_req **hasty = first_ready(&m->waiting[0]);
-        infer_req **flex = flex_is_full(m, n) ? NULL : first_ready(&m->waiting[1]);
-        bool is_flex = flex != NULL && (hasty == NULL || m->n_passed >= FLEX_TURN);
-        infer_req **at = is_flex ? flex : hasty, *r;
+    infer *m = p->m;
+    infer_req **hasty = first_ready(&m->waiting[0]);
+    infer_req **flex = flex_is_full(p, n) ? NULL : first_ready(&m->waiting[1]);
+    bool is_flex = flex != NULL && (hasty == NULL || m->n_passed >= FLEX_TURN);
 
-        if (at == NULL || !make_room(m, *at, n)) {
+    *passes = flex != NULL && !is_flex;
+    return is_flex ? flex : hasty;
+}
+
+/* Tokens that it need not read. */
+static uint32_t known_to(const infer_replica *p, const infer_req *r)
+{
+    return kv_known(p->pool, &r->scope, r->ids, r->n_prompt + r->n_answer);
+}
+
+/* Who lets r in; NULL: nobody has room for it. */
+static infer_replica *best_for(infer *m, const infer_req *r)
+{
+    infer_replica *best = NULL;
+
+    for (uint32_t i = 0; i < m->n_replicas; i++) {
+        infer_replica *q = &m->replicas[i];
+
+        if (!q->serves || q->full[r->flex]) {
+            continue;
+        }
+        if (best == NULL || q->stats.running < best->stats.running ||
+            (q->stats.running == best->stats.running && known_to(q, r) > known_to(best, r))) {
+            best = q;
+        }
+    }
+    return best;
+}
+
+/* The replicas that the next ones wait for, if they sleep. */
+static void wake_best(infer *m)
+{
+    for (int flex = 0; flex < 2; flex++) {
+        infer_req **at = first_ready(&m->waiting[flex]);
+        infer_replica *q = at != NULL ? best_for(m, *at) : NULL;
+
+        if (q != NULL && q->asleep) {
+            q->asleep = false;
+            pthread_cond_broadcast(&m->hub->wake);
+        }
+    }
+}
+
+/* Lets waiting requests in, in order, while there is room in the batch and for contexts, and no
+ * other replica should have them. */
+static uint32_t admit(infer_replica *p, uint32_t n)
+{
+    infer *m = p->m;
+    infer_req **at, *r;
+    bool passes;
+
+    p->full[0] = p->full[1] = false;
+    while (n < m->opt.max_running && (at = next_waiting(p, n, &passes)) != NULL &&
+           best_for(m, *at) == p) {
+        if (!make_room(p, *at, n)) {
+            p->full[0] = true;
             break;
         }
-        m->n_passed = flex != NULL && !is_flex ? m->n_passed + 1 : 0;
-        r = list_take(&m->waiting[is_flex], at);
+        m->n_passed = passes ? m->n_passed + 1 : 0;
+        r = list_take(&m->waiting[(*at)->flex], at);
         m->n_waiting--;
-        m->reqs[n++] = r;
+        p->reqs[n++] = r;
+        p->stats.running++;
         if (!r->met) {
             r->met = true;
             r->n_cached = r->pos;
-            m->stats.prompt_tokens += r->n_prompt;
-            m->stats.cached_tokens += r->n_cached;
+            p->stats.prompt_tokens += r->n_prompt;
+            p->stats.cached_tokens += r->n_cached;
         }
+    }
+    p->full[0] |= n == m->opt.max_running;
+    p->full[1] = p->full[0] || flex_is_full(p, n);
+    return n;
+}
+
+/* Those of the batch, and the others that run. */
+static uint32_t count_running(const infer_replica *p, uint32_t n)
+{
+    for (const infer_req *r = p->running.first; r != NULL; r = r->next) {
+        n++;
     }
     return n;
 }
 
 /* Returns how many are in the batch. */
-static uint32_t gather(infer *m)
+static uint32_t gather(infer_replica *p)
 {
-    uint32_t n = pick_batch(m), running;
+    uint32_t n = pick_batch(p);
 
-    grow(m, n);
-    n = send_back(m, n);
-    n = admit(m, n);
-    n = send_back(m, n);
-    running = n;
-    for (infer_req *r = m->running.first; r != NULL; r = r->next) {
-        running++;
+    grow(p, n);
+    n = send_back(p, n);
+    p->stats.running = count_running(p, n);
+    n = admit(p, n);
+    n = send_back(p, n);
+    p->stats.running = count_running(p, n);
+    p->stats.drafted_tokens = p->drafted;
+    p->stats.accepted_tokens = p->accepted;
+    p->stats.pages = kv_size(p->pool);
+    p->stats.used = p->stats.pages - kv_available(p->pool);
+    if (p->m->n_replicas > 1) {
+        wake_best(p->m);
     }
-    m->stats.running = running;
-    m->stats.drafted_tokens = m->drafted;
-    m->stats.accepted_tokens = m->accepted;
-    m->stats.pages = kv_size(m->pool);
-    m->stats.used = m->stats.pages - kv_available(m->pool);
     return n;
 }
 
@@ -243,12 +310,12 @@ static uint32_t unread(const infer_req *r)
  * Shares the step out among the n requests of the batch: one token for each that decodes, an
  * even part of the prompt tokens for each that still reads; flex together has a smaller one.
  */
-static void plan_step(infer *m, uint32_t n)
+static void plan_step(infer_replica *p, uint32_t n)
 {
     uint32_t readers[2] = {0}, budget[2];
 
     for (uint32_t i = 0; i < n; i++) {
-        readers[m->reqs[i]->flex] += unread(m->reqs[i]) > 1;
+        readers[p->reqs[i]->flex] += unread(p->reqs[i]) > 1;
     }
     budget[0] = budget[1] = readers[0] + readers[1] == n ? PROMPT_ALONE : PROMPT_CHUNK;
     if (readers[0] > 0 && readers[1] > 0) {
@@ -256,8 +323,8 @@ static void plan_step(infer *m, uint32_t n)
         budget[0] -= budget[1];
     }
     for (uint32_t i = 0; i < n; i++) {
-        infer_req *r = m->reqs[i];
-        kern_seq *s = &m->seqs[i];
+        infer_req *r = p->reqs[i];
+        kern_seq *s = &p->seqs[i];
         uint32_t left = unread(r);
 
         *s = (kern_seq){.pages = r->kv.pages, .ids = r->ids + r->pos, .n = left, .pos = r->pos};
@@ -278,23 +345,23 @@ static void plan_step(infer *m, uint32_t n)
  * that decode have guesses read with their token. The first guess is small, and it grows with
  * those that were right. An answer in a format is not guessed: its masks are made one by one.
  */
-static void add_drafts(infer *m, uint32_t n)
+static void add_drafts(infer_replica *p, uint32_t n)
 {
     uint32_t left = n < DRAFT_WIDTH ? DRAFT_WIDTH - n : 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        infer_req *r = m->reqs[i];
+        infer_req *r = p->reqs[i];
         uint32_t all = r->n_prompt + r->n_answer, most = r->max_tokens - r->n_answer - 1;
 
         most = most < left ? most : left;
         most = most < r->n_draft ? most : r->n_draft;
-        if (m->seqs[i].n != 1 || m->seqs[i].n_logits != 1 || r->walk != NULL) {
+        if (p->seqs[i].n != 1 || p->seqs[i].n_logits != 1 || r->walk != NULL) {
             continue;
         }
         most = draft_find(r->ids, all, most, r->ids + all);
-        if (kv_grow(m->pool, &r->kv, all + most)) {
-            m->seqs[i].n += most;
-            m->seqs[i].n_logits += most;
+        if (kv_grow(p->pool, &r->kv, all + most)) {
+            p->seqs[i].n += most;
+            p->seqs[i].n_logits += most;
             left -= most;
         }
     }
@@ -315,7 +382,7 @@ static bool is_paused(infer_req *r)
  * there had been none, and while it is what was guessed, the next logits hold. False: the
  * request is over and must not be touched.
  */
-static bool take_tokens(infer *m, infer_req *r, const kern_seq *s, float *logits)
+static bool take_tokens(infer_replica *p, infer_req *r, const kern_seq *s, float *logits)
 {
     uint32_t drafted = s->n_logits - 1, right = 0;
     bool goes_on = true;
@@ -324,8 +391,8 @@ static bool take_tokens(infer *m, infer_req *r, const kern_seq *s, float *logits
     for (;;) {
         int32_t *next = r->ids + r->n_prompt + r->n_answer, guess = *next;
 
-        kv_note(m->pool, &r->kv, r->ids, r->pos);
-        goes_on = infer_take_token(m, r, logits + (size_t)right * m->model.config.n_vocab);
+        kv_note(p->pool, &r->kv, r->ids, r->pos);
+        goes_on = infer_take_token(p, r, logits + (size_t)right * p->m->model.config.n_vocab);
         if (!goes_on || right == drafted || *next != guess) {
             break;
         }
@@ -335,8 +402,8 @@ static bool take_tokens(infer *m, infer_req *r, const kern_seq *s, float *logits
             break;
         }
     }
-    m->drafted += drafted;
-    m->accepted += right;
+    p->drafted += drafted;
+    p->accepted += right;
     if (goes_on && drafted > 0) {
         r->n_draft = right == drafted ? r->n_draft + 1 : (right + r->n_draft + 1) / 2;
         r->n_draft = r->n_draft < DRAFT_WIDTH ? r->n_draft : DRAFT_WIDTH;
@@ -344,40 +411,42 @@ static bool take_tokens(infer *m, infer_req *r, const kern_seq *s, float *logits
     return goes_on;
 }
 
-static void step(infer *m, uint32_t n)
+/* False: the replica has ended. */
+static bool step(infer_replica *p, uint32_t n)
 {
-    float *logits = m->logits;
+    float *logits = p->logits;
 
-    plan_step(m, n);
-    add_drafts(m, n);
-    if (!m->kern->step(m->km, m->seqs, n, m->logits)) {
-        infer_move(m, n);
-        return;
+    plan_step(p, n);
+    add_drafts(p, n);
+    if (!p->kern->step(p->km, p->seqs, n, p->logits)) {
+        return infer_move(p, n);
     }
     for (uint32_t i = 0; i < n; i++) {
-        infer_req *r = m->reqs[i];
+        infer_req *r = p->reqs[i];
 
-        const kern_seq *s = &m->seqs[i];
+        const kern_seq *s = &p->seqs[i];
 
         if (s->n_logits == 0) {
             r->pos += s->n;
-            kv_note(m->pool, &r->kv, r->ids, r->pos);
-            list_append(&m->running, r);
+            kv_note(p->pool, &r->kv, r->ids, r->pos);
+            list_append(&p->running, r);
             continue;
         }
-        if (take_tokens(m, r, s, logits)) {
-            list_append(&m->running, r);
+        if (take_tokens(p, r, s, logits)) {
+            list_append(&p->running, r);
         }
-        logits += (size_t)s->n_logits * m->model.config.n_vocab;
+        logits += (size_t)s->n_logits * p->m->model.config.n_vocab;
     }
+    return true;
 }
 
 void *infer_main(void *arg)
 {
-    infer *m = arg;
+    infer_replica *p = arg;
+    infer *m = p->m;
     hub *h = m->hub;
     req_list over;
-    bool closing, lost;
+    bool closing, lost, alive = true;
     uint32_t n;
 
     do {
@@ -385,27 +454,28 @@ void *infer_main(void *arg)
         pthread_mutex_lock(&h->lock);
         for (;;) {
             closing = m->closing;
-            sweep(m, &m->running, &over);
+            sweep(m, &p->running, &over);
             m->n_waiting -= sweep(m, &m->waiting[0], &over);
             m->n_waiting -= sweep(m, &m->waiting[1], &over);
-            lost = m->km == NULL && m->n_waiting > 0;
-            n = m->km != NULL ? gather(m) : 0;
-            m->stats.waiting = m->n_waiting;
+            lost = p->km == NULL && m->n_waiting > 0;
+            n = p->km != NULL ? gather(p) : 0;
             if (n > 0 || lost || over.first != NULL || closing) {
                 break;
             }
+            p->asleep = true;
             pthread_cond_wait(&h->wake, &h->lock);
+            p->asleep = false;
         }
         pthread_mutex_unlock(&h->lock);
 
         while (over.first != NULL) {
-            infer_fail(m, list_take(&over, &over.first), "cancelled");
+            infer_fail(p, list_take(&over, &over.first), "cancelled");
         }
         if (lost) {
-            infer_settle_again(m);
+            infer_settle_again(p);
         } else if (n > 0) {
-            step(m, n);
+            alive = step(p, n);
         }
-    } while (!closing);
+    } while (alive && !closing);
     return NULL;
 }

@@ -230,7 +230,7 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
     return rc;
 }
 
-/* Queues a request that is ready: from here on the model's thread may end it any time. */
+/* Queues a request that is ready: from here on a replica's thread may end it any time. */
 static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size_t errlen)
 {
     hub *h = m->hub;
@@ -245,7 +245,7 @@ static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size
         r->arrival = m->arrivals++;
         infer_wait(m, r);
         *out = r;
-        pthread_cond_signal(&h->wake);
+        pthread_cond_broadcast(&h->wake); /* who lets it in is the replicas' to know */
     }
     pthread_mutex_unlock(&h->lock);
     return full ? refuse(INFER_BUSY, err, errlen, "too many requests wait for the model")

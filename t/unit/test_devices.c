@@ -130,7 +130,7 @@ static void what_is_no_back_end_is_done_without(void **state)
 
 static const char *take(devices *d, uint64_t bytes, uint32_t *tried)
 {
-    const device *dev = devices_take(d, bytes, tried);
+    const device *dev = devices_take(d, bytes, true, tried);
 
     return dev != NULL ? dev->name : "none";
 }
@@ -151,6 +151,12 @@ static void the_fewest_models_then_the_next(void **state)
     assert_string_equal(take(d, 0, &one), "fake:1");
     assert_string_equal(take(d, 0, &one), "cpu");
     assert_string_equal(take(d, 0, &one), "none");
+
+    one = 0;
+    assert_non_null(devices_take(d, 0, false, &one));
+    assert_non_null(devices_take(d, 0, false, &one));
+    assert_null(devices_take(d, 0, false, &one));
+    assert_string_equal(take(d, 0, &one), "cpu");
     devices_close(d);
 }
 
@@ -159,6 +165,7 @@ static void without_a_list_the_cpu(void **state)
     uint32_t tried = 0;
 
     (void)state;
+    assert_null(devices_take(NULL, 1, false, &tried));
     assert_string_equal(take(NULL, 1, &tried), "cpu");
     assert_string_equal(take(NULL, 1, &tried), "none");
 }
