@@ -10,7 +10,7 @@ package AIQ::Load;
 #
 # lost: the connection was closed or refused before the first byte of a reply.
 # late: a second passed without a link to the engine, as it may on a machine that is busy:
-# 503, and not before.
+# 503 then, and at once for those who come after that second. Wrong, if nobody waited for it.
 # wrong: another reply than 200 with the same body, or a part of one.
 
 use strict;
@@ -47,7 +47,7 @@ sub new {
 # One client: a dot a finished request, then its counts.
 sub _client {
     my ($self, $stop, $out) = @_;
-    my %n = (ok => 0, late => 0, lost => 0, wrong => 0, longest => 0);
+    my %n = (ok => 0, late => 0, refused => 0, lost => 0, wrong => 0, longest => 0);
     my $stopped = IO::Select->new($stop);
     my $port = $self->{t}->port($self->{port} // 0);
     my $c;
@@ -73,10 +73,10 @@ sub _client {
         }
         my $right = $reply->{status} == 200 && !$reply->{cut}
             && ($self->{any_body} || $reply->{body} eq ($self->{expect} // $self->{body}));
-        my $late = $reply->{status} == 503 && $took >= 1 && $reply->{body} =~ /"engine_unavailable"/;
-        $n{ $right ? 'ok' : $late ? 'late' : 'wrong' }++;
+        my $refused = $reply->{status} == 503 && $reply->{body} =~ /"engine_unavailable"/;
+        $n{ $right ? 'ok' : !$refused ? 'wrong' : $took >= 1 ? 'late' : 'refused' }++;
         $n{first_wrong} //= "$reply->{status} " . ($reply->{cut} ? 'cut ' : '')
-            . substr($reply->{body}, 0, 200) unless $right || $late;
+            . substr($reply->{body}, 0, 200) unless $right;
         undef $c if !$self->{keepalive} || ($reply->{headers}{connection} // '') =~ /close/i;
         syswrite($out, '.');
     }
@@ -115,7 +115,7 @@ sub wait_for_requests {
 
 sub finish {
     my ($self) = @_;
-    my %sum = (ok => 0, late => 0, lost => 0, wrong => 0, longest => 0);
+    my %sum = (ok => 0, late => 0, refused => 0, lost => 0, wrong => 0, longest => 0);
 
     syswrite($self->{stop}, 'x');    # not its end: a later load's clients hold it open
     close($self->{stop});
@@ -125,10 +125,11 @@ sub finish {
         my ($json) = $child->{text} =~ /\n(.*)\n\z/s or die "a client died";
         my $r = JSON::PP::decode_json($json);
         die $r->{error} if $r->{error};
-        $sum{$_} += $r->{$_} for qw(ok late lost wrong);
+        $sum{$_} += $r->{$_} for qw(ok late refused lost wrong);
         $sum{longest} = $r->{longest} if $r->{longest} > $sum{longest};
         $sum{$_} //= $r->{$_} for qw(first_wrong first_lost);
     }
+    $sum{ $sum{late} ? 'late' : 'wrong' } += $sum{refused};
     return \%sum;
 }
 
