@@ -116,7 +116,7 @@ $(FUZZ): $B/%: $B/obj/t/fuzz/%.o $B/libaiq.a
 
 $(BENCH): $B/bench/%: $B/obj/t/bench/%.o
 	$(LINK) $(LDLIBS_ALL)
-$B/bench/embed $B/bench/store $B/bench/topk $B/bench/pairs: $B/libaiq.a
+$B/bench/embed $B/bench/gpu $B/bench/store $B/bench/topk $B/bench/pairs: $B/libaiq.a
 
 # What make finds behind a name in the list is deleted, not kept for the next run.
 .SECONDARY:
@@ -180,7 +180,7 @@ valgrind: all test-programs
 	TEST_EXEC='$(VALGRIND)' AIQ_VALGRIND=1 AIQ_BUILD_DIR=$B tools/prove.sh -j$(TEST_JOBS) \
 	  $(filter t/%,$(VALGRIND_LIST)) $(addprefix $B/t/,$(filter test_%,$(VALGRIND_LIST)))
 
-bench: all $(BENCH) t/npm/node_modules/.package-lock.json t/bench/npm/node_modules/.package-lock.json
+bench: all $(BENCH) $(GPU_PEERS) t/npm/node_modules/.package-lock.json t/bench/npm/node_modules/.package-lock.json
 	AIQ_BUILD_DIR=$B t/bench/run $(ROW)
 
 # Streams through cuts, reloads, killed workers and engines, for so long; make test has it

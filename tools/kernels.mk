@@ -20,11 +20,14 @@ NVCC_FLAGS := -std=c++20 -O3 -lineinfo -I. $(NVCC_ARCH) -Xcompiler -fPIC,-fvisib
 CUDA := $(and $(filter release,$(BUILD)),$(NVCC),$(wildcard $(NVCC_HOME)/include/cublasLt.h),$(shell $(NVCC) --help 2>&1 | grep -o -m1 'c++20'))
 ifneq ($(CUDA),)
 all: $B/libaiq_cuda.so
+GPU_PEERS := $B/bench/gpu_peers
 endif
 $B/obj/%.cu.o: %.cu $(CUDA_HDR)
 	@mkdir -p $(@D); $(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -c $< -o $@
 $B/libaiq_cuda.so: $(CUDA_SRC:%=$B/obj/%.o)
 	@$(call say,LD) $(NVCC) -shared -cudart static $^ -lcublasLt -o $@
+$B/bench/gpu_peers: $B/obj/t/bench/gpu_peers.cu.o $B/obj/kernels/cuda/blas.cu.o
+	@mkdir -p $(@D); $(call say,LD) $(NVCC) -cudart static $^ -lcublasLt -o $@
 
 # The same sources by a plain compiler, on threads that take turns: for the tests.
 EMULATED_SRC := $(filter-out kernels/cuda/blas.cu,$(CUDA_SRC)) t/cuda/emulate.cc t/cuda/blas.cc

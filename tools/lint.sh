@@ -9,7 +9,7 @@ failed=0
 files=$(git ls-files 'engine/*.c' 'engine/*.h' 'kernels/*.c' 'kernels/*.h' 't/*.c' 't/*.h')
 sources=$(echo "$files" | grep '\.c$')
 
-cuda=$(git ls-files 'kernels/*.cu' 't/*.cc')
+cuda=$(git ls-files 'kernels/*.cu' 't/*.cc' 't/*.cu')
 
 echo "$files" "$cuda" | xargs clang-format --dry-run -Werror || failed=1
 echo "$sources" | xargs -P 2 -n 4 clang-tidy -p . --quiet 2>/dev/null || failed=1
