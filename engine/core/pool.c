@@ -5,12 +5,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A chat request's fields, its body and its reply's head fit in the first block. */
+/* What waits for events for hours needs half of the first block. A chat request's fields, its
+ * body and its reply's head fit in the second, which the pool keeps for the next request. */
+#define POOL_FIRST 1024
 #define POOL_BLOCK 8192
 #define POOL_ALIGN 16
 
 typedef struct pool_block {
-    struct pool_block *next; /* then its bytes */
+    struct pool_block *next;
+    bool own; /* a large piece's; then its bytes */
 } pool_block;
 
 typedef struct pool_cleanup {
@@ -22,6 +25,7 @@ typedef struct pool_cleanup {
 /* The pool lies at the start of its first block. */
 struct aiq_pool {
     pool_block *blocks; /* further ones, the newest first */
+    pool_block *spare;  /* of POOL_BLOCK bytes, or NULL */
     pool_cleanup *cleanups;
     uint8_t *pos, *end;
 };
@@ -60,13 +64,14 @@ static void pool_start(aiq_pool *pool)
     pool->blocks = NULL;
     pool->cleanups = NULL;
     pool->pos = (uint8_t *)pool + POOL_HEADER;
-    pool->end = (uint8_t *)pool + POOL_BLOCK;
+    pool->end = (uint8_t *)pool + POOL_FIRST;
 }
 
 aiq_pool *aiq_pool_new(void)
 {
-    aiq_pool *pool = aiq_alloc(POOL_BLOCK);
+    aiq_pool *pool = aiq_alloc(POOL_FIRST);
 
+    pool->spare = NULL;
     pool_start(pool);
     return pool;
 }
@@ -81,7 +86,11 @@ void aiq_pool_reset(aiq_pool *pool)
     while (pool->blocks) {
         pool_block *block = pool->blocks;
         pool->blocks = block->next;
-        free(block);
+        if (pool->spare || block->own) {
+            free(block);
+        } else {
+            pool->spare = block;
+        }
     }
     pool_start(pool);
 }
@@ -90,8 +99,25 @@ void aiq_pool_free(aiq_pool *pool)
 {
     if (pool) {
         aiq_pool_reset(pool);
+        free(pool->spare);
         free(pool);
     }
+}
+
+/* A block's bytes; space for a large piece, 0: for many. */
+static uint8_t *add_block(aiq_pool *pool, size_t space)
+{
+    pool_block *block = pool->spare;
+
+    if (space || block == NULL) {
+        block = aiq_alloc(space ? BLOCK_START + space : POOL_BLOCK);
+    } else {
+        pool->spare = NULL;
+    }
+    block->own = space > 0;
+    block->next = pool->blocks;
+    pool->blocks = block;
+    return (uint8_t *)block + BLOCK_START;
 }
 
 void *aiq_pool_alloc(aiq_pool *pool, size_t size)
@@ -101,20 +127,12 @@ void *aiq_pool_alloc(aiq_pool *pool, size_t size)
     }
     size_t need = ALIGNED(size);
     if (need > (size_t)(pool->end - pool->pos)) {
-        /* a large piece gets a block of its own, so that the rest of the
-         * current one stays of use */
-        bool own = need > POOL_BLOCK / 4;
-        size_t space = own ? need : POOL_BLOCK - BLOCK_START;
-        pool_block *block = aiq_alloc(BLOCK_START + space);
-        uint8_t *start = (uint8_t *)block + BLOCK_START;
-
-        block->next = pool->blocks;
-        pool->blocks = block;
-        if (own) {
-            return start;
+        if (need > POOL_BLOCK / 4) {
+            /* of its own, so that the rest of the current one stays of use */
+            return add_block(pool, need);
         }
-        pool->pos = start;
-        pool->end = start + space;
+        pool->pos = add_block(pool, 0);
+        pool->end = pool->pos + POOL_BLOCK - BLOCK_START;
     }
     void *p = pool->pos;
     pool->pos += need;

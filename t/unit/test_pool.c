@@ -81,6 +81,31 @@ static void test_reset_gives_the_same_memory(void **state)
     aiq_pool_free(NULL);
 }
 
+/* The next request's memory is what this one's was, whatever others have taken meanwhile. */
+static void test_reset_keeps_a_block(void **state)
+{
+    aiq_pool *pool = aiq_pool_new();
+    void *before[8], *others[2];
+    bool same = false;
+
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        before[i] = aiq_pool_alloc(pool, 2000);
+    }
+    aiq_pool_reset(pool);
+    others[0] = aiq_alloc(8192);
+    others[1] = aiq_alloc(8192);
+    void *after = aiq_pool_alloc(pool, 2000);
+    for (int i = 0; i < 8; i++) {
+        same |= after == before[i];
+    }
+    assert_true(same);
+    memset(after, 'x', 2000);
+    free(others[0]);
+    free(others[1]);
+    aiq_pool_free(pool);
+}
+
 static void test_buf_is_a_queue(void **state)
 {
     aiq_buf b = {0};
@@ -208,6 +233,7 @@ int main(void)
         cmocka_unit_test(test_small_after_large),
         cmocka_unit_test(test_cleanups_run_backwards_once),
         cmocka_unit_test(test_reset_gives_the_same_memory),
+        cmocka_unit_test(test_reset_keeps_a_block),
         cmocka_unit_test(test_buf_is_a_queue),
         cmocka_unit_test(test_buf_stays_small_as_a_queue),
         cmocka_unit_test(test_buf_text),
