@@ -46,4 +46,5 @@ is_deeply(\@many, [ map { ask($_) } @texts ], 'and they are those of the texts, 
 my $metrics = $t->get('/m')->{body};
 like($metrics, qr/^$_$/m, $_) for 'aiq_device_models\{device="fake:0"\} 0', 'aiq_device_models\{device="cpu"\} 1';
 
+$t->finish;
 done_testing();

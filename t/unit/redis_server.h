@@ -20,7 +20,9 @@ typedef struct {
     pid_t pid;
 } redis_server;
 
-static inline int redis_socket(unsigned port, bool listens)
+typedef enum { REDIS_CONNECTS, REDIS_LISTENS, REDIS_HOLDS /* a port, for another */ } redis_end;
+
+static inline int redis_socket(unsigned port, redis_end end)
 {
     struct sockaddr_in in = {.sin_family = AF_INET,
                              .sin_port = htons((uint16_t)port),
@@ -28,9 +30,9 @@ static inline int redis_socket(unsigned port, bool listens)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    int rc = listens ? bind(fd, (struct sockaddr *)&in, sizeof(in)) || listen(fd, 16)
-                     : connect(fd, (struct sockaddr *)&in, sizeof(in));
-    if (rc != 0) {
+    int rc = end == REDIS_CONNECTS ? connect(fd, (struct sockaddr *)&in, sizeof(in))
+                                   : bind(fd, (struct sockaddr *)&in, sizeof(in));
+    if (rc != 0 || (end == REDIS_LISTENS && listen(fd, 16) != 0)) {
         close(fd);
         return -1;
     }
@@ -51,15 +53,14 @@ static inline bool redis_server_is_there(void)
     return access("/usr/bin/redis-server", X_OK) == 0;
 }
 
-/* Returns when it takes connections. password: NULL, or what it asks for. */
+/* Returns when it takes connections. Its port is held until the program ends: nobody gets it
+ * while the server is away. password: NULL, or what it asks for. */
 static inline void redis_server_start(redis_server *s, const char *password)
 {
     char port[8];
 
     if (s->port == 0) {
-        int fd = redis_socket(0, true);
-        s->port = redis_port_of(fd);
-        close(fd);
+        s->port = redis_port_of(redis_socket(0, REDIS_HOLDS));
     }
     snprintf(port, sizeof(port), "%u", s->port);
     s->pid = fork();
@@ -72,7 +73,7 @@ static inline void redis_server_start(redis_server *s, const char *password)
         _exit(127);
     }
     int fd;
-    while ((fd = redis_socket(s->port, false)) < 0) {
+    while ((fd = redis_socket(s->port, REDIS_CONNECTS)) < 0) {
         if (waitpid(s->pid, NULL, WNOHANG) != 0) {
             abort();
         }

@@ -412,7 +412,7 @@ static void test_what_makes_no_sense_is_no_answer(void **state)
         "*6\r\n:0\r\n:0\r\n*1\r\n:2\r\n:9\r\n:0\r\n:0\r\n",
     };
     const char *const truth = "*6\r\n:0\r\n:0\r\n:2\r\n:9\r\n:0\r\n:0\r\n";
-    int listens = redis_socket(0, true), fd;
+    int listens = redis_socket(0, REDIS_LISTENS), fd;
     bench *b = begin(redis_port_of(listens));
 
     (void)state;

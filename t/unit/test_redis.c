@@ -296,7 +296,7 @@ static void more_than_the_bound_is_refused(void **state)
 /* One that says what it likes. */
 static void replies_are_bounded(const char *begins, char fills)
 {
-    int listens = redis_socket(0, true);
+    int listens = redis_socket(0, REDIS_LISTENS);
     bench *b = begin_at(redis_port_of(listens), "");
     char piece[4096];
     size_t sent = 0;
