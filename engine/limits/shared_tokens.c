@@ -9,7 +9,9 @@
 
 #define RENEW_MS  (SHARED_LEASE_MS / 3)
 #define TELL_MS   1000 /* between tries */
-#define ZONE_MAX  128  /* of a zone's name; what is longer is cut, in every engine alike */
+#define BUCKETS   1024
+#define STEPS     60  /* of a window, as in tokens.lua */
+#define ZONE_MAX  128 /* of a zone's name; what is longer is cut, in every engine alike */
 #define KEY_MAX   (sizeof("{aiq:limit}:tokens::::leases") + ZONE_MAX + 10 + 2 * AIQ_LIMIT_KEY)
 #define RULE_MAX  64
 #define PARTS     3 /* keys of a window */
@@ -21,13 +23,18 @@
 
 _Static_assert(WORDS <= REDIS_WORDS, "a command has room for all limits of a request");
 
-/* What is told until Redis has it: that a request has ended, and what it used. */
+/* What is told until Redis has it: that a request has ended, and what it used. Where Redis
+ * never heard of the request, all that matters is what its key has used in a step of a window:
+ * that is one sum for many requests. */
 typedef struct telling {
     TAILQ_ENTRY(telling) link;
+    LIST_ENTRY(telling) sum; /* in its bucket, if it is one */
     script_run run;
     shared_tokens *shared;
     loop_timer again;
-    uint64_t began_ns, ended_ns;
+    uint64_t began_ns;
+    uint64_t sent_ns;  /* first; 0: never */
+    uint64_t requests; /* one, or those that make the sum */
     int64_t used;
     char id[AIQ_ID_SIZE];
     uint8_t keys[POLICY_LIMITS][AIQ_LIMIT_KEY];
@@ -36,8 +43,11 @@ typedef struct telling {
     size_t n;
 } telling;
 
+LIST_HEAD(telling_sums, telling);
+
 typedef struct {
     TAILQ_HEAD(telling_list, telling) tellings;
+    struct telling_sums sums[BUCKETS]; /* by the first bytes of their keys, which are digests */
     size_t n;
     loop_hook exit;
     bool begun;
@@ -63,7 +73,8 @@ shared_tokens *shared_tokens_new(aiq_engine *engine)
     s->unanswered = metrics_sample(asked, (const char *[]){"unanswered"});
     s->untold = metrics_sample(
         metrics_family(engine->metrics, METRIC_COUNTER, "aiq_shared_token_lost_total",
-                       "Requests whose tokens Redis could not be told.", "", NULL),
+                       "Requests, in a window each, whose tokens Redis could not be told.", "",
+                       NULL),
         NULL);
     for (size_t i = 0; i < loops; i++) {
         TAILQ_INIT(&s->loops[i].tellings);
@@ -288,6 +299,9 @@ static void end_telling(telling *t)
     loop_timer_stop(t->run.loop, &t->again);
     redis_cancel(&t->run.call);
     TAILQ_REMOVE(&all->tellings, t, link);
+    if (t->sum.le_prev) {
+        LIST_REMOVE(t, sum);
+    }
     all->n--;
     free(t);
 }
@@ -303,14 +317,41 @@ static void on_exit_loop(aiq_loop *loop, void *arg)
 
 static void on_again(aiq_loop *loop, void *arg);
 
+/* In ns: how long what is used counts, and a step of that. */
+
+static uint64_t window_ns(const policy_limit *rule)
+{
+    return rule->window_ms * 1000000ull;
+}
+
+static uint64_t step_of(const policy_limit *rule, uint64_t time_ns)
+{
+    return time_ns / (window_ns(rule) / STEPS);
+}
+
+/* What was on its way may have come, and that is known for a while only; what was not is to be
+ * told while it counts. */
+static bool is_over(const telling *t)
+{
+    uint64_t now = loop_now_ns(), longest = 0;
+
+    for (size_t i = 0; i < t->n; i++) {
+        longest = window_ns(&t->rules[i]) > longest ? window_ns(&t->rules[i]) : longest;
+    }
+    return t->sent_ns ? now - t->sent_ns > SHARED_TELL_MS * 1000000ull
+                      : now - t->began_ns > longest + longest / STEPS;
+}
+
 static void tell_later(telling *t)
 {
-    if (loop_now_ns() - t->ended_ns > SHARED_TELL_MS * 1000000ull) {
-        metric_add(t->shared->untold, 1);
-        end_telling(t);
-    } else {
+    if (!is_over(t)) {
         loop_timer_start(t->run.loop, &t->again, TELL_MS, on_again, t);
+        return;
     }
+    if (t->sent_ns) {
+        metric_add(t->shared->untold, (int64_t)(t->requests * t->n));
+    }
+    end_telling(t);
 }
 
 static bool tell(telling *t);
@@ -334,8 +375,10 @@ static bool tell(telling *t)
     const command settle = {"settle", t->id,      t->rules,
                             t->n,     t->keys[0], (loop_now_ns() - t->began_ns) / 1000000,
                             t->used};
+    bool sent = send_command(&t->run, &settle, on_told, t);
 
-    return send_command(&t->run, &settle, on_told, t);
+    t->sent_ns = sent && t->sent_ns == 0 ? loop_now_ns() : t->sent_ns;
+    return sent;
 }
 
 static void on_again(aiq_loop *loop, void *arg)
@@ -348,23 +391,98 @@ static void on_again(aiq_loop *loop, void *arg)
     }
 }
 
-static telling *telling_new(shared_tokens *s, const shared_hold *h, int64_t used)
+/* NULL: there are too many. Of n windows of the hold from this one on. */
+static telling *telling_new(shared_tokens *s, const shared_hold *h, size_t from, size_t n)
 {
-    telling *t = aiq_zalloc(sizeof(*t));
+    tellings *all = &s->loops[h->run.loop->index];
 
+    if (all->n == SHARED_TELLING) {
+        metric_add(s->untold, (int64_t)n);
+        return NULL;
+    }
+    telling *t = aiq_zalloc(sizeof(*t));
     t->shared = s;
     t->began_ns = h->began_ns;
-    t->ended_ns = loop_now_ns();
-    t->used = used;
-    t->n = h->n;
-    memcpy(t->id, h->id, sizeof(t->id));
-    memcpy(t->keys, h->keys, h->n * AIQ_LIMIT_KEY);
-    for (size_t i = 0; i < h->n; i++) {
-        snprintf(t->zones[i], sizeof(t->zones[i]), "%s", h->rules[i].zone);
-        t->rules[i] = h->rules[i];
+    t->n = n;
+    memcpy(t->keys, h->keys + from * AIQ_LIMIT_KEY, n * AIQ_LIMIT_KEY);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(t->zones[i], sizeof(t->zones[i]), "%s", h->rules[from + i].zone);
+        t->rules[i] = h->rules[from + i];
         t->rules[i].zone = t->zones[i];
     }
+    TAILQ_INSERT_TAIL(&all->tellings, t, link);
+    all->n++;
     return t;
+}
+
+static void add_request(telling *t, int64_t used)
+{
+    t->requests++;
+    t->used = bounded(t->used + bounded(used));
+}
+
+static struct telling_sums *bucket_of(tellings *all, const uint8_t *key)
+{
+    return &all->sums[(key[0] << 8 | key[1]) % BUCKETS];
+}
+
+/* A sum that was not sent yet, of the same key in the same step of the same window. */
+static telling *find_sum(tellings *all, const shared_hold *h, size_t i)
+{
+    const policy_limit *rule = &h->rules[i];
+    const uint8_t *key = h->keys + i * AIQ_LIMIT_KEY;
+
+    for (telling *t = LIST_FIRST(bucket_of(all, key)); t; t = LIST_NEXT(t, sum)) {
+        if (t->sent_ns == 0 && memcmp(t->keys[0], key, AIQ_LIMIT_KEY) == 0 &&
+            t->rules[0].window_ms == rule->window_ms &&
+            step_of(rule, t->began_ns) == step_of(rule, h->began_ns) &&
+            strncmp(t->zones[0], rule->zone, ZONE_MAX) == 0) {
+            return t;
+        }
+    }
+    return NULL;
+}
+
+/* Redis never heard of the request. */
+static void add_to_sum(shared_tokens *s, const shared_hold *h, size_t i, int64_t used)
+{
+    aiq_loop *loop = h->run.loop;
+    tellings *all = &s->loops[loop->index];
+    telling *t = find_sum(all, h, i);
+
+    if (t) {
+        add_request(t, used);
+        return;
+    }
+    t = telling_new(s, h, i, 1);
+    if (t) {
+        aiq_id(t->id, "");
+        LIST_INSERT_HEAD(bucket_of(all, t->keys[0]), t, sum);
+        add_request(t, used);
+        on_again(loop, t);
+    }
+}
+
+static void tell_request(shared_tokens *s, const shared_hold *h, int64_t used)
+{
+    telling *t = telling_new(s, h, 0, h->n);
+
+    if (t) {
+        memcpy(t->id, h->id, sizeof(t->id));
+        add_request(t, used);
+        on_again(h->run.loop, t);
+    }
+}
+
+static void be_told_of_the_end(shared_tokens *s, aiq_loop *loop)
+{
+    tellings *all = &s->loops[loop->index];
+
+    if (!all->begun) {
+        all->begun = true;
+        all->exit = (loop_hook){.fn = on_exit_loop, .arg = s};
+        loop_at_exit(loop, &all->exit);
+    }
 }
 
 void shared_tokens_settle(shared_hold *h, int64_t used)
@@ -374,26 +492,15 @@ void shared_tokens_settle(shared_hold *h, int64_t used)
     if (s == NULL) {
         return;
     }
-    aiq_loop *loop = h->run.loop;
-    tellings *all = &s->loops[loop->index];
-
     h->shared = NULL;
     redis_cancel(&h->run.call);
-    loop_timer_stop(loop, &h->renewal);
-    if (!h->asked && used == 0) {
+    loop_timer_stop(h->run.loop, &h->renewal);
+    be_told_of_the_end(s, h->run.loop);
+    if (h->asked) {
+        tell_request(s, h, used);
         return;
     }
-    if (all->n == SHARED_TELLING) {
-        metric_add(s->untold, 1);
-        return;
+    for (size_t i = 0; used > 0 && i < h->n; i++) {
+        add_to_sum(s, h, i, used);
     }
-    if (!all->begun) {
-        all->begun = true;
-        all->exit = (loop_hook){.fn = on_exit_loop, .arg = s};
-        loop_at_exit(loop, &all->exit);
-    }
-    telling *t = telling_new(s, h, used);
-    TAILQ_INSERT_TAIL(&all->tellings, t, link);
-    all->n++;
-    on_again(loop, t);
 }

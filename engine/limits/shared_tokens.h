@@ -9,7 +9,9 @@
  * SHARED_LEASE_MS: who lives renews what it holds.
  *
  * Nobody waits for a Redis that is away or slow (redis.h). What was used meanwhile is told to
- * it when it is there again, for at most SHARED_TELL_MS; that it is told twice does no harm.
+ * it when it is there again, while it counts; of requests that it never heard of a sum, one a
+ * key and a step of its window. That it is told twice does no harm: but that something was told
+ * is known for a while only, so what was on its way is told again for at most SHARED_TELL_MS.
  *
  * On the loop's thread, unless it says otherwise.
  */
@@ -24,8 +26,7 @@
 
 #define SHARED_LEASE_MS 60000
 #define SHARED_TELL_MS  30000 /* less than a lease: so long it is known what was told */
-#define SHARED_TELLING                                                                         \
-    4096 /* such requests at a time, of one loop; of others nothing is told */
+#define SHARED_TELLING  4096  /* such requests and sums at a time, of one loop; no others */
 
 typedef struct shared_tokens shared_tokens;
 

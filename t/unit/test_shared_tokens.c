@@ -340,6 +340,33 @@ static void what_was_used_without_redis_is_told_later(void **state)
     }
 }
 
+/* However many requests they are: of a key it is one sum. */
+static void a_crowd_without_redis_is_told_later(void **state)
+{
+    static const policy_limit wide[] = {
+        {.zone = "wide", .tokens = 1000000, .window_ms = DAY, .keys = 9, .shared = true},
+        {.zone = "hours", .tokens = 2000000, .window_ms = HOUR, .keys = 9, .shared = true}};
+    bench *b = *state;
+    shared_hold one = {0}, two = {0};
+    uint64_t end_ns = loop_now_ns() + 60 * SECOND;
+
+    redis_server_kill(&server);
+    for (int i = 0; i < SHARED_TELLING + 904; i++) {
+        hold(b, &one, wide, "fg", 700);
+        assert_string_equal(b->said, "-");
+        shared_tokens_settle(&one, 10);
+        memset(b->said, 0, sizeof(b->said));
+    }
+    redis_server_start(&server, NULL);
+    wait_up(b);
+    while (b->answer.remaining != 1000000 - 50000 - 1) {
+        assert_true(loop_now_ns() < end_ns);
+        hold(b, &two, wide, "fg", 1);
+        shared_tokens_settle(&two, 0);
+        memset(b->said, 0, sizeof(b->said));
+    }
+}
+
 /* Not enough for anything but its end. */
 static void whoever_leaves_while_he_asks_holds_nothing(void **state)
 {
@@ -373,6 +400,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(without_redis_there_is_no_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_used_without_redis_is_told_later, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_crowd_without_redis_is_told_later, setup, teardown),
         cmocka_unit_test_setup_teardown(whoever_leaves_while_he_asks_holds_nothing, setup,
                                         teardown),
     };
