@@ -51,7 +51,7 @@ sub ask {
 }
 
 for my $name (grep { !/^(thinks|may)$/ } sort keys %models) {
-    my %required = (tools => [$tool], tool_choice => 'required', parallel_tool_calls => $false);
+    my %required = (max_tokens => 200, tools => [$tool], tool_choice => 'required', parallel_tool_calls => $false);
     my $r = ask($name, %required);
     my $message = $t->json($r)->{choices}[0]{message};
     my $call = $message->{tool_calls}[0]{function};
