@@ -88,24 +88,19 @@ X86_AMX X86_INLINE __m512i pairs(__m512 a, __m512 b)
     return _mm512_permutexvar_epi16(order, x86_bf16(a, b));
 }
 
-/* exp for x <= 0, as vector_exp. */
-X86_AMX X86_INLINE __m512 exp16(__m512 x)
-{
-    __m512 n, r, p;
+/* Scores are in units of log 2, so that shares are powers of it. */
+#define LOG2_E 1.44269504f
 
-    x = _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_LT_OQ),
-                           _mm512_set1_ps(-87.0f));
-    n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), r);
-    p = _mm512_set1_ps(1.39819995e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.33345205e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.16657961e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.66666657e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-    p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1)));
-    return _mm512_scalef_ps(p, n);
+/* 2^x for x <= 0, within 9e-5 of it, a twentieth of what bf16 rounds; 1 exactly for 0. */
+X86_AMX X86_INLINE __m512 power_of_2(__m512 x)
+{
+    __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m512 p = _mm512_set1_ps(7.70670429e-2f);
+
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.2764499e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.95116787e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1));
+    return _mm512_scalef_ps(p, x);
 }
 
 /* --- what goes in --- */
@@ -113,7 +108,7 @@ X86_AMX X86_INLINE __m512 exp16(__m512 x)
 X86_AMX static void pack_queries(uint16_t *dst, const cpu_attention *a, size_t head,
                                  size_t first, size_t dim)
 {
-    const __m512 scale = _mm512_set1_ps(a->scale);
+    const __m512 scale = _mm512_set1_ps(a->scale * LOG2_E);
 
     for (size_t c = 0; c < dim; c += 32) {
         for (size_t half = 0; half < 2; half++, dst += BLOCK) {
@@ -246,40 +241,77 @@ X86_AMX X86_INLINE __mmask16 lanes_from(long n)
     return n <= 0 ? 0xffff : n >= 16 ? 0 : (__mmask16)(0xffffu << n);
 }
 
-/* Lanes whose query may look at a key that is so far ahead of the first query, or behind. */
-X86_AMX X86_INLINE __mmask16 may_see(long ahead, long window)
-{
-    return lanes_from(ahead) & (__mmask16)~lanes_from(ahead + window);
-}
-
 /* Every key is behind every query, and in everybody's window. */
 #define NOT_AHEAD (-(1L << 40))
 #define NO_WINDOW (1L << 41)
 
-/*
- * Of sixteen queries: scores of n keys become shares, less than the largest so far; returns
- * what the result and the sum so far are to be multiplied with. ahead is how far the first key
- * is before the first query; only the first `real` keys are there at all.
- */
-X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, float *sum,
-                            size_t n, size_t real, long ahead, long window)
+/* Which of sixteen queries look at which keys of a round. */
+typedef struct {
+    long ahead;  /* how far the first key is before the first query */
+    long window; /* keys that a query sees */
+    size_t real; /* keys that are there at all */
+    bool all;    /* everybody sees all, which need not be found out for each */
+} sight;
+
+X86_AMX X86_INLINE __mmask16 who_sees(const sight *s, bool all, size_t key)
 {
-    __m512 max = _mm512_loadu_ps(most), total = _mm512_setzero_ps(), again;
+    long ahead = s->ahead + (long)key;
 
-    for (size_t key = 0; key < real; key++) {
-        max = _mm512_mask_max_ps(max, may_see(ahead + (long)key, window), max,
-                                 _mm512_loadu_ps(scores + key * QUERIES));
+    if (all) {
+        return 0xffff;
     }
-    again = exp16(_mm512_sub_ps(_mm512_loadu_ps(most), max));
-    for (size_t key = 0; key < n; key += 2) {
-        __m512 a = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + key * QUERIES), max));
-        __m512 b = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + (key + 1) * QUERIES), max));
+    return key < s->real ? lanes_from(ahead) & (__mmask16)~lanes_from(ahead + s->window) : 0;
+}
 
-        a = _mm512_maskz_mov_ps(key < real ? may_see(ahead + (long)key, window) : 0, a);
-        b = _mm512_maskz_mov_ps(key + 1 < real ? may_see(ahead + (long)key + 1, window) : 0, b);
+/* Four at a time: each waits for the one before it. n is a multiple of four. */
+X86_AMX X86_INLINE __m512 largest(const float *scores, __m512 most, size_t n, const sight *s,
+                                  bool all)
+{
+    __m512 max[4] = {most, most, most, most};
+
+    for (size_t key = 0; key < n; key += 4) {
+        for (size_t i = 0; i < 4; i++) {
+            max[i] = _mm512_mask_max_ps(max[i], who_sees(s, all, key + i), max[i],
+                                        _mm512_loadu_ps(scores + (key + i) * QUERIES));
+        }
+    }
+    return _mm512_max_ps(_mm512_max_ps(max[0], max[1]), _mm512_max_ps(max[2], max[3]));
+}
+
+/* Returns their sum. */
+X86_AMX X86_INLINE __m512 shares_of(uint16_t *shares, const float *scores, __m512 max, size_t n,
+                                    const sight *s, bool all)
+{
+    __m512 total = _mm512_setzero_ps();
+
+    for (size_t key = 0; key < n; key += 2) {
+        __m512 a = _mm512_loadu_ps(scores + key * QUERIES);
+        __m512 b = _mm512_loadu_ps(scores + (key + 1) * QUERIES);
+
+        a = power_of_2(_mm512_sub_ps(a, max));
+        b = power_of_2(_mm512_sub_ps(b, max));
+        a = _mm512_maskz_mov_ps(who_sees(s, all, key), a);
+        b = _mm512_maskz_mov_ps(who_sees(s, all, key + 1), b);
         total = _mm512_add_ps(total, _mm512_add_ps(a, b));
         _mm512_storeu_si512(shares + key / 32 * 2 * BLOCK + key % 32 * 16, pairs(a, b));
     }
+    return total;
+}
+
+/*
+ * Of sixteen queries: scores of n keys become shares, less than the largest so far; returns
+ * what the result and the sum so far are to be multiplied with.
+ */
+X86_AMX static __m512 share(uint16_t *shares, const float *scores, float *most, float *sum,
+                            size_t n, const sight *s)
+{
+    const __m512 before = _mm512_loadu_ps(most);
+    __m512 max =
+        s->all ? largest(scores, before, n, s, true) : largest(scores, before, n, s, false);
+    __m512 total = s->all ? shares_of(shares, scores, max, n, s, true)
+                          : shares_of(shares, scores, max, n, s, false);
+    __m512 again = power_of_2(_mm512_sub_ps(before, max));
+
     _mm512_storeu_ps(most, max);
     _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), again, total));
     return again;
@@ -324,13 +356,25 @@ X86_INLINE size_t first_seen(const cpu_attention *a, size_t query)
     return a->window > 0 && n > a->window ? n - a->window : 0;
 }
 
+/* Sixteen queries from query on, and n keys from first on, of which so many are there. */
+X86_INLINE sight sight_of(const cpu_attention *a, size_t query, size_t first, size_t n,
+                          size_t real)
+{
+    sight s = {.ahead = (long)first - (long)(a->pos + query),
+               .window = a->window > 0 ? (long)a->window : NO_WINDOW,
+               .real = real};
+
+    s.ahead = a->both_ways ? NOT_AHEAD : s.ahead;
+    s.all = real == n && s.ahead + (long)n <= 1 && s.ahead + s.window >= 16;
+    return s;
+}
+
 /* Keys from first on; query is the column's first. */
 X86_AMX static void round_of(const cpu_attention *a, const workspace *ws, size_t column,
                              size_t query, size_t first, size_t dim)
 {
     size_t all = a->pos + a->n, seen = a->pos + query + QUERIES, n;
     float *result = ws->result + column * dim * QUERIES;
-    long window = a->window > 0 ? (long)a->window : NO_WINDOW;
 
     seen = a->both_ways || seen > all ? all : seen;
     if (first >= seen || first + KEYS <= first_seen(a, query)) {
@@ -339,15 +383,13 @@ X86_AMX static void round_of(const cpu_attention *a, const workspace *ws, size_t
     n = keys_of(seen - first);
     score(ws->scores, ws->keys, ws->queries + column * dim * QUERIES, n, dim);
     if (a->cap > 0) {
-        cap_scores(ws->scores, a->cap, n * QUERIES);
+        cap_scores(ws->scores, a->cap * LOG2_E, n * QUERIES);
     }
     for (size_t half = 0; half < 2; half++) {
         size_t at = column * QUERIES + half * 16;
-        long ahead =
-            a->both_ways ? NOT_AHEAD : (long)first - (long)(a->pos + query + half * 16);
-        __m512 again =
-            share(ws->shares + half * BLOCK, ws->scores + half * 16, ws->most + at,
-                  ws->sum + at, n, seen - first < n ? seen - first : n, ahead, window);
+        sight s = sight_of(a, query + half * 16, first, n, seen - first < n ? seen - first : n);
+        __m512 again = share(ws->shares + half * BLOCK, ws->scores + half * 16, ws->most + at,
+                             ws->sum + at, n, &s);
 
         if (_mm512_cmp_ps_mask(again, _mm512_set1_ps(1), _CMP_NEQ_UQ) != 0) {
             for (size_t c = 0; c < dim; c++) {
