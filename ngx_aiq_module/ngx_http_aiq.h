@@ -38,6 +38,7 @@ typedef struct {
 typedef struct {
     ngx_str_t                  name;
     ngx_str_t                  path;
+    ngx_uint_t                 replicas;     /* 0: not given */
 } ngx_http_aiq_local_model_t;
 
 

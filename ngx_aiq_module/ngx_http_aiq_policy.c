@@ -324,6 +324,11 @@ ngx_http_aiq_policy_provider(u_char *p, ngx_http_aiq_provider_t *provider)
         p = ngx_http_aiq_policy_string(p, "name", &model[i].name);
         *p++ = ',';
         p = ngx_http_aiq_policy_string(p, "path", &model[i].path);
+
+        if (model[i].replicas) {
+            p = ngx_sprintf(p, ",\"replicas\":%ui", model[i].replicas);
+        }
+
         *p++ = '}';
     }
 

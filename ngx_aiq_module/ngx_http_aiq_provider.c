@@ -3,6 +3,7 @@
 
 
 #define NGX_HTTP_AIQ_ATTEMPTS_MAX  100
+#define NGX_HTTP_AIQ_REPLICAS_MAX  15    /* devices of an engine */
 #define NGX_HTTP_AIQ_KEYS_MAX      64
 
 
@@ -24,6 +25,8 @@ static char *ngx_http_aiq_provider_key(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_model(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
+static char *ngx_http_aiq_provider_replicas(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_uint_t *replicas);
 static char *ngx_http_aiq_provider_header(ngx_conf_t *cf,
     ngx_http_aiq_provider_t *provider);
 static char *ngx_http_aiq_provider_query(ngx_conf_t *cf,
@@ -315,20 +318,30 @@ ngx_http_aiq_provider_key(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 static char *
 ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
 {
+    char                        *rv;
     ngx_str_t                   *value;
-    ngx_uint_t                   i;
+    ngx_uint_t                   i, n;
     ngx_http_aiq_local_model_t  *model;
 
     value = cf->args->elts;
 
-    if (cf->args->nelts > 3) {
+    /* without the parameters */
+
+    for (n = 2; n < cf->args->nelts; n++) {
+
+        if (ngx_strncmp(value[n].data, "replicas=", 9) == 0) {
+            break;
+        }
+    }
+
+    if (n > 3) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid number of arguments in \"model\"");
         return NGX_CONF_ERROR;
     }
 
     if (ngx_http_aiq_check_name(cf, "model", &value[1]) != NGX_OK
-        || (cf->args->nelts == 3
+        || (n == 3
             && ngx_http_aiq_check_name(cf, "path", &value[2]) != NGX_OK))
     {
         return NGX_CONF_ERROR;
@@ -353,8 +366,16 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     }
 
     model->name = value[1];
+    model->replicas = 0;
 
-    if (cf->args->nelts == 3) {
+    for (i = n; i < cf->args->nelts; i++) {
+        rv = ngx_http_aiq_provider_replicas(cf, &value[i], &model->replicas);
+        if (rv != NGX_CONF_OK) {
+            return rv;
+        }
+    }
+
+    if (n == 3) {
         model->path = value[2];
 
         if (ngx_strncmp(model->path.data, "builtin:", 8) == 0) {
@@ -363,6 +384,13 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
                 ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                    "there is no model \"%V\", only "
                                    "\"builtin:lexical\"", &model->path);
+                return NGX_CONF_ERROR;
+            }
+
+            if (model->replicas) {
+                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                   "\"%V\" computes on no device and cannot "
+                                   "have \"replicas\"", &model->path);
                 return NGX_CONF_ERROR;
             }
 
@@ -385,6 +413,37 @@ ngx_http_aiq_provider_model(ngx_conf_t *cf, ngx_http_aiq_provider_t *provider)
     }
 
     ngx_sprintf(model->path.data, "%V.gguf", &model->name);
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_aiq_provider_replicas(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_uint_t *replicas)
+{
+    ngx_int_t  n;
+
+    if (ngx_strncmp(value->data, "replicas=", 9) != 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown parameter \"%V\"", value);
+        return NGX_CONF_ERROR;
+    }
+
+    if (*replicas) {
+        return "is duplicate";
+    }
+
+    n = ngx_atoi(value->data + 9, value->len - 9);
+
+    if (n < 1 || n > NGX_HTTP_AIQ_REPLICAS_MAX) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid number in \"%V\", "
+                           "it must be between 1 and %d", value,
+                           NGX_HTTP_AIQ_REPLICAS_MAX);
+        return NGX_CONF_ERROR;
+    }
+
+    *replicas = n;
 
     return NGX_CONF_OK;
 }

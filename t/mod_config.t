@@ -121,6 +121,10 @@ refuses(provider('dialect local; model a b; key env:A;'), 'is local and cannot h
 refuses(provider('dialect local; model a b; timeout idle=1s;'), 'is local and cannot have a "timeout"');
 refuses(provider('dialect local; model a b; model a c;'), 'duplicate model "a"');
 refuses(provider('dialect local; model a b c;'), 'invalid number of arguments in "model"');
+refuses(provider("dialect local; model a $_->[0];"), $_->[1])
+    for [ 'replicas=0', 'invalid number in "replicas=0", it must be between 1 and 15' ], [ 'b replicas=16', 'invalid number' ],
+        [ 'replicas=2 replicas=2', '"model" is duplicate' ], [ 'b replicas=2 c', 'unknown parameter "c"' ],
+        [ 'builtin:lexical replicas=2', '"builtin:lexical" computes on no device and cannot have "replicas"' ];
 refuses(provider("dialect local; model \"a\x01\" b;"), 'invalid model');
 refuses(provider("dialect local; model \xff b;"), 'invalid model');
 refuses(provider('dialect local; model a b; x { }'), 'unexpected "{"');

@@ -57,8 +57,12 @@
 #define POLICY_TARGETS_MAX 32
 #define POLICY_KEYS_MAX    64
 
+/* As many devices as --device can name. */
+#define POLICY_REPLICAS_MAX 15
+
 typedef struct {
     const char *name, *path;
+    uint32_t replicas; /* on so many devices, at least 1 */
 } policy_local_model;
 
 typedef struct {

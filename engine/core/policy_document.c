@@ -146,6 +146,12 @@ static bool read_local_models(reader *r, const json_t *object, policy_provider *
             !read_text(r, model, "local model", "path", true, &models[i].path)) {
             return false;
         }
+        models[i].replicas = 1;
+        if (json_object_get(model, "replicas") != NULL &&
+            !read_number(r, model, "local model", "replicas", POLICY_REPLICAS_MAX,
+                         &models[i].replicas)) {
+            return false;
+        }
     }
     provider->models = models;
     return true;

@@ -516,6 +516,13 @@ void embedder_get_info(const embedder *e, embedder_info *info)
         .n_ctx = e->max_tokens,
         .n_params = e->model.model.n_params,
         .file_bytes = lexical ? 0 : gguf_size(e->file),
-        .replicas = e->n_replicas,
     };
+}
+
+uint32_t embedder_replicas(embedder *e)
+{
+    pthread_mutex_lock(&e->lock);
+    uint32_t n = e->n_alive;
+    pthread_mutex_unlock(&e->lock);
+    return n;
 }

@@ -61,7 +61,6 @@ typedef struct {
     uint32_t n_ctx;           /* tokens of an input at most; 0: LEXICAL_MAX_TEXT bytes */
     uint64_t n_params;
     uint64_t file_bytes;
-    uint32_t replicas; /* that it began with; 0: lexical */
 } embedder_info;
 
 /* A text in UTF-8, or the ids of its tokens; what the model wants before and behind a text is
@@ -105,6 +104,9 @@ void embedder_close(embedder *e);
 
 /* The strings live as long as the embedder. Any thread. */
 void embedder_get_info(const embedder *e, embedder_info *info);
+
+/* Those that have not ended; 0: lexical. Any thread. */
+uint32_t embedder_replicas(embedder *e);
 
 /*
  * Copies the n inputs, at least 1, at most EMBED_MAX_INPUTS, and queues them. Never waits. On

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 
 struct local_metrics {
-    metric_family *pages, *used, *running, *waiting;
+    metric_family *replicas, *pages, *used, *running, *waiting;
     metric_family *prompt, *cached, *preemptions, *drafted, *accepted;
 };
 
@@ -10,6 +10,8 @@ local_metrics *local_metrics_new(metrics *m)
 {
     local_metrics *l = aiq_zalloc(sizeof(*l));
 
+    l->replicas = metrics_family(m, METRIC_GAUGE, "aiq_local_replicas",
+                                 "Devices on which a local model is.", "model", NULL);
     l->pages = metrics_family(m, METRIC_GAUGE, "aiq_local_pages",
                               "Pages of 16 tokens that a local model has for contexts.",
                               "model", NULL);
@@ -45,6 +47,11 @@ static void set(metric_family *family, const char *model, uint32_t value)
 static void count(metric_family *family, const char *model, uint64_t told, uint64_t now)
 {
     metric_add(metrics_sample(family, &model), (int64_t)(now - told));
+}
+
+void local_metrics_replicas(const local_metrics *l, const char *model, uint32_t n)
+{
+    set(l->replicas, model, n);
 }
 
 void local_metrics_show(const local_metrics *l, const char *model, infer_stats *told,

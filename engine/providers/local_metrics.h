@@ -15,6 +15,9 @@ typedef struct local_metrics local_metrics;
 local_metrics *local_metrics_new(metrics *m);
 void local_metrics_free(local_metrics *l);
 
+/* How many replicas of a model compute. Any thread. */
+void local_metrics_replicas(const local_metrics *l, const char *model, uint32_t n);
+
 /* told: what was shown of this open model before, all 0 at first; becomes now. One thread at a
  * time for each model. */
 void local_metrics_show(const local_metrics *l, const char *model, infer_stats *told,

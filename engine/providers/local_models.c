@@ -44,6 +44,8 @@ struct local_model {
     unsigned percent; /* of its file is read, where LOADING */
     bool again;       /* it was loaded before, for the same policies */
     unsigned policies, requests;
+    uint32_t replicas;  /* as the last policy wants them */
+    uint32_t asked;     /* those that it was loaded with */
     uint64_t unused_ns; /* since when there are no requests, or no policies either */
     loaded_model loaded;
     infer_stats shown; /* of loaded.chats */
@@ -112,13 +114,34 @@ static void close_loaded(const loaded_model *loaded)
     }
 }
 
+/* How many have a device; the one without a file needs none. */
+static uint32_t count_replicas(const loaded_model *loaded)
+{
+    infer_stats stats;
+
+    if (loaded->vectors) {
+        return embedder_replicas(loaded->vectors);
+    }
+    infer_get_stats(loaded->chats, &stats);
+    return stats.replicas;
+}
+
+static uint32_t asked_of(const local_model *model)
+{
+    return strcmp(model->path, LOCAL_MODEL_LEXICAL) == 0 ? 0 : model->asked;
+}
+
 static loaded_model open_model(local_model *model, char *why, size_t size)
 {
     devices *all = local_devices_all(model->all->devices);
-    const embedder_options vectors = {
-        .progress = on_progress, .progress_arg = model, .devices = all};
-    const infer_options chats = {
-        .progress = on_progress, .progress_arg = model, .devices = all};
+    const embedder_options vectors = {.progress = on_progress,
+                                      .progress_arg = model,
+                                      .devices = all,
+                                      .replicas = model->asked};
+    const infer_options chats = {.progress = on_progress,
+                                 .progress_arg = model,
+                                 .devices = all,
+                                 .replicas = model->asked};
     char real[PATH_MAX];
     loaded_model loaded = {0};
 
@@ -138,20 +161,27 @@ static loaded_model open_model(local_model *model, char *why, size_t size)
 static void log_loaded(const local_model *model, const loaded_model *loaded, uint64_t start)
 {
     double ms = (double)(loop_now_ns() - start) / 1e6;
+    uint32_t replicas = count_replicas(loaded);
 
+    if (replicas < asked_of(model)) {
+        aiq_log(AIQ_LOG_WARN, "local", "too few devices have room for the model's replicas",
+                AIQ_S("path", model->path), AIQ_I("replicas", replicas),
+                AIQ_I("wanted", model->asked));
+    }
     if (loaded->chats) {
         infer_model_info info;
         infer_info(loaded->chats, &info);
         aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", model->path),
                 AIQ_S("name", info.name), AIQ_I("parameters", (int64_t)info.n_params),
-                AIQ_I("context", info.n_ctx), AIQ_R("duration_ms", ms));
+                AIQ_I("context", info.n_ctx), AIQ_I("replicas", replicas),
+                AIQ_R("duration_ms", ms));
     } else {
         embedder_info info;
         embedder_get_info(loaded->vectors, &info);
         aiq_log(AIQ_LOG_INFO, "local", "model loaded", AIQ_S("path", model->path),
                 AIQ_S("name", info.name), AIQ_I("parameters", (int64_t)info.n_params),
                 AIQ_I("context", info.n_ctx), AIQ_I("dimensions", info.dimensions),
-                AIQ_R("duration_ms", ms));
+                AIQ_I("replicas", replicas), AIQ_R("duration_ms", ms));
     }
 }
 
@@ -174,6 +204,7 @@ static loaded_model load(local_model *model)
 
 static void load_model(local_models *m, local_model *model)
 {
+    model->asked = model->replicas;
     pthread_mutex_unlock(&m->lock);
     loaded_model loaded = load(model);
     pthread_mutex_lock(&m->lock);
@@ -197,6 +228,9 @@ static void show_models(void *arg)
 
     pthread_mutex_lock(&m->lock);
     for (local_model *model = m->models; model; model = model->next) {
+        if (is_loaded(&model->loaded)) {
+            local_metrics_replicas(m->metrics, model->name, count_replicas(&model->loaded));
+        }
         if (model->loaded.chats) {
             show_model(model);
         }
@@ -204,11 +238,20 @@ static void show_models(void *arg)
     pthread_mutex_unlock(&m->lock);
 }
 
+static void begin_loading(local_model *model, bool again)
+{
+    model->state = MODEL_LOADING;
+    model->percent = 0;
+    model->again = again;
+}
+
 static void close_model(local_models *m, local_model *model)
 {
     loaded_model unused = model->loaded;
     const infer_stats none = {0};
+    bool changed = model->policies > 0 && model->asked != model->replicas;
 
+    local_metrics_replicas(m->metrics, model->name, 0);
     if (unused.chats) {
         show_model(model);
         model->shown = none;
@@ -223,6 +266,9 @@ static void close_model(local_models *m, local_model *model)
         tell(model, "model.closed", NULL, -1);
     }
     pthread_mutex_lock(&m->lock);
+    if (changed && model->state == MODEL_UNUSED) {
+        begin_loading(model, true);
+    }
 }
 
 /* When it is to be closed, if nobody asks for it; 0: never. */
@@ -235,6 +281,9 @@ static uint64_t end_of(const local_models *m, const local_model *model)
     }
     if (model->policies == 0) {
         return model->unused_ns + KEEP_NS;
+    }
+    if (model->state == MODEL_READY && model->asked != model->replicas) {
+        return 1; /* at once: it comes back with as many as are wanted now */
     }
     return idle_ns > 0 && model->state == MODEL_READY ? model->unused_ns + idle_ns : 0;
 }
@@ -293,6 +342,13 @@ static health_status check(void *arg, char *reason, size_t size)
     } else if (model->state == MODEL_FAILED) {
         snprintf(reason, size, "cannot be loaded, the engine's log says why");
         status = HEALTH_DEGRADED;
+    } else if (is_loaded(&model->loaded)) {
+        uint32_t n = count_replicas(&model->loaded);
+
+        if (n < asked_of(model)) {
+            snprintf(reason, size, "%u of %u replicas", n, model->asked);
+            status = HEALTH_DEGRADED;
+        }
     }
     pthread_mutex_unlock(&model->all->lock);
     return status;
@@ -346,13 +402,6 @@ static local_model *model_new(local_models *m, const policy_local_model *named)
     return model;
 }
 
-static void begin_loading(local_model *model, bool again)
-{
-    model->state = MODEL_LOADING;
-    model->percent = 0;
-    model->again = again;
-}
-
 static void each(local_models *m, const aiq_policy *policy, int change)
 {
     pthread_mutex_lock(&m->lock);
@@ -366,6 +415,7 @@ static void each(local_models *m, const aiq_policy *policy, int change)
             bool is_new = model->policies == 0 && model->state == MODEL_UNUSED;
             model->policies += (unsigned)change;
             model->unused_ns = loop_now_ns();
+            model->replicas = change > 0 ? p->models[k].replicas : model->replicas;
             if (change > 0 && (is_new || model->state == MODEL_FAILED)) {
                 begin_loading(model, false);
             }

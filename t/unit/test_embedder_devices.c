@@ -169,11 +169,9 @@ static void there_is_one_replica_a_device(void **state)
 {
     devices *d = open_devices("devices=2 load=1");
     embedder *e = open_on(d, 3);
-    embedder_info info;
 
     (void)state;
-    embedder_get_info(e, &info);
-    assert_int_equal(info.replicas, 1);
+    assert_int_equal(embedder_replicas(e), 1);
     assert_string_equal(taken, "fake:0 fake:1 ");
     assert_string_equal(failed, "fake:0 ");
     ask_all(e);
