@@ -1,6 +1,7 @@
 // The project's own client (engine/console/client.js) through a network that misbehaves:
-//     node client.mjs PORT MODEL EVENTS
-// PORT: of nginx on 127.0.0.1; MODEL answers with a stream of so many events. Prints TAP.
+//     node client.mjs PORT MODEL EVENTS CLOSED
+// PORT: of nginx on 127.0.0.1; MODEL answers with a stream of so many events; at CLOSED nobody
+// listens. Prints TAP.
 
 import http from 'node:http';
 import { once } from 'node:events';
@@ -8,7 +9,7 @@ import { WebSocket, WebSocketServer } from 'ws';
 import { cutting } from './cutting.mjs';
 import { Client, StreamError } from '../../engine/console/client.js';
 
-const [port, model, due] = process.argv.slice(2);
+const [port, model, due, closed] = process.argv.slice(2);
 const direct = `http://127.0.0.1:${port}`;
 const request = { model, messages: [{ role: 'user', content: 'Tell me' }] };
 let count = 0;
@@ -147,7 +148,7 @@ async function failure(events) {
 const client = new Client(direct, { tries: 3 });
 is(await failure(client.chat({ ...request, model: 'none' })), '404 model_not_found', 'no such model');
 is(await failure(client.follow('strm_nonsense')), '404 stream_not_found', 'no such stream');
-is(await failure(new Client('http://127.0.0.1:1').chat(request)), 'Error', 'nobody there: the question is not asked twice');
+is(await failure(new Client(`http://127.0.0.1:${closed}`).chat(request)), 'Error', 'nobody there: the question is not asked twice');
 const abort = new AbortController();
 is(await failure(client.chat(request, { signal: abort.signal, onstream: () => abort.abort() })), 'AbortError',
   'who does not want to hear more is not told more');
