@@ -63,7 +63,7 @@ X86_AMX static void pack(void *dst, const float *x, size_t first, size_t n, size
                 e = x86_round_to_eight_bits(x + (first + t) * cols + c);
             }
             b->d[t] = e.d;
-            b->sum[t] = (float)(e.sum[0] + e.sum[1]) * e.d;
+            b->sum[t] = ((float)e.sum[0] + (float)e.sum[1]) * e.d; /* of NaN they are wild */
             for (size_t k = 0; k < 8; k++) {
                 memcpy(b->q[k][t], (const uint8_t *)&e.q + 4 * k, 4);
             }
