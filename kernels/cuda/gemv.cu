@@ -80,7 +80,10 @@ __device__ static void store(const gemv_job &j, const row_pair &r, uint32_t toke
     }
 }
 
-template <kern_type T, int N> __global__ void __launch_bounds__(WARPS * 32) gemv(gemv_job j)
+/* The job stays where it was put: its parts are chosen by number, which would have each thread
+ * copy it first. */
+template <kern_type T, int N>
+__global__ void __launch_bounds__(WARPS * 32) gemv(const __grid_constant__ gemv_job j)
 {
     uint32_t warp = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     float a[N] = {0}, b[N] = {0};

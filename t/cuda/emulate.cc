@@ -1,5 +1,7 @@
 #include "t/cuda/emulate.h"
 
+#include <algorithm>
+#include <random>
 #include <vector>
 
 #include <sys/mman.h>
@@ -149,14 +151,39 @@ static void resume(unsigned i)
     __sanitizer_finish_switch_fiber(fake, NULL, NULL);
 }
 
+/* The order of things that a device runs in any: as they come, the other way round, or as
+ * drawn. */
+struct order {
+    bool reverse;
+    bool shuffled;
+    std::minstd_rand random;
+
+    std::vector<unsigned> of(unsigned n)
+    {
+        std::vector<unsigned> all(n);
+
+        for (unsigned i = 0; i < n; i++) {
+            all[i] = reverse ? n - 1 - i : i;
+        }
+        if (shuffled) {
+            std::shuffle(all.begin(), all.end(), random);
+        }
+        return all;
+    }
+};
+
 /* Runs a warp until all its lanes are over, or at a barrier. */
-static void run_warp(unsigned first, unsigned end, bool reverse)
+static void run_warp(unsigned first, unsigned end, const std::vector<unsigned> &lanes)
 {
     for (bool again = true; again;) {
         int state = -1;
 
-        for (unsigned i = 0; i < end - first; i++) {
-            unsigned t = reverse ? end - 1 - i : first + i;
+        for (unsigned lane : lanes) {
+            unsigned t = first + lane;
+
+            if (t >= end) {
+                continue;
+            }
 
             if (fibers[t].state == OVER) {
                 continue;
@@ -172,9 +199,10 @@ static void run_warp(unsigned first, unsigned end, bool reverse)
 }
 
 /* Lanes that leave alone would miss the exchanges of the others: whole warps are over. */
-static void run_block(unsigned threads, bool reverse)
+static void run_block(unsigned threads, order *o)
 {
     unsigned warps = (threads + LANES - 1) / LANES, waiting;
+    std::vector<unsigned> lanes = o->of(LANES);
 
     for (unsigned t = 0; t < threads; t++) {
         fibers[t].state = READY;
@@ -184,11 +212,11 @@ static void run_block(unsigned threads, bool reverse)
         unsigned over = 0;
 
         waiting = 0;
-        for (unsigned i = 0; i < warps; i++) {
-            unsigned w = reverse ? warps - 1 - i : i, first = w * LANES;
+        for (unsigned w : o->of(warps)) {
+            unsigned first = w * LANES;
             unsigned end = first + LANES < threads ? first + LANES : threads;
 
-            run_warp(first, end, reverse);
+            run_warp(first, end, lanes);
             over += fibers[first].state == OVER;
             waiting += fibers[first].state == AT_BARRIER;
         }
@@ -200,7 +228,8 @@ static void run_block(unsigned threads, bool reverse)
 
 void emulate_grid(dim3 grid, dim3 block, const std::function<void()> &thread)
 {
-    bool reverse = setting("reverse") != NULL;
+    order o = {setting("reverse") != NULL, setting("shuffle=") != NULL,
+               std::minstd_rand((unsigned)number("shuffle=", 1))};
 
     if (block.x % LANES != 0 || block.x > THREADS_MAX || block.y * block.z != 1 ||
         grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
@@ -209,12 +238,9 @@ void emulate_grid(dim3 grid, dim3 block, const std::function<void()> &thread)
     body = &thread;
     gridDim = grid;
     blockDim = block;
-    for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++) {
-        for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++) {
-            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++) {
-                run_block(block.x, reverse);
-            }
-        }
+    for (unsigned i : o.of(grid.x * grid.y * grid.z)) {
+        blockIdx = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
+        run_block(block.x, &o);
     }
 }
 

@@ -4,8 +4,9 @@
  * one runs until it needs the others, at a barrier or an exchange of its warp. What devices
  * would not forgive ends the program with a line: a vector read from an address that is no
  * multiple of its size, a barrier or an exchange that not all threads reach. Memory beyond its
- * bounds is found by AddressSanitizer, where that is built in. Races between warps are not
- * found as such, but AIQ_EMULATED=reverse runs all threads in the other order.
+ * bounds is found by AddressSanitizer, where that is built in. Races are not found as
+ * such, but AIQ_EMULATED=reverse runs all blocks, warps and lanes in the other order, shuffle=N
+ * in one drawn by N.
  *
  * AIQ_EMULATED is a list of words, further memory=BYTES (of the device), devices=N, fail=N
  * (from the Nth call on the device is lost), capture=no (graphs cannot be recorded), old (a
@@ -30,6 +31,7 @@
 #define __host__
 #define __shared__ static
 #define __launch_bounds__(n)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;

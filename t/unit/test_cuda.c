@@ -371,6 +371,8 @@ static void order_of_threads_changes_nothing(void **state)
         under("", f, 14, chunk, one[0]);
         under("reverse", f, 14, chunk, other[0]);
         assert_memory_equal(one, other, sizeof(one));
+        under("shuffle=7", f, 14, chunk, other[0]);
+        assert_memory_equal(one, other, sizeof(one));
     }
     free_model(f);
 }
