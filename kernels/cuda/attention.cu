@@ -23,7 +23,7 @@ struct attend_job {
     float *parts;   /* [n][n_heads][SPLITS][head_dim], of sequences with several */
     float *parts_of;
     kv_layer from;
-    const uint32_t *pos, *end, *first, *base, *pages;
+    const uint32_t *rows, *pos, *end, *first, *base, *pages;
     uint32_t window;
     uint32_t n_heads;
     uint32_t group; /* heads that share keys */
@@ -150,9 +150,11 @@ __device__ static void tile_values(const attend_job &j, const attend_block &b,
 __device__ static void keep(const attend_job &j, const attend_block &b, const attend_shared *s,
                             uint32_t part, bool alone, const float acc[COLUMNS][GROUP_MAX])
 {
+    uint32_t row = j.rows[blockIdx.z];
+
     for (uint32_t g = 0; g < b.heads; g++) {
-        uint64_t at = (uint64_t)blockIdx.z * j.n_heads + b.head + g;
-        uint64_t at_part = at * SPLITS + part;
+        uint64_t at = (uint64_t)row * j.n_heads + b.head + g;
+        uint64_t at_part = ((uint64_t)blockIdx.z * j.n_heads + b.head + g) * SPLITS + part;
 
 #pragma unroll
         for (uint32_t c = 0; c < COLUMNS; c++) {
@@ -202,7 +204,8 @@ __global__ void __launch_bounds__(THREADS) attend(attend_job j)
 {
     __shared__ attend_shared s;
     uint32_t slices = divide_up(j.group, GROUP_MAX), slice = blockIdx.x % slices * GROUP_MAX;
-    uint32_t row = blockIdx.z, from = window_first(j.pos[row], j.window), end = j.end[row];
+    uint32_t row = j.rows[blockIdx.z], from = window_first(j.pos[row], j.window),
+             end = j.end[row];
     uint32_t head_dim = j.from.shape.head_dim, n = split_count(from, end, SPLITS);
     attend_block b;
 
@@ -231,10 +234,11 @@ __global__ void __launch_bounds__(THREADS) attend(attend_job j)
 /* Blocks: (head, row). */
 __global__ void __launch_bounds__(THREADS) join(attend_job j)
 {
-    uint32_t row = blockIdx.y, head_dim = j.from.shape.head_dim;
+    uint32_t row = j.rows[blockIdx.y], head_dim = j.from.shape.head_dim;
     uint32_t n = split_count(window_first(j.pos[row], j.window), j.end[row], SPLITS);
     uint64_t at = (uint64_t)row * j.n_heads + blockIdx.x;
-    const float *of = j.parts_of + at * SPLITS * 2;
+    uint64_t at_parts = ((uint64_t)blockIdx.y * j.n_heads + blockIdx.x) * SPLITS;
+    const float *of = j.parts_of + at_parts * 2;
     float maximum = -INFINITY, sum = 0;
 
     if (n == 1) {
@@ -250,27 +254,25 @@ __global__ void __launch_bounds__(THREADS) join(attend_job j)
         float value = 0;
 
         for (uint32_t i = 0; i < n; i++) {
-            value += j.parts[(at * SPLITS + i) * head_dim + d] * expf(of[2 * i] - maximum);
+            value += j.parts[(at_parts + i) * head_dim + d] * expf(of[2 * i] - maximum);
         }
         j.out[at * head_dim + d] = value / sum;
     }
 }
 
-/* Of rows from first on, for which there is memory for parts. */
+/* Of loose rows from first on, for which there is memory for parts. */
 static void attend_rows(kern_model *m, attend_job j, uint32_t first, uint32_t n)
 {
     const kern_config *c = &m->config;
-    uint64_t values = (uint64_t)first * c->n_heads * c->head_dim;
     uint32_t heads = c->n_kv_heads * divide_up(j.group, GROUP_MAX);
 
-    j.q += values, j.out += values;
-    j.pos += first, j.end += first, j.first += first, j.base += first;
+    j.rows += first;
     LAUNCH(attend, dim3(heads, least(most(BLOCKS / (heads * n), 1), SPLITS), n), dim3(THREADS),
            m->dev->stream, j);
     LAUNCH(join, dim3(c->n_heads, n), dim3(THREADS), m->dev->stream, j);
 }
 
-void attention_run(kern_model *m, uint32_t layer, kv_layer from, uint32_t n)
+void attention_run(kern_model *m, uint32_t layer, kv_layer from)
 {
     const kern_config *c = &m->config;
     attend_job j = {};
@@ -278,6 +280,7 @@ void attention_run(kern_model *m, uint32_t layer, kv_layer from, uint32_t n)
     j.q = m->q, j.out = m->att;
     j.parts = m->parts, j.parts_of = m->parts_of;
     j.from = from;
+    j.rows = m->rows.loose;
     j.pos = m->rows.pos, j.end = m->rows.end, j.first = m->rows.first, j.base = m->rows.base;
     j.pages = m->rows.pages;
     j.window = m->layers[layer].window;
@@ -285,7 +288,10 @@ void attention_run(kern_model *m, uint32_t layer, kv_layer from, uint32_t n)
     j.group = c->n_heads / c->n_kv_heads;
     j.scale = c->attn_scale != 0 ? c->attn_scale : 1 / sqrtf((float)c->head_dim);
     j.cap = c->attn_cap;
-    for (uint32_t row = 0; row < n; row += SPLIT_ROWS) {
-        attend_rows(m, j, row, least(n - row, SPLIT_ROWS));
+    for (uint32_t row = 0; row < m->rows.n_loose; row += SPLIT_ROWS) {
+        attend_rows(m, j, row, least(m->rows.n_loose - row, SPLIT_ROWS));
+    }
+    if (m->rows.n_tiles > 0) {
+        tiles_run(m, layer, from);
     }
 }

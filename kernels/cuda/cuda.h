@@ -7,6 +7,11 @@
  * first; F32 weights never are. So a token's result is to the last bit the same in any company
  * with F32 weights, and otherwise within each of the two ways.
  *
+ * Attention, too, goes in one of two ways: row by row, exact but for f32's rounding of f16 keys
+ * and values; and, where the library multiplies and a prompt or a text brings TILED_FROM rows
+ * or more, in tiles by tensor cores, which round queries and shares to f16. Steps of which all
+ * rows are wanted go row by row: they are recorded, and mostly of one row for each sequence.
+ *
  * What a step does to the device depends on the number of its rows alone: where their pages
  * are, how far each has come and what it is are read from memory. So the launches of a step are
  * recorded once as a graph and played again; that few graphs do, a step of fewer rows than one
@@ -35,7 +40,11 @@ struct kern_device {
 #define SPLITS     32
 #define SPLIT_ROWS 64
 
-/* Limits of the attention kernel: of a head, and heads that share keys in a block. */
+/* Queries of a tile; fewer than so many of a sequence are not worth one. */
+#define TILE_ROWS  64
+#define TILED_FROM 16
+
+/* Limits of the attention kernels: of a head, and heads that share keys in a block. */
 #define HEAD_MAX  256
 #define GROUP_MAX 8
 
@@ -44,17 +53,21 @@ struct kern_device {
 #define UNPACKED ((uint64_t)128 << 20)
 #define SLICE    64
 
-#define ROW_ARRAYS 6
+#define ROW_ARRAYS 9
 
 /* What is under way, on the device: of n rows, and filled and copied in one piece. */
 struct row_arrays {
-    int32_t *ids;    /* [n] */
-    uint32_t *pos;   /* [n] of the token in its sequence, or its text */
-    uint32_t *end;   /* [n] the first token that the row does not see */
-    uint32_t *first; /* [n] where the pages of a row's sequence begin in pages */
-    uint32_t *base;  /* [n] tokens in these before the sequence's first */
-    uint32_t *out;   /* [n] rows whose logits are wanted; of texts, the first of each */
-    uint32_t *pages; /* [as many as all sequences have] */
+    int32_t *ids;      /* [n] */
+    uint32_t *pos;     /* [n] of the token in its sequence, or its text */
+    uint32_t *end;     /* [n] the first token that the row does not see */
+    uint32_t *first;   /* [n] where the pages of a row's sequence begin in pages */
+    uint32_t *base;    /* [n] tokens in these before the sequence's first */
+    uint32_t *out;     /* [n] rows whose logits are wanted; of texts, the first of each */
+    uint32_t *loose;   /* [n_loose] rows whose attention is one by one */
+    uint32_t *tile;    /* [n_tiles] the first row of a tile of queries of one sequence */
+    uint32_t *of_tile; /* [n_tiles] how many it has, up to TILE_ROWS */
+    uint32_t *pages;   /* [as many as all sequences have] */
+    uint32_t n_loose, n_tiles;
 };
 
 /* Where keys and values of a layer are. */
@@ -143,8 +156,9 @@ void ops_add_norm(kern_model *m, const float *added, const float *bias, const fl
 void ops_pool(kern_model *m, float *y, const float *x, uint32_t n_texts, uint32_t n,
               kern_pooling pooling);
 
-/* attention.cu */
-void attention_run(kern_model *m, uint32_t layer, kv_layer from, uint32_t n);
+/* attention.cu, and the part of it that goes in tiles, by tensor cores: tiles.cu */
+void attention_run(kern_model *m, uint32_t layer, kv_layer from);
+void tiles_run(kern_model *m, uint32_t layer, kv_layer from);
 
 /* blas.cu, and its stand-in for the tests */
 blas *blas_new(void); /* NULL: no library, or no memory */
@@ -161,6 +175,8 @@ void model_free(kern_model *m);
 
 /* layers.cu. From the rows' ids to x. texts: they are texts, not the sequences of a step. */
 bool layers_run(kern_model *m, uint32_t n, bool texts);
+/* Whether n rows are multiplied by the library. */
+bool layers_by_library(const kern_tensor *w, uint32_t n);
 /* Products of one input; those of one type go together. */
 bool layers_multiply(kern_model *m, const float *x, uint32_t n, const product *p, uint32_t n_p,
                      bool add);
@@ -169,8 +185,10 @@ bool layers_multiply(kern_model *m, const float *x, uint32_t n, const product *p
 bool step_run(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 /* n rows in memory of row_numbers. */
 row_arrays step_rows(uint32_t *memory, uint32_t n);
+/* Rows of one sequence, n from the first, become tiles, or loose ones. */
+void step_add_rows(row_arrays *to, uint32_t first, uint32_t n, bool tiled);
 /* Those of the host, of n rows and so many pages, to the device. */
-bool step_put_rows(kern_model *m, uint32_t n, uint32_t n_pages);
+bool step_put_rows(kern_model *m, const row_arrays *host, uint32_t n, uint32_t n_pages);
 /* Waits for what is under way, and for n of its values. */
 bool step_fetch(kern_model *m, const float *from, uint64_t n, float *to);
 

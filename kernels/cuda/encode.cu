@@ -14,6 +14,7 @@ static bool fill(kern_model *m, const kern_text *texts, uint32_t n_texts, uint32
         uint32_t base = row;
 
         to.out[t] = base;
+        step_add_rows(&to, base, texts[t].n, layers_by_library(&m->layers[0].wq, n));
         for (uint32_t i = 0; i < texts[t].n; i++, row++) {
             to.ids[row] = texts[t].ids[i];
             to.pos[row] = i;
@@ -25,7 +26,7 @@ static bool fill(kern_model *m, const kern_text *texts, uint32_t n_texts, uint32
     for (uint32_t i = 0; i < n_pages; i++) {
         to.pages[i] = i;
     }
-    return step_put_rows(m, n, n_pages);
+    return step_put_rows(m, &to, n, n_pages);
 }
 
 bool encode_run(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_pooling pooling,

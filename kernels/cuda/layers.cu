@@ -9,7 +9,7 @@
 #define UNPACK_FROM 25
 #define BF16_FROM   9
 
-static bool by_library(const kern_tensor *w, uint32_t n)
+bool layers_by_library(const kern_tensor *w, uint32_t n)
 {
     return w->type != KERN_F32 && n >= (w->type == KERN_BF16 ? BF16_FROM : UNPACK_FROM);
 }
@@ -22,7 +22,7 @@ bool layers_multiply(kern_model *m, const float *x, uint32_t n, const product *p
         while (i + run < n_p && p[i + run].w->type == p[i].w->type) {
             run++;
         }
-        if (!by_library(p[i].w, n)) {
+        if (!layers_by_library(p[i].w, n)) {
             gemv_run(m, x, n, p + i, run, add ? PRODUCT_ADD : PRODUCT_STORE);
         } else if (!gemm_run(m, x, n, p + i, run, add)) {
             return false;
@@ -53,7 +53,7 @@ static bool widen(kern_model *m, const float *x, const kern_layer *w, uint32_t n
     bool gated = w->w_gate.data != NULL;
 
     if (gated && w->b_up == NULL && w->w_gate.type == w->w_up.type &&
-        !by_library(&w->w_gate, n)) {
+        !layers_by_library(&w->w_gate, n)) {
         gemv_run(m, x, n, p, 2, PRODUCT_GATED);
         return true;
     }
@@ -74,7 +74,7 @@ static bool attend(kern_model *m, const float *x, uint32_t layer, kv_layer kv, u
         return false;
     }
     ops_prepare(m, layer, kv, n);
-    attention_run(m, layer, kv, n);
+    attention_run(m, layer, kv);
     return true;
 }
 

@@ -56,6 +56,16 @@ __device__ inline uint16_t bf16_of(float x)
     return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }
 
+/* d += a b, of tiles of 16 x 16 and 16 x 8 f16, spread over a warp as the PTX manual's figures
+ * for m16n8k16 have it. */
+__device__ inline void multiply_tiles(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 /* Vector loads: p is a multiple of their size. Weights are read once, past the nearest cache.
  */
 __device__ inline uint4 read16(const void *p)
@@ -79,6 +89,11 @@ __device__ inline uint16_t read2(const void *p)
 }
 
 #endif
+
+__device__ inline uint32_t two_halves(float low, float high)
+{
+    return half_of(low) | (uint32_t)half_of(high) << 16;
+}
 
 __device__ inline float bf16_value(uint16_t h)
 {

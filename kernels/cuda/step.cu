@@ -73,15 +73,34 @@ row_arrays step_rows(uint32_t *memory, uint32_t n)
     r.first = r.end + n;
     r.base = r.first + n;
     r.out = r.base + n;
-    r.pages = r.out + n;
+    r.loose = r.out + n;
+    r.tile = r.loose + n;
+    r.of_tile = r.tile + n;
+    r.pages = r.of_tile + n;
+    r.n_loose = r.n_tiles = 0;
     return r;
 }
 
-bool step_put_rows(kern_model *m, uint32_t n, uint32_t n_pages)
+void step_add_rows(row_arrays *to, uint32_t first, uint32_t n, bool tiled)
+{
+    tiled = tiled && n >= TILED_FROM;
+    for (uint32_t i = 0; i < n; i += tiled ? TILE_ROWS : 1) {
+        if (tiled) {
+            to->of_tile[to->n_tiles] = least(n - i, TILE_ROWS);
+            to->tile[to->n_tiles++] = first + i;
+        } else {
+            to->loose[to->n_loose++] = first + i;
+        }
+    }
+}
+
+bool step_put_rows(kern_model *m, const row_arrays *host, uint32_t n, uint32_t n_pages)
 {
     uint64_t numbers = (uint64_t)n * ROW_ARRAYS + n_pages;
 
     m->rows = step_rows(m->row_numbers, n);
+    m->rows.n_loose = host->n_loose;
+    m->rows.n_tiles = host->n_tiles;
     return device_check(m->dev,
                         cudaMemcpyAsync(m->row_numbers, m->host_rows,
                                         numbers * sizeof(*m->row_numbers),
@@ -108,7 +127,7 @@ static counts count(const kern_seq *seqs, uint32_t n_seqs)
 
 /* What the step is about, to the device; n rows, those that are too many on a page of their
  * own. */
-static bool fill(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t n)
+static bool fill(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t n, bool tiled)
 {
     row_arrays to = step_rows(m->host_rows, n);
     uint32_t row = 0, n_pages = 0, n_out = 0;
@@ -116,6 +135,7 @@ static bool fill(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t 
     for (uint32_t s = 0; s < n_seqs; s++) {
         uint32_t pages = divide_up(seqs[s].pos + seqs[s].n, KERN_PAGE);
 
+        step_add_rows(&to, row, seqs[s].n, tiled);
         for (uint32_t i = 0; i < seqs[s].n; i++, row++) {
             to.ids[row] = seqs[s].ids[i];
             to.pos[row] = seqs[s].pos + i;
@@ -130,6 +150,7 @@ static bool fill(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t 
         n_pages += pages;
     }
     to.pages[n_pages] = m->n_pages;
+    step_add_rows(&to, row, n - row, false);
     for (; row < n; row++) {
         to.ids[row] = 0;
         to.pos[row] = 0;
@@ -138,7 +159,7 @@ static bool fill(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t 
         to.base[row] = 0;
         to.out[n_out++] = row;
     }
-    return step_put_rows(m, n, n_pages + 1);
+    return step_put_rows(m, &to, n, n_pages + 1);
 }
 
 bool step_fetch(kern_model *m, const float *from, uint64_t n, float *to)
@@ -179,10 +200,11 @@ bool step_run(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logit
     if (c.out == c.rows && c.rows <= GRAPH_ROWS) {
         uint32_t n = least(recorded_rows(c.rows), m->max_batch);
 
-        return fill(m, seqs, n_seqs, n) && run(m, n) &&
+        return fill(m, seqs, n_seqs, n, false) && run(m, n) &&
                step_fetch(m, m->logits, c.out * n_vocab, logits);
     }
-    if (!fill(m, seqs, n_seqs, c.rows) || !layers_run(m, c.rows, false)) {
+    if (!fill(m, seqs, n_seqs, c.rows, layers_by_library(&m->layers[0].wq, c.rows)) ||
+        !layers_run(m, c.rows, false)) {
         return false;
     }
     do {

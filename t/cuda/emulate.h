@@ -102,6 +102,9 @@ static inline float __uint_as_float(uint32_t u)
     return f;
 }
 
+/* The tensor cores' product of tiles: a is [16][16], b [16][8], d [16][8]. */
+void multiply_tiles(float d[4], const uint32_t a[4], const uint32_t b[2]);
+
 /* --- memory --- */
 
 void emulate_check_address(const void *p, size_t size);

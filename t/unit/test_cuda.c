@@ -335,6 +335,91 @@ static void gemma(void **state)
     free_model(f);
 }
 
+/* Prompts in two cuts, of which all logits are wanted, or the last: the one goes row by row,
+ * the other in tiles. What is multiplied is rounded alike, so they are near. */
+static void check_tiles(const fixture *f, const char *name)
+{
+    enum { CUT = 38, N = CUT + 40 };
+    static float logits[N][VOCAB], rows[VOCAB];
+    machine m = start(f, K);
+    uint32_t pages[PAGES];
+    int32_t ids[N];
+    double off;
+
+    pages_of(0, 1, pages);
+    for (uint32_t i = 0; i < N; i++) {
+        ids[i] = id_at(0, i);
+    }
+    for (int tiled = 0; tiled < 2; tiled++) {
+        kern_seq one = {.pages = pages, .ids = ids, .n = CUT, .n_logits = tiled ? 1 : CUT};
+        kern_seq two = {.pages = pages, .ids = ids + CUT, .n = N - CUT, .pos = CUT};
+
+        two.n_logits = tiled ? 1 : two.n;
+        assert_true(K->step(m.model, &one, 1, logits[0]));
+        assert_true(K->step(m.model, &two, 1, logits[0]));
+        if (!tiled) {
+            memcpy(rows, logits[two.n - 1], sizeof(rows));
+        }
+    }
+    off = off_by(logits[0], rows, VOCAB);
+    if (!(off <= 8e-3)) { /* where sums differ, some of them are rounded the other way */
+        fail_msg("%s, in tiles: off by %g", name, off);
+    }
+    stop(m);
+}
+
+static void tiles_are_near_to_rows(void **state)
+{
+    static const uint32_t head_dims[] = {8, 64, 80, 256};
+    kern_config c = small(64);
+    fixture *f;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(head_dims) / sizeof(*head_dims); i++) {
+        c.n_heads = 2;
+        c.n_kv_heads = 1;
+        c.head_dim = head_dims[i];
+        c.rope_dim = 8;
+        f = model_of(KERN_BF16, c);
+        check_tiles(f, "heads");
+        free_model(f);
+    }
+    c = small(64);
+    c.attn_scale = 0.2f;
+    c.attn_cap = 2;
+    f = model_of(KERN_BF16, c);
+    f->layers[0].window = 21;
+    check_tiles(f, "a window and a cap");
+    free_model(f);
+}
+
+/* A prompt whose rows go in tiles does not disturb those that go one by one beside it. */
+static void tiles_and_rows_beside_each_other(void **state)
+{
+    static float beside[2][VOCAB], prompt[VOCAB], alone[2][VOCAB];
+    fixture *f = model_of(KERN_BF16, small(64));
+    machine m = start(f, K);
+    uint32_t pages[2][PAGES];
+    int32_t ids[70];
+
+    (void)state;
+    for (uint32_t s = 0; s < 2; s++) {
+        pages_of(s, 2, pages[s]);
+    }
+    for (uint32_t i = 0; i < 70; i++) {
+        ids[i] = id_at(0, i);
+    }
+    kern_seq seqs[] = {{.pages = pages[0], .ids = ids, .n = 3, .n_logits = 1},
+                       {.pages = pages[1], .ids = ids, .n = 70, .n_logits = 1}};
+    assert_true(K->step(m.model, seqs, 2, beside[0]));
+    assert_true(K->step(m.model, &seqs[1], 1, prompt));
+    assert_memory_equal(beside[1], prompt, sizeof(prompt));
+    assert_true(K->step(m.model, &seqs[0], 1, alone[0]));
+    assert_true(off_by(beside[0], alone[0], VOCAB) < ROUNDED);
+    stop(m);
+    free_model(f);
+}
+
 static void tied_output(void **state)
 {
     fixture *f = model_of(KERN_F32, small(64));
@@ -528,6 +613,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(heads_of_every_shape),
         cmocka_unit_test(qwen),
         cmocka_unit_test(gemma),
+        cmocka_unit_test(tiles_are_near_to_rows),
+        cmocka_unit_test(tiles_and_rows_beside_each_other),
         cmocka_unit_test(tied_output),
         cmocka_unit_test(order_of_threads_changes_nothing),
         cmocka_unit_test(graphs_change_nothing),
