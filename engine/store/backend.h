@@ -33,7 +33,8 @@ struct store_rows {
     store_db *db;
     const char *sql;
     unsigned n_params;
-    bool open; /* between store_query() and store_rows_end() */
+    bool open;  /* between store_query() and store_rows_end() */
+    bool there; /* it stands at a row */
 };
 
 typedef enum { STORE_WRITER, STORE_READER } store_kind;

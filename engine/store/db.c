@@ -183,6 +183,7 @@ static store_rows *start(store_db *db, const char *sql, const char *types, va_li
         return NULL;
     }
     rows->open = true;
+    rows->there = false;
     db->n_open++;
     db->backend->run(rows, values);
     return rows;
@@ -209,17 +210,18 @@ store_rows *store_query(store_db *db, const char *sql, const char *types, ...)
 
 bool store_next(store_rows *rows)
 {
-    return rows->open && rows->db->fault == FAULT_NONE && rows->db->backend->next(rows);
+    rows->there = rows->open && rows->db->fault == FAULT_NONE && rows->db->backend->next(rows);
+    return rows->there;
 }
 
 int64_t store_int(const store_rows *rows, unsigned column)
 {
-    return rows->db->backend->number(rows, column);
+    return rows->there ? rows->db->backend->number(rows, column) : 0;
 }
 
 aiq_str store_text(const store_rows *rows, unsigned column)
 {
-    return rows->db->backend->text(rows, column);
+    return rows->there ? rows->db->backend->text(rows, column) : (aiq_str){0};
 }
 
 bool store_rows_end(store_rows *rows, aiq_err *err)
@@ -228,7 +230,7 @@ bool store_rows_end(store_rows *rows, aiq_err *err)
 
     if (rows->open) {
         db->changed = db->backend->reset(rows);
-        rows->open = false;
+        rows->open = rows->there = false;
         db->n_open--;
     }
     if (db->fault != FAULT_NONE && err) {

@@ -91,7 +91,7 @@ store_rows *store_query(store_db *db, const char *sql, const char *types, ...);
 /* False: no more rows, or it failed. */
 bool store_next(store_rows *rows);
 /* Of the present row, columns from 0; text is valid until the next call for these
- * rows. NULL reads as 0 and as data NULL. */
+ * rows. NULL reads as 0 and as data NULL; so does all where there is no row. */
 int64_t store_int(const store_rows *rows, unsigned column);
 aiq_str store_text(const store_rows *rows, unsigned column);
 /* False and *err where the statement failed. A constraint violated: 409 store_conflict. */
