@@ -60,18 +60,18 @@ sub rest {
     return $text;
 }
 
-# The first event that is kept, once the provider is held up: then it stays.
+# The first event that is kept, once the provider is held up: then it stays, be it the very first.
 sub first {
     my ($id) = @_;
-    my ($first, $before, $since) = (0, 0, time());
+    my ($before, $since) = ('', time());
 
-    $t->wait_for(sub {
+    return $t->wait_for(sub {
         my $says = $t->json($t->get("/v1/streams/$id?after=0"))->{error}{message} // '';
-        $first = $says =~ /number (\d+)/ ? $1 : 0;
-        ($before, $since) = ($first, time()) if $first != $before;
-        return $first && time() - $since > 1;
+        my $first = $says =~ /number (\d+)/ ? $1 : 1;
+        my $now = $first . ' ' . metric('streams_bytes');
+        ($before, $since) = ($now, time()) if $now ne $before;
+        return time() - $since > 1 ? $first : 0;
     }, 20, 'the stream stands');
-    return $first;
 }
 
 sub metric {
