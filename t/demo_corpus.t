@@ -10,7 +10,7 @@ use Test::More;
 use AIQ::Command;
 use AIQ::Test;
 
-plan(skip_all => 'no matter of the build') if ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/;
+plan(skip_all => 'no matter of the build') if sanitized();
 
 my $t = AIQ::Test->new;
 my $demo = "$AIQ::Test::ROOT/demo";

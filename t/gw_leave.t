@@ -8,6 +8,7 @@ use JSON::PP ();
 use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
+use AIQ::Command qw(sanitized);
 use AIQ::Test;
 use AIQ::Mock;
 
@@ -63,7 +64,7 @@ sub level {
 }
 
 # under them what is freed is kept for a while
-my $measured = !$ENV{AIQ_VALGRIND} && ($ENV{AIQ_BUILD_DIR} // '') !~ /sanitize/;
+my $measured = !$ENV{AIQ_VALGRIND} && !sanitized();
 my (@descriptors, @memory);
 for my $round (1 .. 3) {
     my @c = open_streams();

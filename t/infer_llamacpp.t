@@ -26,7 +26,7 @@ my $module = "$npm/node-llama-cpp/dist/index.js";
 my $demo = "$FindBin::Bin/../demo/demo.gguf";
 
 plan(skip_all => 'node-llama-cpp is not installed') if !-e $module || !-x $node;
-plan(skip_all => 'no matter of the build') if ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/;
+plan(skip_all => 'no matter of the build') if sanitized();
 
 my $N = 32;
 my @questions = ('What is aiq?', 'Where are the metrics?', 'How do I run the tests?',

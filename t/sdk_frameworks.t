@@ -6,11 +6,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::More;
+use AIQ::Command qw(sanitized);
 use AIQ::Test;
 use AIQ::Dialects;
 
 # they ask as the SDKs do that they stand on, in t/sdk_matrix.t
-plan(skip_all => 'no matter of the build') if ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/;
+plan(skip_all => 'no matter of the build') if sanitized();
 plan(skip_all => 'LangChain and ai are not installed')
     if !AIQ::Dialects->available(qw(ai @ai-sdk/openai @ai-sdk/anthropic @langchain/openai @langchain/anthropic));
 

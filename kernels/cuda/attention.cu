@@ -17,18 +17,10 @@
 /* Blocks that are wanted for a device: there are up to 16 on each of its processors. */
 #define BLOCKS 2048
 
-struct attend_job {
-    const float *q; /* [n][n_heads][head_dim] */
-    float *out;     /* the same */
-    float *parts;   /* [n][n_heads][SPLITS][head_dim], of sequences with several */
+struct attend_job : attention_job {
+    float *parts; /* [n][n_heads][SPLITS][head_dim], of sequences with several */
     float *parts_of;
-    kv_layer from;
-    const uint32_t *rows, *pos, *end, *first, *base, *pages;
-    uint32_t window;
-    uint32_t n_heads;
-    uint32_t group; /* heads that share keys */
-    float scale;
-    float cap; /* 0: none */
+    const uint32_t *rows;
 };
 
 /* What the threads of a block share. */
@@ -275,23 +267,24 @@ static void attend_rows(kern_model *m, attend_job j, uint32_t first, uint32_t n)
 void attention_run(kern_model *m, uint32_t layer, kv_layer from)
 {
     const kern_config *c = &m->config;
-    attend_job j = {};
+    attention_job of = {};
 
-    j.q = m->q, j.out = m->att;
-    j.parts = m->parts, j.parts_of = m->parts_of;
-    j.from = from;
-    j.rows = m->rows.loose;
-    j.pos = m->rows.pos, j.end = m->rows.end, j.first = m->rows.first, j.base = m->rows.base;
-    j.pages = m->rows.pages;
-    j.window = m->layers[layer].window;
-    j.n_heads = c->n_heads;
-    j.group = c->n_heads / c->n_kv_heads;
-    j.scale = c->attn_scale != 0 ? c->attn_scale : 1 / sqrtf((float)c->head_dim);
-    j.cap = c->attn_cap;
+    of.q = m->q, of.out = m->att;
+    of.from = from;
+    of.pos = m->rows.pos, of.end = m->rows.end;
+    of.first = m->rows.first, of.base = m->rows.base;
+    of.pages = m->rows.pages;
+    of.window = m->layers[layer].window;
+    of.n_heads = c->n_heads;
+    of.group = c->n_heads / c->n_kv_heads;
+    of.scale = c->attn_scale != 0 ? c->attn_scale : 1 / sqrtf((float)c->head_dim);
+    of.cap = c->attn_cap;
+
+    const attend_job j = {of, m->parts, m->parts_of, m->rows.loose};
     for (uint32_t row = 0; row < m->rows.n_loose; row += SPLIT_ROWS) {
         attend_rows(m, j, row, least(m->rows.n_loose - row, SPLIT_ROWS));
     }
     if (m->rows.n_tiles > 0) {
-        tiles_run(m, layer, from);
+        tiles_run(m, of);
     }
 }

@@ -156,9 +156,22 @@ void ops_add_norm(kern_model *m, const float *added, const float *bias, const fl
 void ops_pool(kern_model *m, float *y, const float *x, uint32_t n_texts, uint32_t n,
               kern_pooling pooling);
 
+/* A layer's attention, of the rows of the batch; the lists are those of kern_model's rows. */
+struct attention_job {
+    const float *q; /* [n][n_heads][head_dim] */
+    float *out;     /* the same */
+    kv_layer from;
+    const uint32_t *pos, *end, *first, *base, *pages;
+    uint32_t window;
+    uint32_t n_heads;
+    uint32_t group; /* heads that share keys */
+    float scale;
+    float cap; /* 0: none */
+};
+
 /* attention.cu, and the part of it that goes in tiles, by tensor cores: tiles.cu */
 void attention_run(kern_model *m, uint32_t layer, kv_layer from);
-void tiles_run(kern_model *m, uint32_t layer, kv_layer from);
+void tiles_run(kern_model *m, const attention_job &of);
 
 /* blas.cu, and its stand-in for the tests */
 blas *blas_new(void); /* NULL: no library, or no memory */

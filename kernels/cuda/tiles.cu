@@ -10,16 +10,8 @@
 #define WARPS   4
 #define THREADS (WARPS * 32)
 
-struct tiles_job {
-    const float *q; /* [n][n_heads][head_dim] */
-    float *out;     /* the same */
-    kv_layer from;
-    const uint32_t *tile, *of_tile, *pos, *end, *first, *base, *pages;
-    uint32_t window;
-    uint32_t n_heads;
-    uint32_t group; /* heads that share keys */
-    float scale;
-    float cap; /* 0: none */
+struct tiles_job : attention_job {
+    const uint32_t *tile, *of_tile;
 };
 
 /* Keys or values of a tile, as words; rows are longer than they need be, so that eight of them
@@ -224,22 +216,12 @@ __global__ void __launch_bounds__(THREADS) attend_tiles(const __grid_constant__ 
     keep<D>(j, b, 2, out);
 }
 
-void tiles_run(kern_model *m, uint32_t layer, kv_layer from)
+void tiles_run(kern_model *m, const attention_job &of)
 {
     const kern_config *c = &m->config;
     dim3 grid(m->rows.n_tiles, c->n_heads), block(THREADS);
-    tiles_job j = {};
+    const tiles_job j = {of, m->rows.tile, m->rows.of_tile};
 
-    j.q = m->q, j.out = m->att;
-    j.from = from;
-    j.tile = m->rows.tile, j.of_tile = m->rows.of_tile;
-    j.pos = m->rows.pos, j.end = m->rows.end, j.first = m->rows.first, j.base = m->rows.base;
-    j.pages = m->rows.pages;
-    j.window = m->layers[layer].window;
-    j.n_heads = c->n_heads;
-    j.group = c->n_heads / c->n_kv_heads;
-    j.scale = c->attn_scale != 0 ? c->attn_scale : 1 / sqrtf((float)c->head_dim);
-    j.cap = c->attn_cap;
     if (c->head_dim <= 64) {
         LAUNCH((attend_tiles<64, 64>), grid, block, m->dev->stream, j);
     } else if (c->head_dim <= 128) {

@@ -6,7 +6,7 @@
 #include "unit.h"
 
 #include "embed_client.h"
-#include "infer/devices.h"
+#include "fake_devices.h"
 
 enum { REQUESTS = 12, TEXTS = 90 };
 
@@ -14,30 +14,6 @@ static char *path;
 static char texts[TEXTS][TINY_ENCODER_CTX * 2];
 static embed_input inputs[TEXTS];
 static float alone[TEXTS][D];
-
-/* "x" and the device's name for each failure, ">" for each model that goes there. */
-static pthread_mutex_t telling = PTHREAD_MUTEX_INITIALIZER;
-static char failed[256], taken[256];
-
-static void on_device(void *arg, devices_event event, const char *name, const char *why)
-{
-    char *to = event == DEVICES_FAILED ? failed : taken;
-
-    (void)arg;
-    (void)why;
-    if (event == DEVICES_FAILED || event == DEVICES_TAKEN) {
-        pthread_mutex_lock(&telling);
-        snprintf(to + strlen(to), sizeof(failed) - strlen(to), "%s ", name);
-        pthread_mutex_unlock(&telling);
-    }
-}
-
-static devices *open_devices(const char *fake)
-{
-    setenv("AIQ_FAKE", fake, 1);
-    failed[0] = taken[0] = '\0';
-    return devices_open("fake", NULL, on_device, NULL);
-}
 
 static embedder *open_on(devices *d, uint32_t replicas)
 {
@@ -96,16 +72,6 @@ static int remove_file(void **state)
     unlink(path);
     free(path);
     return 0;
-}
-
-static bool told(const char *failures)
-{
-    bool same;
-
-    pthread_mutex_lock(&telling);
-    same = strcmp(failed, failures) == 0;
-    pthread_mutex_unlock(&telling);
-    return same;
 }
 
 /* All answers are right; failures are as told, soon: who gets how much is the system's affair.

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "infer/devices.h"
+#include "fake_devices.h"
 #include "infer/infer.h"
 #include "tiny_model.h"
 
@@ -30,7 +30,6 @@ typedef struct {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
-static char failed[1024], taken[1024];
 static char *path;
 static client want[N];
 
@@ -58,26 +57,6 @@ static void on_event(void *arg, const infer_event *ev)
     }
     pthread_cond_broadcast(&news);
     pthread_mutex_unlock(&lock);
-}
-
-static void on_device(void *arg, devices_event event, const char *name, const char *why)
-{
-    char *to = event == DEVICES_FAILED ? failed : taken;
-
-    (void)arg;
-    (void)why;
-    if (event == DEVICES_FAILED || event == DEVICES_TAKEN) {
-        pthread_mutex_lock(&lock);
-        snprintf(to + strlen(to), sizeof(failed) - strlen(to), "%s ", name);
-        pthread_mutex_unlock(&lock);
-    }
-}
-
-static devices *open_devices(const char *fake)
-{
-    setenv("AIQ_FAKE", fake, 1);
-    failed[0] = taken[0] = '\0';
-    return devices_open("fake", NULL, on_device, NULL);
 }
 
 static infer *open_on(devices *d, uint32_t replicas)
@@ -187,16 +166,6 @@ static int remove_model(void **state)
     unlink(path);
     free(path);
     return 0;
-}
-
-static bool told(const char *failures)
-{
-    bool same;
-
-    pthread_mutex_lock(&lock);
-    same = strcmp(failed, failures) == 0;
-    pthread_mutex_unlock(&lock);
-    return same;
 }
 
 /* All answers are right; failures are as told, soon: who gets how much is the system's affair.

@@ -18,7 +18,7 @@ use File::Basename qw(dirname);
 use File::Temp ();
 use POSIX ();
 
-our @EXPORT = qw(aiq run);
+our @EXPORT = qw(aiq run sanitized);
 
 our $ROOT = abs_path(dirname(__FILE__) . '/../../..');
 
@@ -28,6 +28,9 @@ sub aiq {
 
     return ($build =~ m{^/} ? $build : "$ROOT/$build") . '/aiq';
 }
+
+# Is this build a sanitizer's? It is slower, and its memory is not that of the program alone.
+sub sanitized { return ($ENV{AIQ_BUILD_DIR} // '') =~ /sanitize/ }
 
 sub slurp {
     my ($file) = @_;
