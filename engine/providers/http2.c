@@ -190,6 +190,13 @@ static int on_begin_head(nghttp2_session *peer, const nghttp2_frame *frame, void
     return 0;
 }
 
+/* Its stream is reset. */
+static int refuse(http_request *r, const char *why)
+{
+    snprintf(r->broken, sizeof(r->broken), "%s", why);
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
 /* nghttp2 has looked at names and values: RFC 9113, 8.2.1. */
 static int on_field(nghttp2_session *peer, const nghttp2_frame *frame, const uint8_t *name,
                     size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags,
@@ -204,12 +211,11 @@ static int on_field(nghttp2_session *peer, const nghttp2_frame *frame, const uin
     }
     if (name_len == 7 && memcmp(name, ":status", 7) == 0 && value_len == 3) {
         s->status = (value[0] - '0') * 100u + (value[1] - '0') * 10u + (value[2] - '0');
-        return 0;
+        return s->status < 100 ? refuse(r, "no status") : 0; /* three digits suffice for nghttp2 */
     }
     if (s->n_fields == HTTP_FIELDS_MAX || name_len > sizeof(s->head) - s->head_len ||
         value_len > sizeof(s->head) - s->head_len - name_len) {
-        snprintf(r->broken, sizeof(r->broken), "too long a head");
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+        return refuse(r, "too long a head");
     }
     char *at = s->head + s->head_len;
     memcpy(at, name, name_len);

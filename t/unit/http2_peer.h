@@ -149,7 +149,7 @@ static void peer_long_head(peer_conn *c, int32_t id)
 
 static void peer_serve(peer_conn *c, int32_t id, peer_stream *s)
 {
-    const nghttp2_nv hint = peer_field(":status", "103");
+    const nghttp2_nv hint = peer_field(":status", "103"), none = peer_field(":status", "026");
 
     c->peer->requests++;
     if (c->peer->refusals) {
@@ -166,6 +166,8 @@ static void peer_serve(peer_conn *c, int32_t id, peer_stream *s)
         peer_reply(c, id, s, 1000);
     } else if (strcmp(s->path, "/head") == 0) {
         peer_long_head(c, id);
+    } else if (strcmp(s->path, "/status") == 0) {
+        nghttp2_submit_headers(c->session, NGHTTP2_FLAG_END_STREAM, id, NULL, &none, 1, NULL);
     } else if (strcmp(s->path, "/hints") == 0) {
         for (int i = 0; i < 20; i++) {
             nghttp2_submit_headers(c->session, 0, id, NULL, &hint, 1, NULL);

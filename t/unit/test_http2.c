@@ -323,6 +323,7 @@ static void test_reset(void **state)
     wait_until(b, other.pieces);
     fails(b, "/reset", "provider_error", "the stream was reset: INTERNAL_ERROR");
     fails(b, "/head", "provider_error", "too long a head");
+    fails(b, "/status", "provider_error", "no status");
     fails(b, "/hints", "provider_error", "a response that was not asked for");
     http_resume(other.http);
     finish(b, &other);
