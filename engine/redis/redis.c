@@ -39,10 +39,21 @@ typedef struct {
     redisReplyObjectFunctions functions;
 } connection;
 
+/* Who hears, by a connection of its own. */
+typedef struct {
+    connection connection;
+    const char *name; /* NULL: nobody wants to */
+    void (*fn)(void *arg);
+    void *arg;
+    bool hears;    /* atomic */
+    char last[44]; /* the entry's name from which on it asks */
+} ear;
+
 struct redis {
     aiq_engine *engine;
     redis_url url;
-    unsigned up; /* atomic; connections */
+    unsigned up; /* atomic; connections of loops */
+    ear ear;
     metric *connections, *timeouts, *errors, *refused;
     health_component health;
     connection loops[];
@@ -209,6 +220,93 @@ static void on_reply(redisAsyncContext *context, void *data, void *arg)
     }
 }
 
+/* News. */
+
+static void listen_now(aiq_loop *loop, void *arg);
+
+static void set_hears(redis *r, bool hears)
+{
+    if (r->ear.hears != hears) {
+        __atomic_store_n(&r->ear.hears, hears, __ATOMIC_RELAXED);
+        r->ear.fn(r->ear.arg);
+    }
+}
+
+static const redisReply *element(const redisReply *array, size_t i)
+{
+    return array && array->type == REDIS_REPLY_ARRAY && i < array->elements ? array->element[i]
+                                                                            : NULL;
+}
+
+/* [[stream, [[name, fields], …]]]: the last name. */
+static bool note_last(ear *e, const redisReply *reply)
+{
+    const redisReply *entries = element(element(reply, 0), 1);
+    const redisReply *name = element(element(entries, entries ? entries->elements - 1 : 0), 0);
+
+    if (name == NULL || name->type != REDIS_REPLY_STRING || name->len >= sizeof(e->last)) {
+        return false;
+    }
+    memcpy(e->last, name->str, name->len + 1);
+    return true;
+}
+
+/* Nothing for so long: the same question again. */
+static void on_listened(redisAsyncContext *context, void *data, void *arg)
+{
+    connection *c = arg;
+    ear *e = &c->redis->ear;
+    const redisReply *reply = data;
+
+    (void)context;
+    if (reply == NULL || c->state != REDIS_UP) {
+        return; /* on_disconnected() says the rest */
+    }
+    if (reply->type != REDIS_REPLY_NIL && !note_last(e, reply)) {
+        close_now(c, "that is no news");
+        return;
+    }
+    loop_timer_start(c->loop, &c->timer, REDIS_GATHER_MS, listen_now, c);
+    if (reply->type != REDIS_REPLY_NIL) {
+        e->fn(e->arg);
+    }
+}
+
+static void on_deaf(aiq_loop *loop, void *arg)
+{
+    (void)loop;
+    close_now(arg, "it does not answer");
+}
+
+static void listen_now(aiq_loop *loop, void *arg)
+{
+    connection *c = arg;
+    ear *e = &c->redis->ear;
+
+    loop_timer_start(loop, &c->timer, REDIS_BLOCK_MS + REDIS_SILENT_MS, on_deaf, c);
+    redisAsyncCommand(c->context, on_listened, c, "XREAD COUNT %d BLOCK %d STREAMS %s %s",
+                      ELEMENTS_MAX / 2, REDIS_BLOCK_MS, e->name, e->last);
+}
+
+static void start_listening(connection *c)
+{
+    listen_now(c->loop, c);
+    set_hears(c->redis, true);
+}
+
+void redis_hear(redis *r, const char *name, void (*fn)(void *arg), void *arg)
+{
+    r->ear.name = name;
+    r->ear.fn = fn;
+    r->ear.arg = arg;
+    memcpy(r->ear.last, "0-0", sizeof("0-0")); /* what there is, too: nothing lies between */
+}
+
+bool redis_hears(const redis *r)
+{
+    return __atomic_load_n(&r->ear.hears, __ATOMIC_RELAXED);
+}
+
 static struct redis_command *send_words(redis *r, aiq_loop *loop, const aiq_str *words,
                                         unsigned n)
 {
@@ -300,6 +398,11 @@ static void log_change(const connection *c, aiq_log_level level, const char *wha
             AIQ_S("detail", why));
 }
 
+static bool is_ear(const connection *c)
+{
+    return c == &c->redis->ear.connection;
+}
+
 /* It is gone, or was never there. The first time in a row is worth a line. */
 static void try_later(connection *c, const char *why)
 {
@@ -309,7 +412,9 @@ static void try_later(connection *c, const char *why)
     if (c->state == REDIS_LEFT) {
         return;
     }
-    if (was_up) {
+    if (was_up && is_ear(c)) {
+        set_hears(c->redis, false);
+    } else if (was_up) {
         __atomic_sub_fetch(&c->redis->up, 1, __ATOMIC_RELAXED);
         metric_add(c->redis->connections, -1);
     }
@@ -358,9 +463,13 @@ static void on_joined(redisAsyncContext *context, void *data, void *arg)
         loop_timer_stop(c->loop, &c->timer);
         c->state = REDIS_UP;
         c->tries = 0;
+        log_change(c, AIQ_LOG_INFO, "connected", NULL);
+        if (is_ear(c)) {
+            start_listening(c);
+            return;
+        }
         __atomic_add_fetch(&c->redis->up, 1, __ATOMIC_RELAXED);
         metric_add(c->redis->connections, 1);
-        log_change(c, AIQ_LOG_INFO, "connected", NULL);
     }
 }
 
@@ -511,6 +620,8 @@ redis *redis_new(aiq_engine *engine, const char *url, aiq_err *err)
         r->loops[i] = (connection){
             .redis = r, .loop = &engine->loops[i], .random = engine->id + i * 0x9e3779b97f4au};
     }
+    r->ear.connection =
+        (connection){.redis = r, .loop = engine->loops, .random = engine->id ^ 1};
     metric_family *failures = metrics_family(engine->metrics, METRIC_COUNTER,
                                              "aiq_redis_failures_total", help, "reason", NULL);
     r->timeouts = metrics_sample(failures, (const char *[]){"timeout"});
@@ -529,6 +640,9 @@ void redis_start(redis *r)
 {
     for (unsigned i = 0; i < r->engine->options.loops; i++) {
         loop_post(&r->engine->loops[i], begin, &r->loops[i]);
+    }
+    if (r->ear.name) {
+        loop_post(&r->engine->loops[0], begin, &r->ear.connection);
     }
 }
 

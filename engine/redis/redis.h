@@ -26,13 +26,23 @@
 #define REDIS_COMMANDS    4096       /* on their way, of one loop */
 #define REDIS_BYTES       (16 << 20) /* of them */
 #define REDIS_REPLY_BYTES (2 << 20)
-#define REDIS_WORDS       32 /* of one command */
+#define REDIS_WORDS       32   /* of one command */
+#define REDIS_BLOCK_MS    2000 /* how long redis_hear()'s question waits for news */
+#define REDIS_GATHER_MS   5    /* between two of them */
 
 typedef struct redis redis;
 
 /* url: see redis_url.h. Where it has no password, the environment's REDISCLI_AUTH is it.
  * NULL and *err: it is none. Main thread, before the loops start. */
 redis *redis_new(aiq_engine *engine, const char *url, aiq_err *err);
+/* Hears of a stream's new entries: loop 0 has one connection more, which waits for them
+ * (XREAD BLOCK), so nobody has to look for them again and again. fn comes on loop 0 when there
+ * are some, at most every REDIS_GATHER_MS, and when that connection has come or gone. Once,
+ * for one stream, before redis_start(); name is borrowed. */
+void redis_hear(redis *r, const char *name, void (*fn)(void *arg), void *arg);
+/* Does it hear at present? Any thread. */
+bool redis_hears(const redis *r);
+
 /* Connects, once the loops run. Main thread. */
 void redis_start(redis *r);
 /* After the loops' end. NULL is fine. */

@@ -13,6 +13,7 @@
 #include "store/store.h"
 
 #define STORE_PARAMS_MAX 32
+#define STORE_NAME_MAX   64 /* of a name that is announced, with its end */
 
 typedef enum {
     FAULT_NONE,
@@ -52,6 +53,8 @@ typedef struct {
     bool (*begin)(store_db *db, store_kind kind);
     /* SQL without parameters and answers, several statements where wanted. */
     bool (*script)(store_db *db, const char *sql);
+    /* Ends a transaction well, and db->news is heard with that. */
+    bool (*commit)(store_db *db);
     /* The number of migrations that the schema has seen, within a transaction. */
     bool (*version)(store_db *db, int64_t *version);
     bool (*set_version)(store_db *db, int64_t version);
@@ -66,6 +69,12 @@ typedef struct {
     aiq_str (*text)(const store_rows *rows, unsigned column);
     /* Ends the rows; how many the statement changed. */
     int64_t (*reset)(store_rows *rows);
+
+    /* News; NULL: there are none. listen: from now on this connection gets them, and is for
+     * nothing else. hear: waits for some, or until there is something to read from `wake`;
+     * false and the mark: it is lost. names: as in db->news. */
+    bool (*listen)(store_db *db);
+    bool (*hear)(store_db *db, int wake, void (*fn)(void *arg, aiq_str names), void *arg);
 } store_backend;
 
 extern const store_backend store_sqlite, store_postgres;
@@ -76,6 +85,7 @@ struct store_db {
     store_fault fault;
     aiq_err err; /* of the fault */
     int64_t changed;
+    aiq_buf news; /* that the transaction announces: names, a space behind each */
     store_rows **statements;
     unsigned n_statements, statements_size, n_open;
     store_rows *broken; /* what store_query() gives where nothing can run */

@@ -101,6 +101,7 @@ void store_db_forget(store_db *db)
     }
     free(db->statements);
     free(db->broken);
+    aiq_buf_free(&db->news);
 }
 
 /* Parameters. */
@@ -255,6 +256,21 @@ bool store_exec(store_db *db, aiq_err *err, const char *sql, const char *types, 
     while (store_next(rows)) {
     }
     return store_rows_end(rows, err);
+}
+
+static bool is_name(const char *name)
+{
+    return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_") ==
+           strlen(name);
+}
+
+void store_announce(store_db *db, const char *name)
+{
+    assert(is_name(name) && strlen(name) < STORE_NAME_MAX);
+    if (db->backend->hear) {
+        aiq_buf_text(&db->news, name);
+        aiq_buf_add(&db->news, " ", 1);
+    }
 }
 
 int64_t store_changed(const store_db *db)

@@ -27,6 +27,10 @@
 /* After the server should have given up by itself: statement_timeout below. */
 #define ANSWER_MS 12000
 
+/* Of a notice: what the server takes is shorter than 8,000 bytes. */
+#define NEWS_CHANNEL "aiq_news"
+#define NEWS_BYTES   7900
+
 #define OID_INT8 20
 #define OID_TEXT 25
 
@@ -281,6 +285,27 @@ static bool pg_begin(store_db *db, store_kind kind)
                              : "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
 }
 
+/* Names need no quotes; as many as fit go into a notice. All of it is one question, so they
+ * cost no round trip. The server lets transactions with notices commit one by one: so do we. */
+static bool pg_commit(store_db *db)
+{
+    const char *news = (char *)db->news.data;
+    aiq_buf sql = {0};
+
+    for (size_t at = 0, n; at < db->news.len; at += n) {
+        n = db->news.len - at;
+        if (n > NEWS_BYTES) {
+            const char *end = memrchr(news + at, ' ', NEWS_BYTES);
+            n = (size_t)(end + 1 - (news + at));
+        }
+        aiq_buf_printf(&sql, "NOTIFY " NEWS_CHANNEL ", '%.*s';", (int)n, news + at);
+    }
+    aiq_buf_add(&sql, "COMMIT", sizeof("COMMIT"));
+    bool ok = pg_script(db, (char *)sql.data);
+    aiq_buf_free(&sql);
+    return ok;
+}
+
 /* The table has one row; before the first migration there is none. */
 static bool pg_version(store_db *db, int64_t *version)
 {
@@ -393,6 +418,33 @@ static int64_t pg_reset(store_rows *base)
     return changed;
 }
 
+/* News. */
+
+static bool pg_listen(store_db *db)
+{
+    return pg_script(db, "LISTEN " NEWS_CHANNEL);
+}
+
+static bool pg_hear(store_db *db, int wake, void (*fn)(void *arg, aiq_str names), void *arg)
+{
+    PGconn *conn = conn_of(db);
+    struct pollfd fds[] = {{.fd = PQsocket(conn), .events = POLLIN},
+                           {.fd = wake, .events = POLLIN}};
+    PGnotify *notice;
+
+    while ((notice = PQnotifies(conn)) != NULL) { /* with the answer to LISTEN, perhaps */
+        fn(arg, (aiq_str){notice->extra, strlen(notice->extra)});
+        PQfreemem(notice);
+    }
+    if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+        return store_db_fault(db, FAULT_LOST, strerror(errno));
+    }
+    if (fds[0].revents && !PQconsumeInput(conn)) {
+        return failed(db, NULL);
+    }
+    return true;
+}
+
 const store_backend store_postgres = {
     .name = "postgres",
     .describe = pg_describe,
@@ -400,6 +452,7 @@ const store_backend store_postgres = {
     .disconnect = pg_disconnect,
     .begin = pg_begin,
     .script = pg_script,
+    .commit = pg_commit,
     .version = pg_version,
     .set_version = pg_set_version,
     .prepare = pg_prepare,
@@ -409,4 +462,6 @@ const store_backend store_postgres = {
     .number = pg_number,
     .text = pg_text,
     .reset = pg_reset,
+    .listen = pg_listen,
+    .hear = pg_hear,
 };

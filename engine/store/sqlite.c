@@ -125,6 +125,11 @@ static bool sqlite_script(store_db *db, const char *sql)
     return sqlite3_exec(handle_of(db), sql, NULL, NULL, NULL) == SQLITE_OK || failed(db);
 }
 
+static bool sqlite_commit(store_db *db)
+{
+    return sqlite_script(db, "COMMIT");
+}
+
 static bool sqlite_begin(store_db *db, store_kind kind)
 {
     return sqlite_script(db, kind == STORE_WRITER ? "BEGIN IMMEDIATE" : "BEGIN");
@@ -262,6 +267,7 @@ const store_backend store_sqlite = {
     .disconnect = sqlite_disconnect,
     .begin = sqlite_begin,
     .script = sqlite_script,
+    .commit = sqlite_commit,
     .version = sqlite_version,
     .set_version = sqlite_set_version,
     .prepare = sqlite_prepare,

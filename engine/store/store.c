@@ -22,6 +22,7 @@
 #include "core/log.h"
 #include "engine.h"
 #include "store/backend.h"
+#include "store/news.h"
 
 #define READERS 2
 /* Savepoints in one transaction: PostgreSQL keeps 64 of them in shared memory. */
@@ -71,6 +72,7 @@ struct store {
     char name[256]; /* the URL without secrets */
     health_component health;
     metric_family *errors;
+    store_news *news; /* NULL: nobody hears them, or there are none */
 
     pthread_mutex_t lock; /* guards the queues, stopping and the workers' reasons */
     bool stopping;
@@ -282,6 +284,12 @@ static bool run_each(store_db *db, task *batch)
     return true;
 }
 
+static bool begin(store_db *db, store_kind kind)
+{
+    aiq_buf_consume(&db->news, db->news.len);
+    return db->backend->begin(db, kind);
+}
+
 /* One commit for all of them. False: none is done, db->fault says why. *sent: the commit
  * was asked for, so that nobody knows. */
 static bool run_batch(store_db *db, store_kind kind, task *batch, bool *sent)
@@ -289,7 +297,7 @@ static bool run_batch(store_db *db, store_kind kind, task *batch, bool *sent)
     const store_backend *b = db->backend;
 
     *sent = false;
-    if (!b->begin(db, kind)) {
+    if (!begin(db, kind)) {
         return false;
     }
     if (!run_all(db, batch)) {
@@ -303,12 +311,12 @@ static bool run_batch(store_db *db, store_kind kind, task *batch, bool *sent)
         if (batch->next == NULL) {
             return true;
         }
-        if (!b->begin(db, kind) || !run_each(db, batch)) {
+        if (!begin(db, kind) || !run_each(db, batch)) {
             return false;
         }
     }
     *sent = kind == STORE_WRITER;
-    return b->script(db, "COMMIT");
+    return b->commit(db);
 }
 
 static void committed(worker *w, task *batch)
@@ -577,8 +585,23 @@ store *store_open(aiq_engine *engine, const char *url, aiq_err *err)
     return s;
 }
 
+bool store_hear(store *s, store_heard_fn fn, void *arg, aiq_err *err)
+{
+    if (s->backend->hear) {
+        s->news = store_news_start(s->backend, s->url, s->name, fn, arg, err);
+    }
+    return s->backend->hear == NULL || s->news;
+}
+
+bool store_announces(const store *s)
+{
+    return s->news && store_news_come(s->news);
+}
+
 void store_stop(store *s)
 {
+    store_news_stop(s->news);
+    s->news = NULL;
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
     pthread_cond_broadcast(&s->queues[STORE_WRITER].filled);

@@ -25,6 +25,12 @@
  * a 503 a write may have been committed all the same where the connection broke in
  * the commit: whoever repeats it names its rows so that they are not made twice.
  *
+ * Engines that share a store tell each other by it: a transaction announces names, and
+ * every engine hears those of each that was committed, and nothing else. PostgreSQL does
+ * that; SQLite has nothing that wakes another process, so who waits for another engine's
+ * writes looks now and then. That is no loss: several engines share a file only while one
+ * takes over from another.
+ *
  * The schema is the sequence of migrations/NNN_*.sql, built into the binary, one
  * text for both back ends: TEXT, BIGINT and INTEGER columns, no deferred
  * constraints. Each is applied in a transaction of its own together with its
@@ -56,6 +62,15 @@ typedef void (*store_done_fn)(aiq_loop *loop, void *arg, const aiq_err *err);
  * holds no password. */
 store *store_open(aiq_engine *engine, const char *url, aiq_err *err);
 
+/* fn hears what is announced, by this engine as well, on a thread of its own that it may
+ * not keep waiting. name.data NULL: from now on (store_announces()), or not any more; or
+ * once more after that, so that something may have been missed. Nothing with a back end
+ * that announces nothing. Once, before the loops start; ends with store_stop(). */
+typedef void (*store_heard_fn)(void *arg, aiq_str name);
+bool store_hear(store *s, store_heard_fn fn, void *arg, aiq_err *err);
+/* Is it heard at present what is announced? Any thread. */
+bool store_announces(const store *s);
+
 /* Runs what waits, then refuses. Main thread, after the loops have ended and before
  * what the done functions touch is freed; loop_flush() then calls them. */
 void store_stop(store *s);
@@ -84,6 +99,10 @@ bool store_read(store *s, aiq_loop *loop, store_tx tx, void *tx_arg, store_done_
 bool store_exec(store_db *db, aiq_err *err, const char *sql, const char *types, ...);
 /* Rows that the last store_exec() inserted, changed or deleted. */
 int64_t store_changed(const store_db *db);
+
+/* All engines hear the name once the transaction is committed; also, rarely, where only
+ * others were that shared its commit. A letter, digit or '_' each; in writes. */
+void store_announce(store_db *db, const char *name);
 
 /* One that answers rows. Never NULL; ended with store_rows_end(), on every way. The
  * same sql may not be asked again before. */

@@ -566,9 +566,15 @@ durable *durable_new(aiq_engine *engine)
     all->taken =
         only(metrics_family(m, METRIC_COUNTER, "aiq_streams_taken_over_total",
                             "Guaranteed streams that another engine had left.", "", NULL));
+    all->followed = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_followed",
+                                        "Guaranteed streams of other engines that are read "
+                                        "here.",
+                                        "", NULL));
+    all->look_ms = DURABLE_LOOK_MS;
     all->lanes = aiq_zalloc(engine->options.loops * sizeof(*all->lanes));
     for (unsigned i = 0; i < engine->options.loops; i++) {
         all->lanes[i] = (durable_lane){.all = all, .loop = &engine->loops[i]};
+        durable_init_copies(&all->lanes[i]);
     }
     durable_start_beat(all);
     return all;
@@ -625,6 +631,7 @@ void durable_free(durable *all)
         while (lane->streams) {
             stream_state_free(lane->streams);
         }
+        durable_free_copies(lane);
     }
     loop_timer_stop(&all->engine->loops[0], &all->beat);
     free(all->lanes);

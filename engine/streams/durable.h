@@ -23,7 +23,13 @@
  * over), and it lets the stream go.
  *
  * Readers of a stream that is not here (another engine's, or one that has ended and is not
- * kept in memory any more) ask the store, again every DURABLE_POLL_MS while nothing comes.
+ * kept in memory any more) ask the store. Once they have all that there is, and it goes on, the
+ * stream is followed (follow.c): a copy in memory, which one question to the store brings
+ * further for all of its readers. Who stores events announces their stream (store.h), and who
+ * hears that asks. Lest something was not heard a copy asks every DURABLE_LOOK_MS without;
+ * where nothing is heard, as with SQLite or while that connection is away, every
+ * DURABLE_POLL_MS. While the store is away its readers wait. A copy that nobody reads is
+ * dropped after DURABLE_LINGER_MS.
  *
  * Streams that have ended are forgotten after DURABLE_KEEP_MS.
  */
@@ -44,6 +50,9 @@
 #define DURABLE_LEASE_MS    5000
 #define DURABLE_BEAT_MS     1000
 #define DURABLE_POLL_MS     100
+#define DURABLE_LOOK_MS     5000
+#define DURABLE_LINGER_MS   2000
+#define DURABLE_COPY        ((size_t)64 << 10) /* bytes of events that one keeps */
 #define DURABLE_KEEP_MS     3600000
 #define DURABLE_FORGET_MS   60000 /* how often it is looked for such */
 
@@ -52,6 +61,8 @@ typedef struct durable_stream durable_stream;
 
 /* After the store and the streams, before the loops start. */
 durable *durable_new(aiq_engine *engine);
+/* Hears other engines. False and *err. Before the loops start. */
+bool durable_hear(durable *all, aiq_err *err);
 /* Stores what waits, and lets others have what goes on. After the loops have ended, before
  * store_stop(). NULL is fine, here and below. */
 void durable_stop(durable *all);
@@ -83,6 +94,10 @@ void durable_on_orphan(durable *all, void (*fn)(aiq_loop *loop, const durable_or
  * (503): it does not. page and what it points to stay until then. */
 bool durable_read(aiq_loop *loop, durable_page *page, store_done_fn told, void *arg,
                   aiq_err *err);
+
+/* A stream of another engine that has come to event `last`, at least: here from now on, for
+ * stream_find(), and followed. Nothing where it is here already. */
+void durable_follow(aiq_loop *loop, aiq_str id, aiq_str tenant, uint64_t last);
 
 /* What of a caller is under way on other engines; the same rules, owned->me is set here. False:
  * there is no answer, and told() does not come. */

@@ -104,6 +104,7 @@ static bool add_batch(store_db *db, const char *me, durable_batch *b, aiq_err *e
     if (!b->taken) {
         return has_ended(db, me, b, &b->taken, err);
     }
+    store_announce(db, b->id);
     return (b->events.len == 0 || add_events(db, b, err)) &&
            (!b->ends || end_stream(db, me, b, err));
 }

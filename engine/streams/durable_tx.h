@@ -40,8 +40,8 @@ typedef struct {
 bool durable_tx_begin(store_db *db, const char *me, int64_t until_ms, const char *id,
                       aiq_str tenant, const durable_request *request, aiq_err *err);
 
-/* Adds them, or finds that it has done that before; a stream that ends without any event
- * is forgotten. */
+/* Adds them, and announces their streams, or finds that it has done that before; a stream that
+ * ends without any event is forgotten. */
 bool durable_tx_add(store_db *db, const char *me, durable_batch *batches, size_t n,
                     aiq_err *err);
 

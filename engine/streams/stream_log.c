@@ -116,6 +116,28 @@ void stream_log_add(stream_log *log, const void *text, size_t len, int64_t now_m
     }
 }
 
+bool stream_log_go_along(stream_log *log, const stream_log *other)
+{
+    uint64_t next = stream_log_last(log) + 1;
+    size_t n = count(other), i = next > other->first ? (size_t)(next - other->first) : 0;
+
+    if (n > 0 && next < other->first) {
+        return false;
+    }
+    for (; i < n; i++) {
+        size_t at = offset(other, i);
+        int64_t ms = other->began_ms + mark_at(other, i).ms;
+        if (stream_log_end(log) == 0) {
+            log->began_ms = ms;
+        }
+        const mark m = {(uint32_t)stream_log_end(log),
+                        (uint32_t)(ms > log->began_ms ? ms - log->began_ms : 0)};
+        aiq_buf_add(&log->bytes, other->bytes.data + at, offset(other, i + 1) - at);
+        aiq_buf_add(&log->marks, &m, sizeof(m));
+    }
+    return true;
+}
+
 size_t stream_log_count(const void *text, size_t len)
 {
     const char *pos = text, *end = pos + len;

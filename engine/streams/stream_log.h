@@ -49,6 +49,10 @@ void stream_log_go_on(stream_log *log, uint64_t number);
  * follows the last empty line is let go. */
 void stream_log_add(stream_log *log, const void *text, size_t len, int64_t now_ms);
 
+/* Adds those of another log of the same stream that it does not have yet. False: the next
+ * one is not among them, though there are later ones. */
+bool stream_log_go_along(stream_log *log, const stream_log *other);
+
 /* How many events stream_log_add() would add. */
 size_t stream_log_count(const void *text, size_t len);
 

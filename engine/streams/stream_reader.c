@@ -40,6 +40,7 @@ struct stream_reader {
     bool asking;       /* which is being asked */
     bool late;         /* the timer has run */
     bool gone;         /* it goes once the store has answered */
+    bool sent;         /* it has had a piece */
     uint16_t polls;    /* for a topic */
     store_part *store; /* NULL: it was not asked yet */
 
@@ -135,7 +136,7 @@ static void leave(stream_reader *r)
 
 static void send_piece(stream_reader *r)
 {
-    r->waits = true;
+    r->waits = r->sent = true;
     r->next = r->number;
     r->told_gap = r->gap;
     r->gap = false;
@@ -306,6 +307,23 @@ static bool is_there(const stream_reader *r, const durable_page *page, aiq_err *
                           "The stream has not come to this event yet.");
 }
 
+/* All that there is has been read, and it goes on. Where the stream is here it may not have
+ * come so far yet. */
+static void wait_for_more(stream_reader *r)
+{
+    const stream_question *q = &r->question;
+    aiq_err err;
+
+    durable_follow(r->owner, q->id, q->tenant, r->number);
+    if (join(r, &err)) {
+        pump(r, !r->sent && !q->once);
+    } else if (err.status) {
+        refuse(r, &err);
+    } else {
+        loop_timer_start(r->owner, &r->store->poll, DURABLE_POLL_MS, on_poll, r);
+    }
+}
+
 static void take_page(stream_reader *r, const durable_page *page)
 {
     bool fresh = stream_log_end(&page->log) > 0;
@@ -317,7 +335,7 @@ static void take_page(stream_reader *r, const durable_page *page)
     }
     r->done = page->ended && r->number == page->last;
     if (!fresh && !r->done && in_time) {
-        loop_timer_start(r->owner, &r->store->poll, DURABLE_POLL_MS, on_poll, r);
+        wait_for_more(r);
         return;
     }
     r->last = r->done || r->question.once;
@@ -378,11 +396,14 @@ static bool find_place(stream_reader *r, const stream_log *log, bool guaranteed,
         r->gap = had;
         return true;
     }
+    if (guaranteed) {
+        return false; /* the store may have what is not here any more, or not yet */
+    }
     if (r->number > stream_log_last(log)) {
         return aiq_fail_param(err, 400, "invalid_value", "after",
                               "The stream has not come to this event yet.");
     }
-    return !guaranteed && truncated(log, err);
+    return truncated(log, err);
 }
 
 /* False: the store may know (err->status 0), or *err says why not. */

@@ -86,7 +86,7 @@ streams *streams_new(aiq_engine *engine, size_t memory)
 
     all->engine = engine;
     all->open = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_open",
-                                    "Streams that are being produced.", "", NULL));
+                                    "Streams that are being produced, or followed.", "", NULL));
     all->kept = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_kept",
                                     "Streams that are over and can still be read.", "", NULL));
     all->bytes = only(metrics_family(m, METRIC_GAUGE, "aiq_streams_bytes",
@@ -501,17 +501,33 @@ static void wake(stream *s)
     }
 }
 
-void stream_stored(stream *s, const void *text, size_t len, int64_t ms)
+static void has_grown(stream *s)
 {
     table *t = s->table;
     uint64_t unread = keeps_unread(s) ? s->front : UINT64_MAX;
 
-    stream_log_add(&s->log, text, len, ms);
     account(s, memory_of(s));
     make_room(t);
     stream_log_trim(&s->log, unread, t->memory > t->most ? 0 : s->keep);
     wake(s);
     set_pace(s);
+}
+
+void stream_stored(stream *s, const void *text, size_t len, int64_t ms)
+{
+    stream_log_add(&s->log, text, len, ms);
+    has_grown(s);
+}
+
+bool stream_copied(stream *s, const stream_log *stored)
+{
+    uint64_t end = stream_log_end(&s->log);
+    bool ok = stream_log_go_along(&s->log, stored);
+
+    if (stream_log_end(&s->log) > end) {
+        has_grown(s);
+    }
+    return ok;
 }
 
 void stream_add(stream *s, const void *text, size_t len)

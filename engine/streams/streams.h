@@ -96,13 +96,15 @@ void stream_release(stream *s);
  * its producer follows by stream_produce(). NULL: it is here already. */
 stream *stream_adopt(aiq_loop *loop, const char *id, aiq_str tenant, uint64_t last);
 void stream_produce(stream *s, size_t keep, const stream_producer *producer, void *arg);
-/* What is added and ended goes this way from now on … */
+/* What is added and ended goes this way from now on; NULL: nobody adds to it here … */
 void stream_guarantee(stream *s, struct durable_stream *d);
 struct durable_stream *stream_durable(const stream *s);
 /* … and comes back: for the readers, what is stored; that this was all; and that another
  * engine has it, where it is gone. */
 void stream_stored(stream *s, const void *text, size_t len, int64_t ms);
 void stream_over(stream *s);
+/* The same for a copy of another engine's: what that has stored. False: there is a gap. */
+bool stream_copied(stream *s, const stream_log *stored);
 void stream_moved(stream *s);
 const stream_producer *stream_producer_of(const stream *s, void **arg); /* NULL: it has ended */
 

@@ -101,6 +101,7 @@ static void on_claimed(aiq_loop *loop, void *arg, const aiq_err *err)
     stream *s = NULL;
 
     if (err == NULL && c->taken && !all->stopping) {
+        durable_unfollow(loop, (aiq_str){c->lost.id, strlen(c->lost.id)});
         s = stream_adopt(loop, c->lost.id, text_of(&c->tenant), c->last);
     }
     if (s) {

@@ -428,6 +428,7 @@ topics *topics_new(aiq_engine *engine)
     metrics *m = engine->metrics;
 
     all->engine = engine;
+    all->look_ms = TOPIC_LOOK_MS;
     all->open =
         only(metrics_family(m, METRIC_GAUGE, "aiq_topics", "Topics that are kept.", "", NULL));
     all->events = only(metrics_family(m, METRIC_COUNTER, "aiq_topic_events_total",

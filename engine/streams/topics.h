@@ -45,6 +45,9 @@ typedef struct topics topics;
 
 /* After streams_new(). Main thread, before the loops start. Never NULL. */
 topics *topics_new(aiq_engine *engine);
+/* Hears of what other engines say; where there is Redis, between redis_new() and
+ * redis_start(). */
+void topics_hear(topics *all);
 /* Before streams_free(). NULL is fine. */
 void topics_free(topics *all);
 

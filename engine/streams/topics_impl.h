@@ -5,8 +5,9 @@
  * what an engine keeps, TOPIC_BYTES and TOPIC_KEEP_MS. An engine has a copy of those that it
  * has anything to do with. What one engine publishes goes to Redis, and what comes back goes
  * into the copy, with all that others have published before it. Of the rest it hears by the
- * news, which each loop that has topics looks at every TOPIC_NEWS_MS: who is in there is asked
- * for.
+ * news: who is in there is asked for. Each loop that has topics looks at them when the engine
+ * hears that there are some (redis_hear()), and every TOPIC_LOOK_MS without; every
+ * TOPIC_NEWS_MS while it cannot hear.
  *
  * While Redis is away nothing can be published (503, after TOPIC_TRIES; it may have come there
  * all the same), and nobody begins to read a topic that is not here yet; who reads goes on to,
@@ -25,6 +26,7 @@
 
 #define TOPIC_BUCKETS  4096
 #define TOPIC_NEWS_MS  50
+#define TOPIC_LOOK_MS  2000
 #define TOPIC_TOUCH_MS (TOPIC_KEEP_MS / 3)
 #define TOPIC_TRY_MS   100
 #define TOPIC_TRIES    20
@@ -77,6 +79,8 @@ struct topic_table {
     redis_call call;
     char news[TOPIC_ENTRY]; /* the last that was looked at; empty: none yet */
     bool away;              /* they were not there the last time */
+    bool told;              /* atomic; there are some: the loop is going to look */
+    bool again;             /* there were, while it looked */
     bool some_stale;
     uint64_t touched_ns; /* when all were asked for, so that Redis does not forget them */
     bool ended;          /* the loop */
@@ -88,6 +92,7 @@ struct topics {
     aiq_engine *engine;
     metric *open, *events, *refusals, *evictions;
     script *script;       /* NULL: there is no Redis */
+    uint64_t look_ms;     /* TOPIC_LOOK_MS */
     topic_table tables[]; /* one a loop */
 };
 

@@ -120,10 +120,18 @@ static bool ask_for(topic *t)
                       on_fetched, t);
 }
 
+static void look(aiq_loop *loop, void *arg);
+
+/* It is asked for with the next look, which had better be soon. */
 static void set_stale(topic *t)
 {
+    topic_table *in = t->table;
+
     t->stale = true;
-    t->table->some_stale = true;
+    in->some_stale = true;
+    if (in->poll.heap_index && in->poll.due_ns > loop_now_ns() + TOPIC_NEWS_MS * 1000000ull) {
+        loop_timer_start(in->loop, &in->poll, TOPIC_NEWS_MS, look, in);
+    }
 }
 
 static void on_fetched(void *arg, const redisReply *reply)
@@ -180,8 +188,6 @@ static void fetch_stale(topic_table *in)
 }
 
 /* The news. */
-
-static void look(aiq_loop *loop, void *arg);
 
 static void look_later(topic_table *in, uint64_t ms)
 {
@@ -255,7 +261,9 @@ static void on_news(void *arg, const redisReply *reply)
     if (in->some_stale) {
         fetch_stale(in);
     }
-    look_later(in, TOPIC_NEWS_MS);
+    bool hears = redis_hears(in->loop->engine->redis) && !in->some_stale;
+    look_later(in, in->again ? 0 : hears ? in->all->look_ms : TOPIC_NEWS_MS);
+    in->again = false;
 }
 
 static void look(aiq_loop *loop, void *arg)
@@ -272,6 +280,35 @@ static void look(aiq_loop *loop, void *arg)
                    on_news, in)) {
         on_news(in, NULL);
     }
+}
+
+static void on_told(aiq_loop *loop, void *arg)
+{
+    topic_table *in = arg;
+
+    __atomic_store_n(&in->told, false, __ATOMIC_RELAXED);
+    if (in->call.command) {
+        in->again = true;
+    } else if (in->poll.heap_index) {
+        loop_timer_start(loop, &in->poll, 0, look, in);
+    }
+}
+
+static void on_any_news(void *arg)
+{
+    topics *all = arg;
+
+    for (unsigned i = 0; i < all->engine->options.loops; i++) {
+        topic_table *in = &all->tables[i];
+        if (!__atomic_exchange_n(&in->told, true, __ATOMIC_RELAXED)) {
+            loop_post(in->loop, on_told, in);
+        }
+    }
+}
+
+void topics_hear(topics *all)
+{
+    redis_hear(all->engine->redis, NEWS, on_any_news, all);
 }
 
 /* Topics. */

@@ -1,6 +1,7 @@
 /* What is PostgreSQL's own: a server that goes and comes back, and what it refuses. */
 
 #include "unit.h"
+#include <pthread.h>
 #include "postgres.h"
 #include "store.h"
 
@@ -160,6 +161,107 @@ static void commits_are_on_disk_whatever_the_server_says(void **state)
     assert_true(on);
 }
 
+/* News. */
+
+typedef struct {
+    pthread_mutex_t lock;
+    unsigned changes, names;
+    char last[32];
+} ears;
+
+static void on_heard(void *arg, aiq_str name)
+{
+    ears *e = arg;
+
+    pthread_mutex_lock(&e->lock);
+    if (name.data) {
+        e->names++;
+        snprintf(e->last, sizeof(e->last), "%.*s", (int)name.len, name.data);
+    } else {
+        e->changes++;
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* Until that name is heard. How many names were, with it. */
+static unsigned hear(ears *e, const char *name)
+{
+    for (;;) {
+        pthread_mutex_lock(&e->lock);
+        unsigned n = e->names;
+        bool heard = strcmp(e->last, name) == 0;
+        pthread_mutex_unlock(&e->lock);
+        if (heard) {
+            return n;
+        }
+        usleep(1000);
+    }
+}
+
+static void wait_for_changes(ears *e, unsigned n)
+{
+    for (bool there = false; !there; usleep(1000)) {
+        pthread_mutex_lock(&e->lock);
+        there = e->changes >= n;
+        pthread_mutex_unlock(&e->lock);
+    }
+}
+
+static bool announce_tx(store_db *db, void *arg, aiq_err *err)
+{
+    (void)err;
+    store_announce(db, arg);
+    return true;
+}
+
+static bool regret_tx(store_db *db, void *arg, aiq_err *err)
+{
+    store_announce(db, arg);
+    return aiq_fail(err, 400, "regret", "It is not done.");
+}
+
+/* More than the server takes in one notice. */
+static bool announce_many_tx(store_db *db, void *arg, aiq_err *err)
+{
+    char name[32];
+
+    (void)err;
+    for (unsigned i = 0; i < *(unsigned *)arg; i++) {
+        snprintf(name, sizeof(name), "name_%020u", i);
+        store_announce(db, name);
+    }
+    return true;
+}
+
+static void says_what_was_committed_and_comes_back_to_listen(void **state)
+{
+    store_test *t = *state;
+    ears e = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    char regretted[] = "regretted", one[] = "one", two[] = "two";
+    unsigned many = 1000;
+    char name[16];
+    aiq_err err;
+
+    assert_false(store_announces(t->store));
+    assert_true(store_hear(t->store, on_heard, &e, &err));
+    wait_for_changes(&e, 1);
+    assert_true(store_announces(t->store));
+    assert_false(store_test_run(t, true, regret_tx, regretted));
+    assert_true(store_test_run(t, true, announce_tx, one));
+    assert_int_equal(hear(&e, one), 1);
+    assert_true(store_test_run(t, true, announce_many_tx, &many));
+    assert_int_equal(hear(&e, "name_00000000000000000999"), 1 + many);
+
+    assert_true(postgres_run(&cluster, database(name),
+                             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                             "WHERE query LIKE 'LISTEN%'"));
+    wait_for_changes(&e, 3); /* lost, and there again */
+    assert_true(store_announces(t->store));
+    assert_true(store_test_run(t, true, announce_tx, two));
+    hear(&e, two);
+    store_stop(t->store); /* before its ears go */
+}
+
 static void refuses_a_newer_schema(void **state)
 {
     store_test *t = *state;
@@ -207,6 +309,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(gives_up_a_silent_server, setup, teardown),
         cmocka_unit_test_setup_teardown(runs_again_what_the_server_undid, setup, teardown),
         cmocka_unit_test_setup_teardown(commits_are_on_disk_whatever_the_server_says, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(says_what_was_committed_and_comes_back_to_listen, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(refuses_a_newer_schema, setup, teardown),
         cmocka_unit_test(never_tells_the_password),

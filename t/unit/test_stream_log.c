@@ -193,6 +193,47 @@ static void as_json_it_is_the_same(void **state)
     stream_log_free(&log);
 }
 
+static void a_copy_goes_along_with_its_log(void **state)
+{
+    stream_log log, page, copy;
+    aiq_buf a = {0}, b = {0};
+
+    (void)state;
+    stream_log_init(&log);
+    stream_log_init(&page);
+    stream_log_init(&copy);
+    assert_true(stream_log_go_along(&copy, &page)); /* nothing, from nothing */
+    for (unsigned n = 1; n <= 6; n++) {
+        stream_log_add(&log, "data: a\n\n", 9, NOW + n * 1000);
+        if (n == 4) {
+            stream_log_go_on(&page, 4); /* which both have */
+        }
+        if (n >= 4) {
+            stream_log_add(&page, "data: a\n\n", 9, NOW + n * 1000);
+        }
+        if (n == 4) {
+            assert_true(stream_log_go_along(&copy, &log));
+        }
+    }
+    assert_int_equal(stream_log_last(&copy), 4);
+    assert_true(stream_log_go_along(&copy, &page));
+    assert_int_equal(stream_log_last(&copy), 6);
+    assert_int_equal(copy.bytes.len, log.bytes.len);
+    assert_memory_equal(copy.bytes.data, log.bytes.data, log.bytes.len);
+    stream_log_json(&log, 0, SIZE_MAX, &a);
+    stream_log_json(&copy, 0, SIZE_MAX, &b);
+    assert_int_equal(a.len, b.len);
+    assert_memory_equal(a.data, b.data, a.len); /* times, too */
+    stream_log_free(&copy);
+    stream_log_init(&copy);
+    assert_false(stream_log_go_along(&copy, &page)); /* 1 to 3 are missing */
+    assert_int_equal(stream_log_last(&copy), 0);
+    aiq_buf_free(&a);
+    aiq_buf_free(&b);
+    stream_log_free(&log);
+    stream_log_free(&page);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -204,6 +245,7 @@ int main(void)
         cmocka_unit_test(a_piece_is_of_whole_events),
         cmocka_unit_test(objects_are_as_they_are_and_numbered_from_anywhere),
         cmocka_unit_test(as_json_it_is_the_same),
+        cmocka_unit_test(a_copy_goes_along_with_its_log),
     };
     return cmocka_run_group_tests_name("stream log", tests, NULL, NULL);
 }
