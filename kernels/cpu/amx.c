@@ -173,7 +173,9 @@ X86_AMX X86_INLINE void unpack_row(kern_type type, uint16_t *dst, const uint8_t 
 
 /* One product under way. */
 typedef struct {
-    const uint8_t *row; /* the first */
+    const uint8_t *row;    /* the first */
+    const uint8_t *second; /* that of number split: rows of two matrices are one product */
+    size_t split;
     size_t row_bytes;
     size_t depth_bytes; /* of DEPTH columns */
     size_t rows;
@@ -223,7 +225,11 @@ static bool is_there(const product *p, const part *s)
 
 static const uint8_t *row_at(const product *p, const part *s, size_t r)
 {
-    return p->row + (s->r + r) * p->row_bytes + s->c / DEPTH * p->depth_bytes;
+    size_t i = s->r + r;
+    const uint8_t *row =
+        i < p->split ? p->row + i * p->row_bytes : p->second + (i - p->split) * p->row_bytes;
+
+    return row + s->c / DEPTH * p->depth_bytes;
 }
 
 /* Rows [from, to) of the 32 of a part; the memory is told about those of the part after it. */
@@ -345,7 +351,7 @@ X86_AMX static void turn(const product *p, float *y, size_t ldy)
     }
 }
 
-X86_AMX X86_INLINE void multiply_all(kern_type type, const product *p, float *y, size_t ldy)
+X86_AMX X86_INLINE void multiply_all(kern_type type, const product *p)
 {
     part s = {0}, next = {0};
     bool more = true;
@@ -359,29 +365,16 @@ X86_AMX X86_INLINE void multiply_all(kern_type type, const product *p, float *y,
         s = next;
     }
     _tile_release();
-    turn(p, y, ldy);
 }
 
 #define CASE(type)                                                                             \
     case type:                                                                                 \
-        multiply_all(type, &p, y, ldy);                                                        \
+        multiply_all(type, p);                                                                 \
         break
 
-X86_AMX static void multiply(kern_type type, float *y, size_t ldy, const uint8_t *row,
-                             size_t rows, const void *x, size_t n, size_t cols,
-                             uint8_t *scratch)
+/* The sums of all rows. */
+X86_AMX static void sum_up(kern_type type, const product *p)
 {
-    product p = {
-        .row = row,
-        .row_bytes = cpu_row_bytes(type, cols),
-        .depth_bytes = cpu_row_bytes(type, DEPTH),
-        .rows = rows,
-        .cols = cols,
-        .x = x,
-        .n = n,
-        .ws = (workspace *)(void *)scratch,
-    };
-
     switch (type) {
         CASE(KERN_F16);
         CASE(KERN_BF16);
@@ -395,11 +388,81 @@ X86_AMX static void multiply(kern_type type, float *y, size_t ldy, const uint8_t
     }
 }
 
+static void multiply(kern_type type, float *y, size_t ldy, const uint8_t *row, size_t rows,
+                     const void *x, size_t n, size_t cols, uint8_t *scratch)
+{
+    product p = {
+        .row = row,
+        .split = SIZE_MAX, /* there is no second */
+        .row_bytes = cpu_row_bytes(type, cols),
+        .depth_bytes = cpu_row_bytes(type, DEPTH),
+        .rows = rows,
+        .cols = cols,
+        .x = x,
+        .n = n,
+        .ws = (workspace *)(void *)scratch,
+    };
+
+    sum_up(type, &p);
+    turn(&p, y, ldy);
+}
+
+/* --- two products, gated --- */
+
+/* 32 rows of sums, two tiles, become 32 columns of one packed tile: two rows a pair. */
+X86_AMX static void pack_sums(uint16_t *dst, const float *upper, const float *lower)
+{
+    const __m512i in_pairs =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+
+    for (size_t i = 0; i < 16; i++) {
+        const float *row = i < 8 ? upper + 32 * i : lower + 32 * (i - 8);
+        __m512i two = x86_bf16(_mm512_loadu_ps(row), _mm512_loadu_ps(row + 16));
+
+        _mm512_storeu_si512(dst + i * 32, _mm512_permutexvar_epi16(in_pairs, two));
+    }
+}
+
+/* What the gate lets through is packed as it stands, [row][token]: nothing is turned. */
+static void multiply_gated(const cpu_gated *g, size_t first, size_t rows, void *dst,
+                           const void *x, size_t n, uint8_t *scratch)
+{
+    kern_type type = g->gate->type;
+    size_t bytes = cpu_row_bytes(type, g->gate->cols);
+    size_t tiles = (n + 15) / 16, below = tiles * SUMS;
+    float *sums = ((workspace *)(void *)scratch)->sums;
+    product p = {
+        .row = (const uint8_t *)g->gate->data + first * bytes,
+        .second = (const uint8_t *)g->up->data + first * bytes,
+        .split = rows,
+        .row_bytes = bytes,
+        .depth_bytes = cpu_row_bytes(type, DEPTH),
+        .rows = 2 * rows,
+        .cols = g->gate->cols,
+        .x = x,
+        .n = n,
+        .ws = (workspace *)(void *)scratch,
+    };
+
+    sum_up(type, &p);
+    g->act(sums, sums + rows / 16 * below, rows / 16 * below);
+    for (size_t tile = 0; tile < tiles; tile++) {
+        for (size_t r = 0; r < rows; r += 32) {
+            const float *upper = sums + r / 16 * below + tile * SUMS;
+
+            pack_sums((uint16_t *)dst + tile_at(n, g->gate->rows, tile * 16, first + r), upper,
+                      upper + below);
+        }
+    }
+}
+
 const cpu_tile cpu_tile_amx = {
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
     .multiply = multiply,
+    .multiply_gated = multiply_gated,
     .types =
         {
             [KERN_F16] = true,

@@ -108,7 +108,7 @@ X86_AMX X86_INLINE __m512 power_of_2(__m512 x)
 X86_AMX static void pack_queries(uint16_t *dst, const cpu_attention *a, size_t head,
                                  size_t first, size_t dim)
 {
-    const __m512 scale = _mm512_set1_ps(a->scale * LOG2_E);
+    const __m512 scale = _mm512_set1_ps(LOG2_E);
 
     for (size_t c = 0; c < dim; c += 32) {
         for (size_t half = 0; half < 2; half++, dst += BLOCK) {

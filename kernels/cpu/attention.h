@@ -14,7 +14,7 @@
 /* n tokens that follow pos others, and the heads that share these keys and values. A token sees
  * those up to itself, or all. */
 typedef struct {
-    const float *q; /* [n][q_stride], the first of these heads; likewise out */
+    const float *q; /* [n][q_stride], scaled, the first of these heads; likewise out */
     float *out;
     const uint16_t *k; /* page p is at p * page_stride, [KERN_PAGE][head_dim]; likewise v */
     const uint16_t *v;
@@ -27,7 +27,6 @@ typedef struct {
     size_t pos;
     size_t window; /* a token sees so many, itself included; 0: all; not both ways */
     bool both_ways;
-    float scale;
     float cap; /* 0: none */
 } cpu_attention;
 

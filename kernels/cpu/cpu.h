@@ -23,6 +23,16 @@ typedef struct {
     uint32_t pos;
 } cpu_sequence;
 
+/* Keys that a row looks at by itself: [first, end), of which it has others or not. */
+#define CPU_SPAN 256
+
+typedef struct {
+    uint32_t row;
+    uint32_t first;
+    uint32_t end;
+    bool alone;
+} cpu_span;
+
 struct kern_model {
     kern_device *dev;
     kern_config config;
@@ -52,12 +62,16 @@ struct kern_model {
     float *k;           /* [B][n_kv_heads * head_dim] */
     float *v;           /* [B][n_kv_heads * head_dim] */
     float *att;         /* [B][n_heads * head_dim] */
-    float *gate;        /* [B][d_ff] */
+    float *gate;        /* [B][d_ff], or what w_down multiplies, prepared */
     float *up;          /* [B][d_ff] */
     float *rope;        /* [B][rope_dim / 2][cos, sin] */
     float *rope_near;   /* likewise, where rope_freq_near is */
-    float *scores;      /* [threads][n_ctx] */
-    float *wrow;        /* [threads][longest row of weights] */
+    float *scores;      /* [threads][heads that share keys][CPU_SPAN] */
+    cpu_span *spans;    /* [max_spans], as are those that follow */
+    float *span_out;    /* [max_spans][n_heads * head_dim] */
+    float *span_log;    /* [n_heads][max_spans] */
+    uint32_t max_spans;
+    float *wrow; /* [threads][longest row of weights] */
     uint32_t wrow_len;
     uint8_t *packed;     /* activations prepared for integers or tiles */
     uint8_t *packed_int; /* for tiles of integers, CPU_INT_TILES_MAX tokens at most */
@@ -80,6 +94,10 @@ bool cpu_in_tiles(const kern_model *m, kern_type type);
 /* All products of x, [n][cols], with matrices of as many columns. */
 void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *products,
                 uint32_t n_products);
+
+/* The product of what g lets through of x, [n][cols]. */
+void cpu_matmul_gated(kern_model *m, const float *x, uint32_t n, const cpu_gated *g,
+                      const cpu_product *down);
 
 bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
 

@@ -7,6 +7,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+/* A step's tokens look at their keys together, as long as these are no more spans. */
+#define MIN_SPANS 256
+
 static void cpu_probe(uint32_t index, kern_info *out)
 {
     *out = (kern_info){.score = index == 0, .memory = UINT64_MAX};
@@ -96,6 +99,9 @@ static void cpu_model_free(kern_model *m)
     free(m->rope);
     free(m->rope_near);
     free(m->scores);
+    free(m->spans);
+    free(m->span_out);
+    free(m->span_log);
     free(m->wrow);
     free(m->packed);
     free(m->packed_int);
@@ -116,20 +122,21 @@ static bool alloc_packed(kern_model *m)
 
     if (ops->integers != NULL) {
         most = ops->integers->vector_bytes(m->wrow_len);
-        m->packed = bytes(n, most);
     }
     if (ops->tiles != NULL) {
         size_t attend = ops->attend->scratch_bytes(m->config.head_dim);
         size_t tiles = ops->tiles->scratch_bytes(m->max_batch);
         size_t int_tiles = ops->int_tiles->scratch_bytes(CPU_INT_TILES_MAX);
+        size_t packed = ops->tiles->packed_bytes(m->wrow_len);
 
-        assert(most >= ops->tiles->packed_bytes(m->wrow_len));
+        most = most > packed ? most : packed;
         m->packed_int = bytes(n < CPU_INT_TILES_MAX ? n : CPU_INT_TILES_MAX,
                               ops->int_tiles->packed_bytes(m->wrow_len));
         tiles = tiles > int_tiles ? tiles : int_tiles;
         m->tiles_bytes = ((attend > tiles ? attend : tiles) + 63) & ~(size_t)63;
         m->tiles = bytes(cpu_pool_size(m->dev->pool), m->tiles_bytes);
     }
+    m->packed = most > 0 ? bytes(n, most) : NULL;
     return (ops->integers == NULL || m->packed != NULL) &&
            (ops->tiles == NULL || (m->packed_int != NULL && m->tiles != NULL));
 }
@@ -154,13 +161,18 @@ static bool alloc_state(kern_model *m)
     m->gate = scratch(n, c->d_ff);
     m->up = scratch(n, c->d_ff);
     m->rope = scratch(n, c->rope_dim);
-    m->scores = scratch(threads, c->n_ctx);
+    m->scores = scratch(threads, (size_t)c->n_heads / c->n_kv_heads * CPU_SPAN);
+    m->max_spans = c->n_ctx / CPU_SPAN + 1 > MIN_SPANS ? c->n_ctx / CPU_SPAN + 1 : MIN_SPANS;
+    m->spans = calloc(m->max_spans, sizeof(*m->spans));
+    m->span_out = scratch(m->max_spans, q_dim);
+    m->span_log = scratch(m->max_spans, c->n_heads);
     m->wrow = scratch(threads, m->wrow_len);
     if (!alloc_packed(m)) {
         return false;
     }
     return m->seqs && m->seq_of && m->fresh && m->x && m->xb && m->q && m->k && m->v &&
-           m->att && m->gate && m->up && m->rope && m->scores && m->wrow;
+           m->att && m->gate && m->up && m->rope && m->scores && m->spans && m->span_out &&
+           m->span_log && m->wrow;
 }
 
 static uint64_t cpu_page_bytes(const kern_device *dev, const kern_config *c)

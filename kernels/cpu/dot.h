@@ -29,6 +29,14 @@ enum {
     TILE_ROWS = 256    /* of weights that share a thread's scratch */
 };
 
+/* Two products of the same activations: act makes of the first what the second is let through
+ * as, value by value. Both matrices are of one type and shape, their rows a multiple of 32. */
+typedef struct {
+    const kern_tensor *gate;
+    const kern_tensor *up;
+    void (*act)(float *gate, const float *up, size_t n);
+} cpu_gated;
+
 typedef struct {
     /* Bytes of a token's prepared activations, of any sixteen tokens a multiple of 64. */
     size_t (*packed_bytes)(size_t cols);
@@ -44,6 +52,12 @@ typedef struct {
     /* y[t * ldy + r] = row r times token t for r < rows <= TILE_ROWS and t < n */
     void (*multiply)(kern_type type, float *y, size_t ldy, const uint8_t *row, size_t rows,
                      const void *x, size_t n, size_t cols, uint8_t *scratch);
+
+    /* What becomes of rows [first, first + rows) of both matrices, prepared in dst as pack does
+     * for products with as many columns as they have rows; rows <= TILE_ROWS / 2 and first are
+     * multiples of 32. NULL: not this way. */
+    void (*multiply_gated)(const cpu_gated *g, size_t first, size_t rows, void *dst,
+                           const void *x, size_t n, uint8_t *scratch);
 
     bool types[KERN_N_TYPES]; /* those it multiplies */
 } cpu_tile;

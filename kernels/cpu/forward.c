@@ -110,16 +110,6 @@ static void add_rows(kern_model *m, const float *post, uint32_t n)
     cpu_pool_run(m->dev->pool, n, cpu_row_grain(m->config.d_model), add_some, m);
 }
 
-static void gate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
-{
-    kern_model *m = arg;
-    size_t ff = m->config.d_ff;
-
-    (void)thread;
-    (m->config.gelu ? m->dev->ops->geglu : m->dev->ops->swiglu)(
-        m->gate + begin * ff, m->up + begin * ff, (end - begin) * ff);
-}
-
 static void attention_block(kern_model *m, uint32_t layer, uint32_t n_seqs, uint32_t n)
 {
     const kern_layer *w = &m->layers[layer];
@@ -136,13 +126,12 @@ static void attention_block(kern_model *m, uint32_t layer, uint32_t n_seqs, uint
 static void ffn_block(kern_model *m, uint32_t layer, uint32_t n)
 {
     const kern_layer *w = &m->layers[layer];
-    const cpu_product gate_up[] = {{m->gate, &w->w_gate}, {m->up, &w->w_up}};
+    const cpu_ops *ops = m->dev->ops;
+    const cpu_gated gated = {&w->w_gate, &w->w_up, m->config.gelu ? ops->geglu : ops->swiglu};
     const cpu_product down = {m->xb, &w->w_down};
 
     norm_rows(m, m->x, w->ffn_norm, n);
-    cpu_matmul(m, m->xb, n, gate_up, 2);
-    cpu_pool_run(m->dev->pool, n, cpu_row_grain(m->config.d_ff), gate_some, m);
-    cpu_matmul(m, m->gate, n, &down, 1);
+    cpu_matmul_gated(m, m->xb, n, &gated, &down);
     add_rows(m, w->ffn_post, n);
 }
 

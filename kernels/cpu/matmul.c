@@ -8,7 +8,9 @@
  *   int tiles  packed weights but Q6_K, some tokens: the same rounding
  *   tiles      packed weights, BF16 and F16, many tokens: both sides rounded to bf16
  *
- * Several matrices that multiply the same activations are one loop of the pool.
+ * Several matrices that multiply the same activations are one loop of the pool. Where a feed
+ * forward's three all go in tiles, what its gate lets through never becomes floats in memory:
+ * it is prepared for the last product by who has multiplied it.
  */
 #include "kernels/cpu/cpu.h"
 
@@ -23,7 +25,10 @@
 #define MIN_CHUNK_MACS ((uint64_t)128 * 1024)
 
 /* Rows of an item, where tiles don't say otherwise. */
-#define ROWS 32
+#define ROWS 64
+
+/* Rows of an item of two matrices, whose sums share a thread's scratch. */
+#define GATED_ROWS (TILE_ROWS / 2)
 
 typedef enum { BY_FLOATS, BY_INTEGERS, BY_INT_TILES, BY_TILES, N_WAYS } way;
 
@@ -33,7 +38,8 @@ typedef struct {
     uint32_t n;
     const cpu_product *products;
     uint32_t n_products;
-    uint32_t unit; /* rows of an item */
+    uint32_t unit;   /* rows of an item */
+    uint8_t *packed; /* x, prepared for integers or tiles of bf16 */
 } job;
 
 bool cpu_in_tiles(const kern_model *m, kern_type type)
@@ -115,13 +121,13 @@ static void rows_of(const job *j, const cpu_product *p, uint32_t begin, uint32_t
     case BY_INTEGERS:
         ops->integers->rows[w->type](p->y + begin, w->rows,
                                      (const uint8_t *)w->data + begin * bytes, end - begin,
-                                     j->m->packed, j->n, w->cols);
+                                     j->packed, j->n, w->cols);
         break;
     case BY_INT_TILES:
         by_tiles(j, p, ops->int_tiles, j->m->packed_int, begin, end, thread);
         break;
     case BY_TILES:
-        by_tiles(j, p, ops->tiles, j->m->packed, begin, end, thread);
+        by_tiles(j, p, ops->tiles, j->packed, begin, end, thread);
         break;
     case N_WAYS:
         break;
@@ -160,7 +166,7 @@ static void quantize_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t th
 
     (void)thread;
     for (size_t t = begin; t < end; t++) {
-        dot->quantize(j->m->packed + t * bytes, j->x + t * cols, cols);
+        dot->quantize(j->packed + t * bytes, j->x + t * cols, cols);
     }
 }
 
@@ -180,7 +186,7 @@ static void pack_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread
 
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        pack_sixteen(j, j->m->dev->ops->tiles, j->m->packed, i * 16);
+        pack_sixteen(j, j->m->dev->ops->tiles, j->packed, i * 16);
     }
 }
 
@@ -208,29 +214,118 @@ static void prepare(job *j, const bool by[N_WAYS])
     }
 }
 
+static void ways_of(const job *j, bool by[N_WAYS])
+{
+    for (uint32_t i = 0; i < j->n_products; i++) {
+        assert(j->products[i].w->cols == j->products[0].w->cols);
+        by[way_of(j->m, j->products[i].w, j->n)] = true;
+    }
+}
+
+/* All products of what was prepared. */
+static void multiply(job *j, const bool by[N_WAYS])
+{
+    cpu_pool *pool = j->m->dev->pool;
+    uint32_t cols = j->products[0].w->cols, total = 0, rows = 0;
+
+    for (uint32_t i = 0; i < j->n_products; i++) {
+        rows += j->products[i].w->rows;
+    }
+    j->unit = ROWS;
+    if (by[BY_TILES] || by[BY_INT_TILES]) {
+        /* the more rows share the activations in the cache the better, but all threads work */
+        bool many = rows >= TILE_ROWS * 4 * cpu_pool_size(pool);
+
+        j->unit = many && j->n > 32 ? TILE_ROWS : TILE_ROWS / 2;
+    }
+    for (uint32_t i = 0; i < j->n_products; i++) {
+        total += units(j, j->products[i].w->rows);
+    }
+    cpu_pool_run(pool, total,
+                 (uint32_t)(MIN_CHUNK_MACS / ((uint64_t)cols * j->n * j->unit)) + 1, items, j);
+}
+
 void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *products,
                 uint32_t n_products)
 {
-    job j = {.m = m, .x = x, .n = n, .products = products, .n_products = n_products};
-    uint32_t cols = products[0].w->cols, total = 0, rows = 0;
+    job j = {.m = m,
+             .x = x,
+             .n = n,
+             .products = products,
+             .n_products = n_products,
+             .packed = m->packed};
     bool by[N_WAYS] = {false};
 
-    for (uint32_t i = 0; i < n_products; i++) {
-        assert(products[i].w->cols == cols);
-        rows += products[i].w->rows;
-        by[way_of(m, products[i].w, n)] = true;
-    }
-    j.unit = ROWS;
-    if (by[BY_TILES] || by[BY_INT_TILES]) {
-        /* the more rows share the activations in the cache the better, but all threads work */
-        bool many = rows >= TILE_ROWS * 4 * cpu_pool_size(m->dev->pool);
-
-        j.unit = many && n > 32 ? TILE_ROWS : TILE_ROWS / 2;
-    }
-    for (uint32_t i = 0; i < n_products; i++) {
-        total += units(&j, products[i].w->rows);
-    }
+    ways_of(&j, by);
     prepare(&j, by);
-    cpu_pool_run(m->dev->pool, total,
-                 (uint32_t)(MIN_CHUNK_MACS / ((uint64_t)cols * n * j.unit)) + 1, items, &j);
+    multiply(&j, by);
+}
+
+/* --- gated --- */
+
+typedef struct {
+    kern_model *m;
+    const cpu_gated *g;
+    uint32_t n;
+} gated_job;
+
+static void gate_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const gated_job *j = arg;
+    size_t ff = j->g->gate->rows;
+
+    (void)thread;
+    j->g->act(j->m->gate + begin * ff, j->m->up + begin * ff, (end - begin) * ff);
+}
+
+/* Items are GATED_ROWS rows of both matrices. */
+static void gated_items(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+    const gated_job *j = arg;
+    const kern_model *m = j->m;
+    const cpu_tile *tiles = m->dev->ops->tiles;
+    size_t from = tiles->packed_bytes(j->g->gate->cols);
+    size_t to = tiles->packed_bytes(j->g->gate->rows);
+
+    for (uint32_t r = begin * GATED_ROWS; r < end * GATED_ROWS; r += GATED_ROWS) {
+        uint32_t left = j->g->gate->rows - r, rows = left < GATED_ROWS ? left : GATED_ROWS;
+
+        for (uint32_t t = 0; t < j->n; t += TILE_TOKENS) {
+            uint32_t n = j->n - t < TILE_TOKENS ? j->n - t : TILE_TOKENS;
+
+            tiles->multiply_gated(j->g, r, rows, (uint8_t *)m->gate + t * to,
+                                  m->packed + t * from, n, m->tiles + thread * m->tiles_bytes);
+        }
+    }
+}
+
+/* Prepared in sixteens, as many tokens take no more of m->gate than their floats. */
+static bool gated_in_tiles(const kern_model *m, const cpu_gated *g, const cpu_product *down,
+                           uint32_t n)
+{
+    return n >= 16 && g->gate->type == g->up->type && way_of(m, g->gate, n) == BY_TILES &&
+           way_of(m, down->w, n) == BY_TILES;
+}
+
+void cpu_matmul_gated(kern_model *m, const float *x, uint32_t n, const cpu_gated *g,
+                      const cpu_product *down)
+{
+    const cpu_product gate_up[] = {{m->gate, g->gate}, {m->up, g->up}};
+    gated_job gated = {.m = m, .g = g, .n = n};
+    job before = {
+        .m = m, .x = x, .n = n, .products = gate_up, .n_products = 2, .packed = m->packed};
+    job after = {.m = m, .n = n, .products = down, .n_products = 1};
+    const bool by[N_WAYS] = {[BY_TILES] = true};
+
+    if (!gated_in_tiles(m, g, down, n)) {
+        cpu_matmul(m, x, n, gate_up, 2);
+        cpu_pool_run(m->dev->pool, n, cpu_row_grain(g->gate->rows), gate_some, &gated);
+        cpu_matmul(m, m->gate, n, down, 1);
+        return;
+    }
+    prepare(&before, by);
+    cpu_pool_run(m->dev->pool, (g->gate->rows + GATED_ROWS - 1) / GATED_ROWS, 1, gated_items,
+                 &gated);
+    after.packed = (uint8_t *)m->gate;
+    multiply(&after, by);
 }

@@ -29,25 +29,39 @@ static void plain_dot4(float out[4], const float *w, const float *x, size_t stri
     }
 }
 
-static void plain_dots_f16(float *out, const uint16_t *rows, size_t n, size_t cols,
-                           const float *x)
+static float plain_dot_f16(const uint16_t *row, const float *x, size_t n)
 {
-    for (size_t r = 0; r < n; r++, rows += cols) {
-        float acc[8] = {0};
+    float acc[8] = {0};
 
-        for (size_t i = 0; i < cols; i++) {
-            acc[i % 8] += cpu_f16_to_f32(rows[i]) * x[i];
+    for (size_t i = 0; i < n; i++) {
+        acc[i % 8] += cpu_f16_to_f32(row[i]) * x[i];
+    }
+    return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+}
+
+static void plain_dots_f16(float *out, size_t stride, const cpu_f16_rows *rows, const float *x,
+                           size_t n_x)
+{
+    for (size_t j = 0; j < n_x; j++) {
+        for (size_t r = 0; r < rows->n; r++) {
+            out[j * stride + r] =
+                plain_dot_f16(rows->at + r * rows->cols, x + j * rows->cols, rows->cols);
         }
-        out[r] =
-            ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
     }
 }
 
-static void plain_sum_f16(float *y, const float *a, const uint16_t *rows, size_t n, size_t cols)
+static void plain_sums_f16(float *y, const float *a, size_t stride, const cpu_f16_rows *rows,
+                           size_t n_y)
 {
-    for (size_t r = 0; r < n; r++, rows += cols) {
-        for (size_t i = 0; i < cols; i++) {
-            y[i] += a[r] * cpu_f16_to_f32(rows[i]);
+    for (size_t r = 0; r < rows->n; r++) {
+        const uint16_t *row = rows->at + r * rows->cols;
+
+        for (size_t i = 0; i < rows->cols; i++) {
+            float v = cpu_f16_to_f32(row[i]);
+
+            for (size_t j = 0; j < n_y; j++) {
+                y[j * rows->cols + i] += a[j * stride + r] * v;
+            }
         }
     }
 }
@@ -71,9 +85,9 @@ static void plain_scale(float *y, const float *x, float scale, const float *weig
     vector_scale(y, x, scale, weight, n);
 }
 
-static void plain_softmax(float *x, size_t n)
+static float plain_softmax(float *x, size_t n)
 {
-    vector_softmax(x, n);
+    return vector_softmax(x, n);
 }
 
 static void plain_swiglu(float *gate, const float *up, size_t n)
@@ -144,7 +158,7 @@ const cpu_ops cpu_ops_plain = {
     .dot = plain_dot,
     .dot4 = plain_dot4,
     .dots_f16 = plain_dots_f16,
-    .sum_f16 = plain_sum_f16,
+    .sums_f16 = plain_sums_f16,
     .to_f16 = plain_to_f16,
     .axpy = plain_axpy,
     .scale = plain_scale,

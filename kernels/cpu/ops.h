@@ -18,6 +18,15 @@
 #include "kernels/cpu/dot.h"
 #include "kernels/cpu/quant.h"
 
+/* f16, [n][cols], and what will be wanted next: as much is asked of the memory meanwhile, and
+ * need not be there. */
+typedef struct {
+    const uint16_t *at;
+    const uint16_t *next;
+    size_t n;
+    size_t cols;
+} cpu_f16_rows;
+
 typedef struct {
     const char *name;
 
@@ -27,12 +36,14 @@ typedef struct {
     /* out[j] = dot(w, x + j * stride, n) for j = 0..3: the row is read once for four tokens */
     void (*dot4)(float out[4], const float *w, const float *x, size_t stride, size_t n);
 
-    /* out[i] = dot(row i, x) for n rows of f16, [n][cols]; read ahead for whoever goes on with
-     * the rows behind them */
-    void (*dots_f16)(float *out, const uint16_t *rows, size_t n, size_t cols, const float *x);
+    /* out[j * stride + i] = dot(row i, vector j) of n_x vectors, [n_x][cols]; the sum does not
+     * depend on how many rows and vectors there are */
+    void (*dots_f16)(float *out, size_t stride, const cpu_f16_rows *rows, const float *x,
+                     size_t n_x);
 
-    /* y += sum of a[i] * row i, of n rows of f16, [n][cols] */
-    void (*sum_f16)(float *y, const float *a, const uint16_t *rows, size_t n, size_t cols);
+    /* vector j += sum of a[j * stride + i] * row i, of n_y vectors, [n_y][cols] */
+    void (*sums_f16)(float *y, const float *a, size_t stride, const cpu_f16_rows *rows,
+                     size_t n_y);
 
     /* the nearest f16; the largest there is for what is beyond, and NaN for NaN */
     void (*to_f16)(uint16_t *dst, const float *src, size_t n);
@@ -43,8 +54,8 @@ typedef struct {
     /* y[i] = x[i] * scale * weight[i]; y may be x */
     void (*scale)(float *y, const float *x, float scale, const float *weight, size_t n);
 
-    /* x becomes exp(x - max x) / sum */
-    void (*softmax)(float *x, size_t n);
+    /* x becomes exp(x) / sum of exp(x); returns the logarithm of that sum */
+    float (*softmax)(float *x, size_t n);
 
     /* gate[i] = gate[i] * sigmoid(gate[i]) * up[i] */
     void (*swiglu)(float *gate, const float *up, size_t n);

@@ -10,13 +10,10 @@
 #include <unistd.h>
 
 #include "kernels/cpu/vector.h"
+#include "kernels/cpu/x86.h"
 
 #define AVX2   __attribute__((target("avx2,fma,f16c")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-
-/* How far ahead of a row of f16 is asked for what follows it, in numbers: 2 KB. The hardware
- * looks ahead, too, but stops at the end of a page. */
-#define AHEAD 1024
 
 /* --- AVX2: two sums of eight lanes per token --- */
 
@@ -80,57 +77,127 @@ AVX2 static inline __m256 avx2_f16(const uint16_t *p)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-AVX2 static float avx2_dot_f16(const uint16_t *row, const float *x, size_t n)
+/* Each lane group of four becomes the sums of a, b, c and d. */
+AVX2 static inline __m128 avx2_sums(__m256 a, __m256 b, __m256 c, __m256 d)
 {
-    __m256 s0 = _mm256_setzero_ps(), s1 = _mm256_setzero_ps();
-    size_t i = 0;
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
 
-    for (; i + 16 <= n; i += 16) {
-        _mm_prefetch((const char *)row + (i + AHEAD) * 2, _MM_HINT_T0);
-        s0 = _mm256_fmadd_ps(avx2_f16(row + i), _mm256_loadu_ps(x + i), s0);
-        s1 = _mm256_fmadd_ps(avx2_f16(row + i + 8), _mm256_loadu_ps(x + i + 8), s1);
-    }
-    float sum = avx2_sum(s0, s1);
-    for (; i < n; i++) {
-        sum += cpu_f16_to_f32(row[i]) * x[i];
-    }
-    return sum;
+    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-AVX2 static void avx2_dots_f16(float *out, const uint16_t *rows, size_t n, size_t cols,
-                               const float *x)
+/* Four rows, or one, and two vectors at most. */
+AVX2 X86_INLINE void avx2_dots_block(float *out, size_t stride, const cpu_f16_rows *rows,
+                                     size_t row, size_t n, const float *x, size_t n_x)
 {
-    for (size_t r = 0; r < n; r++) {
-        out[r] = avx2_dot_f16(rows + r * cols, x, cols);
+    size_t cols = rows->cols, i = 0;
+    const uint16_t *at = rows->at + row * cols, *next = rows->next + row * cols;
+    __m256 s[2][4];
+
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 8; j++) {
+        s[j / 4][j % 4] = _mm256_setzero_ps();
     }
-}
+    for (; i + 8 <= cols; i += 8) {
+        __m256 x0 = _mm256_loadu_ps(x + i), x1 = n_x > 1 ? _mm256_loadu_ps(x + cols + i) : x0;
 
-/* Rows one after the other, whose sums stay in registers, 32 columns at a time. */
-AVX2 static void avx2_sum_f16(float *y, const float *a, const uint16_t *rows, size_t n,
-                              size_t cols)
-{
-    size_t i = 0;
-
-    for (; i + 32 <= cols; i += 32) {
-        __m256 s[4];
-
-        for (size_t j = 0; j < 4; j++) {
-            s[j] = _mm256_loadu_ps(y + i + 8 * j);
-        }
+#pragma GCC unroll 4
         for (size_t r = 0; r < n; r++) {
-            const uint16_t *row = rows + r * cols + i;
+            __m256 v = avx2_f16(at + r * cols + i);
 
-            for (size_t j = 0; j < 4; j++) {
-                s[j] = _mm256_fmadd_ps(_mm256_set1_ps(a[r]), avx2_f16(row + 8 * j), s[j]);
+            if (i % 32 == 0) {
+                _mm_prefetch((const char *)(next + r * cols + i), _MM_HINT_T0);
+            }
+            s[0][r] = _mm256_fmadd_ps(v, x0, s[0][r]);
+            s[1][r] = _mm256_fmadd_ps(v, x1, s[1][r]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < n_x; j++) {
+        float sums[4];
+
+        _mm_storeu_ps(sums, avx2_sums(s[j][0], s[j][1], s[j][2], s[j][3]));
+#pragma GCC unroll 4
+        for (size_t r = 0; r < n; r++) {
+            for (size_t c = i; c < cols; c++) {
+                sums[r] += cpu_f16_to_f32(at[r * cols + c]) * x[j * cols + c];
+            }
+            out[j * stride + row + r] = sums[r];
+        }
+    }
+}
+
+AVX2 static void avx2_dots_f16(float *out, size_t stride, const cpu_f16_rows *rows,
+                               const float *x, size_t n_x)
+{
+    for (size_t j = 0; j < n_x; j += 2, x += 2 * rows->cols, out += 2 * stride) {
+        size_t r = 0;
+
+        for (; r + 4 <= rows->n; r += 4) {
+            if (j + 2 <= n_x) {
+                avx2_dots_block(out, stride, rows, r, 4, x, 2);
+            } else {
+                avx2_dots_block(out, stride, rows, r, 4, x, 1);
             }
         }
-        for (size_t j = 0; j < 4; j++) {
-            _mm256_storeu_ps(y + i + 8 * j, s[j]);
+        for (; r < rows->n; r++) {
+            avx2_dots_block(out, stride, rows, r, 1, x, j + 2 <= n_x ? 2 : 1);
+        }
+    }
+}
+
+/* Sixteen columns, or eight, of four vectors at most: their sums stay in registers. */
+AVX2 X86_INLINE void avx2_sums_block(float *y, const float *a, size_t stride,
+                                     const cpu_f16_rows *rows, size_t col, size_t n_y)
+{
+    __m256 s[4][2];
+
+#pragma GCC unroll 4
+    for (size_t j = 0; j < n_y; j++) {
+        s[j][0] = _mm256_loadu_ps(y + j * rows->cols + col);
+        s[j][1] = _mm256_loadu_ps(y + j * rows->cols + col + 8);
+    }
+    for (size_t r = 0; r < rows->n; r++) {
+        const uint16_t *row = rows->at + r * rows->cols + col;
+        __m256 low = avx2_f16(row), high = avx2_f16(row + 8);
+
+        if (col % 32 == 0) {
+            _mm_prefetch((const char *)(rows->next + r * rows->cols + col), _MM_HINT_T0);
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_y; j++) {
+            __m256 share = _mm256_broadcast_ss(a + j * stride + r);
+
+            s[j][0] = _mm256_fmadd_ps(share, low, s[j][0]);
+            s[j][1] = _mm256_fmadd_ps(share, high, s[j][1]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < n_y; j++) {
+        _mm256_storeu_ps(y + j * rows->cols + col, s[j][0]);
+        _mm256_storeu_ps(y + j * rows->cols + col + 8, s[j][1]);
+    }
+}
+
+AVX2 static void avx2_sums_f16(float *y, const float *a, size_t stride,
+                               const cpu_f16_rows *rows, size_t n_y)
+{
+    size_t cols = rows->cols, i = 0;
+
+    for (; i + 16 <= cols; i += 16) {
+        size_t j = 0;
+
+        for (; j + 4 <= n_y; j += 4) {
+            avx2_sums_block(y + j * cols, a + j * stride, stride, rows, i, 4);
+        }
+        for (; j < n_y; j++) {
+            avx2_sums_block(y + j * cols, a + j * stride, stride, rows, i, 1);
         }
     }
     for (; i < cols; i++) {
-        for (size_t r = 0; r < n; r++) {
-            y[i] += a[r] * cpu_f16_to_f32(rows[r * cols + i]);
+        for (size_t j = 0; j < n_y; j++) {
+            for (size_t r = 0; r < rows->n; r++) {
+                y[j * cols + i] += a[j * stride + r] * cpu_f16_to_f32(rows->at[r * cols + i]);
+            }
         }
     }
 }
@@ -172,9 +239,9 @@ AVX2 static void avx2_scale(float *y, const float *x, float scale, const float *
     vector_scale(y, x, scale, weight, n);
 }
 
-AVX2 static void avx2_softmax(float *x, size_t n)
+AVX2 static float avx2_softmax(float *x, size_t n)
 {
-    vector_softmax(x, n);
+    return vector_softmax(x, n);
 }
 
 AVX2 static void avx2_swiglu(float *gate, const float *up, size_t n)
@@ -254,7 +321,7 @@ static const cpu_ops ops_avx2 = {
     .dot = avx2_dot,
     .dot4 = avx2_dot4,
     .dots_f16 = avx2_dots_f16,
-    .sum_f16 = avx2_sum_f16,
+    .sums_f16 = avx2_sums_f16,
     .to_f16 = avx2_to_f16,
     .axpy = avx2_axpy,
     .scale = avx2_scale,
@@ -338,68 +405,173 @@ AVX512 static inline __m512 avx512_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
+/* Not by mask where it can be without: a conversion from memory costs half as much. */
 AVX512 static inline __m512 avx512_some_f16(__mmask16 m, const uint16_t *p)
 {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p));
+    return m == 0xffff ? avx512_f16(p) : _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p));
 }
 
-AVX512 static float avx512_dot_f16(const uint16_t *row, const float *x, size_t n)
+/* The sums of a, b, c and d. */
+AVX512 static inline __m128 avx512_sums(__m512 a, __m512 b, __m512 c, __m512 d)
 {
-    __m512 s0 = _mm512_setzero_ps(), s1 = _mm512_setzero_ps();
-    size_t i = 0;
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512d l = _mm512_castps_pd(ab), h = _mm512_castps_pd(cd);
+    __m512 s = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
+    __m256 t = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
 
-    for (; i + 32 <= n; i += 32) {
-        _mm_prefetch((const char *)row + (i + AHEAD) * 2, _MM_HINT_T0);
-        s0 = _mm512_fmadd_ps(avx512_f16(row + i), _mm512_loadu_ps(x + i), s0);
-        s1 = _mm512_fmadd_ps(avx512_f16(row + i + 16), _mm512_loadu_ps(x + i + 16), s1);
-    }
-    for (; i < n; i += 16) {
-        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
-
-        s0 = _mm512_fmadd_ps(avx512_some_f16(m, row + i), _mm512_maskz_loadu_ps(m, x + i), s0);
-    }
-    return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
+    return _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1));
 }
 
-AVX512 static void avx512_dots_f16(float *out, const uint16_t *rows, size_t n, size_t cols,
-                                   const float *x)
+/* Four rows, or one, and four vectors at most; each row becomes floats once for these. */
+AVX512 X86_INLINE void avx512_dots_block(float *out, size_t stride, const cpu_f16_rows *rows,
+                                         size_t row, size_t n, const float *x, size_t n_x)
 {
-    for (size_t r = 0; r < n; r++) {
-        out[r] = avx512_dot_f16(rows + r * cols, x, cols);
+    size_t cols = rows->cols;
+    const uint16_t *at = rows->at + row * cols, *next = rows->next + row * cols;
+    __m512 s[4][4], v[4];
+
+#pragma GCC unroll 16
+    for (size_t j = 0; j < 16; j++) {
+        s[j / 4][j % 4] = _mm512_setzero_ps();
     }
-}
+    for (size_t i = 0; i < cols; i += 16) {
+        __mmask16 m = cols - i < 16 ? avx512_tail(cols - i) : 0xffff;
 
-AVX512 static void avx512_sum_f16(float *y, const float *a, const uint16_t *rows, size_t n,
-                                  size_t cols)
-{
-    size_t i = 0;
-
-    for (; i + 64 <= cols; i += 64) {
-        __m512 s[4];
-
-        for (size_t j = 0; j < 4; j++) {
-            s[j] = _mm512_loadu_ps(y + i + 16 * j);
-        }
+#pragma GCC unroll 4
         for (size_t r = 0; r < n; r++) {
-            const uint16_t *row = rows + r * cols + i;
-
-            for (size_t j = 0; j < 4; j++) {
-                s[j] = _mm512_fmadd_ps(_mm512_set1_ps(a[r]), avx512_f16(row + 16 * j), s[j]);
+            v[r] = avx512_some_f16(m, at + r * cols + i);
+        }
+        if (i % 32 == 0) {
+            for (size_t r = 0; r < n; r++) {
+                _mm_prefetch((const char *)(next + r * cols + i), _MM_HINT_T0);
             }
         }
-        for (size_t j = 0; j < 4; j++) {
-            _mm512_storeu_ps(y + i + 16 * j, s[j]);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_x; j++) {
+            __m512 xj = _mm512_maskz_loadu_ps(m, x + j * cols + i);
+
+#pragma GCC unroll 4
+            for (size_t r = 0; r < n; r++) {
+                s[j][r] = _mm512_fmadd_ps(v[r], xj, s[j][r]);
+            }
         }
     }
-    for (; i < cols; i += 16) {
-        __mmask16 m = cols - i < 16 ? avx512_tail(cols - i) : 0xffff;
-        __m512 s = _mm512_maskz_loadu_ps(m, y + i);
+#pragma GCC unroll 4
+    for (size_t j = 0; j < n_x; j++) {
+        _mm_mask_storeu_ps(out + j * stride + row, (__mmask8)((1u << n) - 1),
+                           avx512_sums(s[j][0], s[j][1], s[j][2], s[j][3]));
+    }
+}
 
-        for (size_t r = 0; r < n; r++) {
-            s = _mm512_fmadd_ps(_mm512_set1_ps(a[r]), avx512_some_f16(m, rows + r * cols + i),
-                                s);
+/* Of all rows. */
+AVX512 X86_INLINE void avx512_dots(float *out, size_t stride, const cpu_f16_rows *rows,
+                                   const float *x, size_t n_x)
+{
+    size_t r = 0;
+
+    for (; r + 4 <= rows->n; r += 4) {
+        avx512_dots_block(out, stride, rows, r, 4, x, n_x);
+    }
+    for (; r < rows->n; r++) {
+        avx512_dots_block(out, stride, rows, r, 1, x, n_x);
+    }
+}
+
+AVX512 static void avx512_dots_f16(float *out, size_t stride, const cpu_f16_rows *rows,
+                                   const float *x, size_t n_x)
+{
+    size_t j = 0;
+
+    for (; j + 4 <= n_x; j += 4) {
+        avx512_dots(out + j * stride, stride, rows, x + j * rows->cols, 4);
+    }
+    if (n_x % 4 == 3) {
+        avx512_dots(out + j * stride, stride, rows, x + j * rows->cols, 3);
+    } else if (n_x % 4 == 2) {
+        avx512_dots(out + j * stride, stride, rows, x + j * rows->cols, 2);
+    } else if (n_x % 4 == 1) {
+        avx512_dots(out + j * stride, stride, rows, x + j * rows->cols, 1);
+    }
+}
+
+/* 64 columns at most of four vectors at most: their sums stay in registers. */
+AVX512 X86_INLINE void avx512_sums_block(float *y, const float *a, size_t stride,
+                                         const cpu_f16_rows *rows, size_t col, size_t n_y,
+                                         bool whole)
+{
+    size_t cols = rows->cols;
+    __m512 s[4][4];
+    __mmask16 m[4];
+
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 4; c++) {
+        size_t left = cols > col + 16 * c ? cols - col - 16 * c : 0;
+
+        m[c] = whole || left >= 16 ? 0xffff : avx512_tail(left);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_y; j++) {
+            s[j][c] = _mm512_maskz_loadu_ps(m[c], y + j * cols + col + 16 * c);
         }
-        _mm512_mask_storeu_ps(y + i, m, s);
+    }
+    for (size_t r = 0; r < rows->n; r++) {
+        const uint16_t *row = rows->at + r * cols + col, *next = rows->next + r * cols + col;
+        __m512 v[4];
+
+#pragma GCC unroll 4
+        for (size_t c = 0; c < 4; c++) {
+            v[c] = avx512_some_f16(m[c], row + 16 * c);
+        }
+        _mm_prefetch((const char *)next, _MM_HINT_T0);
+        _mm_prefetch((const char *)(next + 32), _MM_HINT_T0);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_y; j++) {
+            __m512 share = _mm512_set1_ps(a[j * stride + r]);
+
+#pragma GCC unroll 4
+            for (size_t c = 0; c < 4; c++) {
+                s[j][c] = _mm512_fmadd_ps(share, v[c], s[j][c]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 4; c++) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_y; j++) {
+            _mm512_mask_storeu_ps(y + j * cols + col + 16 * c, m[c], s[j][c]);
+        }
+    }
+}
+
+/* Of all columns. */
+AVX512 X86_INLINE void avx512_sums_rows(float *y, const float *a, size_t stride,
+                                        const cpu_f16_rows *rows, size_t n_y)
+{
+    size_t col = 0;
+
+    for (; col + 64 <= rows->cols; col += 64) {
+        avx512_sums_block(y, a, stride, rows, col, n_y, true);
+    }
+    if (col < rows->cols) {
+        avx512_sums_block(y, a, stride, rows, col, n_y, false);
+    }
+}
+
+AVX512 static void avx512_sums_f16(float *y, const float *a, size_t stride,
+                                   const cpu_f16_rows *rows, size_t n_y)
+{
+    size_t j = 0;
+
+    for (; j + 4 <= n_y; j += 4) {
+        avx512_sums_rows(y + j * rows->cols, a + j * stride, stride, rows, 4);
+    }
+    if (n_y % 4 == 3) {
+        avx512_sums_rows(y + j * rows->cols, a + j * stride, stride, rows, 3);
+    } else if (n_y % 4 == 2) {
+        avx512_sums_rows(y + j * rows->cols, a + j * stride, stride, rows, 2);
+    } else if (n_y % 4 == 1) {
+        avx512_sums_rows(y + j * rows->cols, a + j * stride, stride, rows, 1);
     }
 }
 
@@ -435,9 +607,9 @@ AVX512 static void avx512_scale(float *y, const float *x, float scale, const flo
     vector_scale(y, x, scale, weight, n);
 }
 
-AVX512 static void avx512_softmax(float *x, size_t n)
+AVX512 static float avx512_softmax(float *x, size_t n)
 {
-    vector_softmax(x, n);
+    return vector_softmax(x, n);
 }
 
 AVX512 static void avx512_swiglu(float *gate, const float *up, size_t n)
@@ -509,7 +681,7 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 
 #define AVX512_OPS                                                                             \
     .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16,                       \
-    .sum_f16 = avx512_sum_f16, .to_f16 = avx512_to_f16, .axpy = avx512_axpy,                   \
+    .sums_f16 = avx512_sums_f16, .to_f16 = avx512_to_f16, .axpy = avx512_axpy,                 \
     .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
     .geglu = avx512_geglu, .cap = avx512_cap, .gelu = avx512_gelu,                             \
     .layer_norm = avx512_layer_norm,                                                           \

@@ -80,9 +80,10 @@ QUANT_INLINE float vector_max(const float *x, size_t n)
     return max;
 }
 
-QUANT_INLINE void vector_softmax(float *x, size_t n)
+/* Returns the logarithm of the sum. */
+QUANT_INLINE float vector_softmax(float *x, size_t n)
 {
-    float sums[16] = {0}, max = vector_max(x, n), sum = 0;
+    float sums[16] = {0}, max = vector_max(x, n), sum = 0, share;
     size_t i = 0;
 
     for (; i + 16 <= n; i += 16) {
@@ -98,9 +99,16 @@ QUANT_INLINE void vector_softmax(float *x, size_t n)
     for (size_t j = 0; j < 16; j++) {
         sum += sums[j];
     }
-    for (i = 0; i < n; i++) {
-        x[i] /= sum;
+    share = 1.0f / sum;
+    for (i = 0; i + 16 <= n; i += 16) {
+        for (size_t j = 0; j < 16; j++) {
+            x[i + j] *= share;
+        }
     }
+    for (; i < n; i++) {
+        x[i] *= share;
+    }
+    return max + logf(sum);
 }
 
 QUANT_INLINE void vector_swiglu(float *gate, const float *up, size_t n)

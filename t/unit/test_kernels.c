@@ -27,7 +27,7 @@ enum {
     VOCAB = 512,
     CTX = 48,
     OF_CTX = CTX / KERN_PAGE,
-    PAGES = 10 * OF_CTX,
+    PAGES = 14 * OF_CTX,
     N_MATRICES = 2 + LAYERS * 7
 };
 
@@ -567,6 +567,36 @@ static void company_changes_nothing(void **state)
     }
 }
 
+/* Tiles take 512 tokens at a time: a step of 667 equals two of half of them. Logits of seven
+ * tokens are still made in tiles. */
+static void blocks_of_tokens_change_nothing(void **state)
+{
+    enum { SEQS = 14 };
+    static float few[SEQS][VOCAB], all[SEQS][VOCAB];
+    uint32_t lens[SEQS];
+    int32_t ids[SEQS][CTX];
+    fixture *f = make_model(KERN_BF16, 6);
+
+    (void)state;
+    for (uint32_t s = 0; s < SEQS; s++) {
+        random_ids(ids[s], CTX, 200 + s);
+        lens[s] = s == SEQS - 1 ? CTX - 5 : CTX;
+    }
+    for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
+        kern_device *dev = open_with(*ops, 2);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, SEQS * CTX, PAGES);
+
+        run_together(m, ids, lens, SEQS, all[0]);
+        for (uint32_t s = 0; s < SEQS; s += SEQS / 2) {
+            run_together(m, ids + s, lens + s, SEQS / 2, few[s]);
+        }
+        assert_memory_equal(few, all, sizeof(all));
+        K->model_free(m);
+        K->close(dev);
+    }
+    free_model(f);
+}
+
 /* Pages in any order, full of what others left in them, and two sequences with one beginning.
  */
 static void pages_change_nothing(void **state)
@@ -771,6 +801,7 @@ int main(void)
         cmocka_unit_test(windows_and_caps),
         cmocka_unit_test(prompt_cuts_change_nothing),
         cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(blocks_of_tokens_change_nothing),
         cmocka_unit_test(pages_change_nothing),
         cmocka_unit_test(logits_of_several_tokens),
         cmocka_unit_test(threads_change_nothing),

@@ -123,6 +123,58 @@ static void multiply(const cpu_tile *tile, const kern_tensor *w, const float *x,
     free(room);
 }
 
+/* What two products let through, prepared for the next, is what it becomes by way of floats. */
+static void one_gated_product(const cpu_ops *ops, kern_type type, size_t tokens, size_t cols)
+{
+    enum { ROWS = TILE_ROWS / 2 + 32 };
+    uint64_t seed = tokens * 100 + cols;
+    kern_tensor gate = ref_tensor(type, ROWS, (uint32_t)cols, &seed);
+    kern_tensor up = ref_tensor(type, ROWS, (uint32_t)cols, &seed);
+    const cpu_gated gated = {&gate, &up, ops->swiglu};
+    const cpu_tile *tile = ops->tiles;
+    size_t sixteens = (tokens + 15) / 16 * 16, bytes = sixteens * tile->packed_bytes(ROWS);
+    float *x = malloc(tokens * cols * sizeof(*x)), *g = malloc(tokens * ROWS * sizeof(*g));
+    float *u = malloc(tokens * ROWS * sizeof(*u));
+    uint8_t *packed = scratch(sixteens * tile->packed_bytes(cols));
+    uint8_t *want = scratch(bytes), *got = scratch(bytes);
+    uint8_t *room = scratch(tile->scratch_bytes(tokens));
+
+    random_floats(x, tokens * cols, seed);
+    multiply(tile, &gate, x, tokens, g);
+    multiply(tile, &up, x, tokens, u);
+    ops->swiglu(g, u, tokens * ROWS);
+    for (size_t t = 0; t < tokens; t += 16) {
+        tile->pack(packed, x, t, tokens, cols);
+        tile->pack(want, g, t, tokens, ROWS);
+    }
+    tile->multiply_gated(&gated, 0, TILE_ROWS / 2, got, packed, tokens, room);
+    tile->multiply_gated(&gated, TILE_ROWS / 2, 32, got, packed, tokens, room);
+    assert_memory_equal(got, want, bytes);
+    free((void *)gate.data);
+    free((void *)up.data);
+    free(x);
+    free(g);
+    free(u);
+    free(packed);
+    free(want);
+    free(got);
+    free(room);
+}
+
+static void gated_products(void **state)
+{
+    (void)state;
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int type = 0; type < KERN_N_TYPES && (*o)->tiles != NULL; type++) {
+            if ((*o)->tiles->types[type]) {
+                one_gated_product(*o, (kern_type)type, 16, 256);
+                one_gated_product(*o, (kern_type)type, 37, 512);
+                one_gated_product(*o, (kern_type)type, TILE_TOKENS, 256);
+            }
+        }
+    }
+}
+
 static void one_tile_product(const cpu_tile *tile, kern_type type, size_t rows, size_t tokens,
                              size_t cols)
 {
@@ -291,7 +343,6 @@ static void one_attention(const cpu_attend *attend, kind how, size_t heads, size
         .pos = pos,
         .window = how.window,
         .both_ways = both_ways,
-        .scale = 0.5f,
         .cap = how.cap,
     };
 
@@ -310,7 +361,7 @@ static void one_attention(const cpu_attend *attend, kind how, size_t heads, size
         for (size_t t = first; t < seen; t++) {
             share[t] = 0;
             for (size_t d = 0; d < dim; d++) {
-                share[t] += (double)q[i * dim + d] * value_of(&a, k, t, d) * 0.5;
+                share[t] += (double)q[i * dim + d] * value_of(&a, k, t, d);
             }
             share[t] = how.cap > 0 ? how.cap * tanh(share[t] / how.cap) : share[t];
             most = fmax(most, share[t]);
@@ -367,38 +418,55 @@ static void attention_in_tiles(void **state)
     }
 }
 
-/* Sums of rows of f16, of every length, against the plain ones. */
-static void sums_of_f16(void **state)
+/* Of so many vectors with so many rows of f16; each is the same to the last bit when it is
+ * alone. */
+static void one_product_of_f16(const cpu_ops *ops, const uint16_t *f16, size_t n_rows,
+                               size_t n_vectors, size_t cols)
+{
+    enum { STRIDE = 20, MOST = 9 * 150 };
+    const cpu_f16_rows rows = {f16, f16, n_rows, cols};
+    float x[MOST], y[MOST], dots[9 * STRIDE], one;
+
+    assert_true(n_rows < STRIDE && n_vectors * cols <= MOST);
+    random_floats(x, n_vectors * cols, cols);
+    memcpy(y, x, sizeof(y));
+    ops->dots_f16(dots, STRIDE, &rows, x, n_vectors);
+    ops->sums_f16(y, dots, STRIDE, &rows, n_vectors);
+    for (size_t j = 0; j < n_vectors; j++) {
+        for (size_t r = 0; r < n_rows; r++) {
+            const cpu_f16_rows row = {f16 + r * cols, f16, 1, cols};
+            double want = 0;
+
+            for (size_t i = 0; i < cols; i++) {
+                want += (double)x[j * cols + i] * (double)cpu_f16_to_f32(f16[r * cols + i]);
+            }
+            assert_float_equal(dots[j * STRIDE + r], want, 1e-4);
+            ops->dots_f16(&one, 1, &row, x + j * cols, 1);
+            assert_true(one == dots[j * STRIDE + r]);
+        }
+        for (size_t i = 0; i < cols; i++) {
+            double want = (double)x[j * cols + i];
+
+            for (size_t r = 0; r < n_rows; r++) {
+                want +=
+                    (double)dots[j * STRIDE + r] * (double)cpu_f16_to_f32(f16[r * cols + i]);
+            }
+            assert_float_equal(y[j * cols + i], want, 1e-4);
+        }
+    }
+}
+
+/* Rows of every length, as many as a page has and less, and any number of vectors. */
+static void products_of_f16(void **state)
 {
     enum { COLS = 150, ROWS = 17 };
     uint16_t *rows = random_f16(ROWS * COLS, 4);
-    float x[COLS], y[COLS], got[ROWS];
 
     (void)state;
-    random_floats(x, COLS, 5);
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         for (size_t cols = 1; cols <= COLS; cols++) {
-            size_t n = cols % (ROWS + 1);
-
-            (*o)->dots_f16(got, rows, n, cols, x);
-            memcpy(y, x, sizeof(y));
-            (*o)->sum_f16(y, got, rows, n, cols);
-            for (size_t i = 0; i < COLS; i++) {
-                double want = (double)x[i];
-
-                for (size_t r = 0; r < n && i < cols; r++) {
-                    want += (double)got[r] * (double)cpu_f16_to_f32(rows[r * cols + i]);
-                }
-                assert_float_equal(y[i], want, 1e-4);
-            }
-            for (size_t r = 0; r < n; r++) {
-                double want = 0;
-
-                for (size_t i = 0; i < cols; i++) {
-                    want += (double)x[i] * (double)cpu_f16_to_f32(rows[r * cols + i]);
-                }
-                assert_float_equal(got[r], want, 1e-4);
-            }
+            one_product_of_f16(*o, rows, cols % (ROWS + 1), 1 + cols % 9, cols);
+            one_product_of_f16(*o, rows, 16, 1 + cols % 8, cols);
         }
     }
     free(rows);
@@ -474,7 +542,7 @@ static void functions_of_floats(void **state)
             memcpy(x, gate, sizeof(x));
             memcpy(y, gate, sizeof(y));
             memcpy(c, gate, sizeof(c));
-            (*o)->softmax(x, n);
+            assert_float_equal((*o)->softmax(x, n), most + log(sum), 1e-5);
             (*o)->swiglu(y, up, n);
             (*o)->cap(c, 30, n);
             for (size_t i = 0; i < n; i++) {
@@ -606,11 +674,12 @@ static void scales_that_are_no_numbers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(integer_products),    cmocka_unit_test(tile_products),
-        cmocka_unit_test(int_tile_products),   cmocka_unit_test(scales_that_are_no_numbers),
-        cmocka_unit_test(attention_in_tiles),  cmocka_unit_test(functions_of_floats),
-        cmocka_unit_test(sums_of_f16),         cmocka_unit_test(rounding_to_f16),
-        cmocka_unit_test(gelu_and_layer_norm), cmocka_unit_test(not_a_number_stays_so),
+        cmocka_unit_test(integer_products),      cmocka_unit_test(tile_products),
+        cmocka_unit_test(int_tile_products),     cmocka_unit_test(scales_that_are_no_numbers),
+        cmocka_unit_test(gated_products),        cmocka_unit_test(attention_in_tiles),
+        cmocka_unit_test(functions_of_floats),   cmocka_unit_test(products_of_f16),
+        cmocka_unit_test(rounding_to_f16),       cmocka_unit_test(gelu_and_layer_norm),
+        cmocka_unit_test(not_a_number_stays_so),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,10 +36,11 @@ static void scores_are_those_of_float64(void **state)
         static const size_t cols[] = {1, 3, 8, 15, 16, 17, 31, 32, 33, 100, 384, 1030};
 
         for (size_t c = 0; c < sizeof(cols) / sizeof(*cols); c++) {
+            const cpu_f16_rows all = {rows, rows, 9, cols[c]};
             float out[10];
 
             out[9] = 123;
-            (*o)->dots_f16(out, rows, 9, cols[c], x);
+            (*o)->dots_f16(out, 9, &all, x, 1);
             assert_true(out[9] == 123);
             for (size_t r = 0; r < 9; r++) {
                 double want = 0, size = 0;
