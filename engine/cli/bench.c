@@ -169,9 +169,7 @@ static bool load(bench *b, const arguments *a)
         cli_error(b->command, "the model's context is %u tokens", b->model.config.n_ctx);
         return false;
     }
-    if (cli_progress_bar() != NULL) {
-        gguf_read_ahead(b->file, cli_progress_bar(), NULL);
-    }
+    gguf_read_ahead(b->file, cli_progress_bar(), NULL);
     if (!open_device(b, a)) {
         return false;
     }

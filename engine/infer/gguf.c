@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define MAGIC             "GGUF"
 #define VERSION           3
@@ -425,13 +426,23 @@ gguf *gguf_parse(const void *data, size_t size, char *err, size_t errlen)
     return g;
 }
 
+gguf *gguf_share(gguf *g)
+{
+    atomic_fetch_add(&g->shares, 1);
+    return g;
+}
+
 void gguf_close(gguf *g)
 {
+    if (atomic_fetch_sub(&g->shares, 1) > 0) {
+        return;
+    }
     while (g != NULL) {
         gguf *next = g->next;
 
         if (g->mapping != NULL) {
             munmap(g->mapping, g->size);
+            close(g->fd);
         }
         free(g->kvs);
         free(g->tensors);

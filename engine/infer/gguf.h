@@ -6,7 +6,8 @@
  * offset against the bytes that are there, so that whoever has a gguf can walk its strings,
  * arrays and tensors without looking again. What the reader allocates is bounded by the
  * file's size. A file must not be truncated while it is open (replace it by rename). The
- * mapping is read only: engines that have the same file open share its pages.
+ * mapping is read only: engines that have the same file open share its pages, large ones where
+ * the kernel has such for files.
  *
  * Everything returned points into the mapping and lives until gguf_close. Any thread.
  */
@@ -93,11 +94,15 @@ bool gguf_join(gguf *const *parts, size_t n, char *err, size_t errlen);
 
 /*
  * Reads all of it into memory, so that nobody waits for the disk later, and tells how far it
- * is, from 0 to 100, each number once. It stops where that returns false, and then returns
- * false. Memory that is short is no error: pages go, and come back when they are needed.
+ * is, from 0 to 100, each number once (NULL: nobody). It stops where that returns false, and
+ * then returns false. Memory that is short is no error: pages go, and come back when they are
+ * needed.
  */
 typedef bool (*gguf_progress)(void *arg, unsigned percent);
 bool gguf_read_ahead(const gguf *g, gguf_progress progress, void *arg);
+
+/* One more owner of g, who closes it, too: it lives until the last of them has. Any thread. */
+gguf *gguf_share(gguf *g);
 
 void gguf_close(gguf *g);
 

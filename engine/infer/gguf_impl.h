@@ -2,12 +2,16 @@
 #ifndef INFER_GGUF_IMPL_H
 #define INFER_GGUF_IMPL_H
 
+#include <stdatomic.h>
+
 #include "infer/gguf.h"
 
 struct gguf {
+    atomic_uint shares; /* owners but the first */
     const uint8_t *data;
     size_t size;
     void *mapping; /* of the same, if we made it */
+    int fd;        /* the file, then */
     size_t n_kvs;
     size_t n_tensors;
     gguf_kv *kvs;         /* by key */

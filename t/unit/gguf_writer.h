@@ -14,7 +14,7 @@
 
 typedef struct {
     uint8_t *p;
-    size_t len;
+    size_t len, cap;
 } gw_buf;
 
 typedef struct {
@@ -24,7 +24,10 @@ typedef struct {
 
 static inline void gw_put(gw_buf *b, const void *p, size_t n)
 {
-    b->p = realloc(b->p, b->len + n + 1);
+    if (b->cap - b->len <= n) {
+        b->cap = 2 * (b->len + n) + 64;
+        b->p = realloc(b->p, b->cap);
+    }
     if (b->p == NULL) {
         abort();
     }

@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "gguf_writer.h"
@@ -351,6 +353,90 @@ static void joins_parts(void **state)
     rmdir(folder);
 }
 
+/* A file with one small tensor and bytes behind it that nobody asks for, in memory as whoever
+ * copies a file leaves it there, and on the disk. */
+static int written_file(const char *folder, char path[128], size_t behind)
+{
+    static const part one = {0, 1, 1, "a"};
+    static const char some[1 << 20];
+    size_t size;
+    uint8_t *bytes = make_part(&one, &size);
+    int fd;
+
+    part_path(path, folder, 1, 1);
+    fd = open(path, O_RDWR | O_CREAT, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, size), size);
+    for (; behind > 0; behind -= sizeof(some)) {
+        assert_int_equal(write(fd, some, sizeof(some)), sizeof(some));
+    }
+    assert_int_equal(fsync(fd), 0);
+    free(bytes);
+    return fd;
+}
+
+/* Whether any of the mapping that has p is in large pages. */
+static bool in_large_pages(const void *p)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    unsigned long from, to, kb, at = (unsigned long)p;
+    bool here = false, large = false;
+    char line[512];
+
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+            here = from <= at && at < to;
+        } else if (here && sscanf(line, "FilePmdMapped: %lu", &kb) == 1) {
+            large = kb > 0;
+        }
+    }
+    fclose(f);
+    return large;
+}
+
+/* Whether this kernel has large pages for a file of this file system that it reads anew. */
+static bool large_pages_for(int fd, size_t size)
+{
+    uint8_t *p;
+    bool large;
+
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    p = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    assert_ptr_not_equal(p, MAP_FAILED);
+    large = madvise(p, size, MADV_HUGEPAGE) == 0 && p[size / 2] == 0 && in_large_pages(p);
+    munmap(p, size);
+    return large;
+}
+
+/* What is in memory in small pages is read anew, where that helps. */
+static void large_pages(void **state)
+{
+    const size_t behind = (size_t)16 << 20;
+    char folder[32], path[128];
+    unsigned percent;
+    bool can;
+    gguf *g;
+    int fd = written_file(new_folder(folder), path, behind);
+
+    (void)state;
+    can = large_pages_for(fd, behind);
+    close(fd);
+    unlink(path);
+    close(written_file(folder, path, behind));
+    g = gguf_open(path, err, sizeof(err));
+    unlink(path);
+    rmdir(folder);
+    if (g == NULL) {
+        fail_msg("%s", err);
+    }
+    assert_false(in_large_pages(gguf_find_tensor(g, "a")->data));
+    assert_true(gguf_read_ahead(g, go_on, &percent));
+    assert_true(((const float *)(const void *)gguf_find_tensor(g, "a")->data)[2] == 3);
+    assert_int_equal(in_large_pages(gguf_find_tensor(g, "a")->data), can);
+    gguf_close(g);
+}
+
 static void parts_that_do_not_fit(void **state)
 {
     static const struct {
@@ -433,11 +519,17 @@ static void other_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_values),    cmocka_unit_test(reads_tensors),
-        cmocka_unit_test(hostile_values),  cmocka_unit_test(every_truncation_is_refused),
-        cmocka_unit_test(hostile_tensors), cmocka_unit_test(hostile_alignment),
-        cmocka_unit_test(joins_parts),     cmocka_unit_test(parts_that_do_not_fit),
-        cmocka_unit_test(other_files),     cmocka_unit_test(parts_that_are_missing),
+        cmocka_unit_test(reads_values),
+        cmocka_unit_test(reads_tensors),
+        cmocka_unit_test(hostile_values),
+        cmocka_unit_test(every_truncation_is_refused),
+        cmocka_unit_test(hostile_tensors),
+        cmocka_unit_test(hostile_alignment),
+        cmocka_unit_test(joins_parts),
+        cmocka_unit_test(large_pages),
+        cmocka_unit_test(parts_that_do_not_fit),
+        cmocka_unit_test(other_files),
+        cmocka_unit_test(parts_that_are_missing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
