@@ -498,6 +498,28 @@ bool matcher_finished(const matcher *m, int32_t at)
     return set_at(m, at)->complete && set_at(m, at)->n == 0;
 }
 
+int matcher_only(const matcher *m, int32_t at)
+{
+    const set *s = set_at(m, at);
+    int only = -1;
+
+    for (uint32_t i = 0; i < s->n && !s->complete; i++) {
+        for (uint32_t e = state_at(m->g, s->places[i].state)->edges; e != 0;
+             e = edge_at(m->g, e - 1)->next) {
+            const edge *x = edge_at(m->g, e - 1);
+
+            if (x->kind != EDGE_BYTES) {
+                continue;
+            }
+            if (x->low != x->high || (only >= 0 && only != x->low)) {
+                return -1;
+            }
+            only = x->low;
+        }
+    }
+    return only;
+}
+
 /* The returns of a stack, the lowest first; behind them a new matcher has the same. */
 static uint32_t move_stack(matcher *m, const array *old, uint32_t i)
 {

@@ -73,6 +73,9 @@ int32_t matcher_next(matcher *m, int32_t at, uint8_t byte);
 bool matcher_complete(const matcher *m, int32_t at);
 bool matcher_finished(const matcher *m, int32_t at);
 
+/* The only byte that may come next; -1: there are several, or none, or the string may end. */
+int matcher_only(const matcher *m, int32_t at);
+
 /* Have the tables grown so large that they should be trimmed? */
 bool matcher_is_large(const matcher *m);
 

@@ -10,6 +10,7 @@
 #include "infer/token_mask.h"
 
 #define QUEUE 128 /* masks that are to be made ahead; more are not */
+#define ONLY  64  /* bytes of a text that must come; more are not looked at */
 
 struct mask_language {
     atomic_uint refs;
@@ -190,18 +191,15 @@ static bool is_made(const mask_language *l, int32_t at)
     return *matcher_slot(l->matcher, at) != NULL;
 }
 
-/* The mask of the walk's place, unless it is there. With the language's lock held. */
-static void make_ahead(mask_walk *w)
+/* The mask of a place, unless it is there. With the language's lock held. */
+static void make_ahead(masks *s, mask_language *l, int32_t at)
 {
-    masks *s = w->masks;
-    mask_language *l = w->language;
-
-    if (w->at == MATCHER_DEAD || is_made(l, w->at)) {
+    if (at == MATCHER_DEAD || is_made(l, at)) {
         return;
     }
     pthread_mutex_lock(&s->lock);
     if (s->n < QUEUE) {
-        s->queue[(s->first + s->n++) % QUEUE] = (job){mask_language_ref(l), l->epoch, w->at};
+        s->queue[(s->first + s->n++) % QUEUE] = (job){mask_language_ref(l), l->epoch, at};
         pthread_cond_signal(&s->wake);
     }
     pthread_mutex_unlock(&s->lock);
@@ -338,7 +336,7 @@ mask_walk *mask_walk_new(masks *s, mask_language *l)
     }
     l->walks = w;
     l->n_walks++;
-    make_ahead(w);
+    make_ahead(s, l, w->at);
     pthread_mutex_unlock(&l->lock);
     return w;
 }
@@ -367,7 +365,7 @@ bool mask_walk_text(mask_walk *w, const char *text, size_t len)
         w->at = matcher_next(l->matcher, w->at, (uint8_t)text[i]);
         trim(l);
     }
-    make_ahead(w);
+    make_ahead(w->masks, l, w->at);
     pthread_mutex_unlock(&l->lock);
     return w->at != MATCHER_DEAD;
 }
@@ -394,8 +392,65 @@ void mask_walk_token(mask_walk *w, int32_t id)
     pthread_mutex_lock(&l->lock);
     w->at = token_follow(w->masks->tokenizer, l->matcher, w->at, id);
     trim(l);
-    make_ahead(w);
+    make_ahead(w->masks, l, w->at);
     pthread_mutex_unlock(&l->lock);
+}
+
+uint32_t mask_walk_only(mask_walk *w, int32_t *out, uint32_t most)
+{
+    mask_language *l = w->language;
+    char text[ONLY];
+    size_t len = 0, took;
+    uint32_t n = 0;
+    int byte;
+
+    pthread_mutex_lock(&l->lock);
+    for (int32_t at = w->at; len < ONLY && at != MATCHER_DEAD; len++) {
+        byte = matcher_only(l->matcher, at);
+        if (byte < 0 || byte == GRAMMAR_TOKEN) {
+            break;
+        }
+        text[len] = (char)byte;
+        at = matcher_next(l->matcher, at, (uint8_t)byte);
+    }
+    trim(l);
+    pthread_mutex_unlock(&l->lock);
+    for (size_t i = 0; i < len && n < most; i += took, n++) {
+        out[n] = token_longest(w->masks->order, text + i, len - i, &took);
+        if (out[n] < 0) {
+            break;
+        }
+    }
+    return n;
+}
+
+uint32_t mask_walk_follow(mask_walk *w, const int32_t *ids, uint32_t n)
+{
+    mask_language *l = w->language;
+    int32_t at;
+    uint32_t good = 0;
+
+    pthread_mutex_lock(&l->lock);
+    at = w->at;
+    while (good < n && at != MATCHER_DEAD) {
+        at = token_follow(w->masks->tokenizer, l->matcher, at, ids[good]);
+        make_ahead(w->masks, l, at);
+        good += at != MATCHER_DEAD;
+    }
+    trim(l);
+    pthread_mutex_unlock(&l->lock);
+    return good;
+}
+
+bool mask_walk_is_ready(mask_walk *w)
+{
+    mask_language *l = w->language;
+    bool ready;
+
+    pthread_mutex_lock(&l->lock);
+    ready = w->at == MATCHER_DEAD || is_made(l, w->at);
+    pthread_mutex_unlock(&l->lock);
+    return ready;
 }
 
 bool mask_walk_finished(mask_walk *w)

@@ -57,6 +57,17 @@ size_t masks_words(const masks *s);
 /* Past a token that the mask has: the next mask is begun. */
 void mask_walk_token(mask_walk *w, int32_t id);
 
+/* Where the language leaves one text only, such as the rest of a name: most tokens that write
+ * it to out, the longest there are. Returns how many. */
+uint32_t mask_walk_only(mask_walk *w, int32_t *out, uint32_t most);
+
+/* Of n tokens that are guessed to come, how many may, one behind the other. The walk stays
+ * where it is; the masks behind them are begun. */
+uint32_t mask_walk_follow(mask_walk *w, const int32_t *ids, uint32_t n);
+
+/* Is the next mask there? Who only guesses gives up rather than make it. */
+bool mask_walk_is_ready(mask_walk *w);
+
 /* The language's string has ended: nothing may come. */
 bool mask_walk_finished(mask_walk *w);
 

@@ -161,6 +161,42 @@ const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at)
     return mask;
 }
 
+/* The last token that is exactly this text: of two, bytes that stand in for others come first.
+ */
+static int32_t find(const token_order *o, const char *text, size_t len)
+{
+    const entry key = {.p = text, .len = (uint32_t)len, .id = INT32_MAX};
+    size_t low = 0, high = o->n;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+
+        if (by_text(&o->tokens[mid], &key) > 0) {
+            high = mid;
+        } else {
+            low = mid + 1;
+        }
+    }
+    if (low == 0 || o->tokens[low - 1].len != len ||
+        memcmp(o->tokens[low - 1].p, text, len) != 0) {
+        return -1;
+    }
+    return o->tokens[low - 1].id;
+}
+
+int32_t token_longest(const token_order *o, const char *text, size_t len, size_t *took)
+{
+    int32_t id = -1;
+
+    for (*took = len < o->max_len ? len : o->max_len; *took > 0; (*took)--) {
+        id = find(o, text, *took);
+        if (id >= 0) {
+            break;
+        }
+    }
+    return id;
+}
+
 int32_t token_follow(const tokenizer *t, matcher *m, int32_t at, int32_t id)
 {
     size_t len;

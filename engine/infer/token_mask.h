@@ -23,6 +23,9 @@ size_t token_mask_words(const token_order *o);
  * language does. Kept with the place, until matcher_trim. */
 const uint64_t *token_mask(const token_order *o, matcher *m, int32_t at);
 
+/* The longest token that the text begins with, and its length; -1: there is none. */
+int32_t token_longest(const token_order *o, const char *text, size_t len, size_t *took);
+
 /* The place behind a token that the mask has. */
 int32_t token_follow(const tokenizer *t, matcher *m, int32_t at, int32_t id);
 

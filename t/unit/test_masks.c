@@ -169,6 +169,94 @@ static void walks_go_past_texts(void **state)
     close_vocabulary(v);
 }
 
+/* --- what is guessed --- */
+
+static uint32_t follow(mask_walk *w, const char *bytes)
+{
+    int32_t ids[16];
+    uint32_t n = (uint32_t)strlen(bytes);
+
+    for (uint32_t i = 0; i < n; i++) {
+        ids[i] = (uint8_t)bytes[i]; /* of a byte, the token is its number */
+    }
+    return mask_walk_follow(w, ids, n);
+}
+
+/* As far as the language goes along; the walk stays, whatever is guessed. */
+static void guesses_are_cut(void **state)
+{
+    vocabulary v = open_vocabulary();
+    mask_language *l = masks_add(v.s, AIQ_STR("array"), any_array());
+    mask_walk *w = mask_walk_new(v.s, l);
+    const int32_t control = TINY_IM_END;
+    uint64_t before[WORDS], after[WORDS];
+
+    (void)state;
+    assert_true(mask_walk_text(w, "[1", 2));
+    mask_walk_mask(w, before);
+    assert_true(mask_walk_is_ready(w));
+    assert_int_equal(follow(w, ", [2]"), 5);
+    assert_int_equal(follow(w, ", }2]"), 2);
+    assert_int_equal(follow(w, "x"), 0);
+    assert_int_equal(follow(w, "]x"), 1);
+    assert_int_equal(follow(w, ""), 0);
+    assert_int_equal(mask_walk_follow(w, &control, 1), 0);
+    mask_walk_mask(w, after);
+    assert_memory_equal(before, after, sizeof(before));
+    assert_true(mask_walk_text(w, "]", 1));
+    assert_int_equal(follow(w, "]"), 0);
+    assert_false(mask_walk_text(w, "x", 1));
+    assert_int_equal(follow(w, "]"), 0);
+    mask_walk_free(w);
+    mask_language_drop(l);
+    close_vocabulary(v);
+}
+
+static void only(mask_walk *w, uint32_t most, const char *want)
+{
+    int32_t ids[8];
+    uint32_t n = mask_walk_only(w, ids, most);
+    char text[64] = "";
+
+    for (uint32_t i = 0; i < n; i++) {
+        snprintf(text + strlen(text), sizeof(text) - strlen(text), "%d ", ids[i]);
+    }
+    assert_string_equal(text, want);
+    assert_int_equal(mask_walk_follow(w, ids, n), n);
+}
+
+/* A name, once it began: white space may come before its quote, and before its colon. */
+static void what_must_come(void **state)
+{
+    static const char schema[] =
+        "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"the theme\"],"
+        "\"properties\":{\"the theme\":{\"enum\":[\"12\",\"13\"]}}}";
+    vocabulary v = open_vocabulary();
+    mask_language *l = masks_add(v.s, AIQ_STR("theme"),
+                                 schema_compile(schema, sizeof(schema) - 1, err, sizeof(err)));
+    mask_walk *w = mask_walk_new(v.s, l);
+
+    (void)state;
+    only(w, 8, "123 ");
+    assert_true(mask_walk_text(w, "{", 1));
+    only(w, 8, "");
+    assert_true(mask_walk_text(w, "\"", 1));
+    only(w, 8, "258 259 109 101 34 "); /* the, the with its space, m, e, quote */
+    only(w, 2, "258 259 ");
+    only(w, 0, "");
+    assert_true(mask_walk_text(w, "the theme\":\"", 12));
+    only(w, 8, "49 ");
+    assert_true(mask_walk_text(w, "12", 2));
+    only(w, 8, "34 ");
+    assert_true(mask_walk_text(w, "\"}", 2));
+    only(w, 8, "");
+    assert_false(mask_walk_text(w, "x", 1));
+    only(w, 8, "");
+    mask_walk_free(w);
+    mask_language_drop(l);
+    close_vocabulary(v);
+}
+
 /* --- what is kept --- */
 
 static mask_language *add(const vocabulary *v, int number)
@@ -247,6 +335,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_walk_in_one),       cmocka_unit_test(walks_go_past_texts),
+        cmocka_unit_test(guesses_are_cut),        cmocka_unit_test(what_must_come),
         cmocka_unit_test(few_are_kept),           cmocka_unit_test(large_names_are_not),
         cmocka_unit_test(the_model_may_go_first),
     };
