@@ -53,6 +53,7 @@ struct aiq_engine {
     uint64_t id;     /* random; names this process */
     uint64_t started_ns;
     bool leaving;                /* atomic; it takes no more jobs */
+    bool driver_hangs;           /* once the models are closed: a thread may never return */
     health_component *health;    /* see engine_add_health() */
     struct policy_set *policies; /* core/policy.h */
     struct link_server *links;

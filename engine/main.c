@@ -432,8 +432,11 @@ static bool start(process *p, aiq_err *err)
     engine->streams = streams_new(engine, engine->options.stream_memory);
     engine->topics = topics_new(engine);
     engine->durable = durable_new(engine);
-    if (!open_redis(engine, err)) {
+    if (!durable_hear(engine->durable, err) || !open_redis(engine, err)) {
         return false;
+    }
+    if (engine->redis) {
+        topics_hear(engine->topics);
     }
     engine->rates = rates_new(engine);
     engine->shared_tokens = shared_tokens_new(engine);
@@ -535,5 +538,10 @@ int main(int argc, char **argv)
     if (ok) {
         aiq_log(AIQ_LOG_INFO, "core", "ended", AIQ_I("pid", getpid()));
     }
-    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+    int status = ok ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (engine.driver_hangs) {
+        /* what the driver of a device has registered for the exit may wait for its thread */
+        _exit(status);
+    }
+    return status;
 }

@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 8
+#define AIQ_KERNELS_ABI 9
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -169,6 +169,14 @@ typedef enum { KERN_POOL_MEAN, KERN_POOL_FIRST, KERN_POOL_LAST } kern_pooling;
  * the rest is left to the driver, and to what comes and goes. */
 #define KERN_MEMORY_SHARE 0.8
 
+/*
+ * How long a call into a device may take, before whoever waits takes it for one that never
+ * returns: a GPU that fell off its bus, a driver that waits for itself. A step is done within
+ * a second or two at most; the first also compiles kernels for a GPU that is newer than the
+ * library, and a GPU may be shared with other programs, that make it wait.
+ */
+#define KERN_LIMIT_MS 60000
+
 /* What a back end has at one of its places. */
 typedef struct {
     uint32_t score;  /* 0: nothing, or nothing that works here; else the highest is the best */
@@ -184,6 +192,10 @@ typedef struct {
 typedef struct {
     uint32_t abi;     /* AIQ_KERNELS_ABI */
     const char *name; /* "cpu" */
+
+    /* How long its calls may take, page_bytes and last_error aside, which only look; a load
+     * longer, for what it reads. 0: there is no end to it, for they are computed here. */
+    uint32_t limit_ms;
 
     /* Looks at device index, which count from 0 without gaps. One that was lost has score 0.
      * Any thread. */

@@ -4,10 +4,13 @@
 #include <dlfcn.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "infer/watched.h"
 
 #define PREFIX       "libaiq_"
 #define SUFFIX       ".so"
@@ -21,6 +24,9 @@ struct devices {
 
     pthread_mutex_t lock;
     uint32_t models[DEVICES_MAX]; /* under lock */
+
+    atomic_uint lost; /* a bit for each that does not answer */
+    atomic_bool hang; /* a call into a driver was given up */
 };
 
 static void tell(const devices *d, devices_event event, const char *name, const char *why)
@@ -163,6 +169,50 @@ static const aiq_kernels *load(const char *name, const char *folder, char *why, 
     return NULL;
 }
 
+/* --- looking at devices --- */
+
+typedef struct {
+    const aiq_kernels *kern;
+    uint32_t index;
+    kern_info info;
+} sight;
+
+static void look(void *own)
+{
+    sight *s = own;
+
+    s->kern->probe(s->index, &s->info);
+}
+
+/* What is at a place. False: it does not answer. */
+static bool probe(devices *d, const aiq_kernels *kern, uint32_t index, kern_info *out)
+{
+    sight *s;
+    watched *w;
+    bool answers;
+
+    *out = (kern_info){0};
+    if (kern->limit_ms == 0) {
+        kern->probe(index, out);
+        return true;
+    }
+    s = calloc(1, sizeof(*s));
+    w = s != NULL ? watched_new(s, free) : NULL;
+    if (w == NULL) {
+        free(s);
+        return true; /* memory, or threads, end: nothing is seen there */
+    }
+    *s = (sight){.kern = kern, .index = index};
+    answers = watched_call(w, look, kern->limit_ms, NULL, NULL);
+    if (answers) {
+        *out = s->info;
+    } else {
+        atomic_store(&d->hang, true);
+    }
+    watched_free(w, kern->limit_ms, NULL, NULL);
+    return answers;
+}
+
 /* --- finding the devices --- */
 
 static void add(devices *d, const aiq_kernels *kern, uint32_t index, const char *title)
@@ -194,10 +244,11 @@ static bool known(const devices *d, const aiq_kernels *kern, uint32_t index)
 static void add_those_of(devices *d, const entry *e, const aiq_kernels *kern)
 {
     uint32_t found = 0;
+    bool answers = true;
     kern_info info;
 
     for (uint32_t i = e->index; i < DEVICES_MAX && d->n < DEVICES_MAX - 1; i++) {
-        kern->probe(i, &info);
+        answers = probe(d, kern, i, &info);
         if (info.score == 0) {
             break;
         }
@@ -211,13 +262,15 @@ static void add_those_of(devices *d, const entry *e, const aiq_kernels *kern)
     }
     if (found == 0) {
         tell(d, DEVICES_LACKING, e->name,
-             d->n == DEVICES_MAX - 1 ? "there are too many" : "there is no such device");
+             !answers                  ? "it does not answer"
+             : d->n == DEVICES_MAX - 1 ? "there are too many"
+                                       : "there is no such device");
     }
 }
 
 /* Of the back ends in a folder the one whose first device has the highest score, if that is
  * higher than best. */
-static const aiq_kernels *best_in(const char *folder, uint32_t *best)
+static const aiq_kernels *best_in(devices *d, const char *folder, uint32_t *best)
 {
     const aiq_kernels *kern, *winner = NULL;
     DIR *dir = opendir(folder);
@@ -241,7 +294,7 @@ static const aiq_kernels *best_in(const char *folder, uint32_t *best)
         if (kern == NULL) {
             continue;
         }
-        kern->probe(0, &info);
+        probe(d, kern, 0, &info);
         if (info.score > *best) {
             *best = info.score;
             winner = kern;
@@ -260,7 +313,7 @@ static void add_best(devices *d, const entry *e, const char *folder)
     const aiq_kernels *winner = NULL, *kern;
 
     for (uint32_t i = 0; i < n; i++) {
-        kern = best_in(folders[i], &best);
+        kern = best_in(d, folders[i], &best);
         winner = kern != NULL ? kern : winner;
     }
     if (winner != NULL) {
@@ -315,27 +368,35 @@ static bool better(uint32_t models_a, uint64_t memory_a, uint32_t models_b, uint
     return models_a != models_b ? models_a < models_b : memory_a > memory_b;
 }
 
+/* What all but the CPU and those in *tried have now; nobody waits for this but the caller. */
+static void look_at_all(devices *d, const uint32_t *tried, kern_info out[DEVICES_MAX])
+{
+    pthread_mutex_lock(&d->lock);
+    uint32_t skip = *tried | atomic_load(&d->lost);
+    pthread_mutex_unlock(&d->lock);
+    for (uint32_t i = 0; i + 1 < d->n; i++) {
+        out[i] = (kern_info){0};
+        if ((skip >> i & 1) == 0 && !probe(d, d->all[i].kern, d->all[i].index, &out[i])) {
+            devices_lose(d, &d->all[i]);
+        }
+    }
+}
+
 const device *devices_take(devices *d, uint64_t bytes, bool or_cpu, uint32_t *tried)
 {
     uint32_t chosen = d != NULL ? d->n - 1 : 0;
-    uint64_t most = 0;
+    kern_info info[DEVICES_MAX];
 
     if (d == NULL) {
         return or_cpu && (*tried)++ == 0 ? &cpu_alone : NULL;
     }
+    look_at_all(d, tried, info);
     pthread_mutex_lock(&d->lock);
     for (uint32_t i = 0; i + 1 < d->n; i++) {
-        kern_info info = {0};
-
-        if (*tried >> i & 1) {
-            continue;
-        }
-        d->all[i].kern->probe(d->all[i].index, &info);
-        if (info.score > 0 && info.memory >= bytes &&
+        if ((*tried >> i & 1) == 0 && info[i].score > 0 && info[i].memory >= bytes &&
             (chosen == d->n - 1 ||
-             better(d->models[i], info.memory, d->models[chosen], most))) {
+             better(d->models[i], info[i].memory, d->models[chosen], info[chosen].memory))) {
             chosen = i;
-            most = info.memory;
         }
     }
     bool none = (*tried >> chosen & 1) != 0 || (chosen == d->n - 1 && !or_cpu);
@@ -367,6 +428,25 @@ void devices_fail(devices *d, const device *dev, const char *why)
     if (d != NULL) {
         tell(d, DEVICES_FAILED, dev->name, why);
     }
+}
+
+void devices_lose(devices *d, const device *dev)
+{
+    if (d != NULL) {
+        atomic_fetch_or(&d->lost, (uint32_t)1 << dev->n);
+        atomic_store(&d->hang, true);
+        devices_fail(d, dev, DEVICES_SILENT);
+    }
+}
+
+bool devices_is_lost(const devices *d, const device *dev)
+{
+    return d != NULL && (atomic_load(&d->lost) >> dev->n & 1) != 0;
+}
+
+bool devices_hang(const devices *d)
+{
+    return atomic_load(&d->hang);
 }
 
 uint32_t devices_count(const devices *d)

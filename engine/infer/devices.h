@@ -9,8 +9,8 @@
  *
  * A model is on one device at a time, or has replicas on several. Each is put where it has
  * room, and where the fewest models are; where that fails, at once or later, it goes on to the
- * next device that the model has not tried. No code here knows a model: it hands out devices,
- * and counts.
+ * next device that the model has not tried. One that does not answer is lost to all models.
+ * No code here knows a model: it hands out devices, and counts.
  */
 #ifndef AIQ_DEVICES_H
 #define AIQ_DEVICES_H
@@ -67,6 +67,15 @@ void devices_give(devices *d, const device *dev);
 
 /* It did not work out there: to be said before devices_give. Any thread. */
 void devices_fail(devices *d, const device *dev, const char *why);
+
+/* It does not answer, which is a failure, too: nobody is given it any more, and whoever has it
+ * is to leave. Any thread. */
+#define DEVICES_SILENT "the device does not answer"
+void devices_lose(devices *d, const device *dev);
+bool devices_is_lost(const devices *d, const device *dev);
+
+/* Whether a thread may still hang in a driver. */
+bool devices_hang(const devices *d);
 
 /* How many there are, and which; the CPU is the last. */
 uint32_t devices_count(const devices *d);

@@ -30,51 +30,67 @@ static uint32_t unfit(const embedder *e)
     return set;
 }
 
-static void leave(embed_replica *p)
+static bool is_closing(embedder *e)
 {
-    if (p->km != NULL) {
-        p->place->kern->model_free(p->km);
-        p->km = NULL;
+    pthread_mutex_lock(&e->lock);
+    bool closing = e->closing;
+    pthread_mutex_unlock(&e->lock);
+    return closing;
+}
+
+/* Whether what a device does is still wanted; while the model is opened, its owner says so. */
+static bool is_wanted(void *arg)
+{
+    embedder *e = arg;
+
+    if (e->opening && e->opt.progress != NULL) {
+        return e->opt.progress(e->opt.progress_arg, 100);
     }
-    if (p->dev != NULL) {
-        p->place->kern->close(p->dev);
-        p->dev = NULL;
-    }
-    if (p->place != NULL) {
-        devices_give(p->e->opt.devices, p->place);
-        p->place = NULL;
+    return !is_closing(e);
+}
+
+/* failure: the device's, NULL: none. */
+static void leave(embed_replica *p, const char *failure)
+{
+    if (p->runner != NULL) {
+        runner_close(p->runner, failure);
+        p->runner = NULL;
     }
 }
 
-static bool load(embed_replica *p, char *err, size_t errlen)
+static bool load(embed_replica *p, const device *place, char *err, size_t errlen)
 {
-    const embedder *e = p->e;
-    const aiq_kernels *kern = p->place->kern;
-    uint32_t most = e->max_tokens > EMBED_BATCH_TOKENS ? e->max_tokens : EMBED_BATCH_TOKENS;
+    embedder *e = p->e;
+    const runner_shape shape = {
+        .max_batch = e->max_tokens > EMBED_BATCH_TOKENS ? e->max_tokens : EMBED_BATCH_TOKENS,
+        .max_parts = EMBED_BATCH_TEXTS,
+        .max_rows = EMBED_BATCH_TEXTS,
+        .row = e->dimensions,
+    };
 
-    p->dev = kern->open(p->place->index, e->opt.n_threads);
-    if (p->dev != NULL) {
-        p->km =
-            kern->model_load(p->dev, &e->model.model.config, &e->model.model.weights, most, 0);
+    p->runner = runner_open(e->opt.devices, place, e->opt.n_threads, is_wanted, e, err, errlen);
+    if (p->runner == NULL) {
+        return false;
     }
-    if (p->km == NULL) {
-        snprintf(err, errlen, "%s", kern->last_error(p->dev));
+    bool loaded = runner_load(p->runner, &e->model.model, e->file, &shape);
+    if (!loaded) {
+        snprintf(err, errlen, "%s", runner_error(p->runner));
     }
-    return p->km != NULL;
+    return loaded;
 }
 
 /* On the next device that has room, on the CPU only where it is wanted. */
 static bool settle(embed_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     embedder *e = p->e;
+    const device *place;
 
-    while ((p->place = devices_take(e->opt.devices, gguf_size(e->file), or_cpu, &e->tried)) !=
+    while ((place = devices_take(e->opt.devices, gguf_size(e->file), or_cpu, &e->tried)) !=
            NULL) {
-        if (load(p, err, errlen)) {
+        if (load(p, place, err, errlen)) {
             return true;
         }
-        devices_fail(e->opt.devices, p->place, err);
-        leave(p);
+        leave(p, err);
     }
     return false;
 }
@@ -89,17 +105,17 @@ bool embed_place_all(embedder *e, char *err, size_t errlen)
         return false;
     }
     e->tried = unfit(e);
+    e->opening = true;
     while (e->n_replicas < want) {
         embed_replica *p = &e->replicas[e->n_replicas];
 
         p->e = e;
-        p->out = malloc((size_t)EMBED_BATCH_TEXTS * e->dimensions * sizeof(float));
-        if (p->out == NULL || !settle(p, e->n_replicas == 0, err, errlen)) {
-            free(p->out);
+        if (!settle(p, e->n_replicas == 0, err, errlen)) {
             break;
         }
         e->n_replicas++;
     }
+    e->opening = false;
     e->n_alive = e->n_replicas;
     return e->n_replicas > 0;
 }
@@ -107,8 +123,7 @@ bool embed_place_all(embedder *e, char *err, size_t errlen)
 void embed_leave_all(embedder *e)
 {
     for (uint32_t i = 0; i < e->n_replicas; i++) {
-        leave(&e->replicas[i]);
-        free(e->replicas[i].out);
+        leave(&e->replicas[i], NULL);
     }
     free(e->replicas);
 }
@@ -239,22 +254,22 @@ static bool normalize(float *v, uint32_t n)
     return isfinite(square);
 }
 
-/* The batch is done; why: it has failed, NULL: it has not. */
-static void give_back(embed_replica *p, const char *why)
+/* The batch is done; out: its vectors, NULL: it has failed, and why. */
+static void give_back(embed_replica *p, float *out, const char *why)
 {
     embedder *e = p->e;
     size_t d = e->dimensions;
     bool sound[EMBED_BATCH_TEXTS];
 
-    for (uint32_t i = 0; i < p->n && why == NULL; i++) {
-        sound[i] = normalize(p->out + i * d, e->dimensions);
-        memcpy(p->whose[i]->vectors + p->which[i] * d, p->out + i * d, d * sizeof(float));
+    for (uint32_t i = 0; i < p->n && out != NULL; i++) {
+        sound[i] = normalize(out + i * d, e->dimensions);
+        memcpy(p->whose[i]->vectors + p->which[i] * d, out + i * d, d * sizeof(float));
     }
     pthread_mutex_lock(&e->lock);
     for (uint32_t i = 0; i < p->n; i++) {
         embed_req *r = p->whose[i];
 
-        if (why != NULL) {
+        if (out == NULL) {
             embed_fail(r, EMBED_FAILED, 0, why);
         } else if (!sound[i]) {
             embed_fail(r, EMBED_FAILED, 0, "the model computed something that is not a number");
@@ -297,21 +312,22 @@ static bool settle_again(embed_replica *p, char *err, size_t errlen)
 /* False: the replica has ended. */
 static bool run_batch(embed_replica *p)
 {
+    embedder *e = p->e;
     char why[160] = "";
-    bool placed = p->km != NULL || settle_again(p, why, sizeof(why));
+    bool placed = p->runner != NULL || settle_again(p, why, sizeof(why));
+    float *out = NULL;
 
     while (placed &&
-           !p->place->kern->encode(p->km, p->batch, p->n, p->e->model.pooling, p->out)) {
-        snprintf(why, sizeof(why), "%s", p->place->kern->last_error(p->dev));
-        devices_fail(p->e->opt.devices, p->place, why);
-        leave(p);
-        placed = settle(p, false, why, sizeof(why));
+           (out = runner_encode(p->runner, p->batch, p->n, e->model.pooling)) == NULL) {
+        snprintf(why, sizeof(why), "%s", runner_error(p->runner));
+        leave(p, why);
+        placed = !is_closing(e) && settle(p, false, why, sizeof(why));
         if (!placed && end_for_others(p)) {
             return false;
         }
-        placed = placed || settle(p, true, why, sizeof(why));
+        placed = placed || (!is_closing(e) && settle(p, true, why, sizeof(why)));
     }
-    give_back(p, placed ? NULL : why);
+    give_back(p, out, why);
     return true;
 }
 

@@ -20,6 +20,7 @@
 #include "infer/devices.h"
 #include "infer/embed_model.h"
 #include "infer/embedder.h"
+#include "infer/runner.h"
 #include "infer/tokenizer.h"
 
 /* Tokens of a batch, but for a text that is longer alone: more are no faster. */
@@ -62,10 +63,7 @@ typedef struct embed_replica embed_replica;
 struct embed_replica {
     embedder *e;
     pthread_t thread;
-    const device *place;
-    kern_device *dev;
-    kern_model *km; /* NULL: no device has it */
-    float *out;     /* [EMBED_BATCH_TEXTS][dimensions] */
+    runner *runner; /* NULL: no device has it */
 
     /* its batch; once it has ended what it leaves to others, with next under the lock */
     uint32_t n;
@@ -89,6 +87,7 @@ struct embedder {
     embed_replica *replicas;
     uint32_t n_replicas;
     uint32_t tried; /* devices, see devices_take: each has one replica at most */
+    bool opening;   /* placed by embedder_open, as yet */
 
     pthread_mutex_t lock;
     pthread_cond_t to_read; /* reading or over has something */

@@ -56,9 +56,7 @@ static void finish_done(infer_replica *p, infer_req *r, infer_finish why)
     finish(p, r, &ev);
 }
 
-/* Must the next token be one of the language? Thoughts in front of the answer are none of it.
- */
-static bool is_held(const infer_req *r)
+bool infer_is_held(const infer_req *r)
 {
     return r->walk != NULL && r->thoughts.at != THOUGHTS_WITHIN;
 }
@@ -78,7 +76,7 @@ static int32_t sample(infer_replica *p, infer_req *r, float *logits)
         }
         memcpy(p->raw, logits, n * sizeof(*logits));
     }
-    if (is_held(r)) {
+    if (infer_is_held(r)) {
         mask_walk_mask(r->walk, p->mask);
         context.mask = p->mask;
     }
@@ -112,8 +110,8 @@ bool infer_take_token(infer_replica *p, infer_req *r, float *logits)
     }
     if (id < 0) {
         infer_fail(p, r,
-                   is_held(r) ? "no token continues the answer in its format"
-                              : "the model computed something that is not a number");
+                   infer_is_held(r) ? "no token continues the answer in its format"
+                                    : "the model computed something that is not a number");
         return false;
     }
     if (tokenizer_is_end(p->m->tok, id)) {
@@ -121,7 +119,7 @@ bool infer_take_token(infer_replica *p, infer_req *r, float *logits)
         return false;
     }
     r->ids[r->n_prompt + r->n_answer++] = id;
-    if (is_held(r)) {
+    if (infer_is_held(r)) {
         mask_walk_token(r->walk, id);
     }
     piece = text_of(p->m, r, id, &len);

@@ -198,20 +198,18 @@ static bool alloc_batch(infer_replica *p)
 
     p->seqs = calloc(n, sizeof(*p->seqs));
     p->reqs = calloc(n, sizeof(infer_req *));
-    p->logits = malloc((n + DRAFT_WIDTH) * n_vocab * sizeof(*p->logits));
     p->mask = malloc(masks_words(m->masks) * sizeof(*p->mask));
     p->raw = malloc(n_vocab * sizeof(*p->raw));
     p->scratch = malloc(n_vocab * sizeof(*p->scratch));
     p->counts = calloc(n_vocab, sizeof(*p->counts));
-    return p->seqs != NULL && p->reqs != NULL && p->logits != NULL && p->mask != NULL &&
-           p->raw != NULL && p->scratch != NULL && p->counts != NULL;
+    return p->seqs != NULL && p->reqs != NULL && p->mask != NULL && p->raw != NULL &&
+           p->scratch != NULL && p->counts != NULL;
 }
 
 static void free_batch(infer_replica *p)
 {
     free(p->seqs);
     free(p->reqs);
-    free(p->logits);
     free(p->mask);
     free(p->raw);
     free(p->scratch);
@@ -272,7 +270,7 @@ static bool start(infer *m, char *err, size_t errlen)
 static void free_all(infer *m)
 {
     for (uint32_t i = 0; m->replicas != NULL && i < m->opt.replicas; i++) {
-        infer_leave(&m->replicas[i]);
+        infer_leave(&m->replicas[i], NULL);
         free_batch(&m->replicas[i]);
     }
     free(m->replicas);

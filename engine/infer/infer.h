@@ -19,10 +19,10 @@
  *  - Events of one request come in order, and on the thread of the replica that has it.
  *  - TEXT events carry whole UTF-8 characters and never a part of a stop string; their
  *    concatenation is the answer.
- *  - Where a device fails, its replica moves to the next one of the devices that has no other,
- *    and what runs goes on there, or at another replica: nothing is said twice. Where there is
- *    no such device the replica ends, and the last one goes to the CPU. Without any place the
- *    requests are FAILED.
+ *  - Where a device fails, or does not answer (runner.h), its replica moves to the next one of
+ *    the devices that has no other, and what runs goes on there, or at another replica:
+ *    nothing is said twice. Where there is no such device the replica ends, and the last one
+ *    goes to the CPU. Without any place the requests are FAILED.
  *  - Any request that was queued fits the pages alone, so the first of all that run always goes
  *    on, and nothing fails because another one grew.
  *  - A token is chosen from the logits that all before it give, guessed or not: drafts change
@@ -65,8 +65,9 @@ typedef struct {
     uint32_t max_waiting; /* requests that wait to be admitted [256] */
     uint64_t kv_bytes;    /* memory for the contexts of all running requests [1 GiB] */
 
-    /* Told how far the file is read, from 0 to 100, on infer_open's thread; false ends it
-     * [weights are read when they are needed]. */
+    /* Told how far the file is read, from 0 to 100, and 100 again while a device takes its
+     * time to load it, on infer_open's thread; false ends it [weights are read when they are
+     * needed]. */
     bool (*progress)(void *arg, unsigned percent);
     void *progress_arg;
 

@@ -33,6 +33,7 @@
 #include "infer/infer.h"
 #include "infer/kv.h"
 #include "infer/model.h"
+#include "infer/runner.h"
 #include "infer/scores.h"
 #include "infer/thoughts.h"
 #include "infer/masks.h"
@@ -45,9 +46,9 @@
 #define PROMPT_ALONE 256
 
 /*
- * Tokens of a step in which drafts may have a part: beyond, those that decode fill the machine,
- * and so many are multiplied in the same way as one (aiq_kernels.h, step), so an answer is the
- * same to the bit with drafts.
+ * Tokens of a step in which drafts may have a part: beyond, those that decode fill the machine.
+ * Up to so many, activations are rounded as for one (aiq_kernels.h, step), so what differs with
+ * drafts is the order of sums, and that of packed weights only.
  */
 #define DRAFT_WIDTH 6
 
@@ -107,10 +108,7 @@ typedef struct {
     pthread_t thread;
 
     /* where it computes; its thread, once that runs */
-    const device *place;
-    const aiq_kernels *kern;
-    kern_device *dev;
-    kern_model *km; /* NULL: no device has it */
+    runner *runner; /* NULL: no device has it */
     kv_pool *pool;  /* of the pages there */
 
     /* under the hub's lock */
@@ -125,7 +123,6 @@ typedef struct {
     infer_req **reqs;           /* [max_running] whose they are */
     uint64_t drafted;           /* tokens */
     uint64_t accepted;          /* of these */
-    float *logits;              /* [max_running + DRAFT_WIDTH][n_vocab] */
     uint64_t *mask;             /* [masks_words] tokens that may come */
     float *raw;                 /* [n_vocab] logits before sampling, for log-probabilities */
     sampler_candidate *scratch; /* [n_vocab] */
@@ -152,6 +149,7 @@ struct infer {
     infer_replica *replicas;
     uint32_t n_replicas;
     uint32_t tried; /* devices, see devices_take: each has one replica at most */
+    bool opening;   /* placed by infer_open, as yet */
 
     /* under the hub's lock */
     uint32_t n_alive;    /* replicas whose thread has not ended */
@@ -226,8 +224,9 @@ void infer_wait(infer *m, infer_req *r);
  * there is none, err says why. */
 bool infer_place_all(infer *m, char *err, size_t errlen);
 
-/* Takes a replica from where it is. It has no contexts there any more. */
-void infer_leave(infer_replica *p);
+/* Takes a replica from where it is. It has no contexts there any more. failure: the device's;
+ * NULL: none. */
+void infer_leave(infer_replica *p, const char *failure);
 
 /* The device has failed at a step of p->reqs, [n]; its requests wait for the next, or for other
  * replicas. False: there are such, and this one has ended. Its own thread. */
@@ -238,6 +237,10 @@ bool infer_move(infer_replica *p, uint32_t n);
 void infer_settle_again(infer_replica *p);
 
 /* --- generation.c; the replica's thread --- */
+
+/* Must the next token be one of the language? Thoughts in front of the answer are none of it.
+ */
+bool infer_is_held(const infer_req *r);
 
 /* The token that follows, from its logits. False: the request is over and must not be touched.
  */

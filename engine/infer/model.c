@@ -314,6 +314,27 @@ void infer_model_fit(infer_model *m, const gguf *g, uint32_t n_ctx)
     model_rope(&r, &m->config, m->rope_factors);
 }
 
+bool infer_model_copy(infer_model *to, const infer_model *from)
+{
+    size_t layers = from->config.n_layers * sizeof(*to->layers);
+    size_t factors = from->config.rope_dim / 2 * sizeof(*to->rope_factors);
+    bool turned = from->rope_factors != NULL;
+
+    *to = *from;
+    to->layers = malloc(layers);
+    to->rope_factors = turned ? malloc(factors) : NULL;
+    to->weights.layers = to->layers;
+    to->weights.rope_factors = to->rope_factors;
+    if (to->layers == NULL || (turned && to->rope_factors == NULL)) {
+        return false;
+    }
+    memcpy(to->layers, from->layers, layers);
+    if (turned) {
+        memcpy(to->rope_factors, from->rope_factors, factors);
+    }
+    return true;
+}
+
 void infer_model_free(infer_model *m)
 {
     free(m->layers);

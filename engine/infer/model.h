@@ -30,6 +30,10 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
  * have it, which positions are turned with other factors then. */
 void infer_model_fit(infer_model *m, const gguf *g, uint32_t n_ctx);
 
+/* One of its own, which points into the same file. False: memory ends; it is to be freed then,
+ * too. */
+bool infer_model_copy(infer_model *to, const infer_model *from);
+
 void infer_model_free(infer_model *m);
 
 #endif

@@ -20,7 +20,7 @@ static void serve(infer_replica *p, bool serves)
     pthread_mutex_unlock(&p->m->hub->lock);
 }
 
-void infer_leave(infer_replica *p)
+void infer_leave(infer_replica *p, const char *failure)
 {
     if (p->serves) {
         serve(p, false);
@@ -29,17 +29,9 @@ void infer_leave(infer_replica *p)
         kv_pool_free(p->pool);
         p->pool = NULL;
     }
-    if (p->km != NULL) {
-        p->kern->model_free(p->km);
-        p->km = NULL;
-    }
-    if (p->dev != NULL) {
-        p->kern->close(p->dev);
-        p->dev = NULL;
-    }
-    if (p->place != NULL) {
-        devices_give(p->m->opt.devices, p->place);
-        p->place = NULL;
+    if (p->runner != NULL) {
+        runner_close(p->runner, failure);
+        p->runner = NULL;
     }
 }
 
@@ -53,7 +45,7 @@ static uint32_t count_pages(const infer_replica *p)
     infer *m = p->m;
     const kern_config *c = &m->model.config;
     uint64_t most = 2 * (uint64_t)m->opt.max_running * kv_pages_for(c->n_ctx);
-    uint64_t n = m->opt.kv_bytes / p->kern->page_bytes(p->dev, c);
+    uint64_t n = m->opt.kv_bytes / runner_page_bytes(p->runner, c);
 
     n = n < most ? n : most;
     n = n < MAX_PAGES ? n : MAX_PAGES;
@@ -65,14 +57,32 @@ static uint32_t count_pages(const infer_replica *p)
     return (uint32_t)n;
 }
 
-static bool load(infer_replica *p, char *err, size_t errlen)
+static bool is_closing(infer *m)
 {
-    const infer *m = p->m;
+    pthread_mutex_lock(&m->hub->lock);
+    bool closing = m->closing;
+    pthread_mutex_unlock(&m->hub->lock);
+    return closing;
+}
+
+/* Whether what a device does is still wanted; while the model is opened, its owner says so. */
+static bool is_wanted(void *arg)
+{
+    infer *m = arg;
+
+    if (m->opening && m->opt.progress != NULL) {
+        return m->opt.progress(m->opt.progress_arg, 100);
+    }
+    return !is_closing(m);
+}
+
+static bool load(infer_replica *p, const device *place, char *err, size_t errlen)
+{
+    infer *m = p->m;
     uint32_t n_pages;
 
-    p->dev = p->kern->open(p->place->index, m->opt.n_threads);
-    if (p->dev == NULL) {
-        snprintf(err, errlen, "%s", p->kern->last_error(NULL));
+    p->runner = runner_open(m->opt.devices, place, m->opt.n_threads, is_wanted, m, err, errlen);
+    if (p->runner == NULL) {
         return false;
     }
     n_pages = count_pages(p);
@@ -85,38 +95,46 @@ static bool load(infer_replica *p, char *err, size_t errlen)
         snprintf(err, errlen, "out of memory");
         return false;
     }
-    p->km = p->kern->model_load(p->dev, &m->model.config, &m->model.weights,
-                                m->opt.max_running + PROMPT_ALONE + DRAFT_WIDTH, n_pages);
-    if (p->km == NULL) {
-        snprintf(err, errlen, "%s", p->kern->last_error(p->dev));
+    const runner_shape shape = {
+        .max_batch = m->opt.max_running + PROMPT_ALONE + DRAFT_WIDTH,
+        .max_parts = m->opt.max_running,
+        .max_rows = m->opt.max_running + DRAFT_WIDTH,
+        .row = m->model.config.n_vocab,
+        .n_pages = n_pages,
+    };
+    bool loaded = runner_load(p->runner, &m->model, m->file, &shape);
+
+    if (!loaded) {
+        snprintf(err, errlen, "%s", runner_error(p->runner));
     }
-    return p->km != NULL;
+    return loaded;
 }
 
 /* On the next device that has room, on the CPU only where it is wanted. */
 static bool settle(infer_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     infer *m = p->m;
+    const device *place;
 
-    while ((p->place = devices_take(m->opt.devices, gguf_size(m->file), or_cpu, &m->tried)) !=
+    while ((place = devices_take(m->opt.devices, gguf_size(m->file), or_cpu, &m->tried)) !=
            NULL) {
-        p->kern = p->place->kern;
-        if (load(p, err, errlen)) {
+        if (load(p, place, err, errlen)) {
             serve(p, true);
             return true;
         }
-        devices_fail(m->opt.devices, p->place, err);
-        infer_leave(p);
+        infer_leave(p, err);
     }
     return false;
 }
 
 bool infer_place_all(infer *m, char *err, size_t errlen)
 {
+    m->opening = true;
     while (m->n_replicas < m->opt.replicas &&
            settle(&m->replicas[m->n_replicas], m->n_replicas == 0, err, errlen)) {
         m->n_replicas++;
     }
+    m->opening = false;
     m->n_alive = m->n_replicas;
     return m->n_replicas > 0;
 }
@@ -175,12 +193,10 @@ bool infer_move(infer_replica *p, uint32_t n)
     infer *m = p->m;
     char why[256];
 
-    snprintf(why, sizeof(why), "%s", p->kern->last_error(p->dev));
     serve(p, false);
     give_up_requests(p, n);
-    devices_fail(m->opt.devices, p->place, why);
-    infer_leave(p);
-    if (settle(p, false, why, sizeof(why))) {
+    infer_leave(p, runner_error(p->runner));
+    if (is_closing(m) || settle(p, false, why, sizeof(why))) {
         return true;
     }
     if (end_for_others(m)) {

@@ -340,10 +340,25 @@ static void plan_step(infer_replica *p, uint32_t n)
     }
 }
 
+/* Most tokens that may follow r's, to behind them; returns how many. */
+static uint32_t guess(infer_req *r, uint32_t most)
+{
+    uint32_t all = r->n_prompt + r->n_answer, n;
+    int32_t *out = r->ids + all;
+
+    n = draft_find(r->ids, all, most, out);
+    if (!infer_is_held(r)) {
+        return n;
+    }
+    n = mask_walk_follow(r->walk, out, n);
+    return n > 0 ? n : mask_walk_follow(r->walk, out, mask_walk_only(r->walk, out, most));
+}
+
 /*
  * A step reads all weights once, for one token or for a few: while the batch is small those
  * that decode have guesses read with their token. The first guess is small, and it grows with
- * those that were right. An answer in a format is not guessed: its masks are made one by one.
+ * those that were right. In an answer that is held to a language it ends where that forbids it,
+ * and where nothing else is guessed it is what the language says itself.
  */
 static void add_drafts(infer_replica *p, uint32_t n)
 {
@@ -355,10 +370,10 @@ static void add_drafts(infer_replica *p, uint32_t n)
 
         most = most < left ? most : left;
         most = most < r->n_draft ? most : r->n_draft;
-        if (p->seqs[i].n != 1 || p->seqs[i].n_logits != 1 || r->walk != NULL) {
+        if (p->seqs[i].n != 1 || p->seqs[i].n_logits != 1 || most == 0) {
             continue;
         }
-        most = draft_find(r->ids, all, most, r->ids + all);
+        most = guess(r, most);
         if (kv_grow(p->pool, &r->kv, all + most)) {
             p->seqs[i].n += most;
             p->seqs[i].n_logits += most;
@@ -367,14 +382,16 @@ static void add_drafts(infer_replica *p, uint32_t n)
     }
 }
 
-static bool is_paused(infer_req *r)
+/* May its next token be chosen at once? Somebody reads, and its mask was made beside the step.
+ */
+static bool is_ready(infer_req *r)
 {
     bool paused;
 
     pthread_mutex_lock(&r->hub->lock);
     paused = r->paused;
     pthread_mutex_unlock(&r->hub->lock);
-    return paused;
+    return !paused && (!infer_is_held(r) || mask_walk_is_ready(r->walk));
 }
 
 /*
@@ -393,14 +410,12 @@ static bool take_tokens(infer_replica *p, infer_req *r, const kern_seq *s, float
 
         kv_note(p->pool, &r->kv, r->ids, r->pos);
         goes_on = infer_take_token(p, r, logits + (size_t)right * p->m->model.config.n_vocab);
-        if (!goes_on || right == drafted || *next != guess) {
+        /* a token that the next step begins with is read there, though it was guessed */
+        if (!goes_on || right == drafted || *next != guess || !is_ready(r)) {
             break;
         }
         right++;
         r->pos++;
-        if (is_paused(r)) {
-            break;
-        }
     }
     p->drafted += drafted;
     p->accepted += right;
@@ -414,11 +429,10 @@ static bool take_tokens(infer_replica *p, infer_req *r, const kern_seq *s, float
 /* False: the replica has ended. */
 static bool step(infer_replica *p, uint32_t n)
 {
-    float *logits = p->logits;
-
     plan_step(p, n);
     add_drafts(p, n);
-    if (!p->kern->step(p->km, p->seqs, n, p->logits)) {
+    float *logits = runner_step(p->runner, p->seqs, n);
+    if (logits == NULL) {
         return infer_move(p, n);
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -457,8 +471,8 @@ void *infer_main(void *arg)
             sweep(m, &p->running, &over);
             m->n_waiting -= sweep(m, &m->waiting[0], &over);
             m->n_waiting -= sweep(m, &m->waiting[1], &over);
-            lost = p->km == NULL && m->n_waiting > 0;
-            n = p->km != NULL ? gather(p) : 0;
+            lost = p->runner == NULL && m->n_waiting > 0;
+            n = p->runner != NULL ? gather(p) : 0;
             if (n > 0 || lost || over.first != NULL || closing) {
                 break;
             }

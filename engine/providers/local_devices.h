@@ -15,8 +15,8 @@ typedef struct local_devices local_devices;
 /* Main thread, before the loops run. Blocks: it loads libraries. */
 local_devices *local_devices_new(aiq_engine *engine);
 
-/* When no model is left. */
-void local_devices_free(local_devices *d);
+/* When no model is left. Whether a thread may still hang in a driver. */
+bool local_devices_free(local_devices *d);
 
 devices *local_devices_all(const local_devices *d);
 

@@ -90,10 +90,11 @@ static bool on_progress(void *arg, unsigned percent)
     local_model *model = arg;
 
     pthread_mutex_lock(&model->all->lock);
+    bool again = percent > 0 && percent == model->percent; /* a device takes its time */
     model->percent = percent;
     bool leaving = model->all->leaving;
     pthread_mutex_unlock(&model->all->lock);
-    if (percent % TELL_EVERY == 0) {
+    if (percent % TELL_EVERY == 0 && !again) {
         tell(model, "model.loading", NULL, (int)percent);
     }
     return !leaving;
@@ -568,7 +569,7 @@ void local_models_free(local_models *m)
         free(model);
     }
     local_metrics_free(m->metrics);
-    local_devices_free(m->devices);
+    m->engine->driver_hangs = local_devices_free(m->devices);
     pthread_cond_destroy(&m->work);
     pthread_mutex_destroy(&m->lock);
     free(m);

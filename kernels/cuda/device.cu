@@ -85,6 +85,7 @@ static const char *device_last_error(const kern_device *dev)
 static const aiq_kernels table = {
     .abi = AIQ_KERNELS_ABI,
     .name = "cuda",
+    .limit_ms = KERN_LIMIT_MS,
     .probe = device_info,
     .open = device_open,
     .close = device_close,

@@ -1,6 +1,6 @@
 /*
- * A back end for tests: the CPU's, with devices that run out of memory, are lost or slow when
- * the environment says so. AIQ_FAKE is a list of words:
+ * A back end for tests: the CPU's, with devices that run out of memory, are lost, slow or hang
+ * when the environment says so. AIQ_FAKE is a list of words:
  *
  *   devices=N    how many there are (1)
  *   memory=B     bytes that each has, of which KERN_MEMORY_SHARE may be taken (the system's)
@@ -10,16 +10,25 @@
  *   oom=N        the Nth step finds no memory; the device goes on
  *   lost=N       the Nth step loses its device for good
  *   slow=MS      each step takes so much longer
- *   only=I       the last three are of device I: steps of others are not counted, nor slow
+ *   hang=N       the Nth step hangs: for ever, or until there is the file that AIQ_FAKE_UNTIL
+ *                names; then it goes on as if nothing had been. It first makes the file that
+ *                AIQ_FAKE_HANGS names
+ *   only=I       the last four are of device I: steps of others are not counted, nor slow
+ *   hangprobe=N  likewise the Nth look at a device, load, …
+ *   hangload=N
+ *   hangfree=N   … end of a model
+ *   limit=MS     what its calls may take (KERN_LIMIT_MS)
  *
  * A step is of a chat's, or a batch of texts. What happened must outlive a device that is
  * closed, hence the state of the process. It counts anew when AIQ_FAKE is another.
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kernels/aiq_kernels.h"
 #include "kernels/cpu/quant.h"
@@ -29,7 +38,9 @@
 static struct {
     pthread_mutex_t lock;
     char setting[256];
+    uint32_t probes;
     uint32_t loads;
+    uint32_t frees;
     uint32_t steps;
     uint32_t lost;               /* a bit for each device */
     uint64_t used[MOST_DEVICES]; /* bytes; of models, whatever the setting is meanwhile */
@@ -75,13 +86,51 @@ static void lock_state(void)
     pthread_mutex_lock(&state.lock);
     if (strcmp(state.setting, setting()) != 0) {
         snprintf(state.setting, sizeof(state.setting), "%s", setting());
-        state.loads = state.steps = state.lost = 0;
+        state.probes = state.loads = state.frees = state.steps = state.lost = 0;
     }
 }
 
 static void unlock_state(void)
 {
     pthread_mutex_unlock(&state.lock);
+}
+
+static void pause_ms(uint64_t ms)
+{
+    struct timespec pause = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
+
+    nanosleep(&pause, NULL);
+}
+
+static void hang(void)
+{
+    char until[256] = "";
+    int fd = -1;
+
+    if (getenv("AIQ_FAKE_HANGS") != NULL) {
+        fd = open(getenv("AIQ_FAKE_HANGS"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (getenv("AIQ_FAKE_UNTIL") != NULL) {
+        snprintf(until, sizeof(until), "%s", getenv("AIQ_FAKE_UNTIL"));
+    }
+    while (until[0] == '\0' || access(until, F_OK) != 0) {
+        pause_ms(1);
+    }
+}
+
+/* One more of what is counted, which may hang; returns how many there are. */
+static uint32_t count(uint32_t *n, const char *hangs)
+{
+    lock_state();
+    uint32_t now = ++*n;
+    unlock_state();
+    if (now == option(hangs, 0)) {
+        hang();
+    }
+    return now;
 }
 
 static bool is_lost(uint32_t index)
@@ -106,6 +155,7 @@ static uint64_t room(uint32_t index)
 
 static void fake_probe(uint32_t index, kern_info *out)
 {
+    count(&state.probes, "hangprobe");
     bool there = index < MOST_DEVICES && index < option("devices", 1) && !is_lost(index);
 
     *out = (kern_info){.score = there ? (uint32_t)option("score", 100) : 0};
@@ -175,10 +225,11 @@ static uint64_t model_bytes(const kern_device *dev, const kern_config *config,
 /* Whether the device has memory for a model of so many bytes, which it then has. */
 static bool take_memory(kern_device *dev, uint64_t bytes)
 {
+    uint32_t load = count(&state.loads, "hangload");
     bool fits;
 
     lock_state();
-    fits = ++state.loads != option("load", 0) && bytes <= room(dev->index);
+    fits = load != option("load", 0) && bytes <= room(dev->index);
     if (fits) {
         state.used[dev->index] += bytes;
     }
@@ -222,6 +273,7 @@ static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
 
 static void fake_model_free(kern_model *m)
 {
+    count(&state.frees, "hangfree");
     aiq_kernels_cpu.model_free(m->cpu);
     give_memory(m->dev, m->bytes);
     free(m);
@@ -231,17 +283,18 @@ static void fake_model_free(kern_model *m)
 static bool begin_step(kern_device *dev)
 {
     bool meant = option("only", dev->index) == dev->index;
-    uint64_t slow = meant ? option("slow", 0) : 0;
-    struct timespec pause = {(time_t)(slow / 1000), (long)(slow % 1000 * 1000000)};
     uint32_t step;
 
-    nanosleep(&pause, NULL);
+    pause_ms(meant ? option("slow", 0) : 0);
     lock_state();
     step = meant ? ++state.steps : 0;
     if (meant && step == option("lost", 0)) {
         state.lost |= 1u << dev->index;
     }
     unlock_state();
+    if (meant && step == option("hang", 0)) {
+        hang();
+    }
     dev->error = is_lost(dev->index)                 ? "the fake device is lost"
                  : meant && step == option("oom", 0) ? "the fake device has no memory"
                                                      : NULL;
@@ -277,5 +330,6 @@ __attribute__((visibility("default"))) const aiq_kernels *aiq_kernels_init(void)
 const aiq_kernels *aiq_kernels_init(void)
 {
     fake.abi = (uint32_t)option("abi", AIQ_KERNELS_ABI);
+    fake.limit_ms = (uint32_t)option("limit", KERN_LIMIT_MS);
     return &fake;
 }

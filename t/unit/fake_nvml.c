@@ -1,9 +1,12 @@
 /*
  * A library as NVIDIA's driver has one, for t/gw_device.t: two devices, of which the second
- * tells neither its temperature nor its power. They are as busy as AIQ_FAKE_NVML says.
+ * tells neither its temperature nor its power. They are as busy as AIQ_FAKE_NVML says; where
+ * it says "hang", who asks for that never comes back.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -62,6 +65,9 @@ int nvmlDeviceGetUUID(const int *device, char *uuid, unsigned size)
 
 int nvmlDeviceGetUtilizationRates(const int *device, utilization *out)
 {
+    while (strcmp(getenv("AIQ_FAKE_NVML"), "hang") == 0) {
+        pause();
+    }
     *out = (utilization){.gpu = (unsigned)atoi(getenv("AIQ_FAKE_NVML")) + (unsigned)*device};
     return OK;
 }

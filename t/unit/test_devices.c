@@ -170,6 +170,29 @@ static void without_a_list_the_cpu(void **state)
     assert_string_equal(take(NULL, 1, &tried), "none");
 }
 
+/* Three looks are those of devices_open: at both, and at the place behind them. */
+static void a_device_that_does_not_answer_is_nobodys(void **state)
+{
+    devices *d;
+    uint32_t tried = 0;
+
+    (void)state;
+    check_found("fake", "limit=500 hangprobe=1", "!fake +cpu ");
+    assert_string_equal(why_not, "it does not answer");
+    d = open_list("fake", NULL, "devices=2 limit=500 hangprobe=4");
+    assert_false(devices_hang(d));
+    told[0] = '\0';
+    for (int i = 0; i < 3; i++) {
+        tried = 0;
+        devices_give(d, devices_take(d, 0, true, &tried));
+    }
+    assert_string_equal(told, "xfake:0 >fake:1 <fake:1 >fake:1 <fake:1 >fake:1 <fake:1 ");
+    assert_true(devices_is_lost(d, devices_at(d, 0)));
+    assert_false(devices_is_lost(d, devices_at(d, 1)));
+    assert_true(devices_hang(d));
+    devices_close(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +202,7 @@ int main(void)
         cmocka_unit_test(what_is_no_back_end_is_done_without),
         cmocka_unit_test(the_fewest_models_then_the_next),
         cmocka_unit_test(without_a_list_the_cpu),
+        cmocka_unit_test(a_device_that_does_not_answer_is_nobodys),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -193,6 +193,37 @@ static void cancelled_and_closed_while_they_fail(void **state)
     }
 }
 
+static void one_that_hangs_leaves_its_texts_to_others(void **state)
+{
+    (void)state;
+    check(2, "devices=2 only=1 limit=1000 hang=3", "fake:1 ");
+    check(2, "devices=3 only=1 limit=1000 hang=1", "fake:1 ");
+    assert_string_equal(taken, "fake:0 fake:1 fake:2 ");
+    check(1, "limit=1000 hang=2", "fake:0 ");
+    assert_string_equal(taken, "fake:0 cpu ");
+    check(1, "limit=1000 hangload=1", "fake:0 ");
+    assert_string_equal(taken, "fake:0 cpu ");
+}
+
+/* Whoever closes a model does not wait for the limit, and each request has its event. */
+static void closed_while_one_hangs(void **state)
+{
+    static result r[REQUESTS];
+    devices *d = open_devices("hang=2");
+    embedder *e = open_on(d, 1);
+
+    (void)state;
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        begin(e, &r[i], inputs, TEXTS);
+    }
+    embedder_close(e);
+    devices_close(d);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        end(&r[i]);
+        assert_int_not_equal(r[i].rc, EMBED_OK);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -204,6 +235,8 @@ int main(void)
         cmocka_unit_test(there_is_one_replica_a_device),
         cmocka_unit_test(a_share_of_the_memory_is_taken),
         cmocka_unit_test(cancelled_and_closed_while_they_fail),
+        cmocka_unit_test(one_that_hangs_leaves_its_texts_to_others),
+        cmocka_unit_test(closed_while_one_hangs),
     };
 
     return cmocka_run_group_tests(tests, ask_alone, remove_file);

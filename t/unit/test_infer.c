@@ -273,6 +273,29 @@ static void pause_holds_one_back(void **state)
     infer_close(m);
 }
 
+/* Wherever it stops, guesses or not, it goes on as if it had not. */
+static void a_pause_changes_nothing(void **state)
+{
+    enum { N = 100 };
+    infer *m = open_tiny((infer_options){0});
+    client whole = {0};
+
+    (void)state;
+    submit(m, &whole, params(N));
+    wait_last(&whole);
+    for (uint32_t i = 1; i < whole.n_texts; i++) {
+        client c = {.pause_after = i};
+
+        submit(m, &c, params(N));
+        wait_texts(&c, i);
+        infer_resume(c.req);
+        wait_last(&c);
+        assert_int_equal(c.last.completion_tokens, N);
+        assert_memory_equal(c.ids, whole.ids, N * sizeof(*c.ids));
+    }
+    infer_close(m);
+}
+
 static void a_full_queue_says_busy(void **state)
 {
     infer *m = open_tiny((infer_options){.max_running = 1, .max_waiting = 2});
@@ -527,6 +550,7 @@ int main(void)
         cmocka_unit_test(cancel_ends_it),
         cmocka_unit_test(close_ends_all),
         cmocka_unit_test(pause_holds_one_back),
+        cmocka_unit_test(a_pause_changes_nothing),
         cmocka_unit_test(a_full_queue_says_busy),
         cmocka_unit_test(a_short_one_gets_its_share),
         cmocka_unit_test(bad_parameters),

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 
 #include "infer/devices.h"
@@ -221,6 +223,153 @@ static void cancelled_and_closed_while_it_moves(void **state)
     }
 }
 
+/* --- devices that hang --- */
+
+static int count_threads(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    struct dirent *entry;
+    int n = 0;
+
+    while ((entry = readdir(dir)) != NULL) {
+        n += entry->d_name[0] != '.';
+    }
+    closedir(dir);
+    return n;
+}
+
+/* Until then a device that hangs does, and then its thread is awaited: so many are left, two of
+ * each model. */
+static void let_it_return(const char *until, int threads)
+{
+    int fd = open(until, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+
+    assert_true(fd >= 0);
+    close(fd);
+    while (count_threads() > threads) {
+        usleep(1000);
+    }
+    unlink(until);
+}
+
+static void name_until(char until[64])
+{
+    snprintf(until, 64, "/tmp/aiq-until-%d", (int)getpid());
+    setenv("AIQ_FAKE_UNTIL", until, 1);
+}
+
+static void a_device_that_hangs_leaves_its_answers_to_the_next(void **state)
+{
+    char until[64];
+
+    (void)state;
+    name_until(until);
+    check_answers("fake", "limit=1000 hang=9", "xfake:0 ");
+    let_it_return(until, 1);
+    check_answers("fake", "devices=2 limit=1000 hang=1", "xfake:0 ");
+    let_it_return(until, 1);
+}
+
+static void one_that_hangs_with_a_model_too(void **state)
+{
+    char until[64];
+
+    (void)state;
+    name_until(until);
+    check_answers("fake", "devices=2 limit=1000 hangload=1", "xfake:0 ");
+    let_it_return(until, 1);
+    check_answers("fake", "devices=2 limit=1000 lost=4 hangfree=1", "xfake:0 xfake:0 ");
+    let_it_return(until, 1);
+    check_answers("fake", "limit=1000 hangfree=1", "xfake:0 ");
+    let_it_return(until, 1);
+}
+
+/* Its thread comes back while the model still runs; the device is not taken again. */
+static void one_that_returns_late_changes_nothing(void **state)
+{
+    static client c[N];
+    char until[64];
+    devices *d;
+    infer *m;
+
+    (void)state;
+    name_until(until);
+    setenv("AIQ_FAKE", "limit=1000 hang=9", 1);
+    told[0] = '\0';
+    d = devices_open("fake", NULL, on_device, NULL);
+    m = open_tiny(d);
+    ask_all(m, c);
+    let_it_return(until, 3);
+    ask_all(m, c);
+    infer_close(m);
+    m = open_tiny(d);
+    ask_all(m, c);
+    infer_close(m);
+    devices_close(d);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(c[i].last, INFER_DONE);
+    }
+    assert_string_equal(told, "xfake:0 ");
+}
+
+/* A model leaves a device that another one has found silent, at its next step. */
+static void all_models_leave_it(void **state)
+{
+    static client c[N];
+    char until[64];
+    devices *d;
+    infer *m[2];
+
+    (void)state;
+    name_until(until);
+    setenv("AIQ_FAKE", "limit=1000 hang=4", 1);
+    told[0] = '\0';
+    d = devices_open("fake", NULL, on_device, NULL);
+    m[0] = open_tiny(d);
+    m[1] = open_tiny(d);
+    ask_all(m[0], c);
+    assert_string_equal(told, "xfake:0 ");
+    ask_all(m[1], c);
+    assert_string_equal(told, "xfake:0 xfake:0 ");
+    let_it_return(until, 5);
+    infer_close(m[0]);
+    infer_close(m[1]);
+    devices_close(d);
+}
+
+/* Whoever closes a model does not wait for the limit. */
+static void closed_while_it_hangs(void **state)
+{
+    static client c[N];
+    char until[64], hangs[80];
+    devices *d;
+    infer *m;
+
+    (void)state;
+    name_until(until);
+    snprintf(hangs, sizeof(hangs), "%s-hangs", until);
+    setenv("AIQ_FAKE_HANGS", hangs, 1);
+    setenv("AIQ_FAKE", "hang=3", 1);
+    told[0] = '\0';
+    d = devices_open("fake", NULL, on_device, NULL);
+    m = open_tiny(d);
+    memset(c, 0, sizeof(c));
+    submit(m, &c[0], 1);
+    submit(m, &c[1], 2);
+    while (access(hangs, F_OK) != 0) {
+        usleep(1000);
+    }
+    unlink(hangs);
+    infer_close(m);
+    devices_close(d);
+    for (int i = 0; i < 2; i++) {
+        wait_last(&c[i]);
+        assert_int_equal(c[i].last, INFER_FAILED);
+        assert_string_equal(c[i].error, "cancelled");
+    }
+    let_it_return(until, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +379,11 @@ int main(void)
         cmocka_unit_test(what_has_no_room_goes_to_the_cpu),
         cmocka_unit_test(a_model_that_moved_is_found_by_the_next_request),
         cmocka_unit_test(cancelled_and_closed_while_it_moves),
+        cmocka_unit_test(a_device_that_hangs_leaves_its_answers_to_the_next),
+        cmocka_unit_test(one_that_hangs_with_a_model_too),
+        cmocka_unit_test(one_that_returns_late_changes_nothing),
+        cmocka_unit_test(all_models_leave_it),
+        cmocka_unit_test(closed_while_it_hangs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
