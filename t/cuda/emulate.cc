@@ -65,7 +65,10 @@ static void *scheduler_sp;
 static unsigned current;
 static const std::function<void()> *body;
 static float exchanged[THREADS_MAX / LANES][2][LANES];
-static uint32_t tiles[THREADS_MAX / LANES][2][LANES][6]; /* of a, then of b */
+static struct tile {
+    float a[16][16]; /* rows */
+    float b[8][16];  /* columns */
+} tiles[THREADS_MAX / LANES][2];
 #if defined(__SANITIZE_ADDRESS__)
 static const void *host_stack;
 static size_t host_size;
@@ -305,30 +308,28 @@ uint16_t bf16_of(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, even */
 }
 
-static float half_of_word(uint32_t word, unsigned i)
-{
-    return half_value((uint16_t)(word >> 16 * i));
-}
-
 /* A word has two neighbours of a row of a, or of a column of b. Four lanes have eight columns
- * of a row, eight such the rows; words go on with the rows, then the columns behind them. */
+ * of a row, eight such the rows; words go on with the rows, then the columns behind them. Each
+ * lane converts its own words: converting where they are multiplied were most of the tests. */
 void multiply_tiles(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
     fiber *f = &fibers[current];
-    uint32_t(*all)[6] = tiles[current / LANES][f->exchanges++ % 2];
+    tile *t = &tiles[current / LANES][f->exchanges++ % 2];
     unsigned lane = current % LANES;
+    unsigned row = lane / 4, col = lane % 4 * 2; /* of the first value of a word */
 
-    memcpy(all[lane], a, 4 * sizeof(*a));
-    memcpy(all[lane] + 4, b, 2 * sizeof(*b));
+    for (unsigned i = 0; i < 2; i++) {
+        for (unsigned w = 0; w < 4; w++) {
+            t->a[row + w % 2 * 8][col + w / 2 * 8 + i] = half_value((uint16_t)(a[w] >> 16 * i));
+        }
+        for (unsigned w = 0; w < 2; w++) {
+            t->b[row][col + w * 8 + i] = half_value((uint16_t)(b[w] >> 16 * i));
+        }
+    }
     leave(AT_EXCHANGE);
     for (unsigned i = 0; i < 4; i++) {
-        unsigned row = lane / 4 + i / 2 * 8, col = lane % 4 * 2 + i % 2;
-
         for (unsigned k = 0; k < 16; k++) {
-            uint32_t wa = all[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-            uint32_t wb = all[col * 4 + k % 8 / 2][4 + k / 8];
-
-            d[i] += half_of_word(wa, k % 2) * half_of_word(wb, k % 2);
+            d[i] += t->a[row + i / 2 * 8][k] * t->b[col + i % 2][k];
         }
     }
 }
