@@ -82,6 +82,10 @@ typedef struct {
 } cpu_ops;
 
 extern const cpu_ops cpu_ops_plain;
+extern const cpu_ops cpu_ops_avx2;
+extern const cpu_ops cpu_ops_avx512;
+extern const cpu_ops cpu_ops_vnni;
+extern const cpu_ops cpu_ops_amx;
 
 /* Every version this machine can run, the best first; NULL ends the list. Asks the kernel for
  * the use of AMX, which the process then has for good. */

@@ -14,8 +14,8 @@
  *
  * Any bytes are a valid block: a hostile one gives wild numbers or NaN, never a wild access.
  *
- * The functions are inlined into one version for each kind of machine (ops.c, ops_x86.c); their
- * loops have fixed lengths, which is what compilers vectorize.
+ * The functions are inlined into one version for each kind of machine (ops.c, ops_avx2.c,
+ * ops_avx512.c); their loops have fixed lengths, which is what compilers vectorize.
  */
 #ifndef CPU_QUANT_H
 #define CPU_QUANT_H

@@ -1,6 +1,7 @@
 /*
  * Operations that are the same code for every kind of machine, inlined into one version for
- * each (ops.c, ops_x86.c): loops over sixteen floats, which is what compilers vectorize.
+ * each (ops.c, ops_avx2.c, ops_avx512.c): loops over sixteen floats, which is what compilers
+ * vectorize.
  */
 #ifndef CPU_VECTOR_H
 #define CPU_VECTOR_H
