@@ -211,7 +211,7 @@ static int on_field(nghttp2_session *peer, const nghttp2_frame *frame, const uin
     }
     if (name_len == 7 && memcmp(name, ":status", 7) == 0 && value_len == 3) {
         s->status = (value[0] - '0') * 100u + (value[1] - '0') * 10u + (value[2] - '0');
-        return s->status < 100 ? refuse(r, "no status") : 0; /* three digits suffice for nghttp2 */
+        return s->status < 100 ? refuse(r, "no status") : 0; /* nghttp2 takes any digits */
     }
     if (s->n_fields == HTTP_FIELDS_MAX || name_len > sizeof(s->head) - s->head_len ||
         value_len > sizeof(s->head) - s->head_len - name_len) {
