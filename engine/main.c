@@ -69,7 +69,7 @@ static const char help[] =
     "  --stream-memory SIZE  memory for what can be read again of streams, in the same\n"
     "                        units (256m)\n"
     "  --redis URL           redis://[user][:password@]host[:port][/database], where engines\n"
-    "                        share those answers, and limits (none)\n"
+    "                        share those answers, limits and topics (none)\n"
     "\n"
     "Processors\n"
     "  --loops N             threads that serve requests (1)\n"
