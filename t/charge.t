@@ -73,12 +73,10 @@ sub key {
 }
 sub get { return $t->get($_[1], headers => AIQ::Admin::bearer($_[0]{key})) }
 sub api { return $t->json($t->get("/api/v1/$_[0]", headers => AIQ::Admin::bearer($root->{key}))) }
-sub settled {
-    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending 0$/m }, 10, 'all is stored');
-}
+
 # What the ledger says a tenant has used: [requests, tokens, USD].
 sub used {
-    settled();
+    $t->wait_for_usage;
     my ($sum) = grep { $_->{tenant} eq $_[0] && $_->{provider} eq 'charge' } @{ api('usage?group_by=tenant,provider')->{data} };
     return $sum ? join(' ', @$sum{qw(requests tokens_in cost_usd)}) : '0';
 }

@@ -74,7 +74,7 @@ sub of_postgres {
 sub all_stored {
     my ($t) = @_;
 
-    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending 0$/m }, 20, 'all is stored');
+    $t->wait_for_usage;
 }
 
 sub check {
@@ -113,7 +113,7 @@ subtest 'an engine that is killed' => sub {
         my %status = AIQ::Burst::run([ $t->port(0) ], 60, $request, sub { $t->kill_hard('engine') });
         $all{$_} += $status{$_} for keys %status;
         $t->start_engine;
-        $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_engine_up 1$/m }, 20, 'the engine is back');
+        $t->wait_for(sub { $t->metric('aiq_engine_up') }, 20, 'the engine is back');
     }
     my $ask = of_sqlite($t);
     # what the dead ones had under way is in the books, and nothing more is held

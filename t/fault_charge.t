@@ -38,7 +38,7 @@ sub books {
 sub settled {
     my ($events, $name) = @_;
 
-    ok(eval { $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_engine_up 1$/m && (books())[0] == $events }, 20) }, $name);
+    ok(eval { $t->wait_for(sub { $t->metric('aiq_engine_up') && (books())[0] == $events }, 20) }, $name);
     is((books())[1], 5 * $events, 'to the token');
 }
 
@@ -61,7 +61,7 @@ settled(8, 'a dead worker has served them, for all we know');
 ($clients, $upstream) = held(8);
 $t->kill_hard('engine');
 $t->start_engine;
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_engine_up 1$/m }, 20, 'the engine is back');
+$t->wait_for(sub { $t->metric('aiq_engine_up') }, 20, 'the engine is back');
 settled(16, 'and so what a dead engine held');
 is((books())[2], 8, 'which is marked');
 syswrite($_, "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nlate") for @$upstream;
@@ -82,11 +82,11 @@ for my $kill (1, 2) {
     my %some = AIQ::Burst::run([ $t->port(0) ], 60, $request, sub { $t->kill_hard('engine') });
     $status{$_} += $some{$_} for keys %some;
     $t->start_engine;
-    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_engine_up 1$/m }, 20, 'the engine is back');
+    $t->wait_for(sub { $t->metric('aiq_engine_up') }, 20, 'the engine is back');
 }
 my %some = AIQ::Burst::run([ $t->port(0) ], 400, $request);
 $status{$_} += $some{$_} for keys %some;
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending 0$/m }, 20, 'all is stored');
+$t->wait_for_usage;
 my ($events, $tokens) = books();
 cmp_ok($tokens, '<=', 600, "$tokens of 600 tokens are spent");
 cmp_ok($status{200}, '<=', $events - 20, "$status{200} are served, each is in the books");

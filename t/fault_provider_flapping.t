@@ -45,7 +45,7 @@ sub client {
 
     until ($stopped->can_read(0)) {
         $c //= AIQ::HTTP->new($t->port(0), 20);
-        $c->request('POST', '/v1/chat/completions', body => $body, headers => [ 'Content-Type' => 'application/json' ]);
+        $c->request('POST', '/v1/chat/completions', body => $body);
         my $r = $c->response;
         my $code = $r->{body} =~ /"code":"([a-z_]+)"/ ? " $1" : '';
         my $whole = $model ne 'stream' || $r->{body} =~ /\[DONE\]/ ? '' : ' broken';
@@ -109,7 +109,7 @@ $t->wait_for(sub { $t->post('/v1/chat/completions', $t->chat('alone', 'hi'))->{s
 $n{alone}{200}++;
 pass('then all is well again');
 
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 20, 'all is stored');
+$t->wait_for_usage;
 my $usage = $t->json($t->get('/api/v1/usage?group_by=model', headers => AIQ::Admin::bearer($root->{key})));
 my %of = map { $_->{model} => $_ } @{ $usage->{data} };
 is($of{both}{tokens_out}, 12 * $n{both}{200}, 'every answer is billed once');

@@ -39,29 +39,28 @@ sub ask {
     my (@headers) = @_;
 
     return $t->post('/v1/chat/completions', $t->chat('quick', 'hi', stream => JSON::PP::true),
-        headers => [ 'Content-Type' => 'application/json', @headers ]);
+        headers => \@headers);
 }
 
-sub metric { return $t->get('/metrics')->{body} =~ /^$_[0] (\d+)$/m ? $1 : undef }
 
 my $r = AIQ::Reader->new($t, model => 'chat');
 $r->read(5);
 limit(-s $t->dir . '/aiq.db-wal');
 $t->wait_for(sub { $t->get('/health')->{status} == 503 }, 20, 'the disk is full');
-my $stored = metric('aiq_streams_stored_events_total');
-$t->wait_for(sub { metric('aiq_streams_unstored_bytes') > 0 }, 20, 'events wait');
+my $stored = $t->metric('aiq_streams_stored_events_total');
+$t->wait_for(sub { $t->metric('aiq_streams_unstored_bytes') > 0 }, 20, 'events wait');
 my $new = ask('X-AIQ-QoS' => 'guaranteed');
 is($new->{status}, 503, 'another one cannot begin');
 is($t->json($new)->{error}{code}, 'store_unavailable', 'and says so');
 like(ask()->{body}, qr/data: \[DONE\]\n\n\z/, 'best-effort streams go on');
-is(metric('aiq_streams_stored_events_total'), $stored, 'nothing was stored');
+is($t->metric('aiq_streams_stored_events_total'), $stored, 'nothing was stored');
 
 limit('unlimited');
 $r->read;
 is_deeply($r->ids, [ 1 .. 103 ], 'with room again: each event once, in order');
 like(($r->events)[-1], qr/\[DONE\]/, 'to its end');
 is($r->again, $r->text, 'and so again');
-is(metric('aiq_streams_unstored_bytes'), 0, 'nothing waits');
+is($t->metric('aiq_streams_unstored_bytes'), 0, 'nothing waits');
 
 $t->finish;
 done_testing();

@@ -57,11 +57,6 @@ sub usage {
     return $t->json($r);
 }
 
-# Events reach the store a moment after the answer.
-sub settled {
-    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 10, 'all is stored');
-}
-
 sub refused {
     my ($r, $status, $code, $name) = @_;
     my $error = $t->json($r)->{error};
@@ -132,9 +127,9 @@ is(ask('/v1/', 'dune', 'fails')->{status}, 502, 'a failure');
     $c->event;
     $c->close;
 }
-settled();
+$t->wait_for_usage;
 $t->wait_for(sub { grep { $_->{model} eq 'hangs' } @{ usage('tenant=dune&group_by=model')->{data} } }, 10, 'who left is billed');
-settled();
+$t->wait_for_usage;
 my ($left) = grep { $_->{model} eq 'hangs' } @{ usage('tenant=dune&group_by=model')->{data} };
 is($left->{estimated}, 1, 'by an estimate');
 ok($left->{cost_usd} > 0 && $left->{cost_usd} < 0.001, 'of what came') or diag($left->{cost_usd});
@@ -182,7 +177,7 @@ my $own = $t->json($r);
 is_deeply([ @$own{qw(scope subject amount spent)} ], [ 'tenant', undef, '0.0003usd/day', '0usd' ], 'as it was given');
 is(ask('/v1/', 'elm', 'chat')->{status}, 200, 'one request fits');
 refused(ask('/v1/', 'elm', 'chat', max_tokens => 20), 402, 'budget_exceeded', 'two do not');
-settled();
+$t->wait_for_usage;
 is($t->json(api(GET => "/$own->{id}"))->{spent}, '0.000129usd', 'what is spent of it');
 is($t->json(api(PATCH => "/$own->{id}", { amount => '0.0006usd/day' }))->{amount}, '0.0006usd/day', 'it can be changed');
 ok(eval { $t->wait_for(sub { ask('/v1/', 'elm', 'chat', max_tokens => 20)->{status} == 200 }, 10) }, 'which is seen at once');
@@ -206,7 +201,7 @@ $key{fir} = $admin->json(qw(keys create --tenant fir));
 api(POST => '', { scope => 'tenant', tenant => 'fir', amount => '0.0001usd/day' });
 is(ask('/v1/', 'fir', 'lies', max_tokens => 1)->{status}, 200, 'a provider bills 12 tokens where 1 was allowed');
 refused(ask('/v1/', 'fir', 'lies', max_tokens => 1), 402, 'budget_exceeded', 'what that cost is spent');
-settled();
+$t->wait_for_usage;
 is($t->json(api(GET => ''))->{data}[-1]{spent}, '0.00012usd', 'more than there was');
 
 # What operators see.

@@ -50,7 +50,7 @@ sub ask {
     my $before = asked();
     $asks++;
 
-    $last = $t->post($path, $body, headers => [ 'Content-Type' => 'application/json', @headers ]);
+    $last = $t->post($path, $body, headers => \@headers);
     return ($last->{headers}{'x-aiq-cache'} // '-') . ' ' . (asked() - $before);
 }
 sub chat { return ask('/v1/chat/completions', $t->chat(@_[ 0, 1 ]), @_[ 2 .. $#_ ]) }
@@ -147,7 +147,7 @@ my $dear = $t->chat('chat', 'dear', max_tokens => 12);
 is(ask('/spent/chat/completions', $dear, @{ $key{acme} }), '- 0', 'the next request');
 is($last->{status}, 402, 'is refused');
 is(ask('/spent/chat/completions', $thrift, @{ $key{acme} }), 'HIT 0', 'and what was asked before is answered') for 1 .. 2;
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 10, 'all is stored');
+$t->wait_for_usage;
 my $usage = $t->json($t->get('/api/v1/usage?group_by=provider&tenant=acme',
     headers => AIQ::Admin::bearer($admin->json(qw(keys create --admin))->{key})))->{data};
 is_deeply([ map { [ @$_{qw(provider requests tokens_in tokens_out cost_usd estimated)} ] } @$usage ],

@@ -34,7 +34,7 @@ sub begin {
     return $c;
 }
 
-sub jobs { return $t->get('/metrics')->{body} =~ /^aiq_jobs_open(?:\{[^}]*\})? (\d+)$/m ? $1 - 1 : -1 }
+sub jobs { return $t->metric('aiq_jobs_open') - 1 }
 sub wait_jobs { my ($n) = @_; $t->wait_for(sub { jobs() == $n }, 10, "$n jobs") }
 sub asked { my ($model) = @_; return scalar grep { $_->{body} =~ /"\Q$model\E"/ } $mock->requests }
 

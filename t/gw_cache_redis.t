@@ -55,7 +55,7 @@ sub ask {
     my ($path, $body, @headers) = @_;
     my $before = () = $mock->requests;
 
-    $last = $t->post($path, $body, headers => [ 'Content-Type' => 'application/json', @headers ]);
+    $last = $t->post($path, $body, headers => \@headers);
     my $after = () = $mock->requests;
     return ($last->{headers}{'x-aiq-cache'} // '-') . ' ' . ($after - $before);
 }

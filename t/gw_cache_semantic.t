@@ -42,16 +42,15 @@ sub ask {
     my ($path, $body, @headers) = @_;
     my $before = asked();
 
-    $last = $t->post($path, $body, headers => [ 'Content-Type' => 'application/json', @headers ]);
+    $last = $t->post($path, $body, headers => \@headers);
     return ($last->{headers}{'x-aiq-cache'} // '-') . ' ' . (asked() - $before);
 }
 sub body { my ($text, %more) = @_; return $t->chat(delete $more{model} // 'chat', $text, temperature => 0, %more) }
 sub chat { my ($text, @headers) = @_; return ask('/v1/chat/completions', body($text), @headers) }
-sub metric { my ($name) = @_; return $t->get('/metrics')->{body} =~ /^\Q$name\E (\d+)$/m ? $1 : undef }
 
 # An answer gets into the index after its client has it.
 my $n;
-sub settled { my ($n) = @_; $t->wait_for(sub { my $body = $t->get('/metrics')->{body}; $body =~ /^aiq_semantic_entries(?:\{[^}]*\})? $n$/m }, 10, "$n questions") }
+sub settled { my ($n) = @_; $t->wait_for(sub { $t->metric('aiq_semantic_entries') == $n }, 10, "$n questions") }
 
 # Other words.
 is(chat('What is the capital of France?'), 'MISS 1', 'the first');
@@ -104,7 +103,7 @@ for my $case ([ 'without a temperature', {} ], [ 'with one', { temperature => 0.
     my ($name, $more) = @$case;
     my @two = map { $t->chat('chat', $_, %$more) } 'How many moons has Mars?', 'how many moons has Mars';
     is(ask('/v1/chat/completions', $_), 'MISS 1', $name) for @two;
-    $n = metric('aiq_semantic_entries');
+    $n = $t->metric('aiq_semantic_entries');
     is(ask('/more/chat/completions', $t->chat('chat', 'How many moons has Venus?', %$more)), 'MISS 1', "$name, allowed");
     settled($n + 1);
     is(ask('/more/chat/completions', $t->chat('chat', 'how many moons has Venus', %$more)), 'SEMANTIC 0', 'asked again');
@@ -124,7 +123,7 @@ for my $case (
     my ($path, $body, $content) = @$case;
     for my $stream (qw(true false)) {
         my @two = map { sprintf($body, sprintf($content, $_), $stream) } 'Why is the sky blue?', 'why is the sky \u0062lue';
-        $n = metric('aiq_semantic_entries');
+        $n = $t->metric('aiq_semantic_entries');
         is(ask($path, $two[0]), 'MISS 1', "$path $content $stream");
         my $one = $last;
         settled($n + 1);
@@ -137,7 +136,7 @@ is(ask('/v1/embeddings', '{"model":"chat","input":"Why is the sky blue?"}'), 'MI
 is(ask('/v1/embeddings', '{"model":"chat","input":"why is the sky blue"}'), 'MISS 1', 'has no questions');
 
 # What is no whole answer is not kept.
-$n = metric('aiq_semantic_entries');
+$n = $t->metric('aiq_semantic_entries');
 for my $model (qw(mock-400 mock-no-done)) {
     is(ask('/v1/chat/completions', body($_, model => $model, stream => JSON::PP::true)), 'MISS 1', $model)
         for 'Is it a whole answer?', 'is it a whole answer';
@@ -155,9 +154,9 @@ $t->wait_for(sub { ask('/short/chat/completions', body('is this an old answer', 
 pass('too old after that');
 
 # Trying it.
-my $hits = metric('aiq_cache_hits_total{cache_name="semantic_dry_run"}');
+my $hits = $t->metric('aiq_cache_hits_total{cache_name="semantic_dry_run"}');
 is(ask('/dry/chat/completions', body('How tall is the Eiffel Tower?')), 'MISS 1', 'dry_run');
-$t->wait_for(sub { ask('/dry/chat/completions', body('how tall is the Eiffel Tower, please')); metric('aiq_cache_hits_total{cache_name="semantic_dry_run"}') > $hits
+$t->wait_for(sub { ask('/dry/chat/completions', body('how tall is the Eiffel Tower, please')); $t->metric('aiq_cache_hits_total{cache_name="semantic_dry_run"}') > $hits
     || (ask('/dry/chat/completions', body('how tall is the Eiffel Tower, please'), 'Cache-Control' => 'no-cache') && 0) }, 10, 'is counted');
 isnt($last->{headers}{'x-aiq-cache'}, 'SEMANTIC', 'but asks the provider');
 my ($line) = grep { $_->{message} eq 'the semantic cache would have answered' } $t->engine_lines;
@@ -173,7 +172,7 @@ for my $tenant (qw(acme bolt)) {
     $key{$tenant} = [ Authorization => 'Bearer ' . $admin->json('keys', 'create', '--tenant', $tenant)->{key} ];
 }
 $key{viewer} = [ Authorization => 'Bearer ' . $admin->json('keys', 'create', '--tenant', 'acme', '--role', 'viewer')->{key} ];
-$n = metric('aiq_semantic_entries');
+$n = $t->metric('aiq_semantic_entries');
 is(ask('/keys/chat/completions', body('What is our secret?'), @{ $key{acme} }), 'MISS 1', 'a tenant');
 settled($n + 1);
 is(ask('/keys/chat/completions', body('what is our secret'), @{ $key{bolt} }), 'MISS 1', 'another one');
@@ -182,7 +181,7 @@ my $entry = $last->{headers}{'x-aiq-cache-entry'};
 
 sub judge {
     my ($id, $body, $who) = @_;
-    return $t->post("/api/v1/cache/entries/$id/feedback", $body, headers => [ 'Content-Type' => 'application/json', @{ $key{$who} } ]);
+    return $t->post("/api/v1/cache/entries/$id/feedback", $body, headers => $key{$who});
 }
 for my $case (
     [ $entry, '{"correct":false}', 'bolt', 404, 'of another tenant' ],
@@ -205,8 +204,8 @@ is($answer->{status}, 200, 'wrong');
 is_deeply($t->json($answer), { id => $entry, correct => JSON::PP::false, removed => JSON::PP::true }, 'what became of it');
 is(judge($entry, '{"correct":false}', 'acme')->{status}, 404, 'it is gone');
 is(ask('/keys/chat/completions', body('what is our secret, please'), @{ $key{acme} }), 'MISS 1', 'for all');
-is(metric("aiq_semantic_feedback_total{correct=\"$_\"}"), 1, "counted: $_") for qw(true false);
-cmp_ok(metric("aiq_semantic_refused_total{difference=\"$_\"}"), '>', 0, "counted: $_") for qw(numbers negation names order);
+is($t->metric("aiq_semantic_feedback_total{correct=\"$_\"}"), 1, "counted: $_") for qw(true false);
+cmp_ok($t->metric("aiq_semantic_refused_total{difference=\"$_\"}"), '>', 0, "counted: $_") for qw(numbers negation names order);
 
 # Usage, the log, and a reload.
 like($t->read_file('logs/cache.log'), qr/^SEMANTIC 0\.000000000$/m, '$aiq_cache');
@@ -216,7 +215,7 @@ is(chat("so what's the capital of France?"), 'SEMANTIC 0', 'a reload forgets not
 # The next engine has what this one had.
 $t->stop('engine');
 $t->start_engine;
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_semantic_entries(?:\{[^}]*\})? [1-9]/m }, 10, 'read again');
+$t->wait_for(sub { $t->metric('aiq_semantic_entries') }, 10, 'read again');
 is(chat("Can you tell me what's the capital of France?"), 'SEMANTIC 0', 'another engine');
 is($last->{body}, $first->{body}, 'has the same answer');
 

@@ -30,11 +30,10 @@ my $last;
 sub chat {
     my ($text) = @_;
 
-    $last = $t->post('/v1/chat/completions', $t->chat('chat', $text, temperature => 0),
-        headers => [ 'Content-Type' => 'application/json' ]);
+    $last = $t->post('/v1/chat/completions', $t->chat('chat', $text, temperature => 0));
     return $last->{headers}{'x-aiq-cache'} // $last->{status};
 }
-sub entries { return $t->get('/metrics')->{body} =~ /^aiq_semantic_entries(?:\{[^}]*\})? (\d+)$/m ? $1 : -1 }
+sub entries { return $t->metric('aiq_semantic_entries') // -1 }
 sub settled { my ($n) = @_; $t->wait_for(sub { entries() == $n }, 15, "$n questions") }
 
 is(chat('How high is the moon?'), 'MISS', 'an engine');

@@ -44,11 +44,10 @@ sub chat {
     my $before = asked();
 
     $last = $t->post(($path // '/v1') . '/chat/completions', $t->chat('chat', $text, temperature => 0),
-        headers => [ 'Content-Type' => 'application/json', @headers ]);
+        headers => \@headers);
     return ($last->{headers}{'x-aiq-cache'} // '-') . ' ' . (asked() - $before);
 }
-sub metric { my ($name) = @_; return $t->get('/metrics')->{body} =~ /^\Q$name\E(?:\{[^}]*\})? (\d+)$/m ? $1 : undef }
-sub settled { my ($n) = @_; $t->wait_for(sub { metric('aiq_semantic_entries') == $n }, 10, "$n questions") }
+sub settled { my ($n) = @_; $t->wait_for(sub { $t->metric('aiq_semantic_entries') == $n }, 10, "$n questions") }
 
 $t->wait_for(sub { $t->post('/v1/embeddings', '{"model":"bert","input":"a"}')->{status} == 200 }, 20, 'the model is there');
 
@@ -81,7 +80,7 @@ settled(6);
 sub slow {
     my ($text, $path, @headers) = @_;
     my $r = $t->post("$path/chat/completions", $t->chat('slow', $text, temperature => 0, stream => JSON::PP::true),
-        headers => [ 'Content-Type' => 'application/json', @headers ]);
+        headers => \@headers);
     return $r->{headers}{'x-aiq-cache'};
 }
 is(slow('where do the passwords go', '/v1', 'Cache-Control' => 'no-cache'), 'BYPASS', 'no-cache');
@@ -90,7 +89,7 @@ is(slow('so where do the passwords go', '/v1'), 'SEMANTIC', 'leaves its answer')
 
 # Trying it.
 is(slow('please where do the passwords go', '/dry'), 'MISS', 'dry_run');
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_cache_hits_total\{cache_name="semantic_dry_run"\} 1$/m }, 10, 'a hit of dry_run');
+$t->wait_for(sub { $t->metric('aiq_cache_hits_total{cache_name="semantic_dry_run"}') == 1 }, 10, 'a hit of dry_run');
 pass('is counted');
 
 # Many at a time, of which some leave.

@@ -28,8 +28,7 @@ $t->conf("
 $t->start;
 
 sub ask {
-    return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'),
-        headers => [ 'Content-Type' => 'application/json' ]);
+    return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'));
 }
 
 is(ask('mock-chat')->{status}, 200, 'a request') for 1 .. 5;

@@ -39,8 +39,7 @@ sub ask {
     my ($model, $input, %more) = @_;
 
     return $t->post($more{path} // '/v1/embeddings',
-        $json->encode({ model => $model, defined $input ? (input => $input) : (), %{ $more{with} // {} } }),
-        headers => [ 'Content-Type' => 'application/json' ]);
+        $json->encode({ model => $model, defined $input ? (input => $input) : (), %{ $more{with} // {} } }));
 }
 
 sub vectors { return map { $_->{embedding} } @{ $t->json($_[0])->{data} } }
@@ -109,10 +108,8 @@ refused('tokens for words', ask('words', [ 4 ]), 'invalid_value', 'input', qr/ta
 refused('another length', ask('bert', 'a', with => { dimensions => 32 }), 'invalid_value', 'dimensions', qr/have 64 dimensions/);
 refused('another format', ask('bert', 'a', with => { encoding_format => 'hex' }), 'invalid_value', 'encoding_format');
 refused('of a model for chats', ask('demo', 'a'), 'unsupported_endpoint', 'model', qr/does not make embeddings/);
-refused('a chat with it', $t->post('/v1/chat/completions', $t->chat('bert', 'Hi'),
-    headers => [ 'Content-Type' => 'application/json' ]), 'unsupported_endpoint', 'model', qr/does not chat/);
-refused('completions', $t->post('/v1/completions', '{"model":"bert","prompt":"a"}',
-    headers => [ 'Content-Type' => 'application/json' ]), 'unsupported_endpoint', 'model');
+refused('a chat with it', $t->post('/v1/chat/completions', $t->chat('bert', 'Hi')), 'unsupported_endpoint', 'model', qr/does not chat/);
+refused('completions', $t->post('/v1/completions', '{"model":"bert","prompt":"a"}'), 'unsupported_endpoint', 'model');
 is_deeply([ vectors(ask('either', 'what is the password?')) ], [ $two[0] ], 'a further target that can, does');
 
 # what it costs
@@ -121,8 +118,7 @@ $t->wait_for(sub { $t->read_file('logs/usage.log') =~ /^bert local 13 0 0\.00001
 
 # a client that leaves ends nothing else
 my $gone = $t->connect;
-$gone->request('POST', '/v1/embeddings', body => $json->encode({ model => 'bert', input => [ ('what is the password') x 2048 ] }),
-    headers => [ 'Content-Type' => 'application/json' ]);
+$gone->request('POST', '/v1/embeddings', body => $json->encode({ model => 'bert', input => [ ('what is the password') x 2048 ] }));
 $gone->close;
 is_deeply([ vectors(ask('bert', 'what is the password?')) ], [ $two[0] ], 'another request goes on');
 

@@ -29,7 +29,7 @@ $t->start;
 # The request as the provider has got it.
 sub sent {
     my ($path, $body) = @_;
-    my $r = $t->post($path, $body, headers => [ 'Content-Type' => 'application/json' ]);
+    my $r = $t->post($path, $body);
 
     is($r->{status}, 200, "$path $body") or diag $r->{body};
     return ($mock->requests)[-1]{body};

@@ -56,8 +56,7 @@ sub ask {
     my ($model, $stream) = @_;
 
     return $t->post('/v1/chat/completions',
-        $t->chat($model, 'hi', $stream ? (stream => JSON::PP::true) : ()),
-        headers => [ 'Content-Type' => 'application/json' ]);
+        $t->chat($model, 'hi', $stream ? (stream => JSON::PP::true) : ()));
 }
 
 sub is_error {

@@ -35,7 +35,7 @@ my $conf = sub {
 $t->conf($conf->('health_check uri=/stats interval=20ms timeout=5s fails=1 passes=2;'));
 $t->start;
 
-sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'), headers => [ 'Content-Type' => 'application/json' ]) }
+sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi')) }
 
 sub state_of {
     my ($provider) = @_;
@@ -60,7 +60,7 @@ like($check->{head}, qr{^GET /stats HTTP/1.1\r$}m, 'the uri behind the url');
 like($check->{head}, qr/^api-key: sk-test\r?$/m, 'with the key');
 unlike($check->{head}, qr/^Content-Length/m, 'and no body');
 
-sub up { return $t->get('/metrics')->{body} =~ /^aiq_provider_up\{provider="$_[0]"\} (\d)$/m ? $1 : -1 }
+sub up { return $t->metric(qq(aiq_provider_up{provider="$_[0]"})) }
 is(join(' ', map { up($_) } qw(one two keyed)), '1 0 1', 'the metric');
 
 # a key that rests is not what a check is made with

@@ -56,8 +56,7 @@ $t->conf("
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { client_max_body_size 0; aiq_pass gateway; } }$conf");
 $t->start;
 
-my @json = (headers => [ 'Content-Type' => 'application/json' ]);
-sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], $_[1] // 'hi'), @json) }
+sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], $_[1] // 'hi')) }
 
 # What the front has logged: by protocol, its requests and its connections.
 sub how {
@@ -77,7 +76,7 @@ sub at_once {
     my ($name) = @_;
     my @c = map { $t->connect(seconds => 60) } 1 .. $streams;
 
-    $_->request('POST', '/v1/chat/completions', @json, body => $t->chat("$name-stream", 'hi', stream => JSON::PP::true)) for @c;
+    $_->request('POST', '/v1/chat/completions', body => $t->chat("$name-stream", 'hi', stream => JSON::PP::true)) for @c;
     return scalar grep { $_ eq join '', map { " token$_" } 1 .. 10 }
         map { join '', $_->response->{body} =~ /"content":"( token\d+)"/g } @c;
 }

@@ -52,27 +52,20 @@ sub start_front {
     $t->wait_for(sub { AIQ::Test::tcp_connects($t->port(1)) }, 10, 'the front listens');
 }
 
-my @json = ('Content-Type' => 'application/json');
-sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'), headers => \@json) }
+sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi')) }
 
 sub stream {
     my ($model, @headers) = @_;
     my $c = $t->connect(seconds => 60);
 
-    $c->request('POST', '/v1/chat/completions', headers => [ @json, @headers ], body => $t->chat($model, 'hi', stream => JSON::PP::true));
+    $c->request('POST', '/v1/chat/completions', headers => \@headers, body => $t->chat($model, 'hi', stream => JSON::PP::true));
     $c->head->{status} == 200 && defined $c->event or die 'no stream';
     return $c;
 }
 
 # The events that are still to come.
 sub rest {
-    my ($c) = @_;
-    my $text = $c->{events};
-
-    while (defined(my $piece = $c->piece)) {
-        $text .= $piece;
-    }
-    return map { $t->json($_) // $_ } $text =~ /^data: (.*)$/mg;
+    return map { $t->json($_) // $_ } $_[0]->rest =~ /^data: (.*)$/mg;
 }
 
 start_front();
@@ -90,7 +83,7 @@ is(ask('three')->{status}, 502, "killed: failure $_") for 1 .. 3;
 is(ask('three')->{status}, 503, 'killed: the breaker is open');
 
 my $patient = $t->connect(seconds => 60);
-$patient->request('POST', '/v1/chat/completions', headers => \@json, body => $t->chat('again', 'hi'));
+$patient->request('POST', '/v1/chat/completions', body => $t->chat('again', 'hi'));
 start_front();
 is($patient->response->{status}, 200, 'back again: who waited is served');
 is(ask('front')->{status}, 200, 'back again: a request');

@@ -39,14 +39,13 @@ $t->conf("
     }");
 $t->start;
 
-my @json = ('Content-Type' => 'application/json');
-sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'), headers => \@json) }
+sub ask { return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi')) }
 
 sub stream {
     my ($model, @headers) = @_;
     my $c = $t->connect(seconds => 60);
 
-    $c->request('POST', '/v1/chat/completions', headers => [ @json, @headers ], body => $t->chat($model, 'hi', stream => JSON::PP::true));
+    $c->request('POST', '/v1/chat/completions', headers => \@headers, body => $t->chat($model, 'hi', stream => JSON::PP::true));
     return $c;
 }
 
@@ -84,7 +83,7 @@ is(text(@events), ' token1 token2' . join('', map { " token$_" } 1 .. 8), 'with 
 for my $file (@files) {
     my @sent = $t->read_file("$data/$file.sse") =~ /^data: (.*?)\r?$/mg;
     my $c = $t->connect;
-    $c->request('POST', '/v1/chat/completions', headers => \@json, body => $t->chat($file, 'hi', stream => JSON::PP::true,
+    $c->request('POST', '/v1/chat/completions', body => $t->chat($file, 'hi', stream => JSON::PP::true,
         stream_options => { include_usage => JSON::PP::true }));
     my @got = $c->response->{body} =~ /^data: (.*)$/mg;
     is_deeply(\@got, \@sent, "$file arrives as it was recorded");
@@ -100,10 +99,7 @@ ok(eval { $t->wait_for(sub { $mock->stats->{aborted} >= $aborted + 20 }, 10) }, 
 # and the others all the while
 ok(defined $running->event, 'the stream goes on');
 $running->close;
-my $text = $unread->{events};
-while (defined(my $piece = $unread->piece)) {
-    $text .= $piece;
-}
+my $text = $unread->rest;
 my @numbers = $text =~ /"content":" token(\d+)"/g;
 is(scalar(@numbers), $tokens, 'what nobody read has not lost a token');
 is(scalar(grep { $numbers[$_] != $_ + 1 } 0 .. $#numbers), 0, 'in order');

@@ -57,16 +57,6 @@ sub is_kept {
     is($c->piece, $comment, 'a comment comes');
     return $head->{headers};
 }
-sub rest {
-    my ($c) = @_;
-    my $text = '';
-
-    while (defined(my $piece = $c->piece)) {
-        $text .= $piece;
-    }
-    return $text;
-}
-
 is_kept($slow, 'a provider that thinks');
 $slow->close;
 
@@ -74,18 +64,18 @@ $slow->close;
 is(is_kept($waits, 'an answer that is waited for')->{'x-aiq-cache'}, undef, 'nobody knows yet what it will be');
 my $answer = $replayed[0]->response->{body};
 unlike($answer, qr/keep-alive/, 'who leads had enough to say');
-is(rest($waits), $answer, 'and then all of it, once');
+is($waits->rest, $answer, 'and then all of it, once');
 
 # Who leads is gone, and the other one goes on.
 is_kept($follows, 'one that leads later');
 $leaves->close;
-like(rest($follows), qr/\A(?:: keep-alive\n)*data: .*"role":"assistant".*data: \[DONE\]\n\n\z/s, 'is answered');
+like($follows->rest, qr/\A(?:: keep-alive\n)*data: .*"role":"assistant".*data: \[DONE\]\n\n\z/s, 'is answered');
 
 # What goes wrong then is an event, in the client's dialect.
 is_kept($failed, 'one whose leader fails');
 $t->stop('mock', 'KILL');
 $fails->head;
-like(rest($_), qr/event: error\ndata: \{"type":"error","error":\{[^\n]+\}\n\n\z/, 'an error event') for $fails, $failed;
+like($_->rest, qr/event: error\ndata: \{"type":"error","error":\{[^\n]+\}\n\n\z/, 'an error event') for $fails, $failed;
 
 $t->finish;
 done_testing();

@@ -27,7 +27,7 @@ $t->start;
 
 sub ask {
     return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'),
-        headers => [ 'Content-Type' => 'application/json', Authorization => 'Bearer the-clients-own' ]);
+        headers => [ Authorization => 'Bearer the-clients-own' ]);
 }
 
 sub sent { return ($mock->requests)[-1]{head} =~ /^Authorization: (.*?)\r?$/mi ? $1 : undef }

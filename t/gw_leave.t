@@ -29,12 +29,11 @@ $t->conf("
     }");
 $t->start;
 
-my @json = (headers => [ 'Content-Type' => 'application/json' ]);
 my $stream = $t->chat('mock-stream-100000x100ms', 'hi', stream => JSON::PP::true);
 
 sub open_streams {
     my @c = map { $t->connect } 1 .. $clients;
-    $_->request('POST', '/v1/chat/completions', @json, body => $stream) for @c;
+    $_->request('POST', '/v1/chat/completions', body => $stream) for @c;
     for (@c) {
         $_->head->{status} == 200 or die 'no stream';
         defined $_->event or die 'no event';
@@ -83,7 +82,7 @@ SKIP: {
 
 # before the provider has said anything
 my $c = $t->connect;
-$c->request('POST', '/v1/chat/completions', @json, body => $t->chat('mock-hang-headers', 'hi'));
+$c->request('POST', '/v1/chat/completions', body => $t->chat('mock-hang-headers', 'hi'));
 $t->wait_for(sub { $mock->stats->{open} == 2 }, 10, 'the call');
 $c->close;
 settled('a silent provider');
@@ -93,7 +92,7 @@ $c = $t->connect;
 $c->send("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     . "Content-Length: 5000\r\n\r\n{\"model\":");
 $c->close;
-is($t->post('/v1/chat/completions', $t->chat('mock-chat', 'hi'), @json)->{status}, 200, 'the next one is served');
+is($t->post('/v1/chat/completions', $t->chat('mock-chat', 'hi'))->{status}, 200, 'the next one is served');
 
 like($t->get('/m')->{body}, qr/^llm_requests_total\{provider="mock",model="mock-hang-headers",status="499"\} 1$/m,
     'cancelled calls are counted as such');

@@ -29,7 +29,7 @@ my $hi = '"messages":[{"role":"user","content":"Hi"}]';
 
 sub ask {
     my ($path, $body, @headers) = @_;
-    return $t->post($path, $body, headers => [ 'Content-Type' => 'application/json', @headers ]);
+    return $t->post($path, $body, headers => \@headers);
 }
 
 # the same dialect

@@ -33,13 +33,13 @@ sub ask {
     my ($model) = @_;
 
     return $t->post('/v1/chat/completions', $t->chat($model, 'hi'),
-        headers => [ 'Content-Type' => 'application/json', 'X-Request-Id' => "ask-$model" ]);
+        headers => [ 'X-Request-Id' => "ask-$model" ]);
 }
 
 sub state_of {
     my ($provider) = @_;
 
-    return $t->get('/metrics')->{body} =~ /^llm_circuit_breaker_state\{provider="$provider"\} (\d)$/m ? $1 : undef;
+    return $t->metric(qq(llm_circuit_breaker_state{provider="$provider"}));
 }
 
 sub health_of {

@@ -42,7 +42,7 @@ sub ask {
     my ($model, %arg) = @_;
 
     return $t->post(($arg{token} ? '/jwt' : '/v1') . '/chat/completions', $t->chat($model, $arg{text} // 'hi'),
-        headers => [ 'Content-Type' => 'application/json', 'X-Region' => $arg{region} // '', 'X-User' => $arg{user} // '',
+        headers => [ 'X-Region' => $arg{region} // '', 'X-User' => $arg{user} // '',
             $arg{token} ? (Authorization => "Bearer $arg{token}") : () ]);
 }
 

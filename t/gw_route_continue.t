@@ -31,7 +31,7 @@ sub ask {
     my ($model, %headers) = @_;
 
     return $t->post('/v1/chat/completions', $t->chat($model, 'hi', stream => JSON::PP::true),
-        headers => [ 'Content-Type' => 'application/json', %headers ]);
+        headers => [%headers]);
 }
 
 sub text { return join '', map { $_->{choices}[0]{delta}{content} // '' } @_ }

@@ -60,8 +60,7 @@ sub ask {
     my ($model, $stream) = @_;
 
     return $t->post('/v1/messages',
-        qq({"model":"$model","max_tokens":9,$stream"messages":[{"role":"user","content":"Hi"}]}),
-        headers => [ 'Content-Type' => 'application/json' ]);
+        qq({"model":"$model","max_tokens":9,$stream"messages":[{"role":"user","content":"Hi"}]}));
 }
 
 my $r = ask('limited', '');
@@ -80,7 +79,7 @@ for my $kind ('dies', 'limited') {
 
 # D5: whom clients ask for by OpenAI's name, Anthropic's answers by its own
 for my $model (qw(gpt-4 gpt-4o)) {
-    $r = $t->post('/v1/chat/completions', $t->chat($model, 'hi'), headers => [ 'Content-Type' => 'application/json' ]);
+    $r = $t->post('/v1/chat/completions', $t->chat($model, 'hi'));
     is($r->{status}, 200, "$model: an answer") or diag($r->{body});
     is("@{ $r->{headers} }{qw(x-aiq-provider x-aiq-model x-aiq-attempts)}", 'anthropic claude-3 2', "$model: by whom");
     is($t->json($r)->{choices}[0]{message}{content}, 'Here I am.', "$model: in OpenAI's words");

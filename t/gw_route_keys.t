@@ -29,7 +29,7 @@ $t->start;
 sub ask {
     my ($model) = @_;
 
-    return $t->post('/v1/chat/completions', $t->chat($model, 'hi'), headers => [ 'Content-Type' => 'application/json' ]);
+    return $t->post('/v1/chat/completions', $t->chat($model, 'hi'));
 }
 
 sub keys_since {

@@ -39,7 +39,7 @@ sub ask {
     my ($model, $priority, %more) = @_;
 
     return $t->post('/v1/chat/completions', $t->chat($model, 'hi', %more),
-        headers => [ 'Content-Type' => 'application/json', $priority ? ('X-AIQ-Priority' => $priority) : () ]);
+        headers => [ $priority ? ('X-AIQ-Priority' => $priority) : () ]);
 }
 
 # How often each provider answers.

@@ -29,8 +29,7 @@ $t->start;
 sub ask {
     my ($model, %more) = @_;
 
-    return $t->post('/v1/chat/completions', $t->chat($model, 'hi', %more),
-        headers => [ 'Content-Type' => 'application/json' ]);
+    return $t->post('/v1/chat/completions', $t->chat($model, 'hi', %more));
 }
 
 my $r = ask('mock-first-2-500');
@@ -69,11 +68,10 @@ is($r->{headers}{'x-aiq-attempts'}, 1, "and the client's own error is not tried 
 
 # a client that leaves ends the waiting, too
 my $c = $t->connect;
-$c->request('POST', '/v1/chat/completions', body => $t->chat('impatient', 'hi'),
-    headers => [ 'Content-Type' => 'application/json' ]);
+$c->request('POST', '/v1/chat/completions', body => $t->chat('impatient', 'hi'));
 $t->wait_for(sub { grep { ($_->{model} // '') eq 'impatient' && $_->{next} eq 'a wait' } $t->engine_lines }, 10, 'a wait');
 $c->close;
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_jobs_open 1$/m }, 10, 'it is gone');    # but for the question
+$t->wait_for(sub { $t->metric('aiq_jobs_open') == 1 }, 10, 'it is gone');    # but for the question
 is(ask('once')->{status}, 502, 'the engine serves on');
 
 $t->finish;

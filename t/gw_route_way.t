@@ -83,7 +83,7 @@ $t->conf("
 $t->start;
 
 sub ask {
-    return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'), headers => [ 'Content-Type' => 'application/json' ]);
+    return $t->post('/v1/chat/completions', $t->chat($_[0], 'hi'));
 }
 
 is(ask('trusts')->{status}, 200, 'an authority and a certificate of its own') for 1 .. 2;

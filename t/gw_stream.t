@@ -29,11 +29,9 @@ $t->conf("
     }");
 $t->start;
 
-my @json = (headers => [ 'Content-Type' => 'application/json' ]);
-
 sub events {
     my ($body) = @_;
-    my $r = $t->post('/v1/chat/completions', $body, @json);
+    my $r = $t->post('/v1/chat/completions', $body);
 
     is($r->{status}, 200, 'a stream');
     is($r->{headers}{'content-type'}, 'text/event-stream', 'of events');
@@ -42,7 +40,7 @@ sub events {
 
 # as they come: the first events are here long before the last one is made
 my $c = $t->connect;
-$c->request('POST', '/v1/chat/completions', @json,
+$c->request('POST', '/v1/chat/completions',
     body => $t->chat('mock-stream-3x300ms', 'hi', stream => JSON::PP::true));
 is($c->head->{status}, 200, 'the head comes with the first event');
 is($t->json($c->event)->{choices}[0]{delta}{role}, 'assistant', 'role');

@@ -57,8 +57,7 @@ $t->start;
 sub ask {
     my ($model, %more) = @_;
 
-    return $t->post('/v1/chat/completions', $t->chat($model, 'hi', %more),
-        headers => [ 'Content-Type' => 'application/json' ]);
+    return $t->post('/v1/chat/completions', $t->chat($model, 'hi', %more));
 }
 
 is(ask('mock-chat')->{status}, 200, 'a known certificate') for 1 .. 5;

@@ -75,8 +75,7 @@ $t->wait_for(sub { $t->get('/health')->{status} == 200 }, 20, 'the models are lo
 
 for my $name (@names) {
     my @theirs = llamacpp($model{$name});
-    my $r = $t->post('/v1/embeddings', $json->encode({ model => $name, input => \@texts }),
-        headers => [ 'Content-Type' => 'application/json' ]);
+    my $r = $t->post('/v1/embeddings', $json->encode({ model => $name, input => \@texts }));
     my @ours = map { $_->{embedding} } @{ $t->json($r)->{data} };
 
     is(scalar @ours, scalar @texts, "$name: vectors") or diag $r->{body};

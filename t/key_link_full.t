@@ -70,7 +70,7 @@ for (1 .. 2) {
     $sum += $t->get('/key/', headers => [ 'x-api-key' => "aiq_$_" ])->{status} == 200 for 1 .. 400;
 }
 is($sum, 800, 'a full cache: every key opens');
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_active_connections 0$/m }, 10, 'the end of the others');
+$t->wait_for(sub { $t->metric('aiq_active_connections') == 0 }, 10, 'the end of the others');
 like($t->get('/metrics')->{body}, qr/^aiq_refused_total\{reason="link_full"\} $refused$/m, 'what was refused is counted');
 
 $t->finish;

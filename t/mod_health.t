@@ -99,7 +99,7 @@ my $c = $t->connect;
 $c->request('GET', '/silent2');
 $e->wait_for(qr{uri=/silent2});
 
-sub active { return $t->get('/metrics')->{body} =~ /^aiq_active_connections (\d+)/m ? $1 : undef }
+sub active { return $t->metric('aiq_active_connections') }
 
 is(active(), 1, 'an open request is counted');
 $t->expect_in_log(qr/exited on signal 9/);

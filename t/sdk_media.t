@@ -44,11 +44,10 @@ my $form = join "\r\n", '--b', 'Content-Disposition: form-data; name="model"', '
     'Content-Disposition: form-data; name="model"', '', 'bad', '--b--', '';
 my $r = $t->post('/v1/audio/transcriptions', $form, headers => [ 'Content-Type' => 'multipart/form-data; boundary=b' ]);
 is("$r->{status} " . $t->json($r)->{error}{code}, '400 invalid_form', 'two models in one form');
-my @json = (headers => [ 'Content-Type' => 'application/json' ]);
-$r = $t->post('/v1/images/generations?a=b%20c', '{"model":"media","prompt":"x"}', @json);
+$r = $t->post('/v1/images/generations?a=b%20c', '{"model":"media","prompt":"x"}');
 is($r->{status}, 200, 'a query string');
 is(($mock->requests)[-1]{path}, '/v1/images/generations?a=b%20c', 'passes');
-$r = $t->post('/budget/images/generations', '{"model":"media","prompt":"x"}', @json);
+$r = $t->post('/budget/images/generations', '{"model":"media","prompt":"x"}');
 is("$r->{status} " . $t->json($r)->{error}{code}, '400 unbounded_request', 'nobody knows what an image will cost');
 
 $t->finish;

@@ -69,13 +69,7 @@ sub frame {
     }
 }
 
-sub error {
-    my ($c, $text) = ($_[0], "");
-    while (defined(my $piece = $c->piece)) {
-        $text .= $piece;
-    }
-    return $t->json({ body => $text })->{error};
-}
+sub error { return $t->json($_[0]->rest)->{error} }
 
 # Two that are over and a topic.
 my @two = map { (begin('mock-stream-3x0ms'))[0] } 1 .. 2;

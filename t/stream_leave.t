@@ -48,7 +48,7 @@ $t->start;
 $t->wait_for(sub { $t->get('/health')->{status} == 200 }, 20, 'the model is loaded');
 
 # topics are streams, too
-sub streams_open { return $t->get('/metrics')->{body} =~ /^aiq_streams_open (\d+)$/m ? $1 : undef }
+sub streams_open { return $t->metric('aiq_streams_open') }
 my $before = streams_open();
 
 my $admin = AIQ::Admin->new($t);
@@ -185,7 +185,7 @@ is($mock->stats->{open}, 2, 'is waited for, too');
 # A model of our own costs nothing: there is nothing to wait for.
 ($c) = begin('/drain/', 'demo');
 $c->close;
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_jobs_open(?:\{[^}]*\})? 2$/m }, 20, 'our own model stops');
+$t->wait_for(sub { $t->metric('aiq_jobs_open') == 2 }, 20, 'our own model stops');
 pass('our own model stops at once');
 
 $t->finish;

@@ -59,12 +59,6 @@ sub again {
         headers => [ $arg{who} ? (Authorization => "Bearer $token{$arg{who}}") : @acme, @{ $arg{headers} // [ Accept => 'text/event-stream' ] } ]);
 }
 
-sub metric {
-    my ($name) = @_;
-
-    return $t->get('/metrics')->{body} =~ /^$name(?:\{[^}]*\})? (\d+)$/m ? $1 : undef;
-}
-
 # What is asked.
 for my $case ([ '/v1/chat/completions', 'exactly-once', {}, 'another value' ],
     [ '/v1/chat/completions', 'guaranteed', { stream => JSON::PP::false }, 'a whole answer' ],
@@ -101,10 +95,7 @@ like($r->{body}, qr/\Aretry: 2000\nid: 1\n.*data: \[DONE\]\n\n\z/s, 'it goes on 
 # More than memory keeps, for one who has not read yet, and then for one who comes late.
 my ($slow, $long) = begin('mock-stream-1000x0ms');
 like(again($long)->{body}, qr/data: \[DONE\]\n\n\z/, 'it waits for nobody');
-my $text = '';
-while (defined(my $piece = $slow->piece)) {
-    $text .= $piece;
-}
+my $text = $slow->rest;
 is_deeply([ $text =~ /^id: (.*)$/mg ], [ 1 .. 1003 ], 'who was slow has all of it');
 is(again($long)->{body}, $text, 'and so has who comes late');
 
@@ -145,9 +136,9 @@ $r = ask('/v1/chat/completions', 'mock-reset-mid', 'guaranteed');
 like($r->{body}, qr/"code":"provider_error"/, 'in the middle it is an event');
 is(again($r->{headers}{'x-aiq-stream'})->{body}, $r->{body}, 'which is kept');
 
-$t->wait_for(sub { metric('aiq_streams_guaranteed') == 0 }, 10, 'none goes on');
-is(metric('aiq_streams_unstored_bytes'), 0, 'nothing waits for the store');
-cmp_ok(metric('aiq_streams_stored_events_total'), '>', 0, 'events were stored');
+$t->wait_for(sub { $t->metric('aiq_streams_guaranteed') == 0 }, 10, 'none goes on');
+is($t->metric('aiq_streams_unstored_bytes'), 0, 'nothing waits for the store');
+cmp_ok($t->metric('aiq_streams_stored_events_total'), '>', 0, 'events were stored');
 
 $t->finish;
 done_testing();

@@ -50,16 +50,6 @@ sub follow {
     return $c;
 }
 
-sub rest {
-    my ($c) = @_;
-    my $text = '';
-
-    while (defined(my $piece = $c->piece)) {
-        $text .= $piece;
-    }
-    return $text;
-}
-
 # The first event that is kept, once the provider is held up: then it stays, be it the very first.
 sub first {
     my ($id) = @_;
@@ -68,16 +58,10 @@ sub first {
     return $t->wait_for(sub {
         my $says = $t->json($t->get("/v1/streams/$id?after=0"))->{error}{message} // '';
         my $first = $says =~ /number (\d+)/ ? $1 : 1;
-        my $now = $first . ' ' . metric('streams_bytes');
+        my $now = $first . ' ' . $t->metric('aiq_streams_bytes');
         ($before, $since) = ($now, time()) if $now ne $before;
         return time() - $since > 1 ? $first : 0;
     }, 20, 'the stream stands');
-}
-
-sub metric {
-    my ($name) = @_;
-
-    return $t->get('/metrics')->{body} =~ /^aiq_$name(?:\{[^}]*\})? (\d+)$/m ? $1 : undef;
 }
 
 # One for whom the producer waits as long as it reads nothing, and one that reads nothing
@@ -86,10 +70,10 @@ my $c = $t->connect;
 my $id = begin($c);
 my $from = first($id);
 my $slow = follow(narrow(), $id, $from - 1);
-is(metric('streams_open'), 1, 'the provider waits for its readers');
-my $all = rest($c);
+is($t->metric('aiq_streams_open'), 1, 'the provider waits for its readers');
+my $all = $c->rest;
 like($all, qr/\nid: 30003\ndata: \[DONE\]\n\n\z/, 'the fast one has it all');
-my $rest = rest($slow) =~ s/\Aretry: 2000\n//r;
+my $rest = $slow->rest =~ s/\Aretry: 2000\n//r;
 like($rest, qr/\n\nevent: stream_truncated\ndata: \{"error":\{"code":"stream_truncated",[^\n]*\}\}\n\n\z/, 'the slow one is told');
 $rest =~ s/event: stream_truncated.*//s;
 ok($rest eq substr($all, index($all, "id: $from\n"), length $rest), 'and had no gap before');
@@ -99,11 +83,11 @@ is($t->json($t->get("/v1/streams/$id?after=" . ($from - 1)))->{data}[0]{seq}, $f
 # The one that has asked.
 $c = narrow();
 $id = begin($c);
-$all = rest(follow($t->connect, $id, first($id) - 1));
+$all = follow($t->connect, $id, first($id) - 1)->rest;
 like($all, qr/^id: 30003\ndata: \[DONE\]\n\n\z/m, 'another one has all the rest');
-unlike(rest($c), qr/\[DONE\]/, 'who asked and did not read is cut off');
+unlike($c->rest, qr/\[DONE\]/, 'who asked and did not read is cut off');
 
-$t->wait_for(sub { metric('streams_open') == 0 && metric('jobs_open') == 1 }, 10, 'no stream is left');
+$t->wait_for(sub { $t->metric('aiq_streams_open') == 0 && $t->metric('aiq_jobs_open') == 1 }, 10, 'no stream is left');
 is($mock->stats->{aborted}, 0, 'both calls went to their end');
 
 $t->finish;

@@ -22,16 +22,6 @@ $t->conf("
     }", workers => 2);
 $t->start;
 
-sub text {
-    my ($c) = @_;
-    my $text = '';
-
-    while (defined(my $piece = $c->piece)) {
-        $text .= $piece;
-    }
-    return $text;
-}
-
 sub follow {
     my ($id, @after) = @_;
     my $c = $t->connect;
@@ -56,8 +46,8 @@ for my $how (qw(killed reloaded)) {
     }
     $t->wait_for(sub { grep { !$old{$_} } $t->workers }, 20, 'a new worker');
     my ($seen) = reverse "$begin\n" =~ /^id: (\d+)$/mg;
-    my $rest = text(follow($id, 'Last-Event-ID' => $seen)) =~ s/\Aretry: 2000\n//r;
-    my $whole = text(follow($id));
+    my $rest = follow($id, 'Last-Event-ID' => $seen)->rest =~ s/\Aretry: 2000\n//r;
+    my $whole = follow($id)->rest;
     like($whole, qr/^id: 103\ndata: \[DONE\]\n\n\z/m, "$how: the stream is whole");
     is(substr($whole, -length $rest), $rest, 'and so is what came after');
     like($rest, qr/\Aid: @{[ $seen + 1 ]}\n/, 'from where it was');

@@ -37,10 +37,7 @@ sub follow {
 # To the end of the reply; undef: it was cut.
 sub rest {
     my ($c) = @_;
-    my $text = '';
-    while (defined(my $piece = $c->piece)) {
-        $text .= $piece;
-    }
+    my $text = $c->rest;
     return $c->{head}{cut} ? undef : $text;
 }
 

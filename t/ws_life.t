@@ -71,8 +71,8 @@ for (1 .. 20) {
     $ws->raw(substr(AIQ::WebSocket::frame_of(0x81, 'x' x 1000), 0, 50 * $_));
     $ws->drop;
 }
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_websockets 0$/m }, 10, 'none is open');
-$t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_active_connections 0$/m }, 10, 'none at the engine');
+$t->wait_for(sub { $t->metric('aiq_websockets') == 0 }, 10, 'none is open');
+$t->wait_for(sub { $t->metric('aiq_active_connections') == 0 }, 10, 'none at the engine');
 pass('clients that vanish leave nothing');
 
 # quit

@@ -62,7 +62,7 @@ sub events {
 sub ask { my ($ws, @chat) = @_; begin($ws, @chat); return (events($ws))[-1] }
 sub usage {
     my ($args) = @_;
-    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 10, 'all is stored');
+    $t->wait_for_usage;
     return $t->json($t->get("/api/v1/usage?$args", headers => AIQ::Admin::bearer($root->{key})))->{data};
 }
 

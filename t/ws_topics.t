@@ -32,8 +32,7 @@ sub open_ws {
 }
 sub publish {
     my ($name, $type, $data) = @_;
-    my $r = $t->post("/v1/topics/$name" . query(), JSON::PP->new->utf8->allow_nonref->encode({ type => $type, data => $data }),
-        headers => [ 'Content-Type' => 'application/json' ]);
+    my $r = $t->post("/v1/topics/$name" . query(), JSON::PP->new->utf8->allow_nonref->encode({ type => $type, data => $data }));
 
     is($r->{status}, 202, "$type is published") or diag $r->{body};
     return $t->json($r)->{seq};

@@ -155,6 +155,17 @@ sub piece {
     return substr($self->{in}, 0, length($self->{in}), '');
 }
 
+# What is left of the body, to its end; with what event() has not come to.
+sub rest {
+    my ($self) = @_;
+    my $text = delete $self->{events} // '';
+
+    while (defined(my $data = $self->piece)) {
+        $text .= $data;
+    }
+    return $text;
+}
+
 sub _cut {
     $_[0]{head}{cut} = 1;
     return undef;
@@ -167,9 +178,7 @@ sub response {
 
     $reply->{body} = '';
     return $reply if ($arg{method} // '') eq 'HEAD' || $reply->{status} =~ /^(?:204|304)$/;
-    while (defined(my $data = $self->piece)) {
-        $reply->{body} .= $data;
-    }
+    $reply->{body} = $self->rest;
     return $reply;
 }
 

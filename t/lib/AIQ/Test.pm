@@ -345,7 +345,8 @@ sub reload {
 sub get  { my ($self, $path, %arg) = @_; return $self->http('GET', $path, %arg) }
 sub post { my ($self, $path, $body, %arg) = @_; return $self->http('POST', $path, body => $body, %arg) }
 
-# One request on a connection of its own: {status, headers, body, reason}.
+# One request on a connection of its own: {status, headers, body, reason}. A body is JSON
+# unless a header says what else it is.
 sub http {
     my ($self, $method, $path, %arg) = @_;
     my $c = $self->connect(%arg);
@@ -391,6 +392,20 @@ sub serve_demo {
 }
 
 # ---- observing ----
+
+# A metric's value, with its labels or, where it has one sample, without; undef: it has none.
+sub metric {
+    my ($self, $name) = @_;
+
+    return $self->get('/metrics')->{body} =~ /^\Q$name\E(?:\{[^}]*\})? (\S+)$/m ? $1 : undef;
+}
+
+# Until the calls of models that have ended are in the store.
+sub wait_for_usage {
+    my ($self) = @_;
+
+    $self->wait_for(sub { ($self->metric('aiq_usage_pending') // 1) == 0 }, 20, 'all is stored');
+}
 
 sub error_log  { return $_[0]->read_file('logs/error.log') }
 sub engine_log { return $_[0]->read_file('logs/engine.log') }
