@@ -62,7 +62,7 @@ X86_VNNI static void quantize(uint8_t *dst, const float *x, size_t cols)
 
         _mm256_storeu_si256((__m256i *)(void *)(v.q + i), e.q);
         v.d[i / 32] = e.d;
-        v.sum[i / 32] = (float)(e.sum[0] + e.sum[1]) * e.d;
+        v.sum[i / 32] = ((float)e.sum[0] + (float)e.sum[1]) * e.d; /* of NaN they are wild */
         v.sum16[i / 16] = (float)e.sum[0] * e.d;
         v.sum16[i / 16 + 1] = (float)e.sum[1] * e.d;
     }
