@@ -1,7 +1,7 @@
 package AIQ::Script;
 
 # A provider that answers each model with the events of a list, to the byte, and then says
-# nothing more.
+# nothing more; behind [DONE] it leaves.
 #
 #     my $provider = AIQ::Script->new($t, broken => [ 'data: {"choices":[' ], …);
 #     $t->conf("aiq_provider p { dialect openai; url " . $provider->url . "; } aiq_model broken { target p; }");
@@ -32,8 +32,10 @@ while (my $c = $listener->accept) {
     while ((my $line = <$c> // last) ne "\r\n") { $head .= $line }
     my ($length) = $head =~ /content-length: (\d+)/i;
     read($c, $body, $length);
-    print $c "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", map { "$_\n\n" } @{ $models->{ JSON::PP::decode_json($body)->{model} } };
+    my @events = @{ $models->{ JSON::PP::decode_json($body)->{model} } };
+    print $c "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", map { "$_\n\n" } @events;
     $c->flush;
+    exit if $events[-1] eq 'data: [DONE]';
     1 while sysread($c, my $more, 4096);    # until it is left
     exit;
 }
