@@ -7,8 +7,9 @@
 #include "infer/lexical.h"
 #include "infer/tokenizer.h"
 
-/* Enough for the corpus; larger models only cost time. */
+/* Enough for the corpus; larger models, and longer texts, only cost time. */
 #define MAX_STATE (1 << 12)
+#define MAX_TEXT  512
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -38,8 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     float words[LEXICAL_DIM];
     embed_model m;
 
-    lexical_embed((const char *)data, size < LEXICAL_MAX_TEXT ? size : LEXICAL_MAX_TEXT, words,
-                  NULL);
+    lexical_embed((const char *)data, size < MAX_TEXT ? size : MAX_TEXT, words, NULL);
     if (t != NULL && embed_model_is(g) &&
         embed_model_read(&m, g, tokenizer_n_vocab(t), err, sizeof(err))) {
         tokenizer_encode(t, text, sizeof(text) - 1, false, &ids);

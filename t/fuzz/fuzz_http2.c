@@ -4,8 +4,11 @@
  * and what is held for one is bounded.
  *
  *     u8      so many bytes come at a time, and one more
- *     u8      bit 0: the second request is cancelled after four of them
+ *     u8      bit 0: the second request is cancelled after four of them; bit 1: frames
  *     bytes   from the provider; the requests are its streams 1 and 3
+ *
+ * Frames are written in short, so that what is changed in one moves no other: one byte each
+ * for type, flags, stream and length, then the payload. Settings go before them.
  */
 
 #include <assert.h>
@@ -105,16 +108,32 @@ static void turn(aiq_loop *loop, int fd)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void write_frame(aiq_buf *out, const uint8_t head[4], const uint8_t *payload, size_t n)
+{
+    const uint8_t long_head[9] = {0, 0, (uint8_t)n, head[0], head[1], 0, 0, 0, head[2]};
+
+    aiq_buf_add(out, long_head, sizeof(long_head));
+    aiq_buf_add(out, payload, n);
+}
+
+static void write_frames(aiq_buf *out, const uint8_t *pos, const uint8_t *end)
+{
+    static const uint8_t settings[4] = {NGHTTP2_SETTINGS};
+
+    write_frame(out, settings, NULL, 0);
+    while (end - pos >= 4) {
+        const uint8_t *payload = pos + 4;
+        size_t left = (size_t)(end - payload), n = pos[3] < left ? pos[3] : left;
+        write_frame(out, pos, payload, n);
+        pos = payload + n;
+    }
+}
+
+static void run(const uint8_t *pos, const uint8_t *end, size_t step, bool cancels)
 {
     request r[2] = {{.slow = true}, {0}};
     aiq_loop loop;
 
-    if (size < 2 || size > 65536) {
-        return 0;
-    }
-    const uint8_t *pos = data + 2, *end = data + size;
-    size_t step = 1u + data[0] < size / 32 ? size / 32 : 1u + data[0];
     assert(loop_init(&loop, NULL, 0, NULL));
     start(&loop, &r[0]);
     start(&loop, &r[1]);
@@ -127,7 +146,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         pos += sent;
         turn(&loop, fd);
-        if (i == 4 && data[1] & 1 && r[1].http) {
+        if (i == 4 && cancels && r[1].http) {
             http_cancel(r[1].http);
             r[1].http = NULL;
         }
@@ -141,5 +160,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     loop_run(&loop); /* who is still waiting is told now */
     assert(r[0].http == NULL && r[1].http == NULL);
     loop_free(&loop);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    aiq_buf text = {0};
+
+    if (size < 3 || size > 65536) {
+        return 0;
+    }
+    if (data[1] & 2) {
+        write_frames(&text, data + 2, data + size);
+    } else {
+        aiq_buf_add(&text, data + 2, size - 2);
+    }
+    size_t step = 1u + data[0] < text.len / 32 ? text.len / 32 : 1u + data[0];
+    run(text.data, text.data + text.len, step, data[1] & 1);
+    aiq_buf_free(&text);
     return 0;
 }
