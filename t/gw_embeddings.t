@@ -105,7 +105,7 @@ refused('a long text', ask('bert', [ 'a', 'b', 'a ' x 63 ]), 'context_length_exc
 refused('no such token', ask('bert', [ 4, 1e6 ]), 'invalid_value', 'input', qr/no token of this id/);
 refused('no token', ask('bert', [ [ 4 ], [ 1.5 ] ]), 'invalid_value', 'input[1]');
 refused('tokens for words', ask('words', [ 4 ]), 'invalid_value', 'input', qr/takes texts/);
-refused('another length', ask('bert', 'a', with => { dimensions => 32 }), 'invalid_value', 'dimensions', qr/have 64 dimensions/);
+refused('another length', ask('bert', 'a', with => { dimensions => 32 }), 'invalid_value', 'dimensions', qr/'dimensions' must be 64/);
 refused('another format', ask('bert', 'a', with => { encoding_format => 'hex' }), 'invalid_value', 'encoding_format');
 refused('of a model for chats', ask('demo', 'a'), 'unsupported_endpoint', 'model', qr/does not make embeddings/);
 refused('a chat with it', $t->post('/v1/chat/completions', $t->chat('bert', 'Hi')), 'unsupported_endpoint', 'model', qr/does not chat/);

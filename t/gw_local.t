@@ -89,13 +89,14 @@ $r = $t->post('/v1/chat/completions', JSON::PP::encode_json({ model => 'demo', m
     { role => 'user', content => [ { type => 'image_url', image_url => {} } ] } ] }),
     headers => [ 'Content-Type' => 'application/json' ]);
 is($t->json($r)->{error}{param}, 'messages[0].content', 'images are refused');
+like($t->json($r)->{error}{message}, qr/^'messages\[0\]\.content' has a part that is not text/, 'and why');
 for my $field ([ top_k => -1 ], [ n => 17 ], [ logprobs => 1 ], [ top_logprobs => 2 ], [ min_p => 1 ],
     [ logit_bias => { x => 1 } ], [ logit_bias => { 1 => 101 } ], [ logit_bias => { 99999999 => 1 } ],
     [ presence_penalty => 3 ], [ frequency_penalty => 'x' ], [ repetition_penalty => 0 ]) {
     my $e = $t->json(ask('demo', 'Hi', @$field))->{error};
     is("$e->{code} $e->{param}", "invalid_value $field->[0]", "$field->[0]: what it may be");
 }
-is($t->json(ask('demo', 'Hi', stop => ''))->{error}{param}, 'stop', 'an empty stop');
+is($t->json(ask('demo', 'Hi', stop => $_))->{error}{param}, 'stop', 'a stop of ' . length) for '', 'x' x 1025;
 $r = ask('demo', 'x ' x 3000);
 is($r->{status}, 400, 'a prompt beyond the context');
 is($t->json($r)->{error}{code}, 'context_length_exceeded', 'its code');

@@ -89,6 +89,15 @@ ok($t->json($r)->{usage}{output_tokens} > 0, 'with usage');
 $r = ask('/v1/messages', qq({"model":"demo","max_tokens":20,"tools":[{"name":"a b","input_schema":{}}],$hi}));
 is($r->{status}, 400, 'what it cannot take is a 400');
 like($t->json($r)->{error}{message}, qr/Tool 0 must have a name/, 'that says why');
+my $image = '{"type":"image","source":{"type":"url","url":"https://x/y"}}';
+for ([qq("stop_sequences":[""],$hi), qr/^'stop_sequences' must be made of strings/], [qq("stop_sequences":"x",$hi), qr/^'stop_sequences' must be an array/],
+    [qq("output_config":{"effort":"extreme"},$hi), qr/^'output_config\.effort' must be one of/],
+    [qq("output_config":{"format":{"type":"json_schema","schema":{"type":"strin"}}},$hi), qr/^'output_config\.format': the schema's type/],
+    [qq("system":"Look.","messages":[{"role":"user","content":[$image]}]), qr/^'messages' has a part that is not text/]) {
+    $r = ask('/v1/messages', qq({"model":"demo","max_tokens":9,$_->[0]}));
+    is($r->{status}, 400, "$_->[0]: status");
+    like($t->json($r)->{error}{message}, $_->[1], "$_->[0]: named as the client names it");
+}
 
 $t->finish;
 done_testing;

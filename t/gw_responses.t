@@ -77,6 +77,13 @@ ok(length $response->{output}[0]{content}[0]{text}, 'a local model');
 ok($response->{usage}{output_tokens} > 0, 'and its usage');
 $r = ask('demo', ',"tools":[{"type":"function","name":"a b","parameters":{}}]');
 is("$r->{status} " . $t->json($r)->{error}{param}, '400 tools[0].function.name', 'what it cannot take is a 400');
+for ([ 'reasoning.effort' => '"reasoning":{"effort":"extreme"}' ], [ 'text.format' => '"text":{"format":{"type":"json_schema","name":"x","schema":{"type":"strin"}}}' ],
+    [ 'input' => '"instructions":"Be short.","input":[{"role":"user","content":[{"type":"input_image","image_url":"https://x/y"}]}]' ]) {
+    my $more = $_->[0] eq 'input' ? $_->[1] : qq("input":"hi",$_->[1]);
+    my $e = $t->json($t->post('/v1/responses', qq({"model":"demo",$more})))->{error};
+    is($e->{param}, $_->[0], "$_->[0]: named as the client names it");
+    like($e->{message}, qr/^'\Q$_->[0]\E'/, "$_->[0]: in the message, too");
+}
 
 # the engine dies
 my $c = $t->connect(seconds => 30);

@@ -43,9 +43,10 @@
 #include "infer/sampler.h"
 #include "infer/tool_calls.h"
 
-#define INFER_MAX_STOP 4 /* as in OpenAI's API */
-#define INFER_MAX_TOP  20
-#define INFER_MAX_BIAS 1024
+#define INFER_MAX_STOP     4 /* as in OpenAI's API */
+#define INFER_MAX_STOP_LEN 1024
+#define INFER_MAX_TOP      20
+#define INFER_MAX_BIAS     1024
 
 typedef struct infer infer;         /* one loaded model */
 typedef struct infer_req infer_req; /* one generation under way */
@@ -149,9 +150,10 @@ typedef struct {
     uint64_t seed; /* used if has_seed, otherwise random */
     bool has_seed;
 
-    bool logprobs;           /* events name the tokens, with their log-probabilities, */
-    uint32_t top_logprobs;   /* and so many of the likeliest; at most INFER_MAX_TOP */
-    const char *const *stop; /* at most INFER_MAX_STOP, none empty */
+    bool logprobs;         /* events name the tokens, with their log-probabilities, */
+    uint32_t top_logprobs; /* and so many of the likeliest; at most INFER_MAX_TOP */
+    const char *const
+        *stop; /* at most INFER_MAX_STOP, none empty or longer than INFER_MAX_STOP_LEN */
     size_t n_stop;
 
     mask_language *language; /* what the answer must be behind its thoughts, NULL: anything. An

@@ -10,8 +10,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define MAX_STOP_LEN 1024
-
 __attribute__((format(printf, 4, 5))) static infer_rc refuse(infer_rc rc, char *err,
                                                              size_t errlen, const char *format,
                                                              ...)
@@ -74,7 +72,7 @@ static infer_rc check_params(const infer *m, const infer_params *p, char *err, s
     for (size_t i = 0; i < p->n_stop; i++) {
         size_t len = strlen(p->stop[i]);
 
-        if (len == 0 || len > MAX_STOP_LEN) {
+        if (len == 0 || len > INFER_MAX_STOP_LEN) {
             return refuse(INFER_INVALID, err, errlen, "a stop string is empty or too long");
         }
     }

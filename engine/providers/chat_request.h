@@ -54,6 +54,9 @@ typedef struct chat_request {
     aiq_str lines;       /* of the request's head, for such a provider; maybe empty */
     const struct chat_request *(*translate)(const struct chat_request *chat, aiq_pool *pool,
                                             aiq_err *err); /* NULL and a 400: it cannot */
+    /* Of what translate() has made: what the client calls its fields, for rewrite_error();
+     * NULL: as they are called here. */
+    const char *const (*names)[2];
 } chat_request;
 
 /* 400: the body is no JSON object, whatever the dialect. Returns false. */

@@ -436,7 +436,9 @@ static bool read_message(const json_value *object, uint32_t i, const infer_messa
         text = json_string(pool, &content);
     } else if (content.type == JSON_ARRAY && !join_parts(&content, pool, &text)) {
         snprintf(param, sizeof(param), "messages[%u].content", i);
-        return unsupported(err, param);
+        return aiq_fail_param(
+            err, 400, "unsupported_parameter", param,
+            "'%s' has a part that is not text, and this model reads no other.", param);
     }
     message->content = text.data;
     message->content_len = text.len;
@@ -472,8 +474,8 @@ static bool add_stop(const json_value *value, aiq_pool *pool, infer_params *para
 {
     aiq_str text = json_string(pool, value);
 
-    if (text.len == 0 || memchr(text.data, '\0', text.len)) {
-        return invalid(err, "stop", "made of strings that are not empty");
+    if (text.len == 0 || text.len > INFER_MAX_STOP_LEN || memchr(text.data, '\0', text.len)) {
+        return invalid(err, "stop", "made of strings of 1 to 1024 bytes, without a NUL");
     }
     list[params->n_stop++] = text.data;
     return true;

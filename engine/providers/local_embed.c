@@ -113,7 +113,7 @@ bool local_embed_read(const chat_request *chat, aiq_pool *pool, uint32_t dimensi
     if (!absent(&size) &&
         (size.type != JSON_NUMBER || !json_int(&size, &n) || n != dimensions)) {
         return aiq_fail_param(err, 400, "invalid_value", "dimensions",
-                              "This model's vectors have %u dimensions.", dimensions);
+                              "'dimensions' must be %u with this model.", dimensions);
     }
     return read_inputs(&chat->input, pool, out, err);
 }

@@ -167,22 +167,23 @@ static bool check_calls(const json_value *calls, uint32_t i, aiq_err *err)
     size_t cursor = 0;
 
     if (calls->type != JSON_ARRAY || calls->count > LOCAL_MAX_CALLS) {
-        return wrong(err, place, i, "The calls of message %u must be an array of at most %d", i,
-                     LOCAL_MAX_CALLS);
+        return wrong(err, place, i, "'messages[%u].tool_calls' must be an array of at most %d",
+                     i, LOCAL_MAX_CALLS);
     }
     for (uint32_t k = 0; json_each(calls, &cursor, NULL, &call); k++) {
         json_value id = json_member(&call, "id"), its = json_member(&call, "function");
         json_value name = json_member(&its, "name"), arguments = json_member(&its, "arguments");
 
         if (id.type != JSON_STRING || its.type != JSON_OBJECT) {
-            return wrong(err, place, i, "Call %u of message %u must have an id and a function",
-                         k, i);
+            return wrong(err, place, i,
+                         "'messages[%u].tool_calls': call %u must have an id and a function", i,
+                         k);
         }
         if (name.type != JSON_STRING || arguments.type != JSON_STRING) {
             return wrong(err, place, i,
-                         "Call %u of message %u must have a name, and arguments as a string of "
-                         "JSON",
-                         k, i);
+                         "'messages[%u].tool_calls': call %u must have a name, and arguments "
+                         "as a string of JSON",
+                         i, k);
         }
     }
     return true;
@@ -212,11 +213,13 @@ static bool read_result(const json_value *object, uint32_t i, const infer_messag
     json_value id = json_member(object, "tool_call_id"), name;
 
     if (id.type != JSON_STRING) {
-        return wrong(err, place, i, "Message %u must say which call it is the result of", i);
+        return wrong(err, place, i,
+                     "'messages[%u].tool_call_id' must say which call it is the result of", i);
     }
     name = called(caller, rewrite_raw(&id));
     if (name.type == JSON_NONE) {
-        return wrong(err, place, i, "Message %u is the result of a call that was not made", i);
+        return wrong(err, place, i,
+                     "'messages[%u].tool_call_id' names a call that was not made", i);
     }
     message->call_id = json_string(pool, &id);
     message->name = json_string(pool, &name);

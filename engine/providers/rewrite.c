@@ -124,6 +124,33 @@ static int printable(aiq_str name)
     return (int)n;
 }
 
+static bool begins_with(const char *param, const char *name)
+{
+    size_t n = strlen(name);
+
+    return strncmp(param, name, n) == 0 && strchr(".[", param[n]) != NULL;
+}
+
+void rewrite_error(aiq_err *err, const char *const (*names)[2])
+{
+    const aiq_err old = *err;
+    char quoted[sizeof(old.param) + 2];
+
+    while ((*names)[0] != NULL && !begins_with(old.param, (*names)[0])) {
+        names++;
+    }
+    if ((*names)[0] == NULL) {
+        return;
+    }
+    snprintf(err->param, sizeof(err->param), "%s", (*names)[1]);
+    snprintf(quoted, sizeof(quoted), "'%s'", old.param);
+    const char *at = strstr(old.message, quoted);
+    if (at != NULL) {
+        aiq_fail_param(err, old.status, old.code, (*names)[1], "%.*s'%s'%s",
+                       (int)(at - old.message), old.message, (*names)[1], at + strlen(quoted));
+    }
+}
+
 bool rewrite_only(const json_value *object, const char *const *names, const char *field,
                   aiq_err *err)
 {

@@ -39,6 +39,11 @@ bool rewrite_unsupported(aiq_err *err, const char *field, ...)
 bool rewrite_invalid(aiq_err *err, const char *expected, const char *field, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* An error about what was rewritten, told to whoever wrote it: the field at fault, with all
+ * behind its name, has the name that stands beside it. names: pairs of those here and there;
+ * the last is of NULLs. */
+void rewrite_error(aiq_err *err, const char *const (*names)[2]);
+
 /* Does the object ask for nothing but the members in names (ended by NULL)? field:
  * what the object is called, with a dot at its end; empty at the top. */
 bool rewrite_only(const json_value *object, const char *const *names, const char *field,

@@ -246,7 +246,9 @@ static void options(void **state)
                         "output_config.format");
     /* what OpenAI's own rules refuse */
     assert_string_equal(with_fields("\"stop_sequences\":[\"1\",\"2\",\"3\",\"4\",\"5\"]"),
-                        "stop");
+                        "stop_sequences");
+    assert_string_equal(with_fields("\"stop_sequences\":\"1\""), "stop_sequences");
+    assert_string_equal(with_fields("\"temperature\":3"), "temperature");
 }
 
 static const char *refused(const char *body)

@@ -2,6 +2,7 @@
 #include <string.h>
 #include "providers/anthropic_answer.h"
 #include "providers/openai_chunk.h"
+#include "providers/rewrite.h"
 #include "services/gateway/gateway.h"
 
 /* A provider's content type; a longer one is not repeated. */
@@ -296,6 +297,9 @@ bool attempts_call(attempts *a, aiq_err *err)
         request.chat = request_for(a, err);
         a->one->call =
             request.chat ? a->one->provider->start(&request, &events, a->one, err) : NULL;
+        if (a->one->call == NULL && request.chat && request.chat->names) {
+            rewrite_error(err, request.chat->names);
+        }
     } else {
         aiq_fail(err, 503, "provider_unknown", "This server does not speak to this provider.");
         aiq_err_detail(err, "provider %s: dialect %s", p->name, p->dialect);

@@ -523,8 +523,12 @@ static bool add_output(writer *w, const json_value *body)
 static bool add_options(writer *w, const chat_request *chat, const json_value *body)
 {
     json_value metadata = json_member(body, "metadata"),
-               tier = json_member(body, "service_tier");
+               tier = json_member(body, "service_tier"),
+               stop = json_member(body, "stop_sequences");
 
+    if (!rewrite_absent(&stop) && stop.type != JSON_ARRAY) {
+        return rewrite_invalid(w->err, "an array of strings", "stop_sequences");
+    }
     rewrite_member(w->out, "max_completion_tokens", &chat->max_tokens);
     copy_member(w, body, "temperature", "temperature");
     copy_member(w, body, "top_p", "top_p");
@@ -571,6 +575,14 @@ static bool wants_no_thoughts(const chat_request *chat)
     return is_kind(&thinking, "disabled");
 }
 
+/* Messages have other numbers here: a system prompt is one, each tool's result is one. */
+static const char *const names[][2] = {{"messages", "messages"},
+                                       {"max_completion_tokens", "max_tokens"},
+                                       {"stop", "stop_sequences"},
+                                       {"reasoning_effort", "output_config.effort"},
+                                       {"response_format", "output_config.format"},
+                                       {NULL, NULL}};
+
 const chat_request *messages_request_translate(const chat_request *chat, aiq_pool *pool,
                                                aiq_err *err)
 {
@@ -583,6 +595,10 @@ const chat_request *messages_request_translate(const chat_request *chat, aiq_poo
         aiq_str body = {aiq_pool_copy(pool, out.data, out.len), out.len};
         ok = chat_request_parse(other, body, err);
         other->no_thoughts = wants_no_thoughts(chat);
+        other->names = names;
+        if (!ok) {
+            rewrite_error(err, names);
+        }
     }
     aiq_buf_free(&out);
     return ok ? other : NULL;

@@ -524,6 +524,14 @@ static bool write_chat(writer *w, const chat_request *chat)
     return true;
 }
 
+/* Messages have other numbers here: instructions are one, several items are one. */
+static const char *const names[][2] = {{"messages", "input"},
+                                       {"max_completion_tokens", "max_output_tokens"},
+                                       {"reasoning_effort", "reasoning.effort"},
+                                       {"response_format", "text.format"},
+                                       {"verbosity", "text.verbosity"},
+                                       {NULL, NULL}};
+
 const chat_request *responses_request_translate(const chat_request *chat, aiq_pool *pool,
                                                 aiq_err *err)
 {
@@ -535,6 +543,10 @@ const chat_request *responses_request_translate(const chat_request *chat, aiq_po
     if (ok) {
         aiq_str body = {aiq_pool_copy(pool, out.data, out.len), out.len};
         ok = chat_request_parse(other, body, err);
+        other->names = names;
+        if (!ok) {
+            rewrite_error(err, names);
+        }
     }
     aiq_buf_free(&out);
     return ok ? other : NULL;
