@@ -30,14 +30,6 @@ static uint32_t unfit(const embedder *e)
     return set;
 }
 
-static bool is_closing(embedder *e)
-{
-    pthread_mutex_lock(&e->lock);
-    bool closing = e->closing;
-    pthread_mutex_unlock(&e->lock);
-    return closing;
-}
-
 /* Whether what a device does is still wanted; while the model is opened, its owner says so. */
 static bool is_wanted(void *arg)
 {
@@ -46,7 +38,10 @@ static bool is_wanted(void *arg)
     if (e->opening && e->opt.progress != NULL) {
         return e->opt.progress(e->opt.progress_arg, 100);
     }
-    return !is_closing(e);
+    pthread_mutex_lock(&e->lock);
+    bool closing = e->closing;
+    pthread_mutex_unlock(&e->lock);
+    return !closing;
 }
 
 /* failure: the device's, NULL: none. */
@@ -58,9 +53,9 @@ static void leave(embed_replica *p, const char *failure)
     }
 }
 
-static bool load(embed_replica *p, const device *place, char *err, size_t errlen)
+static const char *fill(void *replica, runner *r)
 {
-    embedder *e = p->e;
+    const embedder *e = ((embed_replica *)replica)->e;
     const runner_shape shape = {
         .max_batch = e->max_tokens > EMBED_BATCH_TOKENS ? e->max_tokens : EMBED_BATCH_TOKENS,
         .max_parts = EMBED_BATCH_TEXTS,
@@ -68,31 +63,15 @@ static bool load(embed_replica *p, const device *place, char *err, size_t errlen
         .row = e->dimensions,
     };
 
-    p->runner = runner_open(e->opt.devices, place, e->opt.n_threads, is_wanted, e, err, errlen);
-    if (p->runner == NULL) {
-        return false;
-    }
-    bool loaded = runner_load(p->runner, &e->model.model, e->file, &shape);
-    if (!loaded) {
-        snprintf(err, errlen, "%s", runner_error(p->runner));
-    }
-    return loaded;
+    return runner_load(r, &e->model.model, e->file, &shape) ? NULL : runner_error(r);
 }
 
-/* On the next device that has room, on the CPU only where it is wanted. */
 static bool settle(embed_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     embedder *e = p->e;
-    const device *place;
 
-    while ((place = devices_take(e->opt.devices, gguf_size(e->file), or_cpu, &e->tried)) !=
-           NULL) {
-        if (load(p, place, err, errlen)) {
-            return true;
-        }
-        leave(p, err);
-    }
-    return false;
+    p->runner = runner_settle(&e->places, gguf_size(e->file), or_cpu, fill, p, err, errlen);
+    return p->runner != NULL;
 }
 
 bool embed_place_all(embedder *e, char *err, size_t errlen)
@@ -104,7 +83,11 @@ bool embed_place_all(embedder *e, char *err, size_t errlen)
         snprintf(err, errlen, "out of memory");
         return false;
     }
-    e->tried = unfit(e);
+    e->places = (runner_places){.list = e->opt.devices,
+                                .tried = unfit(e),
+                                .n_threads = e->opt.n_threads,
+                                .wanted = is_wanted,
+                                .arg = e};
     e->opening = true;
     while (e->n_replicas < want) {
         embed_replica *p = &e->replicas[e->n_replicas];
@@ -305,7 +288,7 @@ static bool end_for_others(embed_replica *p)
  * asked again. */
 static bool settle_again(embed_replica *p, char *err, size_t errlen)
 {
-    p->e->tried = unfit(p->e);
+    p->e->places.tried = unfit(p->e);
     return settle(p, true, err, errlen);
 }
 
@@ -321,11 +304,11 @@ static bool run_batch(embed_replica *p)
            (out = runner_encode(p->runner, p->batch, p->n, e->model.pooling)) == NULL) {
         snprintf(why, sizeof(why), "%s", runner_error(p->runner));
         leave(p, why);
-        placed = !is_closing(e) && settle(p, false, why, sizeof(why));
+        placed = settle(p, false, why, sizeof(why));
         if (!placed && end_for_others(p)) {
             return false;
         }
-        placed = placed || (!is_closing(e) && settle(p, true, why, sizeof(why)));
+        placed = placed || settle(p, true, why, sizeof(why));
     }
     give_back(p, out, why);
     return true;

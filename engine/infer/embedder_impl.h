@@ -86,8 +86,8 @@ struct embedder {
     embed_model model;
     embed_replica *replicas;
     uint32_t n_replicas;
-    uint32_t tried; /* devices, see devices_take: each has one replica at most */
-    bool opening;   /* placed by embedder_open, as yet */
+    runner_places places;
+    bool opening; /* placed by embedder_open, as yet */
 
     pthread_mutex_t lock;
     pthread_cond_t to_read; /* reading or over has something */

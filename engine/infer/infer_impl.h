@@ -148,8 +148,8 @@ struct infer {
 
     infer_replica *replicas;
     uint32_t n_replicas;
-    uint32_t tried; /* devices, see devices_take: each has one replica at most */
-    bool opening;   /* placed by infer_open, as yet */
+    runner_places places;
+    bool opening; /* placed by infer_open, as yet */
 
     /* under the hub's lock */
     uint32_t n_alive;    /* replicas whose thread has not ended */

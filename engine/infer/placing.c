@@ -40,12 +40,12 @@ void infer_leave(infer_replica *p, const char *failure)
  * again, as far as the memory set aside goes. The first device says how long contexts may be;
  * another has pages for one of that length at least, so whoever was let in can go on.
  */
-static uint32_t count_pages(const infer_replica *p)
+static uint32_t count_pages(const infer_replica *p, const runner *r)
 {
     infer *m = p->m;
     const kern_config *c = &m->model.config;
     uint64_t most = 2 * (uint64_t)m->opt.max_running * kv_pages_for(c->n_ctx);
-    uint64_t n = m->opt.kv_bytes / runner_page_bytes(p->runner, c);
+    uint64_t n = m->opt.kv_bytes / runner_page_bytes(r, c);
 
     n = n < most ? n : most;
     n = n < MAX_PAGES ? n : MAX_PAGES;
@@ -76,24 +76,14 @@ static bool is_wanted(void *arg)
     return !is_closing(m);
 }
 
-static bool load(infer_replica *p, const device *place, char *err, size_t errlen)
+static const char *fill(void *replica, runner *r)
 {
+    infer_replica *p = replica;
     infer *m = p->m;
-    uint32_t n_pages;
+    uint32_t n_pages = count_pages(p, r);
 
-    p->runner = runner_open(m->opt.devices, place, m->opt.n_threads, is_wanted, m, err, errlen);
-    if (p->runner == NULL) {
-        return false;
-    }
-    n_pages = count_pages(p);
     if (n_pages == 0) {
-        snprintf(err, errlen, "not a page of a context fits the memory set aside for them");
-        return false;
-    }
-    p->pool = kv_pool_new(n_pages);
-    if (p->pool == NULL) {
-        snprintf(err, errlen, "out of memory");
-        return false;
+        return "not a page of a context fits the memory set aside for them";
     }
     const runner_shape shape = {
         .max_batch = m->opt.max_running + PROMPT_ALONE + DRAFT_WIDTH,
@@ -102,33 +92,28 @@ static bool load(infer_replica *p, const device *place, char *err, size_t errlen
         .row = m->model.config.n_vocab,
         .n_pages = n_pages,
     };
-    bool loaded = runner_load(p->runner, &m->model, m->file, &shape);
-
-    if (!loaded) {
-        snprintf(err, errlen, "%s", runner_error(p->runner));
+    if (!runner_load(r, &m->model, m->file, &shape)) {
+        return runner_error(r);
     }
-    return loaded;
+    p->pool = kv_pool_new(n_pages);
+    return p->pool != NULL ? NULL : "out of memory";
 }
 
-/* On the next device that has room, on the CPU only where it is wanted. */
 static bool settle(infer_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     infer *m = p->m;
-    const device *place;
 
-    while ((place = devices_take(m->opt.devices, gguf_size(m->file), or_cpu, &m->tried)) !=
-           NULL) {
-        if (load(p, place, err, errlen)) {
-            serve(p, true);
-            return true;
-        }
-        infer_leave(p, err);
+    p->runner = runner_settle(&m->places, gguf_size(m->file), or_cpu, fill, p, err, errlen);
+    if (p->runner != NULL) {
+        serve(p, true);
     }
-    return false;
+    return p->runner != NULL;
 }
 
 bool infer_place_all(infer *m, char *err, size_t errlen)
 {
+    m->places = (runner_places){
+        .list = m->opt.devices, .n_threads = m->opt.n_threads, .wanted = is_wanted, .arg = m};
     m->opening = true;
     while (m->n_replicas < m->opt.replicas &&
            settle(&m->replicas[m->n_replicas], m->n_replicas == 0, err, errlen)) {
@@ -193,9 +178,10 @@ bool infer_move(infer_replica *p, uint32_t n)
     infer *m = p->m;
     char why[256];
 
+    snprintf(why, sizeof(why), "%s", runner_error(p->runner));
     serve(p, false);
     give_up_requests(p, n);
-    infer_leave(p, runner_error(p->runner));
+    infer_leave(p, why);
     if (is_closing(m) || settle(p, false, why, sizeof(why))) {
         return true;
     }
@@ -213,7 +199,7 @@ void infer_settle_again(infer_replica *p)
     infer *m = p->m;
     char why[256] = "";
 
-    m->tried = 0; /* the others have ended */
+    m->places.tried = 0; /* the others have ended */
     if (!settle(p, true, why, sizeof(why))) {
         fail_waiting(p, why);
     }

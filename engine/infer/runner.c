@@ -38,13 +38,11 @@ typedef struct {
 } machine;
 
 struct runner {
-    devices *list;
+    const runner_places *places;
     const device *place;
     machine *m;
     watched *thread; /* NULL: the CPU needs none */
     uint32_t limit_ms;
-    watched_wanted wanted;
-    void *arg;
     bool lost; /* the device, so m must not be touched */
     char error[256];
 };
@@ -133,8 +131,9 @@ static bool call(runner *r, void (*what)(void *own), uint32_t limit_ms)
 {
     if (r->thread == NULL) {
         what(r->m);
-    } else if (devices_is_lost(r->list, r->place) /* another of its models has found out */ ||
-               !watched_call(r->thread, what, limit_ms, r->wanted, r->arg)) {
+    } else if (
+        devices_is_lost(r->places->list, r->place) /* another of its models has found out */ ||
+        !watched_call(r->thread, what, limit_ms, r->places->wanted, r->places->arg)) {
         r->lost = true;
         return fail(r, DEVICES_SILENT);
     }
@@ -154,9 +153,9 @@ static machine *machine_new(const device *place, uint32_t n_threads)
 }
 
 /* False: memory, or threads, end. */
-static bool make_machine(runner *r, uint32_t n_threads)
+static bool make_machine(runner *r)
 {
-    r->m = machine_new(r->place, n_threads);
+    r->m = machine_new(r->place, r->places->n_threads);
     if (r->m != NULL && r->limit_ms > 0) {
         r->thread = watched_new(r->m, end_machine);
     }
@@ -168,27 +167,45 @@ static bool make_machine(runner *r, uint32_t n_threads)
     return true;
 }
 
-runner *runner_open(devices *list, const device *place, uint32_t n_threads,
-                    watched_wanted wanted, void *arg, char *err, size_t errlen)
+/* A device that is taken becomes a runner with a replica. NULL: it is given back. */
+static runner *open_place(const runner_places *places, const device *place, runner_fill fill,
+                          void *replica, char *err, size_t errlen)
 {
     runner *r = calloc(1, sizeof(*r));
+    const char *why;
 
     if (r == NULL) {
         snprintf(err, errlen, "out of memory");
-        devices_fail(list, place, err);
-        devices_give(list, place);
+        devices_fail(places->list, place, err);
+        devices_give(places->list, place);
         return NULL;
     }
-    *r = (runner){.list = list,
-                  .place = place,
-                  .limit_ms = place->kern->limit_ms,
-                  .wanted = wanted,
-                  .arg = arg};
-    if (make_machine(r, n_threads) && call(r, call_open, r->limit_ms)) {
+    *r = (runner){.places = places, .place = place, .limit_ms = place->kern->limit_ms};
+    why = make_machine(r) && call(r, call_open, r->limit_ms) ? fill(replica, r) : r->error;
+    if (why == NULL) {
         return r;
     }
-    snprintf(err, errlen, "%s", r->error);
+    snprintf(err, errlen, "%s", why);
     runner_close(r, err);
+    return NULL;
+}
+
+runner *runner_settle(runner_places *places, uint64_t bytes, bool or_cpu, runner_fill fill,
+                      void *replica, char *err, size_t errlen)
+{
+    const device *place;
+
+    while (places->wanted(places->arg)) {
+        place = devices_take(places->list, bytes, or_cpu, &places->tried);
+        if (place == NULL) {
+            return NULL;
+        }
+        runner *r = open_place(places, place, fill, replica, err, errlen);
+        if (r != NULL) {
+            return r;
+        }
+    }
+    snprintf(err, errlen, "loading was ended");
     return NULL;
 }
 
@@ -292,19 +309,20 @@ const char *runner_error(const runner *r)
 void runner_close(runner *r, const char *failure)
 {
     if (r->lost) {
-        devices_lose(r->list, r->place);
+        devices_lose(r->places->list, r->place);
     } else if (failure != NULL) {
-        devices_fail(r->list, r->place, failure);
+        devices_fail(r->places->list, r->place, failure);
     }
     if (r->thread != NULL) {
-        bool ended = watched_free(r->thread, r->lost ? 0 : r->limit_ms, r->wanted, r->arg);
+        bool ended = watched_free(r->thread, r->lost ? 0 : r->limit_ms, r->places->wanted,
+                                  r->places->arg);
 
         if (!ended && !r->lost) {
-            devices_lose(r->list, r->place);
+            devices_lose(r->places->list, r->place);
         }
     } else if (r->m != NULL) {
         end_machine(r->m);
     }
-    devices_give(r->list, r->place);
+    devices_give(r->places->list, r->place);
     free(r);
 }

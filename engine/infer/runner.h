@@ -30,11 +30,24 @@ typedef struct {
     uint32_t n_pages;   /* of contexts; 0: for texts alone */
 } runner_shape;
 
-/* Opens a device that devices_take has given. It is given back by runner_close, or here where
- * this fails: NULL, and err says why, which is told of the device. wanted may be NULL, and is
- * asked in this and in all other calls (watched.h). Blocks, as all do. */
-runner *runner_open(devices *list, const device *place, uint32_t n_threads,
-                    watched_wanted wanted, void *arg, char *err, size_t errlen);
+/* Where a model may be, of all its replicas. Outlives them. */
+typedef struct {
+    devices *list;
+    uint32_t tried; /* devices, see devices_take: each has one replica at most */
+    uint32_t n_threads;
+    watched_wanted wanted; /* asked in all calls (watched.h), and before each device */
+    void *arg;
+} runner_places;
+
+/* Makes a replica ready on the device that is opened for it, with runner_load. NULL, or why it
+ * cannot be there. */
+typedef const char *(*runner_fill)(void *replica, runner *r);
+
+/* A runner on the next device that has room for bytes, on the CPU only where it is wanted; for
+ * runner_close. Those where it fails are told why. NULL: nowhere, and err is why not on the
+ * last; it stays where none was tried. Blocks, as all calls do. */
+runner *runner_settle(runner_places *places, uint64_t bytes, bool or_cpu, runner_fill fill,
+                      void *replica, char *err, size_t errlen);
 
 uint64_t runner_page_bytes(const runner *r, const kern_config *config);
 

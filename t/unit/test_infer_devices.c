@@ -61,18 +61,25 @@ static void on_device(void *arg, devices_event event, const char *name, const ch
     }
 }
 
-static infer *open_tiny(devices *d)
+static infer *try_tiny(const infer_options *opt, char *err, size_t errlen)
 {
     gw w = {0};
-    char err[256], *path;
-    infer_options opt = {.n_threads = 1, .devices = d};
+    char *path;
     infer *m;
 
     tiny_write(&w, (tiny_model){.tensor_type = GGUF_TENSOR_F32, .seed = 3});
     path = gw_file(&w);
-    m = infer_open(path, &opt, err, sizeof(err));
+    m = infer_open(path, opt, err, errlen);
     unlink(path);
     free(path);
+    return m;
+}
+
+static infer *open_tiny(devices *d)
+{
+    char err[256];
+    infer *m = try_tiny(&(infer_options){.n_threads = 1, .devices = d}, err, sizeof(err));
+
     if (m == NULL) {
         fail_msg("%s", err);
     }
@@ -370,6 +377,37 @@ static void closed_while_it_hangs(void **state)
     let_it_return(until, 1);
 }
 
+static const char *ended_by; /* a file */
+
+static bool until_it_hangs(void *arg, unsigned percent)
+{
+    (void)arg;
+    (void)percent;
+    return access(ended_by, F_OK) != 0;
+}
+
+/* Nor does whoever ends its loading, which goes on nowhere else then, the CPU included. */
+static void ended_while_its_loading_hangs(void **state)
+{
+    char until[64], hangs[80], err[160];
+    infer_options opt = {.n_threads = 1, .progress = until_it_hangs};
+
+    (void)state;
+    name_until(until);
+    snprintf(hangs, sizeof(hangs), "%s-hangs", until);
+    ended_by = hangs;
+    setenv("AIQ_FAKE_HANGS", hangs, 1);
+    setenv("AIQ_FAKE", "devices=2 hangload=1", 1);
+    told[0] = '\0';
+    opt.devices = devices_open("fake", NULL, on_device, NULL);
+    assert_null(try_tiny(&opt, err, sizeof(err)));
+    assert_string_equal(err, "loading was ended");
+    assert_string_equal(told, "xfake:0 ");
+    unlink(hangs);
+    devices_close(opt.devices);
+    let_it_return(until, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +422,7 @@ int main(void)
         cmocka_unit_test(one_that_returns_late_changes_nothing),
         cmocka_unit_test(all_models_leave_it),
         cmocka_unit_test(closed_while_it_hangs),
+        cmocka_unit_test(ended_while_its_loading_hangs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
