@@ -372,6 +372,10 @@ ngx_http_aiq_pass_t *ngx_http_aiq_add_entry(ngx_conf_t *cf,
 ngx_http_aiq_pass_t *ngx_http_aiq_need_entry(ngx_conf_t *cf,
     ngx_http_aiq_loc_conf_t *alcf, u_char *file, ngx_uint_t line);
 
+/* ngx_http_aiq_variable.c */
+
+ngx_int_t ngx_http_aiq_add_variables(ngx_conf_t *cf);
+
 /* ngx_http_aiq_provider.c */
 
 char *ngx_http_aiq_provider(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);

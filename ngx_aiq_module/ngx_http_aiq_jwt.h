@@ -143,13 +143,23 @@ struct ngx_http_aiq_jwt_loc_conf_s {
 };
 
 
+/* ngx_http_aiq_jwt_conf.c */
+
+char *ngx_http_aiq_jwt(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_aiq_jwt_key_file(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_aiq_jwt_key_request(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_aiq_jwt_names(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_aiq_jwt_require(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_aiq_jwt_identity(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+/* makes the digest the hash of everything that was added */
+void ngx_http_aiq_jwt_chain(u_char *digest, ngx_str_t *text);
+
 /* ngx_http_aiq_jwt_access.c */
 
 ngx_int_t ngx_http_aiq_jwt_access_handler(ngx_http_request_t *r);
-/* is the token good, by what the location asks of it and the keys there are? */
-ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
-    ngx_pool_t *pool, ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token,
-    ngx_http_aiq_jwt_verified_t *v);
 /* NGX_OK, NGX_ERROR, or the status of the first requirement that fails */
 ngx_int_t ngx_http_aiq_jwt_required(ngx_http_request_t *r,
     ngx_http_aiq_jwt_loc_conf_t *jlcf);
@@ -157,6 +167,13 @@ ngx_int_t ngx_http_aiq_jwt_required(ngx_http_request_t *r,
 time_t ngx_http_aiq_jwt_end(ngx_http_aiq_jwt_verified_t *v,
     ngx_http_aiq_jwt_loc_conf_t *jlcf);
 ngx_http_aiq_jwt_denial_t *ngx_http_aiq_jwt_denial(ngx_uint_t why);
+
+/* ngx_http_aiq_jwt_verify.c */
+
+/* is the token good, by what the location asks of it and the keys there are? */
+ngx_http_aiq_jwt_result_e ngx_http_aiq_jwt_authenticate(ngx_http_request_t *r,
+    ngx_pool_t *pool, ngx_http_aiq_jwt_loc_conf_t *jlcf, ngx_str_t *token,
+    ngx_http_aiq_jwt_verified_t *v);
 
 /* ngx_http_aiq_jwt_remote.c */
 
@@ -203,9 +220,10 @@ ngx_atomic_uint_t ngx_http_aiq_jwt_watch_changes(void);
 
 /* ngx_http_aiq_jwt_claims.c */
 
-/* the claim at a path of names as text; NGX_DECLINED: there is none */
-ngx_int_t ngx_http_aiq_jwt_claim_text(ngx_http_aiq_jwt_ctx_t *ctx,
-    ngx_str_t *names, ngx_uint_t n, ngx_str_t *text);
+/* "$aiq_jwt_claim_name" */
+ngx_int_t ngx_http_aiq_jwt_add_variables(ngx_conf_t *cf);
+char *ngx_http_aiq_jwt_claim_set(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 
 
 extern ngx_module_t  ngx_http_aiq_jwt_module;
