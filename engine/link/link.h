@@ -192,6 +192,11 @@ void link_job_abort(link_job *j, const aiq_err *err);
 void link_job_drop(link_job *j); /* a kept one, with its handler */
 void link_job_body(link_job *j, const uint8_t *data, uint32_t n);
 void link_job_whole(link_job *j);
+/* What both kinds of jobs share. */
+link_job *link_job_make(link_end *end);
+void link_job_free(link_job *j); /* the slot is free again, the memory unless it is kept */
+
+/* job_output.c */
 void link_job_credit(link_job *j, uint32_t n);
 bool link_job_flush(link_job *j); /* push what is owed; false: the ring is full */
 void link_job_wait(link_job *j);  /* until the worker has read on */
@@ -206,11 +211,7 @@ uint8_t *link_job_push(link_job *j, aiq_frame_type type, uint8_t flags, size_t l
 void link_job_verdict(link_job *j, const keyring_verdict *v);  /* answers a CHECK */
 void link_job_answer(link_job *j, const rates_answer *answer); /* an ASK; NULL: cannot say */
 
-/* What both kinds of jobs share. */
-link_job *link_job_make(link_end *end);
-void link_job_free(link_job *j); /* the slot is free again, the memory unless it is kept */
-
-/* inner.c: the sink's part of what is in job.c */
+/* inner.c: the sink's part of what is in job_output.c */
 void link_inner_end(link_job *j);
 void link_inner_fail(link_job *j, const aiq_err *err);
 
