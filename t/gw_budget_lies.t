@@ -51,7 +51,7 @@ for my $unit (qw(usd tokens)) {
     $admin->json('tenants', 'create', $unit);
     my $key = $admin->json('keys', 'create', '--tenant', $unit);
     is(ask("/$unit", $key, $_)->{status}, 200, "$unit: $_") for qw(honest lies);
-    $t->wait_for(sub { $t->get('/metrics')->{body} =~ /^aiq_usage_pending(?:\{[^}]*\})? 0$/m }, 10, 'all is stored');
+    $t->wait_for_usage;
     is(ask("/$unit", $key, 'honest')->{status}, 402, 'which is more than there was');
 }
 

@@ -2,7 +2,8 @@
  * Any bytes as a chat request, and as a chunk of a provider's stream. A refusal
  * names a status, a code and a sentence; what is accepted holds what the rest
  * relies on, and a local model's parameters can be made of it or are refused; so
- * can its prompt, and a grammar of its tools.
+ * can its prompt, and a grammar of its tools. As the request of another endpoint it
+ * is bounded, or refused, too.
  */
 
 #include <assert.h>
@@ -12,7 +13,10 @@
 #include "infer/chat_talk.h"
 #include "infer/tool_grammar.h"
 #include "providers/local_chat.h"
+#include "providers/local_embed.h"
 #include "providers/openai_chunk.h"
+#include "providers/openai_lacking.h"
+#include "services/gateway/bound.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -121,6 +125,73 @@ static void check_local(const chat_request *chat)
     aiq_pool_free(pool);
 }
 
+static void check_bound(const chat_request *chat)
+{
+    const policy_price dear = {INT32_MAX, INT32_MAX, INT32_MAX,
+                               INT32_MAX, INT32_MAX, INT32_MAX};
+    request_bound bound;
+    aiq_err err = {0};
+
+    if (!request_bound_of(chat, &bound, &err)) {
+        check_error(&err);
+        return;
+    }
+    assert(bound.input >= 0 && bound.output >= 0 && bound.cap >= 0);
+    assert(bound.units.images >= 0 && bound.units.characters >= 0);
+    assert(request_most(&bound, &dear).nano_usd >= 0);
+}
+
+/* For a provider that knows less. */
+static void check_lacking(const chat_request *chat)
+{
+    const policy_provider old = {.no_stream_options = true, .no_max_completion_tokens = true};
+    aiq_pool *pool = aiq_pool_new();
+    json_error error;
+    const chat_request *less = openai_without(chat, &old, pool);
+
+    assert(json_scan(less->body.data, less->body.len, NULL, 0, &error));
+    assert(less->stream_options.type == JSON_NONE);
+    assert(less->max_completion_tokens.type != JSON_NUMBER);
+    aiq_pool_free(pool);
+}
+
+static void check_embed(const chat_request *chat)
+{
+    aiq_pool *pool = aiq_pool_new();
+    local_embed_request request;
+    aiq_err err = {0};
+
+    if (local_embed_read(chat, pool, 4, &request, &err)) {
+        assert(request.n >= 1 && request.n <= EMBED_MAX_INPUTS);
+    } else {
+        check_error(&err);
+    }
+    aiq_pool_free(pool);
+}
+
+static void check_other(aiq_str body)
+{
+    static const struct {
+        const char *path;
+        bool raw;
+    } endpoints[] = {{"/completions", false},
+                     {"/embeddings", false},
+                     {"/audio/speech", true},
+                     {"/images/generations", true}};
+    chat_request chat;
+    aiq_err err = {0};
+
+    for (size_t i = 0; i < sizeof(endpoints) / sizeof(endpoints[0]); i++) {
+        if (!chat_request_parse_other(&chat, endpoints[i].path, body, &err)) {
+            check_error(&err);
+            return;
+        }
+        chat.raw = endpoints[i].raw;
+        check_bound(&chat);
+        check_embed(&chat);
+    }
+}
+
 static void check_chunk(const char *text, size_t size, bool wants_usage)
 {
     char *copy = memcpy(aiq_alloc(size), text, size);
@@ -148,9 +219,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (chat_request_parse(&chat, (aiq_str){text, size}, &err)) {
         assert(chat.model.type == JSON_STRING && chat.messages.count > 0);
         check_local(&chat);
+        check_bound(&chat);
+        check_lacking(&chat);
     } else {
         check_error(&err);
     }
+    check_other((aiq_str){text, size});
     check_chunk(text, size, false);
     check_chunk(text, size, true);
     free(text);

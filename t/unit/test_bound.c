@@ -203,6 +203,7 @@ static void what_is_made_is_counted(void **state)
         assert_int_equal(units("/audio/speech", body).characters, spoken[i].n);
         assert_int_equal(units("/audio/speech", body).images, 0);
     }
+    assert_int_equal(units("/audio/speech", "{\"model\":\"m\"}").characters, 0);
     assert_int_equal(units("/images/generations", "{\"model\":\"m\"}").images, 1);
     assert_int_equal(units("/images/edits", "{\"model\":\"m\",\"n\":3}").images, 3);
     assert_int_equal(units("/images/edits", "{\"model\":\"m\",\"n\":2147483647}").images,

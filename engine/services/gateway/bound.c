@@ -83,10 +83,13 @@ static int64_t answers_of(const chat_request *chat)
 /* As a string's reader counts them: an escape is one, a pair of surrogates, too. */
 static int64_t characters(const json_value *text)
 {
-    const char *pos = text->text.data + 1, *end = text->text.data + text->text.len - 1;
     int64_t n = 0;
 
-    for (; text->type == JSON_STRING && pos < end; pos++) {
+    if (text->type != JSON_STRING) {
+        return 0; /* one that is absent has no text either */
+    }
+    const char *pos = text->text.data + 1, *end = text->text.data + text->text.len - 1;
+    for (; pos < end; pos++) {
         bool goes_on; /* with the character before it */
         if (*pos == '\\') {
             pos++;
