@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 9
+#define AIQ_KERNELS_ABI 10
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -143,14 +143,9 @@ typedef struct {
 
 #define KERN_TOPK_MAX 64
 
-/* Vectors to be compared with one. */
-typedef struct {
-    const uint16_t *rows; /* [n][cols], f16 */
-    uint32_t n;
-    uint32_t cols;      /* at least 1 */
-    const float *query; /* [cols] */
-    uint32_t k;         /* at least 1, at most KERN_TOPK_MAX */
-} kern_topk;
+/* Vectors to be compared with one, where the device reads them: in the system's memory, or
+ * copied to its own, for a search costs less than the way there. */
+typedef struct kern_rows kern_rows;
 
 typedef struct {
     uint32_t row;
@@ -226,10 +221,18 @@ typedef struct {
      */
     bool (*step)(kern_model *model, const kern_seq *seqs, uint32_t n_seqs, float *logits);
 
-    /* The k rows that are nearest to the query, exactly: the best first, of equals the lower
-     * row. hits is [k]; *n_hits is less than k only where there are fewer rows, those without
-     * NaN. A back end may have none (NULL); the portable one has it. */
-    bool (*topk)(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
+    /* rows is [n][cols], f16, cols at least 1, and borrowed until rows_free: whoever changes
+     * or adds some loads them again, which costs nothing where limit_ms is 0. rows_free of NULL
+     * does nothing. A back end may have none of these and of topk (NULL); the portable one has
+     * them. */
+    kern_rows *(*rows_load)(kern_device *dev, const uint16_t *rows, uint32_t n, uint32_t cols);
+    void (*rows_free)(kern_rows *rows);
+
+    /* The k rows, 1 to KERN_TOPK_MAX, that are nearest to the query, [cols], exactly: the best
+     * first, of equals the lower row. hits is [k]; *n_hits is less than k only where there are
+     * fewer rows, those whose product is NaN left out. False: as with step. */
+    bool (*topk)(kern_rows *rows, const float *query, uint32_t k, kern_hit *hits,
+                 uint32_t *n_hits);
 
     /* Runs whole texts, at most max_batch tokens together, through a model of either kind and
      * keeps nothing. out is [n_texts][d_model]: of each text's last hidden states, normed, what

@@ -41,7 +41,7 @@ $B/t/cuda/libaiq_emulated.so: $(EMULATED_SRC:%=$B/obj/emulated/%.o)
 # They open it.
 $B/t/test_devices $B/t/test_embedder_devices $B/t/test_infer_devices $B/t/test_infer_replicas: | $B/t/libaiq_fake.so
 ifeq ($(shell uname -m),x86_64)
-$B/t/test_cuda $B/t/test_encoder: | $B/t/cuda/libaiq_emulated.so
+$B/t/test_cuda $B/t/test_encoder $B/t/test_topk: | $B/t/cuda/libaiq_emulated.so
 endif
 
 # The arithmetic of where things lie on a device, on the host.

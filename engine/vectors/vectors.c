@@ -355,15 +355,16 @@ uint32_t vectors_search(vectors *v, const uint8_t key[VECTORS_KEY], const float 
 {
     partition *p = *find_partition(v, key);
     kern_hit best[KERN_TOPK_MAX];
-    uint32_t found;
+    uint32_t found = 0;
 
     if (p == NULL || p->dims != dims || !drop_expired(v, p, now_ms)) {
         return 0;
     }
-    const kern_topk job = {p->rows, p->n, dims, query, n};
-    if (!aiq_kernels_cpu.topk(v->device, &job, best, &found)) {
-        return 0;
+    kern_rows *rows = aiq_kernels_cpu.rows_load(v->device, p->rows, p->n, dims);
+    if (rows == NULL || !aiq_kernels_cpu.topk(rows, query, n, best, &found)) {
+        found = 0;
     }
+    aiq_kernels_cpu.rows_free(rows);
     for (uint32_t i = 0; i < found; i++) {
         hits[i].score = best[i].score;
         show(p->entries[best[i].row], &hits[i].item);

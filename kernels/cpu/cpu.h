@@ -99,7 +99,10 @@ void cpu_matmul(kern_model *m, const float *x, uint32_t n, const cpu_product *pr
 void cpu_matmul_gated(kern_model *m, const float *x, uint32_t n, const cpu_gated *g,
                       const cpu_product *down);
 
-bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits);
+kern_rows *cpu_rows_load(kern_device *dev, const uint16_t *rows, uint32_t n, uint32_t cols);
+void cpu_rows_free(kern_rows *rows);
+bool cpu_topk(kern_rows *rows, const float *query, uint32_t k, kern_hit *hits,
+              uint32_t *n_hits);
 
 /* cos and sin of the angles at pos, [half][2], scaled. */
 void cpu_angles(float *rope, const double *freq, uint32_t half, uint32_t pos, float scale);

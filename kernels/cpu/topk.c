@@ -23,9 +23,17 @@ typedef struct {
     kern_hit hits[KERN_TOPK_MAX];
 } best;
 
+struct kern_rows {
+    kern_device *dev;
+    const uint16_t *data; /* [n][cols] */
+    uint32_t n;
+    uint32_t cols;
+};
+
 typedef struct {
-    const cpu_ops *ops;
-    const kern_topk *job;
+    const kern_rows *rows;
+    const float *query;
+    uint32_t k;
     best *best; /* [threads] */
 } work;
 
@@ -53,44 +61,63 @@ static void offer(best *b, uint32_t k, kern_hit hit)
     }
 }
 
-static void rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+static void score_rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const work *w = arg;
-    const kern_topk *job = w->job;
+    const kern_rows *r = w->rows;
     best *b = &w->best[thread];
     float scores[STEP];
 
     for (uint32_t at = begin; at < end; at += STEP) {
         uint32_t n = end - at < STEP ? end - at : STEP;
 
-        const uint16_t *first = job->rows + (size_t)at * job->cols;
-        const cpu_f16_rows some = {first, first + AHEAD, n, job->cols};
+        const uint16_t *first = r->data + (size_t)at * r->cols;
+        const cpu_f16_rows some = {first, first + AHEAD, n, r->cols};
 
-        w->ops->dots_f16(scores, n, &some, job->query, 1);
+        r->dev->ops->dots_f16(scores, n, &some, w->query, 1);
         for (uint32_t i = 0; i < n; i++) {
-            offer(b, job->k, (kern_hit){at + i, scores[i]});
+            offer(b, w->k, (kern_hit){at + i, scores[i]});
         }
     }
 }
 
-bool cpu_topk(kern_device *dev, const kern_topk *job, kern_hit *hits, uint32_t *n_hits)
+kern_rows *cpu_rows_load(kern_device *dev, const uint16_t *rows, uint32_t n, uint32_t cols)
 {
-    uint32_t threads = cpu_pool_size(dev->pool);
-    best *all = aligned_alloc(64, threads * sizeof(*all));
-    work w = {dev->ops, job, all};
+    kern_rows *r = malloc(sizeof(*r));
 
-    assert(job->k >= 1 && job->k <= KERN_TOPK_MAX && job->cols >= 1);
+    assert(cols >= 1);
+    if (r == NULL) {
+        dev->error = "out of memory for rows";
+        return NULL;
+    }
+    *r = (kern_rows){dev, rows, n, cols};
+    return r;
+}
+
+void cpu_rows_free(kern_rows *rows)
+{
+    free(rows);
+}
+
+bool cpu_topk(kern_rows *rows, const float *query, uint32_t k, kern_hit *hits, uint32_t *n_hits)
+{
+    cpu_pool *pool = rows->dev->pool;
+    uint32_t threads = cpu_pool_size(pool);
+    best *all = aligned_alloc(64, threads * sizeof(*all));
+    work w = {rows, query, k, all};
+
+    assert(k >= 1 && k <= KERN_TOPK_MAX);
     if (all == NULL) {
-        dev->error = "out of memory for the best rows";
+        rows->dev->error = "out of memory for the best rows";
         return false;
     }
     for (uint32_t i = 0; i < threads; i++) {
         all[i].n = 0;
     }
-    cpu_pool_run(dev->pool, job->n, GRAIN, rows, &w);
+    cpu_pool_run(pool, rows->n, GRAIN, score_rows, &w);
     for (uint32_t t = 1; t < threads; t++) {
         for (uint32_t i = 0; i < all[t].n; i++) {
-            offer(&all[0], job->k, all[t].hits[i]);
+            offer(&all[0], k, all[t].hits[i]);
         }
     }
     *n_hits = all[0].n;

@@ -209,8 +209,16 @@ bool step_fetch(kern_model *m, const float *from, uint64_t n, float *to);
 bool encode_run(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_pooling pooling,
                 float *out);
 
+/* topk.cu: the table's rows_load, rows_free and topk */
+kern_rows *topk_load(kern_device *dev, const uint16_t *rows, uint32_t n, uint32_t cols);
+void topk_free(kern_rows *rows);
+bool topk_run(kern_rows *rows, const float *query, uint32_t k, kern_hit *hits,
+              uint32_t *n_hits);
+
 /* device.cu. Whether it went well; the device keeps what did not. */
 bool device_check(kern_device *dev, cudaError_t rc, const char *doing);
+/* Whether so many bytes may be taken. what: "the model takes" */
+bool device_has_room(kern_device *dev, uint64_t bytes, const char *what);
 void device_info(uint32_t index, kern_info *out);
 
 #endif

@@ -46,6 +46,24 @@ void device_info(uint32_t index, kern_info *out)
     cudaGetLastError(); /* what could not be looked at is said by the score */
 }
 
+bool device_has_room(kern_device *dev, uint64_t bytes, const char *what)
+{
+    kern_info info;
+
+    device_info(dev->index, &info);
+    if (info.score == 0) {
+        snprintf(dev->error, sizeof(dev->error), "the device is lost");
+        return false;
+    }
+    if (bytes > info.memory) {
+        snprintf(dev->error, sizeof(dev->error),
+                 "%s %llu MiB of the device, of which %llu are left to take", what,
+                 (unsigned long long)(bytes >> 20), (unsigned long long)(info.memory >> 20));
+        return false;
+    }
+    return true;
+}
+
 static void device_close(kern_device *dev)
 {
     cudaSetDevice((int)dev->index);
@@ -93,6 +111,9 @@ static const aiq_kernels table = {
     .model_load = model_load,
     .model_free = model_free,
     .step = step_run,
+    .rows_load = topk_load,
+    .rows_free = topk_free,
+    .topk = topk_run,
     .encode = encode_run,
     .last_error = device_last_error,
 };

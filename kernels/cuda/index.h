@@ -4,6 +4,8 @@
 #ifndef CUDA_INDEX_H
 #define CUDA_INDEX_H
 
+#include <string.h>
+
 #include "kernels/cuda/platform.h"
 
 extern "C" {
@@ -11,6 +13,22 @@ extern "C" {
 }
 
 #define HOST_DEVICE __host__ __device__ static inline
+
+HOST_DEVICE uint32_t float_bits(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+HOST_DEVICE float bits_float(uint32_t bits)
+{
+    float x;
+
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
 
 HOST_DEVICE uint32_t least(uint32_t a, uint32_t b)
 {
@@ -134,6 +152,54 @@ HOST_DEVICE uint32_t split_count(uint32_t first, uint32_t end, uint32_t parts)
 HOST_DEVICE uint32_t window_first(uint32_t pos, uint32_t window)
 {
     return window > 0 && pos >= window ? pos + 1 - window : 0;
+}
+
+/* --- the nearest rows --- */
+
+/* Rows that a warp scores together. */
+#define TOPK_ROWS 4
+
+HOST_DEVICE uint32_t topk_groups(uint32_t n)
+{
+    return divide_up(n, TOPK_ROWS);
+}
+
+/* The i-th of a group; the last group may have fewer. Never beyond 32 bits: what follows
+ * 2^32 - 1 rows, were it asked for, is row 2^32 - 1. */
+HOST_DEVICE uint32_t topk_row(uint32_t group, uint32_t i)
+{
+    return group * TOPK_ROWS + i;
+}
+
+/* Where a row's first number is. */
+HOST_DEVICE uint64_t topk_at(uint32_t row, uint32_t cols)
+{
+    return (uint64_t)row * cols;
+}
+
+/*
+ * A score and its row in one number: the greater comes first, and of equal scores the lower
+ * row. The bits of floats are in order where the sign is clear, and in the other where it is
+ * set. 0, which is no key's, where the score is no number.
+ */
+HOST_DEVICE uint64_t topk_key(float score, uint32_t row)
+{
+    uint32_t bits = float_bits(score + 0.0f); /* -0 equals 0 */
+
+    bits = (bits & 0x80000000) != 0 ? ~bits : bits | 0x80000000;
+    return score == score ? (uint64_t)bits << 32 | ~row : 0;
+}
+
+HOST_DEVICE uint32_t topk_key_row(uint64_t key)
+{
+    return ~(uint32_t)key;
+}
+
+HOST_DEVICE float topk_key_score(uint64_t key)
+{
+    uint32_t bits = (uint32_t)(key >> 32);
+
+    return bits_float((bits & 0x80000000) != 0 ? bits & 0x7fffffff : ~bits);
 }
 
 #endif

@@ -204,25 +204,6 @@ static const char *refusal(const kern_config *c)
     return NULL;
 }
 
-/* Whether so many bytes may be taken of the device. */
-static bool check_room(kern_device *dev, uint64_t bytes)
-{
-    kern_info info;
-
-    device_info(dev->index, &info);
-    if (info.score == 0) {
-        snprintf(dev->error, sizeof(dev->error), "the device is lost");
-        return false;
-    }
-    if (bytes > info.memory) {
-        snprintf(dev->error, sizeof(dev->error),
-                 "the model takes %llu MiB of the device, of which %llu are left to take",
-                 (unsigned long long)(bytes >> 20), (unsigned long long)(info.memory >> 20));
-        return false;
-    }
-    return true;
-}
-
 static bool allocate(kern_model *m, const kern_weights *weights)
 {
     kern_device *dev = m->dev;
@@ -233,7 +214,7 @@ static bool allocate(kern_model *m, const kern_weights *weights)
         (uint64_t)HOST_ROWS * (m->config.encoder ? m->config.d_model : m->config.n_vocab);
     put_weights(&l, m, weights);
     place_state(&state, m);
-    if (!check_room(dev, l.to.used + state.used) ||
+    if (!device_has_room(dev, l.to.used + state.used, "the model takes") ||
         !device_check(dev, cudaMalloc((void **)&m->weights_memory, l.to.used),
                       "taking memory for weights") ||
         !device_check(dev, cudaMalloc((void **)&m->state_memory, state.used),

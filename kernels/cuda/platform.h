@@ -41,6 +41,12 @@ template <int LANES> __device__ inline float lanes_max(float x)
     return x;
 }
 
+/* What a lane of the warp has, in each of them; all take part. */
+__device__ inline uint64_t lane_value(uint64_t x, uint32_t lane)
+{
+    return __shfl_sync(ALL_LANES, (unsigned long long)x, (int)lane);
+}
+
 __device__ inline float half_value(uint16_t h)
 {
     return __half2float(__ushort_as_half(h));

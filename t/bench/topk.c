@@ -22,14 +22,14 @@ static void fill(uint16_t *rows, size_t n)
     }
 }
 
-static double search_ms(kern_device *dev, const kern_topk *job)
+static double search_ms(kern_rows *rows, const float *query, uint32_t k)
 {
     uint64_t start = now_ns(CLOCK_MONOTONIC);
     kern_hit hits[KERN_TOPK_MAX];
     uint32_t n;
 
-    if (!aiq_kernels_cpu.topk(dev, job, hits, &n) || n != job->k) {
-        die("topk: %u of %u rows", n, job->k);
+    if (!aiq_kernels_cpu.topk(rows, query, k, hits, &n) || n != k) {
+        die("topk: %u of %u rows", n, k);
     }
     return (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e6;
 }
@@ -40,15 +40,16 @@ int main(int argc, char **argv)
         die("usage: topk ROWS COLUMNS K THREADS");
     }
     uint32_t n = (uint32_t)atoi(argv[1]), cols = (uint32_t)atoi(argv[2]);
+    uint32_t k = (uint32_t)atoi(argv[3]);
     size_t bytes = ((size_t)n * cols * 2 + 63) & ~(size_t)63;
     uint16_t *rows = aligned_alloc(64, bytes);
     float *query = calloc(cols, sizeof(*query));
     int threads = atoi(argv[4]);
-    kern_topk job = {rows, n, cols, query, (uint32_t)atoi(argv[3])};
     kern_device *dev = aiq_kernels_cpu.open(0, (uint32_t)threads);
+    kern_rows *of = dev != NULL ? aiq_kernels_cpu.rows_load(dev, rows, n, cols) : NULL;
     double best = 1e9, read = 1e9;
 
-    if (rows == NULL || query == NULL || dev == NULL) {
+    if (rows == NULL || query == NULL || of == NULL) {
         die("topk: out of memory");
     }
     fill(rows, bytes / 2);
@@ -56,12 +57,13 @@ int main(int argc, char **argv)
         query[i] = i % 3 ? 0.5f : -0.5f;
     }
     for (int i = 0; i < PASSES; i++) {
-        double ms = search_ms(dev, &job);
+        double ms = search_ms(of, query, k);
         best = ms < best ? ms : best;
         ms = (double)bytes / 1e6 / plain_read(rows, bytes, threads);
         read = ms < read ? ms : read;
     }
     printf("{\"topk_ms\":%.3f,\"read_ms\":%.3f}\n", best, read);
+    aiq_kernels_cpu.rows_free(of);
     aiq_kernels_cpu.close(dev);
     free(rows);
     free(query);

@@ -16,6 +16,7 @@
 #define THREADS_MAX 1024
 #define STACK       ((size_t)256 << 10)
 #define LANES       32
+#define PROCESSORS  3
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -422,7 +423,16 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int i)
 cudaError_t cudaDeviceGetAttribute(int *out, int what, int i)
 {
     (void)i;
-    *out = what == cudaDevAttrComputeCapabilityMinor ? 0 : setting("old") != NULL ? 7 : 9;
+    switch (what) {
+    case cudaDevAttrComputeCapabilityMajor:
+        *out = setting("old") != NULL ? 7 : 9;
+        break;
+    case cudaDevAttrMultiProcessorCount:
+        *out = PROCESSORS;
+        break;
+    default:
+        *out = 0;
+    }
     return cudaGetLastError();
 }
 

@@ -30,7 +30,7 @@
 #define __device__
 #define __host__
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __grid_constant__
 
 struct dim3 {
@@ -86,6 +86,23 @@ template <int LANES> static inline float lanes_max(float x)
         x = fmaxf(x, all[i]);
     }
     return x;
+}
+
+/* An exchange for each half: what is exchanged are bits. */
+static inline uint64_t lane_value(uint64_t x, unsigned from)
+{
+    uint64_t all = 0;
+
+    for (unsigned half = 0; half < 2; half++) {
+        uint32_t bits = (uint32_t)(x >> 32 * half);
+        unsigned lane;
+        float f;
+
+        memcpy(&f, &bits, sizeof(f));
+        memcpy(&bits, emulate_exchange(f, &lane) + from, sizeof(bits));
+        all |= (uint64_t)bits << 32 * half;
+    }
+    return all;
 }
 
 /* --- numbers --- */
@@ -148,7 +165,11 @@ typedef enum {
 } cudaError_t;
 enum { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum { cudaStreamNonBlocking, cudaStreamCaptureModeThreadLocal };
-enum { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+enum {
+    cudaDevAttrComputeCapabilityMajor,
+    cudaDevAttrComputeCapabilityMinor,
+    cudaDevAttrMultiProcessorCount
+};
 
 struct cudaDeviceProp {
     char name[256];

@@ -7,6 +7,7 @@ extern "C" {
 #include <cmocka.h>
 }
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -103,6 +104,49 @@ static void few_records_play_all_steps(void **)
     assert_int_equal(records, 16);
 }
 
+/* Keys come as scores and rows do, and hold both. */
+static void keys_of_rows_are_in_order(void **)
+{
+    const float scores[] = {-INFINITY, -3e38f, -1.5f, -1,    -1e-45f, 0,
+                            1e-45f,    1,      1.5f,  3e38f, INFINITY};
+    const uint32_t row[] = {UINT32_MAX - 1, 0x80000000, 7, 0}; /* the lower is the better */
+    uint64_t before = 0;
+
+    for (float score : scores) {
+        for (uint32_t r : row) {
+            uint64_t key = topk_key(score, r);
+
+            assert_true(key > before);
+            assert_true(topk_key_score(key) == score);
+            assert_int_equal(topk_key_row(key), r);
+            before = key;
+        }
+    }
+    assert_true(topk_key(-0.0f, 3) == topk_key(0.0f, 3));
+    assert_true(topk_key(NAN, 0) == 0 && topk_key(-NAN, 5) == 0);
+}
+
+/* Each row is in one group, however many there are, and is where no other is. */
+static void groups_of_rows(void **)
+{
+    const uint32_t counts[] = {
+        0, 1, TOPK_ROWS, TOPK_ROWS + 1, UINT32_MAX - TOPK_ROWS, UINT32_MAX - 1, UINT32_MAX};
+
+    for (uint32_t n : counts) {
+        uint32_t groups = topk_groups(n);
+
+        assert_true((uint64_t)groups * TOPK_ROWS >= n);
+        assert_true(n == 0 || topk_row(groups - 1, 0) < n);
+        for (uint32_t i = 1; n > 0 && i < TOPK_ROWS; i++) {
+            assert_true(topk_row(groups - 1, i) == topk_row(groups - 1, 0) + i);
+            assert_true(topk_row(groups - 1, i) > topk_row(groups - 1, 0));
+        }
+    }
+    assert_true(topk_at(UINT32_MAX, UINT32_MAX) == 0xfffffffe00000001);
+    assert_true(topk_at(3000000, 768) == 2304000000);
+    assert_true(topk_at(6000000, 768) == 4608000000);
+}
+
 static void rows(void **)
 {
     assert_int_equal(row_bytes(KERN_F32, 256), 1024);
@@ -123,6 +167,8 @@ int main()
         cmocka_unit_test(splits_cover_a_sequence),
         cmocka_unit_test(windows),
         cmocka_unit_test(few_records_play_all_steps),
+        cmocka_unit_test(keys_of_rows_are_in_order),
+        cmocka_unit_test(groups_of_rows),
         cmocka_unit_test(rows),
     };
 

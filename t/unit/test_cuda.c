@@ -462,6 +462,48 @@ static void order_of_threads_changes_nothing(void **state)
     free_model(f);
 }
 
+enum { ROWS = 300, COLS = 24, BEST = 40 };
+
+/* A search of the same rows each time. False: it failed, or its rows could not be loaded. */
+static bool search(kern_device *dev, kern_hit *hits)
+{
+    static uint16_t rows[ROWS * COLS];
+    static float query[COLS];
+    uint64_t seed = 3;
+    kern_rows *loaded;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < ROWS * COLS; i++) {
+        rows[i] = (uint16_t)(0x3c00 + (int)(ref_uniform(&seed) * 200));
+    }
+    for (uint32_t i = 0; i < COLS; i++) {
+        query[i] = (float)ref_uniform(&seed);
+    }
+    loaded = K->rows_load(dev, rows, ROWS, COLS);
+    bool ok = loaded != NULL && K->topk(loaded, query, BEST, hits, &n);
+    assert_true(!ok || n == BEST);
+    K->rows_free(loaded);
+    return ok;
+}
+
+static void order_of_threads_changes_no_search(void **state)
+{
+    static const char *const orders[] = {"", "reverse", "shuffle=7"};
+    kern_hit hits[3][BEST];
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        kern_device *dev;
+
+        setenv("AIQ_EMULATED", orders[i], 1);
+        dev = K->open(0, 1);
+        assert_true(search(dev, hits[i]));
+        assert_memory_equal(hits[i], hits[0], sizeof(hits[0]));
+        K->close(dev);
+    }
+    setenv("AIQ_EMULATED", "", 1);
+}
+
 /* Steps of the same number of rows are played from a record from the third on. */
 static void graphs_change_nothing(void **state)
 {
@@ -567,6 +609,35 @@ static void a_device_may_be_lost_anywhere(void **state)
     free_model(f);
 }
 
+/* Likewise of a search: the copies, both kernels, and memory. */
+static void a_device_may_be_lost_in_a_search(void **state)
+{
+    kern_hit hits[BEST];
+    uint32_t failures = 0;
+    bool done = false;
+
+    (void)state;
+    for (int n = 1; !done; n++) {
+        char setting[32];
+        kern_device *dev;
+
+        snprintf(setting, sizeof(setting), "fail=%d", n);
+        setenv("AIQ_EMULATED", setting, 1);
+        dev = K->open(0, 1);
+        if (dev == NULL) {
+            continue;
+        }
+        done = search(dev, hits);
+        if (!done) {
+            failures++;
+            assert_true(K->last_error(dev)[0] != '\0');
+        }
+        K->close(dev);
+    }
+    assert_true(failures >= 8);
+    setenv("AIQ_EMULATED", "", 1);
+}
+
 static void check_refused(const char *setting, const fixture *f, const char *says)
 {
     kern_device *dev;
@@ -577,6 +648,29 @@ static void check_refused(const char *setting, const fixture *f, const char *say
     if (strstr(K->last_error(dev), says) == NULL) {
         fail_msg("%s: %s", setting, K->last_error(dev));
     }
+    K->close(dev);
+    setenv("AIQ_EMULATED", "", 1);
+}
+
+static void vectors_that_do_not_fit(void **state)
+{
+    static const uint16_t rows[500 * 1000];
+    kern_device *dev;
+
+    (void)state;
+    setenv("AIQ_EMULATED", "memory=1200000", 1); /* of which 960,000 may be taken */
+    dev = K->open(0, 1);
+    assert_null(K->rows_load(dev, rows, 500, 1000));
+    assert_string_equal(K->last_error(dev),
+                        "the vectors take 0 MiB of the device, of which 0 are left to take");
+    kern_rows *half = K->rows_load(dev, rows, 250, 1000);
+    assert_non_null(half);
+    assert_string_equal(K->last_error(dev), "");
+    assert_null(K->rows_load(dev, rows, 250, 1000));
+    K->rows_free(half);
+    half = K->rows_load(dev, rows, 250, 1000);
+    assert_non_null(half);
+    K->rows_free(half);
     K->close(dev);
     setenv("AIQ_EMULATED", "", 1);
 }
@@ -617,10 +711,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(tiles_and_rows_beside_each_other),
         cmocka_unit_test(tied_output),
         cmocka_unit_test(order_of_threads_changes_nothing),
+        cmocka_unit_test(order_of_threads_changes_no_search),
         cmocka_unit_test(graphs_change_nothing),
         cmocka_unit_test(company_and_cuts_change_nothing),
         cmocka_unit_test(logits_of_many_tokens),
         cmocka_unit_test(a_device_may_be_lost_anywhere),
+        cmocka_unit_test(a_device_may_be_lost_in_a_search),
+        cmocka_unit_test(vectors_that_do_not_fit),
         cmocka_unit_test(what_it_does_not_take),
     };
     char folder[512];
