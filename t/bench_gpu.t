@@ -27,6 +27,12 @@ for my $device ('cpu', -e "$build/t/cuda/libaiq_emulated.so" ? 'emulated' : ()) 
     is($said->{weight_bytes}, 2 * (2 * (2 * 4096 + 2 * 2048 + 3 * 8192) + 16384), "$device: bytes of weights");
     is($said->{flop}, $said->{weight_bytes}, "$device: a product and a sum for each of two bytes");
     is($said->{kv_bytes}, 2 * 2 * 2 * 16 * 2, "$device: bytes of keys and values");
+
+    $r = run([$gpu, 'topk', $device, "$build/t/cuda", 100, 24, 10]);
+    is($r->{status}, 0, "$device: it searched") or diag($r->{err});
+    $said = JSON::PP::decode_json($r->{out});
+    cmp_ok($said->{topk_ms}, '>', 0, "$device: the nearest");
+    is($said->{bytes}, 100 * 24 * 2, "$device: bytes of vectors");
 }
 
 my $r = run([$gpu, 'tiny', 'cuda:7', "$build/t", 20, 4, '1']);

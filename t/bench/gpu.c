@@ -8,13 +8,18 @@
  * that a step reads, bytes of keys and values that a token of a context has, operations of a
  * token in matrices, and those of its attention for each token that it sees. Figures are the
  * second of two runs.
+ *
+ *     gpu topk DEVICE FOLDER ROWS COLUMNS K
+ *
+ * How fast it finds the nearest of random vectors, which it has loaded: prints {"topk_ms":…,
+ * "bytes":…}, the best of some searches and what one has to read.
  */
 #include <string.h>
 
 #include "infer/devices.h"
 #include "measure.h"
 
-enum { BATCHES = 8 };
+enum { BATCHES = 8, SEARCHES = 15 };
 
 typedef struct {
     const char *name;
@@ -188,17 +193,57 @@ static void print_roofline(const bench *b)
            4.0 * c->n_layers * c->n_heads * c->head_dim);
 }
 
+static void search(bench *b, uint32_t n, uint32_t cols, uint32_t k)
+{
+    float *query = checked(malloc(cols * sizeof(*query)));
+    kern_hit hits[KERN_TOPK_MAX];
+    double best = 1e9, ms;
+    kern_rows *rows;
+    uint32_t found;
+
+    b->pool_values = (size_t)n * cols;
+    b->pool = checked(malloc(b->pool_values * sizeof(*b->pool)));
+    fill(b->pool, b->pool_values); /* read as f16: 1.125 to 1.25, and their negatives */
+    for (uint32_t i = 0; i < cols; i++) {
+        query[i] = i % 3 ? 0.5f : -0.5f;
+    }
+    rows = b->kern->rows_load(b->dev, b->pool, n, cols);
+    if (rows == NULL) {
+        die("gpu: %s", b->kern->last_error(b->dev));
+    }
+    for (int i = 0; i < SEARCHES; i++) {
+        uint64_t start = now_ns(CLOCK_MONOTONIC);
+
+        if (!b->kern->topk(rows, query, k, hits, &found) || found != k) {
+            die("gpu: %s", b->kern->last_error(b->dev));
+        }
+        ms = (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e6;
+        best = ms < best ? ms : best;
+    }
+    printf("{\"topk_ms\":%.4f,\"bytes\":%.0f}\n", best, 2.0 * (double)b->pool_values);
+    b->kern->rows_free(rows);
+    b->kern->close(b->dev);
+    free(b->pool);
+    free(query);
+}
+
 int main(int argc, char **argv)
 {
     uint32_t batch[BATCHES], n = 0, largest = 1, prompt, gen;
     const shape *s = NULL;
     bench b = {0};
 
+    if (argc == 7 && strcmp(argv[1], "topk") == 0) {
+        open_device(&b, argv[2], argv[3]);
+        search(&b, (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]), (uint32_t)atoi(argv[6]));
+        return 0;
+    }
     for (size_t i = 0; argc == 7 && i < sizeof(shapes) / sizeof(*shapes); i++) {
         s = strcmp(argv[1], shapes[i].name) == 0 ? &shapes[i] : s;
     }
     if (s == NULL) {
-        die("usage: gpu 1b|8b|tiny DEVICE FOLDER PROMPT GEN BATCH,...");
+        die("usage: gpu 1b|8b|tiny DEVICE FOLDER PROMPT GEN BATCH,...\n"
+            "       gpu topk DEVICE FOLDER ROWS COLUMNS K");
     }
     prompt = (uint32_t)atoi(argv[4]);
     gen = (uint32_t)atoi(argv[5]);
