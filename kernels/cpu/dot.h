@@ -1,6 +1,6 @@
 /*
- * The fast ways to multiply packed weights: integers for few tokens (vnni.c), tiles of integers
- * for some (amx_int8.c), tiles of bf16 for many (amx.c). A machine has the first, or all, or
+ * The fast ways to multiply packed weights: integers for few tokens (vnni.c,
+ * avx2_dot.c), tiles of integers for some (amx_int8.c), tiles of bf16 for many (amx.c). A machine has the first, or all, or
  * none; ops.h says which.
  */
 #ifndef CPU_DOT_H
@@ -63,6 +63,7 @@ typedef struct {
 } cpu_tile;
 
 extern const cpu_dot cpu_dot_vnni;
+extern const cpu_dot cpu_dot_avx2;
 extern const cpu_tile cpu_tile_amx;
 extern const cpu_tile cpu_tile_amx_int8;
 

@@ -2,7 +2,7 @@
  * The vector operations of the CPU back end: a plain version of each and faster ones for AVX2
  * and AVX-512, chosen once by CPUID. Every version is compiled into every build by function
  * attributes, so one binary serves all machines and valgrind, which hides AVX-512. VNNI and
- * AMX are AVX-512 with faster ways to multiply packed weights.
+ * AMX are AVX-512 with faster ways to multiply packed weights than AVX2 has.
  *
  * Within one version dot and dot4 add in the same order, so a token's result does not depend
  * on how many others are in its batch.

@@ -6,10 +6,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "kernels/cpu/avx2.h"
 #include "kernels/cpu/vector.h"
-#include "kernels/cpu/x86.h"
-
-#define AVX2 __attribute__((target("avx2,fma,f16c")))
 
 AVX2 static inline float avx2_sum(__m256 a, __m256 b)
 {
@@ -80,8 +78,8 @@ AVX2 static inline __m128 avx2_sums(__m256 a, __m256 b, __m256 c, __m256 d)
 }
 
 /* Four rows, or one, and two vectors at most. */
-AVX2 X86_INLINE void avx2_dots_block(float *out, size_t stride, const cpu_f16_rows *rows,
-                                     size_t row, size_t n, const float *x, size_t n_x)
+AVX2 AVX2_INLINE void avx2_dots_block(float *out, size_t stride, const cpu_f16_rows *rows,
+                                      size_t row, size_t n, const float *x, size_t n_x)
 {
     size_t cols = rows->cols, i = 0;
     const uint16_t *at = rows->at + row * cols, *next = rows->next + row * cols;
@@ -140,8 +138,8 @@ AVX2 static void avx2_dots_f16(float *out, size_t stride, const cpu_f16_rows *ro
 }
 
 /* Sixteen columns, or eight, of four vectors at most: their sums stay in registers. */
-AVX2 X86_INLINE void avx2_sums_block(float *y, const float *a, size_t stride,
-                                     const cpu_f16_rows *rows, size_t col, size_t n_y)
+AVX2 AVX2_INLINE void avx2_sums_block(float *y, const float *a, size_t stride,
+                                      const cpu_f16_rows *rows, size_t col, size_t n_y)
 {
     __m256 s[4][2];
 
@@ -335,6 +333,7 @@ const cpu_ops cpu_ops_avx2 = {
             [KERN_Q5_K] = avx2_row_q5_k,
             [KERN_Q6_K] = avx2_row_q6_k,
         },
+    .integers = &cpu_dot_avx2,
 };
 
 #endif

@@ -272,6 +272,62 @@ static void int_tile_products(void **state)
     }
 }
 
+/* As far from nothing as a type's small integers go, all of them. */
+static void largest_weights(kern_tensor *w)
+{
+    static const struct {
+        size_t from, to;
+        int byte;
+    } at[KERN_N_TYPES] = {
+        [KERN_Q8_0] = {2, Q8_0_BYTES, 0x80},  [KERN_Q4_0] = {2, Q4_0_BYTES, 0xff},
+        [KERN_Q4_K] = {16, Q4_K_BYTES, 0xff}, [KERN_Q5_K] = {16, Q5_K_BYTES, 0xff},
+        [KERN_Q6_K] = {0, 192, 0xff},
+    };
+    size_t weights, bytes;
+
+    cpu_block(w->type, &weights, &bytes);
+    for (size_t i = 0; i < w->rows * w->cols / weights; i++) {
+        memset((uint8_t *)w->data + i * bytes + at[w->type].from, at[w->type].byte,
+               at[w->type].to - at[w->type].from);
+    }
+}
+
+/* Nothing is too large for the registers it is added up in. */
+static void largest_products(void **state)
+{
+    enum { ROWS = 17, TOKENS = 5, COLS = 512 };
+    static float x[TOKENS * COLS], y[TOKENS * ROWS];
+    uint64_t seed = 3;
+
+    (void)state;
+    for (size_t i = 0; i < TOKENS * COLS; i++) {
+        x[i] = i / COLS == 0 || (i / COLS == 1 && i % 8 < 4) ? -1 : 1;
+    }
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (int type = KERN_Q8_0; type <= KERN_Q6_K; type++) {
+            const cpu_dot *dot = (*o)->integers;
+            kern_tensor w = ref_tensor((kern_type)type, ROWS, COLS, &seed);
+
+            largest_weights(&w);
+            if (dot != NULL && dot->rows[type] != NULL) {
+                uint8_t *packed = scratch(TOKENS * dot->vector_bytes(COLS));
+
+                for (size_t t = 0; t < TOKENS; t++) {
+                    dot->quantize(packed + t * dot->vector_bytes(COLS), x + t * COLS, COLS);
+                }
+                dot->rows[type](y, ROWS, w.data, ROWS, packed, TOKENS, COLS);
+                check_rounded(&w, x, y, TOKENS);
+                free(packed);
+            }
+            if ((*o)->int_tiles != NULL && (*o)->int_tiles->types[type]) {
+                multiply((*o)->int_tiles, &w, x, TOKENS, y);
+                check_rounded(&w, x, y, TOKENS);
+            }
+            free((void *)w.data);
+        }
+    }
+}
+
 static void tile_products(void **state)
 {
     static const size_t tokens[] = {1, 5, 16, 17, 32, 33, 50, 64};
@@ -679,7 +735,7 @@ int main(void)
         cmocka_unit_test(gated_products),        cmocka_unit_test(attention_in_tiles),
         cmocka_unit_test(functions_of_floats),   cmocka_unit_test(products_of_f16),
         cmocka_unit_test(rounding_to_f16),       cmocka_unit_test(gelu_and_layer_norm),
-        cmocka_unit_test(not_a_number_stays_so),
+        cmocka_unit_test(not_a_number_stays_so), cmocka_unit_test(largest_products),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
