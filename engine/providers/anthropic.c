@@ -26,10 +26,10 @@
 #define VERSION   "anthropic-version: 2023-06-01\r\n"
 
 typedef struct {
+    http_request *http; /* first, for provider_cancel() and its like */
     const policy_provider *provider;
     provider_events events;
     void *arg;
-    http_request *http;
     bool stream, native;
     bool other; /* no message is asked for, but another endpoint */
     bool reading_events;
@@ -51,10 +51,7 @@ static void fail_with(call *c, aiq_err *err)
     snprintf(detail, sizeof(detail), "%s", err->detail);
     aiq_err_detail(err, "provider %s: %s", c->provider->name, detail);
     err->retry_after = c->retry_after;
-    if (c->http) {
-        http_cancel(c->http);
-        c->http = NULL;
-    }
+    provider_cancel(c);
     c->events.failed(c->arg, err);
 }
 
@@ -319,34 +316,6 @@ static void *start(const provider_request *request, const provider_events *event
     return c;
 }
 
-static void cancel(void *arg)
-{
-    call *c = arg;
-
-    if (c->http) {
-        http_cancel(c->http);
-        c->http = NULL;
-    }
-}
-
-static void pause_call(void *arg)
-{
-    call *c = arg;
-
-    if (c->http) {
-        http_pause(c->http);
-    }
-}
-
-static void resume(void *arg)
-{
-    call *c = arg;
-
-    if (c->http) {
-        http_resume(c->http);
-    }
-}
-
 const provider_dialect provider_anthropic = {
     .dialect = "anthropic",
     .speaks = AIQ_DIALECT_ANTHROPIC,
@@ -355,7 +324,7 @@ const provider_dialect provider_anthropic = {
     .key_line = KEY_LINE,
     .lines = VERSION,
     .start = start,
-    .cancel = cancel,
-    .pause = pause_call,
-    .resume = resume,
+    .cancel = provider_cancel,
+    .pause = provider_pause,
+    .resume = provider_resume,
 };

@@ -24,11 +24,11 @@
 #define KEY_LINE  "Authorization: Bearer "
 
 typedef struct {
+    http_request *http; /* first, for provider_cancel() and its like */
     const policy_provider *provider;
     aiq_pool *pool;
     provider_events events;
     void *arg;
-    http_request *http;
     bool stream, wants_usage, generates;
     bool reading_events;
     bool raw, passing; /* may pass what is no JSON; does so */
@@ -46,10 +46,7 @@ typedef struct {
 
 static void fail_with(call *c, const aiq_err *err)
 {
-    if (c->http) {
-        http_cancel(c->http);
-        c->http = NULL;
-    }
+    provider_cancel(c);
     c->events.failed(c->arg, err);
 }
 
@@ -430,34 +427,6 @@ static void *start(const provider_request *request, const provider_events *event
     return c;
 }
 
-static void cancel(void *arg)
-{
-    call *c = arg;
-
-    if (c->http) {
-        http_cancel(c->http);
-        c->http = NULL;
-    }
-}
-
-static void pause_call(void *arg)
-{
-    call *c = arg;
-
-    if (c->http) {
-        http_pause(c->http);
-    }
-}
-
-static void resume(void *arg)
-{
-    call *c = arg;
-
-    if (c->http) {
-        http_resume(c->http);
-    }
-}
-
 const provider_dialect provider_openai = {
     .dialect = "openai",
     .speaks = AIQ_DIALECT_OPENAI,
@@ -466,7 +435,7 @@ const provider_dialect provider_openai = {
     .key_line = KEY_LINE,
     .lines = "",
     .start = start,
-    .cancel = cancel,
-    .pause = pause_call,
-    .resume = resume,
+    .cancel = provider_cancel,
+    .pause = provider_pause,
+    .resume = provider_resume,
 };

@@ -100,6 +100,34 @@ const char *provider_query(const provider_request *request)
                            own ? own : "");
 }
 
+void provider_cancel(void *call)
+{
+    http_request **http = call;
+
+    if (*http) {
+        http_cancel(*http);
+        *http = NULL;
+    }
+}
+
+void provider_pause(void *call)
+{
+    http_request **http = call;
+
+    if (*http) {
+        http_pause(*http);
+    }
+}
+
+void provider_resume(void *call)
+{
+    http_request **http = call;
+
+    if (*http) {
+        http_resume(*http);
+    }
+}
+
 bool provider_check_headers(const policy_provider *provider, const char *name, secrets *s,
                             aiq_pool *pool, aiq_str *lines, aiq_err *err)
 {

@@ -103,6 +103,12 @@ bool provider_check_headers(const policy_provider *provider, const char *key, se
 /* A POST to the provider, its headers and body still to come. */
 http_call provider_call(const policy_provider *provider, const char *path);
 
+/* Verbs of a dialect whose calls begin with their http_request *; it is NULL where there is
+ * none, or none any more. */
+void provider_cancel(void *call);
+void provider_pause(void *call);
+void provider_resume(void *call);
+
 /* What follows "?": what the client has there, where it may, and what the configuration adds.
  * In the request's pool; NULL: nothing. */
 const char *provider_query(const provider_request *request);
