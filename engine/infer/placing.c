@@ -35,20 +35,36 @@ void infer_leave(infer_replica *p, const char *failure)
     }
 }
 
+/* Pages for all contexts that can run, and as many for what may be wanted again, as far as the
+ * memory set aside goes. */
+static uint64_t wished_pages(const infer *m, uint64_t page_bytes)
+{
+    uint64_t most = 2 * (uint64_t)m->opt.max_running * kv_pages_for(m->model.config.n_ctx);
+    uint64_t n = m->opt.kv_bytes / page_bytes;
+
+    n = n < most ? n : most;
+    return n < MAX_PAGES ? n : MAX_PAGES;
+}
+
+/* What a device needs room for. Its pages are as large as the CPU's, as far as is known before
+ * it is opened. */
+static uint64_t wished_bytes(const infer *m)
+{
+    uint64_t page_bytes = aiq_kernels_cpu.page_bytes(NULL, &m->model.config);
+
+    return gguf_size(m->file) + wished_pages(m, page_bytes) * page_bytes;
+}
+
 /*
- * Pages of an opened device: for all contexts that can run, and as many for what may be wanted
- * again, as far as the memory set aside goes. The first device says how long contexts may be;
- * another has pages for one of that length at least, so whoever was let in can go on.
+ * Pages of an opened device. The first one says how long contexts may be; another has pages for
+ * one of that length at least, so whoever was let in can go on.
  */
 static uint32_t count_pages(const infer_replica *p, const runner *r)
 {
     infer *m = p->m;
     const kern_config *c = &m->model.config;
-    uint64_t most = 2 * (uint64_t)m->opt.max_running * kv_pages_for(c->n_ctx);
-    uint64_t n = m->opt.kv_bytes / runner_page_bytes(r, c);
+    uint64_t n = wished_pages(m, runner_page_bytes(r, c));
 
-    n = n < most ? n : most;
-    n = n < MAX_PAGES ? n : MAX_PAGES;
     n = n > kv_pages_for(m->n_ctx) ? n : kv_pages_for(m->n_ctx);
     if (m->n_ctx == 0) {
         m->n_ctx = n * KERN_PAGE < c->n_ctx ? (uint32_t)n * KERN_PAGE : c->n_ctx;
@@ -103,7 +119,7 @@ static bool settle(infer_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     infer *m = p->m;
 
-    p->runner = runner_settle(&m->places, gguf_size(m->file), or_cpu, fill, p, err, errlen);
+    p->runner = runner_settle(&m->places, wished_bytes(m), or_cpu, fill, p, err, errlen);
     if (p->runner != NULL) {
         serve(p, true);
     }

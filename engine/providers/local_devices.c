@@ -52,6 +52,9 @@ static void told(void *arg, devices_event event, const char *name, const char *w
         break;
     case DEVICES_TAKEN:
         metric_add(metrics_sample(d->models, &name), 1);
+        if (strcmp(name, "cpu") == 0 && devices_count(d->all) > 1) {
+            aiq_log(AIQ_LOG_WARN, "local", "no device takes a model, the CPU does");
+        }
         break;
     case DEVICES_LEFT:
         metric_add(metrics_sample(d->models, &name), -1);

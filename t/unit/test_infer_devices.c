@@ -175,6 +175,9 @@ static void what_has_no_room_goes_to_the_cpu(void **state)
 {
     (void)state;
     check_answers("fake", "memory=1000", "");
+    /* 0.4 MB of weights and 1 MB of contexts, of 1 MB and of 2 */
+    check_answers("fake", "memory=1250000", "");
+    check_answers("fake", "memory=2500000 oom=12", "xfake:0 ");
 }
 
 static void a_model_that_moved_is_found_by_the_next_request(void **state)
