@@ -1,4 +1,11 @@
 
+/*
+ * nginx's side of aiq: directives and the policy made of them, who asks and how
+ * much he may, and the way of a request to the engine and back.  One concern a
+ * file; here is what all of them share, by file.  Of the engine's sources only
+ * engine/include is known here.
+ */
+
 #ifndef _NGX_HTTP_AIQ_H_INCLUDED_
 #define _NGX_HTTP_AIQ_H_INCLUDED_
 
