@@ -52,7 +52,7 @@ CLI_SRC := $(wildcard engine/cli/*.c)
 UNIT_SRC := $(wildcard t/unit/test_*.c)
 FUZZ_SRC := $(wildcard t/fuzz/fuzz_*.c)
 BENCH_SRC := $(wildcard t/bench/*.c)
-C_SRC := $(LIB_SRC) $(ENGINE_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(BENCH_SRC) $(wildcard kernels/fake/*.c) t/unit/fake_nvml.c
+C_SRC := $(LIB_SRC) $(ENGINE_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(BENCH_SRC) $(wildcard t/bench/mock/*.c kernels/fake/*.c) t/unit/fake_nvml.c
 
 UNIT := $(UNIT_SRC:t/unit/%.c=$B/t/%)
 FUZZ := $(FUZZ_SRC:t/fuzz/%.c=$B/%)
@@ -119,6 +119,7 @@ $(FUZZ): $B/%: $B/obj/t/fuzz/%.o $B/libaiq.a
 
 $(BENCH): $B/bench/%: $B/obj/t/bench/%.o
 	$(LINK) $(LDLIBS_ALL)
+$B/bench/mock_provider: $B/obj/t/bench/mock/answers.o
 $B/bench/embed $B/bench/gpu $B/bench/store $B/bench/topk $B/bench/pairs: $B/libaiq.a
 
 # What make finds behind a name in the list is deleted, not kept for the next run.
