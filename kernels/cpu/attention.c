@@ -372,7 +372,7 @@ void cpu_attend_all(kern_model *m, const cpu_attending *in, uint32_t layer)
 {
     job j = {.m = m, .in = in, .layer = &m->layers[layer]};
 
-    j.may_tile = cpu_in_tiles(m, j.layer->wq.type);
+    j.may_tile = m->dev->ops->attend != NULL && cpu_in_tiles(m, j.layer->wq.type);
     cpu_pool_run(m->dev->pool, in->n_rows, cpu_row_grain(m->config.d_model), prepare_rows, &j);
     attend_in_tiles(&j);
     attend_in_spans(&j);

@@ -48,9 +48,9 @@ struct kern_model {
     size_t kv_size;   /* values */
     size_t page_size; /* values */
 
-    bool encoding; /* Tiles are of bf16 alone: a vector made alone is compared with those that
-                      were made together. F16 weights may be rounded to that: not where answers
-                      shall not depend on how a prompt was cut. */
+    bool encoding; /* Tiles are of one kind alone: a vector made alone is compared with those
+                      that were made together. F16 weights may be rounded to bf16: not where
+                      answers shall not depend on how a prompt was cut. */
 
     /* state of the step under way; B is max_batch */
     cpu_sequence *seqs; /* [sequences of the step], at most B */
@@ -74,13 +74,10 @@ struct kern_model {
     float *wrow; /* [threads][longest row of weights] */
     uint32_t wrow_len;
     uint8_t *packed;     /* activations prepared for integers or tiles */
-    uint8_t *packed_int; /* for tiles of integers, CPU_INT_TILES_MAX tokens at most */
+    uint8_t *packed_int; /* likewise, for tiles of integers */
     uint8_t *tiles;      /* [threads][tiles_bytes] */
     size_t tiles_bytes;
 };
-
-/* From so many tokens on tiles of bf16 are faster than those of integers. */
-#define CPU_INT_TILES_MAX 48
 
 /* y[i] = w x[i] for the batch's rows i; y is [n][w->rows] */
 typedef struct {

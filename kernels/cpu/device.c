@@ -114,6 +114,21 @@ static uint8_t *bytes(size_t outer, size_t inner)
     return (uint8_t *)scratch(outer, (inner + 3) / 4);
 }
 
+/* Bytes that a thread needs to multiply and attend in tiles; 0: there are none. */
+static size_t tiles_scratch(const kern_model *m)
+{
+    const cpu_ops *ops = m->dev->ops;
+    size_t most = 0, bytes[3] = {0};
+
+    bytes[0] = ops->tiles != NULL ? ops->tiles->scratch_bytes(m->max_batch) : 0;
+    bytes[1] = ops->int_tiles != NULL ? ops->int_tiles->scratch_bytes(m->max_batch) : 0;
+    bytes[2] = ops->attend != NULL ? ops->attend->scratch_bytes(m->config.head_dim) : 0;
+    for (size_t i = 0; i < 3; i++) {
+        most = most > bytes[i] ? most : bytes[i];
+    }
+    return (most + 63) & ~(size_t)63;
+}
+
 /* Scratch for the faster ways to multiply. */
 static bool alloc_packed(kern_model *m)
 {
@@ -124,21 +139,18 @@ static bool alloc_packed(kern_model *m)
         most = ops->integers->vector_bytes(m->wrow_len);
     }
     if (ops->tiles != NULL) {
-        size_t attend = ops->attend->scratch_bytes(m->config.head_dim);
-        size_t tiles = ops->tiles->scratch_bytes(m->max_batch);
-        size_t int_tiles = ops->int_tiles->scratch_bytes(CPU_INT_TILES_MAX);
         size_t packed = ops->tiles->packed_bytes(m->wrow_len);
 
         most = most > packed ? most : packed;
-        m->packed_int = bytes(n < CPU_INT_TILES_MAX ? n : CPU_INT_TILES_MAX,
-                              ops->int_tiles->packed_bytes(m->wrow_len));
-        tiles = tiles > int_tiles ? tiles : int_tiles;
-        m->tiles_bytes = ((attend > tiles ? attend : tiles) + 63) & ~(size_t)63;
-        m->tiles = bytes(cpu_pool_size(m->dev->pool), m->tiles_bytes);
     }
+    m->tiles_bytes = tiles_scratch(m);
+    m->tiles = m->tiles_bytes > 0 ? bytes(cpu_pool_size(m->dev->pool), m->tiles_bytes) : NULL;
     m->packed = most > 0 ? bytes(n, most) : NULL;
-    return (ops->integers == NULL || m->packed != NULL) &&
-           (ops->tiles == NULL || (m->packed_int != NULL && m->tiles != NULL));
+    if (ops->int_tiles != NULL) {
+        m->packed_int = bytes(n, ops->int_tiles->packed_bytes(m->wrow_len));
+    }
+    return (most == 0 || m->packed != NULL) && (m->tiles_bytes == 0 || m->tiles != NULL) &&
+           (ops->int_tiles == NULL || m->packed_int != NULL);
 }
 
 static bool alloc_state(kern_model *m)

@@ -5,7 +5,7 @@
  *   floats     rows of weights become floats, sums are f32: F32 always, F16 but for encode, and
  *              whatever the machine has nothing better for. Nothing is rounded but the sums.
  *   integers   packed weights, few tokens: activations rounded to eight bits by 32
- *   int tiles  packed weights but Q6_K, some tokens: the same rounding
+ *   int tiles  packed weights, some tokens, or, without the next, many: the same rounding
  *   tiles      packed weights, BF16 and F16, many tokens: both sides rounded to bf16
  *
  * Several matrices that multiply the same activations are one loop of the pool. Where a feed
@@ -20,6 +20,9 @@
  * there are no others. */
 #define INT_TILES_FROM 3
 #define TILES_FROM     7
+
+/* Beyond so many tokens tiles of bf16 are faster than those of integers. */
+#define INT_TILES_MAX 48
 
 /* Below this many multiply-adds a chunk costs more than it saves. */
 #define MIN_CHUNK_MACS ((uint64_t)128 * 1024)
@@ -49,18 +52,29 @@ bool cpu_in_tiles(const kern_model *m, kern_type type)
     return tiles != NULL && tiles->types[type] && (type != KERN_F16 || m->encoding);
 }
 
+/* Where there are no tiles of bf16 for the type, of many tokens, too, and to encode of any. */
+static bool in_int_tiles(const kern_model *m, kern_type type, uint32_t n)
+{
+    const cpu_tile *tiles = m->dev->ops->int_tiles;
+
+    if (tiles == NULL || !tiles->types[type]) {
+        return false;
+    }
+    if (m->encoding) {
+        return !cpu_in_tiles(m, type);
+    }
+    return n >= INT_TILES_FROM && (n <= INT_TILES_MAX || !cpu_in_tiles(m, type));
+}
+
 static way way_of(const kern_model *m, const kern_tensor *w, uint32_t n)
 {
     const cpu_ops *ops = m->dev->ops;
 
-    if (cpu_in_tiles(m, w->type) && w->cols % 32 == 0) {
-        if (!m->encoding && ops->int_tiles->types[w->type] && n >= INT_TILES_FROM &&
-            n <= CPU_INT_TILES_MAX) {
-            return BY_INT_TILES;
-        }
-        if (n >= TILES_FROM) {
-            return BY_TILES;
-        }
+    if (w->cols % 32 == 0 && in_int_tiles(m, w->type, n)) {
+        return BY_INT_TILES;
+    }
+    if (w->cols % 32 == 0 && cpu_in_tiles(m, w->type) && n >= TILES_FROM) {
+        return BY_TILES;
     }
     return ops->integers != NULL && ops->integers->rows[w->type] != NULL ? BY_INTEGERS
                                                                          : BY_FLOATS;

@@ -76,7 +76,7 @@ typedef struct {
     void (*row[KERN_N_TYPES])(float *dst, const uint8_t *src, size_t n);
 
     const cpu_dot *integers;   /* NULL where the machine has no such instructions */
-    const cpu_tile *int_tiles; /* only together with integers and tiles */
+    const cpu_tile *int_tiles; /* only together with integers */
     const cpu_tile *tiles;     /* only together with integers */
     const cpu_attend *attend;  /* only together with tiles */
 } cpu_ops;

@@ -494,7 +494,7 @@ static void prompt_cuts_change_nothing(void **state)
     for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
         kern_device *dev = open_with(*ops, 1);
         kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
-        uint32_t first = (*ops)->tiles != NULL ? 16 : 1;
+        uint32_t first = (*ops)->int_tiles != NULL ? 16 : 1;
 
         /* in tiles the pieces are large, and so is the last */
         run_chunks(m, ids, CTX, first == 1 ? CTX : 24, whole);
@@ -547,7 +547,7 @@ static void company_changes_nothing(void **state)
         fixture *f = make_model(types[i], 4);
 
         for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
-            bool several_ways = (*ops)->tiles != NULL && types[i] != KERN_F16;
+            bool several_ways = (*ops)->int_tiles != NULL && types[i] != KERN_F16;
             kern_device *dev = open_with(*ops, 3);
             kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, PAGES);
 

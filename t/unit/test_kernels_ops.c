@@ -261,8 +261,8 @@ static void int_tile_products(void **state)
             for (size_t tokens = 1; tokens <= 48; tokens += tokens < 15 ? 7 : 3) {
                 one_int_tile_product(tile, (kern_type)type, tokens, tokens, block);
             }
-            for (size_t cols = block; cols <= 10 * block;
-                 cols += cols < 9 * block ? 8 * block : block) {
+            one_int_tile_product(tile, (kern_type)type, 5, 100, 17 * block);
+            for (size_t cols = block; cols <= 17 * block; cols += 8 * block) {
                 one_int_tile_product(tile, (kern_type)type, 15, 3, cols);
                 one_int_tile_product(tile, (kern_type)type, 16, 16, cols);
                 one_int_tile_product(tile, (kern_type)type, 33, 17, cols);
@@ -711,8 +711,8 @@ static void scales_that_are_no_numbers(void **state)
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         const cpu_tile *const tiles[] = {(*o)->tiles, (*o)->int_tiles};
 
-        for (int i = 0; i < 2 && tiles[i] != NULL; i++) {
-            for (int type = KERN_Q8_0; type <= KERN_Q5_K; type++) {
+        for (int i = 0; i < 2; i++) {
+            for (int type = KERN_Q8_0; type <= KERN_Q5_K && tiles[i] != NULL; type++) {
                 kern_tensor w = ref_tensor((kern_type)type, ROWS, COLS, &seed);
                 uint8_t *bad = (uint8_t *)w.data + BAD * cpu_row_bytes(w.type, COLS);
 
