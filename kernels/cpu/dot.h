@@ -1,6 +1,6 @@
 /*
  * The fast ways to multiply packed weights: integers for few tokens (vnni.c, avx2_dot.c), tiles
- * of integers for more (amx_int8.c; vnni_tiles.c, where there is no AMX), tiles of bf16 for
+ * of integers for more (amx_int8.c; without AMX vnni_tiles.c, avx2_tiles.c), tiles of bf16 for
  * many (amx.c). ops.h says which a machine has.
  */
 #ifndef CPU_DOT_H
@@ -64,6 +64,7 @@ typedef struct {
 
 extern const cpu_dot cpu_dot_vnni;
 extern const cpu_dot cpu_dot_avx2;
+extern const cpu_tile cpu_tile_avx2;
 extern const cpu_tile cpu_tile_amx;
 extern const cpu_tile cpu_tile_amx_int8;
 extern const cpu_tile cpu_tile_vnni;

@@ -334,6 +334,7 @@ const cpu_ops cpu_ops_avx2 = {
             [KERN_Q6_K] = avx2_row_q6_k,
         },
     .integers = &cpu_dot_avx2,
+    .int_tiles = &cpu_tile_avx2,
 };
 
 #endif

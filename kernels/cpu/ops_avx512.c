@@ -357,7 +357,8 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
         [KERN_Q6_K] = avx512_row_q6_k,                                                         \
     },
 
-const cpu_ops cpu_ops_avx512 = {.name = "avx512", AVX512_OPS.integers = &cpu_dot_avx2};
+const cpu_ops cpu_ops_avx512 = {
+    .name = "avx512", AVX512_OPS.integers = &cpu_dot_avx2, .int_tiles = &cpu_tile_avx2};
 const cpu_ops cpu_ops_vnni = {
     .name = "vnni", AVX512_OPS.integers = &cpu_dot_vnni, .int_tiles = &cpu_tile_vnni};
 const cpu_ops cpu_ops_amx = {.name = "amx",
