@@ -6,7 +6,9 @@
 # Every token must be the same wherever the best logit leads by 1e-3. llama.cpp
 # rounds activations to the weights' kind, F16 in the file as it is shipped; in
 # front of Q8_0 that would move its logits by 0.07 on this model, which is one
-# reason why the demo is not Q8_0. Written out as F32 it rounds nothing.
+# reason why the demo is not Q8_0. Written out as F32 it rounds nothing. How far F16
+# moves them depends on the machine: on a Zen 4 by 0.02, so where its answer as shipped
+# leaves its answer as F32, which ours has to be, there is nothing to compare any more.
 
 use strict;
 use warnings;
@@ -57,9 +59,11 @@ sub greedy {
     return $json->decode($r->{out})->{ids};
 }
 
-# The same tokens up to the first place where llama.cpp itself was undecided.
+# The same tokens up to the first place where llama.cpp itself was undecided, or moved away
+# from what it says without rounding.
 sub agrees {
-    my ($ours, $theirs, $undecided, $name) = @_;
+    my ($ours, $theirs, $exact, $name) = @_;
+    my $undecided = 1e-3;
 
     for my $i (0 .. $#$theirs) {
         my ($id, $lead) = @{ $theirs->[$i] };
@@ -67,6 +71,9 @@ sub agrees {
         next if defined $ours->[$i] && $ours->[$i] == $id;
         if ($lead <= $undecided) {
             return pass("$name: the same $i tokens, then undecided by $lead");
+        }
+        if (@$exact > $i && $exact->[$i][0] == ($ours->[$i] // -1)) {
+            return pass("$name: the same $i tokens, then as llama.cpp without rounding");
         }
         return fail("$name: token $i is " . ($ours->[$i] // 'the end') . ", llama.cpp has $id"
                     . " with a lead of $lead");
@@ -88,8 +95,8 @@ for my $i (0 .. $#prompts) {
 
     is($ids, join(' ', @{ $exact[$i]{prompt} }) . "\n", "$name: the prompt's ids");
     my $ours = greedy($exact[$i]{prompt});
-    agrees($ours, $exact[$i]{answer}, 1e-3, "$name (F32)");
-    agrees($ours, $shipped[$i]{answer}, 1e-3, "$name (as shipped)");
+    agrees($ours, $exact[$i]{answer}, $exact[$i]{answer}, "$name (F32)");
+    agrees($ours, $shipped[$i]{answer}, $exact[$i]{answer}, "$name (as shipped)");
 }
 
 done_testing();
