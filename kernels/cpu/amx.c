@@ -463,15 +463,15 @@ const cpu_tile cpu_tile_amx = {
     .pack = pack,
     .multiply = multiply,
     .multiply_gated = multiply_gated,
-    .types =
+    .from =
         {
-            [KERN_F16] = true,
-            [KERN_BF16] = true,
-            [KERN_Q8_0] = true,
-            [KERN_Q4_0] = true,
-            [KERN_Q4_K] = true,
-            [KERN_Q5_K] = true,
-            [KERN_Q6_K] = true,
+            [KERN_F16] = 7,
+            [KERN_BF16] = 7,
+            [KERN_Q8_0] = 7,
+            [KERN_Q4_0] = 7,
+            [KERN_Q4_K] = 7,
+            [KERN_Q5_K] = 7,
+            [KERN_Q6_K] = 7,
         },
 };
 

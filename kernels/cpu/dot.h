@@ -59,7 +59,7 @@ typedef struct {
     void (*multiply_gated)(const cpu_gated *g, size_t first, size_t rows, void *dst,
                            const void *x, size_t n, uint8_t *scratch);
 
-    bool types[KERN_N_TYPES]; /* those it multiplies */
+    uint32_t from[KERN_N_TYPES]; /* so many tokens it pays to take this way; 0: it cannot */
 } cpu_tile;
 
 extern const cpu_dot cpu_dot_vnni;

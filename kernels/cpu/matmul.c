@@ -16,11 +16,6 @@
 
 #include <assert.h>
 
-/* From so many tokens on tiles of integers are faster than integers, and tiles of bf16, where
- * there are no others. */
-#define INT_TILES_FROM 3
-#define TILES_FROM     7
-
 /* Beyond so many tokens tiles of bf16 are faster than those of integers. */
 #define INT_TILES_MAX 48
 
@@ -49,7 +44,7 @@ bool cpu_in_tiles(const kern_model *m, kern_type type)
 {
     const cpu_tile *tiles = m->dev->ops->tiles;
 
-    return tiles != NULL && tiles->types[type] && (type != KERN_F16 || m->encoding);
+    return tiles != NULL && tiles->from[type] > 0 && (type != KERN_F16 || m->encoding);
 }
 
 /* Where there are no tiles of bf16 for the type, of many tokens, too, and to encode of any. */
@@ -57,13 +52,13 @@ static bool in_int_tiles(const kern_model *m, kern_type type, uint32_t n)
 {
     const cpu_tile *tiles = m->dev->ops->int_tiles;
 
-    if (tiles == NULL || !tiles->types[type]) {
+    if (tiles == NULL || tiles->from[type] == 0) {
         return false;
     }
     if (m->encoding) {
         return !cpu_in_tiles(m, type);
     }
-    return n >= INT_TILES_FROM && (n <= INT_TILES_MAX || !cpu_in_tiles(m, type));
+    return n >= tiles->from[type] && (n <= INT_TILES_MAX || !cpu_in_tiles(m, type));
 }
 
 static way way_of(const kern_model *m, const kern_tensor *w, uint32_t n)
@@ -73,7 +68,7 @@ static way way_of(const kern_model *m, const kern_tensor *w, uint32_t n)
     if (w->cols % 32 == 0 && in_int_tiles(m, w->type, n)) {
         return BY_INT_TILES;
     }
-    if (w->cols % 32 == 0 && cpu_in_tiles(m, w->type) && n >= TILES_FROM) {
+    if (w->cols % 32 == 0 && cpu_in_tiles(m, w->type) && n >= ops->tiles->from[w->type]) {
         return BY_TILES;
     }
     return ops->integers != NULL && ops->integers->rows[w->type] != NULL ? BY_INTEGERS

@@ -523,13 +523,13 @@ const cpu_tile cpu_tile_vnni = {
     .scratch_bytes = scratch_bytes,
     .pack = pack,
     .multiply = multiply,
-    .types =
+    .from =
         {
-            [KERN_Q8_0] = true,
-            [KERN_Q4_0] = true,
-            [KERN_Q4_K] = true,
-            [KERN_Q5_K] = true,
-            [KERN_Q6_K] = true,
+            [KERN_Q8_0] = 3,
+            [KERN_Q4_0] = 3,
+            [KERN_Q4_K] = 3,
+            [KERN_Q5_K] = 3,
+            [KERN_Q6_K] = 3,
         },
 };
 

@@ -390,7 +390,7 @@ static double tolerance(const computer *c, kern_type type)
     if (ops == NULL) {
         return type == KERN_F32 ? 5e-3 : 0.04;
     }
-    bool rounded = ops->tiles != NULL && ops->tiles->types[type];
+    bool rounded = ops->tiles != NULL && ops->tiles->from[type] > 0;
 
     rounded |= ops->integers != NULL && ops->integers->rows[type] != NULL;
     return rounded ? 0.03 : 1e-4;

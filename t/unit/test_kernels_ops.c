@@ -166,7 +166,7 @@ static void gated_products(void **state)
     (void)state;
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         for (int type = 0; type < KERN_N_TYPES && (*o)->tiles != NULL; type++) {
-            if ((*o)->tiles->types[type]) {
+            if ((*o)->tiles->from[type] > 0) {
                 one_gated_product(*o, (kern_type)type, 16, 256);
                 one_gated_product(*o, (kern_type)type, 37, 512);
                 one_gated_product(*o, (kern_type)type, TILE_TOKENS, 256);
@@ -254,7 +254,7 @@ static void int_tile_products(void **state)
             const cpu_tile *tile = (*o)->int_tiles;
             size_t block, bytes;
 
-            if (!tile->types[type]) {
+            if (tile->from[type] == 0) {
                 continue;
             }
             cpu_block((kern_type)type, &block, &bytes);
@@ -319,7 +319,7 @@ static void largest_products(void **state)
                 check_rounded(&w, x, y, TOKENS);
                 free(packed);
             }
-            if ((*o)->int_tiles != NULL && (*o)->int_tiles->types[type]) {
+            if ((*o)->int_tiles != NULL && (*o)->int_tiles->from[type] > 0) {
                 multiply((*o)->int_tiles, &w, x, TOKENS, y);
                 check_rounded(&w, x, y, TOKENS);
             }
@@ -337,7 +337,7 @@ static void tile_products(void **state)
         for (int type = 0; type < KERN_N_TYPES && (*o)->tiles != NULL; type++) {
             size_t block, bytes;
 
-            if (!(*o)->tiles->types[type]) {
+            if ((*o)->tiles->from[type] == 0) {
                 continue;
             }
             cpu_block((kern_type)type, &block, &bytes);
@@ -688,7 +688,7 @@ static void not_a_number_stays_so(void **state)
                 check_finite(y);
             }
             for (int i = 0; i < 2; i++) {
-                if (tiles[i] != NULL && tiles[i]->types[type]) {
+                if (tiles[i] != NULL && tiles[i]->from[type] > 0) {
                     multiply(tiles[i], &w, x, TOKENS, y);
                     check_finite(y);
                 }
