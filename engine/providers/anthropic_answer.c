@@ -11,9 +11,9 @@
 static void read_count(const json_value *usage, const char *name, int64_t *count)
 {
     json_value value = json_member(usage, name);
-    int64_t n;
+    int64_t n = provider_count(&value);
 
-    if (json_int(&value, &n) && n >= 0) {
+    if (n >= 0) {
         *count = n;
     }
 }
@@ -34,21 +34,12 @@ static int64_t or_none(int64_t n)
     return n < 0 ? 0 : n;
 }
 
-/* Each is at most INT64_MAX, their sum may be more: a provider may lie. */
-static int64_t sum(int64_t a, int64_t b)
-{
-    int64_t n;
-
-    return __builtin_add_overflow(a, b, &n) ? INT64_MAX : n;
-}
-
 provider_tokens anthropic_tokens(const anthropic_usage *usage)
 {
     provider_tokens tokens = {-1, usage->out, usage->cache_read, usage->thinking};
 
     if (usage->in >= 0) {
-        tokens.in =
-            sum(usage->in, sum(or_none(usage->cache_read), or_none(usage->cache_written)));
+        tokens.in = usage->in + or_none(usage->cache_read) + or_none(usage->cache_written);
     }
     return tokens;
 }
@@ -61,7 +52,7 @@ static void write_usage(aiq_buf *out, const anthropic_usage *usage)
     aiq_buf_text(out, "{");
     rewrite_member_int(out, "prompt_tokens", or_none(tokens.in));
     rewrite_member_int(out, "completion_tokens", or_none(tokens.out));
-    rewrite_member_int(out, "total_tokens", sum(or_none(tokens.in), or_none(tokens.out)));
+    rewrite_member_int(out, "total_tokens", or_none(tokens.in) + or_none(tokens.out));
     rewrite_name(out, "prompt_tokens_details");
     aiq_buf_text(out, "{");
     rewrite_member_int(out, "cached_tokens", or_none(usage->cache_read));

@@ -1,19 +1,12 @@
 #include "providers/openai_chunk.h"
 #include <string.h>
 
-static int64_t count_of(const json_value *value)
-{
-    int64_t n;
-
-    return value->type == JSON_NUMBER && json_int(value, &n) && n >= 0 ? n : -1;
-}
-
 /* -1 also where there are no details. */
 static int64_t detail_of(const json_value *details, const char *name)
 {
     json_value value = json_member(details, name);
 
-    return count_of(&value);
+    return provider_count(&value);
 }
 
 /* A provider may say anything: a year is longer than any sound. */
@@ -44,11 +37,11 @@ provider_tokens openai_usage(const json_value *usage)
     }
     json_members(usage, wants, sizeof(wants) / sizeof(wants[0]));
     if (input.type == JSON_NUMBER) { /* of images and sounds */
-        return (provider_tokens){count_of(&input), count_of(&output), -1, -1, 0};
+        return (provider_tokens){provider_count(&input), provider_count(&output), -1, -1, 0};
     }
     return (provider_tokens){
-        .in = count_of(&prompt),
-        .out = count_of(&completion),
+        .in = provider_count(&prompt),
+        .out = provider_count(&completion),
         .cached = detail_of(&prompt_details, "cached_tokens"),
         .reasoning = detail_of(&completion_details, "reasoning_tokens"),
         .sound_ms = sound_of(&seconds),

@@ -25,6 +25,16 @@ const provider_dialect *provider_find(const char *dialect, const char *path)
     return NULL;
 }
 
+int64_t provider_count(const json_value *value)
+{
+    int64_t n;
+
+    if (value->type != JSON_NUMBER || !json_int(value, &n) || n < 0) {
+        return -1;
+    }
+    return n < INT32_MAX ? n : INT32_MAX;
+}
+
 bool provider_key(const provider_request *request, aiq_str *key, aiq_err *err)
 {
     *key = (aiq_str){0};

@@ -6,11 +6,6 @@
 /* English text; an estimate where a provider says nothing. */
 #define BYTES_A_TOKEN 4
 
-/* A provider may say any number: more than this of one kind is a lie, and so is a cost beyond
- * what a charge may be. As they came, two of them would wrap an account round to nothing, and
- * no sum over the store's events could be made any more. */
-#define TOKENS_MAX INT32_MAX
-
 static bool has_price(const policy_target *target)
 {
     return target->price.input >= 0 || target->price.output >= 0 ||
@@ -188,8 +183,7 @@ int64_t bill_settle(bill *b, const policy_target *target, unsigned status,
         .status = status,
         .provider = target->provider->name,
         .target = target->model,
-        .used = {at_most(tokens.in, TOKENS_MAX), at_most(tokens.cached, TOKENS_MAX),
-                 at_most(tokens.out, TOKENS_MAX), at_most(tokens.reasoning, TOKENS_MAX), 0},
+        .used = {tokens.in, tokens.cached, tokens.out, tokens.reasoning, 0},
         .estimated = produced && (tokens.in < 0 || tokens.out < 0),
         .duration_us = (int64_t)((now - b->started_ns) / 1000),
         .first_token_us = first_ns ? (int64_t)((first_ns - b->started_ns) / 1000) : -1,
@@ -207,6 +201,7 @@ int64_t bill_settle(bill *b, const policy_target *target, unsigned status,
         estimate(b, &result.used);
     }
     units.sound_ms = tokens.sound_ms;
+    /* a provider may lie, and sums over the store's events must stay numbers */
     result.used.nano_usd =
         at_most(ledger_cost(&target->price, &result.used, &units), AIQ_CHARGE_NANO_USD_MAX);
     if (broken) {
