@@ -27,8 +27,8 @@ typedef struct {
 
 #define PROVIDER_TOKENS_UNKNOWN ((provider_tokens){-1, -1, -1, -1, 0})
 
-/* What a provider says it has counted; -1 where that is no count. It may say anything: more than
- * 2^31-1 is believed up to that, so whoever adds up some of them stays within 64 bits. */
+/* What a provider says it has counted; -1 where that is no count. It may say anything: more
+ * than 2^31-1 is believed up to that, so whoever adds up some of them stays within 64 bits. */
 int64_t provider_count(const json_value *value);
 
 /* Why a provider refuses a request that another model might serve. */
