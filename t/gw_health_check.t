@@ -88,5 +88,11 @@ $t->reload;
 $t->wait_for(sub { ask('lone')->{status} == 200 }, 10, 'nobody is checked any more');
 is(up('two'), 1, 'nor down');
 
+# it ends between two checks
+my $before = checks($one);
+$t->conf($conf->('health_check uri=/stats interval=20ms timeout=5s fails=1 passes=2;'));
+$t->reload;
+$t->wait_for(sub { checks($one) > $before }, 10, 'checks again');
+
 $t->finish;
 done_testing;

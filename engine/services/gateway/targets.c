@@ -91,6 +91,7 @@ static void provider_free(provider_state *p)
 
 void targets_free(targets *t)
 {
+    loop_timer_stop(&t->engine->loops[0], &t->timer);
     while (t->providers) {
         provider_state *p = t->providers;
         t->providers = p->next;
