@@ -200,7 +200,8 @@ typedef struct {
     kern_device *(*open)(uint32_t index, uint32_t n_threads);
     void (*close)(kern_device *dev);
 
-    /* What a page of such a model takes of the device's memory. */
+    /* What a page of such a model takes of the device's memory. The CPU's is asked before a
+     * device is chosen, too, with NULL. */
     uint64_t (*page_bytes)(const kern_device *dev, const kern_config *config);
 
     /* config and weights are copied, the data they point to is borrowed until model_free. At
