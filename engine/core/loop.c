@@ -204,12 +204,12 @@ static void sift_down(struct loop_state *s, uint32_t i, loop_timer *timer)
 
 void loop_timer_stop(aiq_loop *loop, loop_timer *timer)
 {
-    struct loop_state *s = loop->state;
     uint32_t i = timer->heap_index;
 
     if (i == 0) {
         return;
     }
+    struct loop_state *s = loop->state;
     assert(i <= s->n_timers && s->heap[i] == timer);
     loop_timer *last = s->heap[s->n_timers--];
     timer->heap_index = 0;
