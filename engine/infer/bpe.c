@@ -180,23 +180,43 @@ static bool load_merges(tokenizer *t, gguf_array merges, char *err, size_t errle
     return true;
 }
 
-bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
+static gguf_str variant_of(const gguf *g)
 {
     const gguf_kv *pre = gguf_find(g, "tokenizer.ggml.pre");
-    const gguf_kv *merges = gguf_find(g, "tokenizer.ggml.merges");
     gguf_str name = {.p = "", .len = 0};
 
     if (pre != NULL) {
         gguf_as_str(pre, &name);
     }
+    return name;
+}
+
+/* Llama 3's and tekken. */
+static bool is_whole(split_word word)
+{
+    return word != NULL &&
+           (word == split_find("llama-bpe", 9) || word == split_find("tekken", 6));
+}
+
+bool bpe_begins_texts(const gguf *g)
+{
+    gguf_str name = variant_of(g);
+
+    return is_whole(split_find(name.p, name.len));
+}
+
+bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
+{
+    const gguf_kv *merges = gguf_find(g, "tokenizer.ggml.merges");
+    gguf_str name = variant_of(g);
+
     t->word = split_find(name.p, name.len);
     if (t->word == NULL) {
         snprintf(err, errlen, "the BPE variant \"%.*s\" is not supported",
                  name.len < 32 ? (int)name.len : 32, name.p);
         return false;
     }
-    t->whole_words =
-        t->word == split_find("llama-bpe", 9) || t->word == split_find("tekken", 6);
+    t->whole_words = is_whole(t->word);
     if (merges == NULL || merges->type != GGUF_ARRAY || merges->value.type != GGUF_STRING ||
         merges->value.n > INT32_MAX / 4) {
         snprintf(err, errlen, "the vocabulary has no list of merges");

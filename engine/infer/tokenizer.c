@@ -172,8 +172,9 @@ static bool load_flag(const gguf *g, const char *key, bool *flag, char *err, siz
     return true;
 }
 
-/* What stands around a text. BERT's names differ, and its files often leave them out; the
- * misspelt key is the format's. */
+/* What stands around a text. Llama 3's files do not say that a text begins with a token, its
+ * own tokenizer does. BERT's names differ, and its files often leave them out; the misspelt key
+ * is the format's. */
 static bool load_frame(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
     bool wpm = t->family == FAMILY_WPM;
@@ -181,7 +182,7 @@ static bool load_frame(tokenizer *t, const gguf *g, char *err, size_t errlen)
     t->unknown = 0;
     t->bos = t->family == FAMILY_SPM && t->n > 1 ? 1 : TOKENIZER_NONE;
     t->eos = TOKENIZER_NONE;
-    t->add_bos = t->family != FAMILY_BPE;
+    t->add_bos = t->family != FAMILY_BPE || bpe_begins_texts(g);
     t->add_eos = wpm;
     if (wpm) {
         t->unknown = tokenizer_find(t, "[UNK]", 5);

@@ -110,6 +110,7 @@ void merger_free(merger *m);
 
 /* Byte-level BPE (bpe.c). */
 bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen);
+bool bpe_begins_texts(const gguf *g); /* with a token, where the file does not say */
 size_t bpe_decode(const gguf_str *text, char *out); /* bytes of a token's text; out or NULL */
 bool bpe_encode(const tokenizer *t, const char *text, size_t len, tokenizer_ids *out);
 

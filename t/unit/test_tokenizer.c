@@ -384,6 +384,36 @@ static void pre_tokenizers(void **state)
     }
 }
 
+/* Llama 3's files name the token and leave out whether it is wanted. */
+static void what_begins_a_text(void **state)
+{
+    static const struct {
+        const char *pre;
+        int said; /* -1: not */
+        int32_t bos;
+    } cases[] = {
+        {"gpt-2", -1, TOKENIZER_NONE},    {"qwen2", -1, TOKENIZER_NONE},
+        {"llama-bpe", -1, TINY_IM_START}, {"tekken", -1, TINY_IM_START},
+        {"llama-bpe", 0, TOKENIZER_NONE}, {"qwen2", 1, TINY_IM_START},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        gw w = {0};
+        vocab v;
+
+        tiny_write(&w, (tiny_model){.skip_key = "tokenizer.ggml.pre"});
+        gw_str(&w, "tokenizer.ggml.pre", cases[i].pre);
+        gw_u32(&w, "tokenizer.ggml.bos_token_id", TINY_IM_START);
+        if (cases[i].said >= 0) {
+            gw_bool(&w, "tokenizer.ggml.add_bos_token", (uint8_t)cases[i].said);
+        }
+        v = open_vocab(&w);
+        assert_int_equal(tokenizer_bos(v.t), cases[i].bos);
+        close_vocab(v);
+    }
+}
+
 /* WordPiece: no case, no accents, longest pieces first, a sign is a word. */
 static void word_pieces(void **state)
 {
@@ -457,6 +487,7 @@ int main(void)
         cmocka_unit_test(scored_merges),
         cmocka_unit_test(marked_text_has_no_control_tokens),
         cmocka_unit_test(pre_tokenizers),
+        cmocka_unit_test(what_begins_a_text),
         cmocka_unit_test(word_pieces),
         cmocka_unit_test(gpt2_reference),
         cmocka_unit_test(llama_spm_reference),
