@@ -82,13 +82,53 @@ bool infer_model_is(const gguf *g, char *err, size_t errlen)
     return known;
 }
 
+/* Whether it is this number, or stands for it. */
+static bool is_number(const gguf_kv *kv, double want)
+{
+    uint64_t n;
+    double v;
+    bool b;
+
+    if (gguf_as_float(kv, &v)) {
+        return v == want;
+    }
+    if (gguf_as_bool(kv, &b)) {
+        return b == (want != 0);
+    }
+    return gguf_as_uint(kv, &n) && (double)n == want;
+}
+
+/* What the format knows, and none of the architectures here has: a file that says it all the
+ * same is of a model that would be computed wrongly, unless it says nothing by it. */
 static void check_kind(reader *r)
 {
-    const gguf_kv *experts = model_find(&r->in, "expert_count");
-    uint64_t n = 0;
+    static const struct {
+        const char *key;
+        double nothing;
+    } others[] = {
+        {"attention.causal", 1},
+        {"attention.clamp_kqv", 0},
+        {"attention.max_alibi_bias", 0},
+        {"attention.scale", 0},
+        {"attention.temperature_scale", 0},
+        {"embedding_scale", 1},
+        {"logit_scale", 1},
+        {"residual_scale", 1},
+        {"rope.scaling.alpha", 0},
+        {"rope.scaling.yarn_attn_factor", 1},
+        {"rope.scaling.yarn_ext_factor", 1},
+    };
+    const gguf_kv *kv = model_find(&r->in, "expert_count");
 
-    if (experts != NULL && (!gguf_as_uint(experts, &n) || n > 0)) {
+    if (kv != NULL && !is_number(kv, 0)) {
         model_fail(&r->in, "mixtures of experts are not supported");
+    }
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+        kv = model_find(&r->in, others[i].key);
+        if (kv != NULL && !is_number(kv, others[i].nothing)) {
+            model_fail(&r->in, "%s.%s is not supported, but for %g", r->arch->name,
+                       others[i].key, others[i].nothing);
+        }
     }
 }
 
@@ -138,6 +178,14 @@ static void read_config(reader *r, uint32_t n_vocab)
     }
 }
 
+/* One that only the file knows of is a cap, too: Gemma 3's may have them. */
+static float cap_of(reader *r, const char *key, float def)
+{
+    bool has = def > 0 || model_find(&r->in, key) != NULL;
+
+    return has ? model_real(&r->in, key, def, 1e6) : 0;
+}
+
 /* What Gemma has, and the caps and windows of others. */
 static void read_scales(reader *r)
 {
@@ -149,10 +197,8 @@ static void read_scales(reader *r)
     if (arch->layers_27b > 0 && c->n_layers == arch->layers_27b) {
         c->attn_scale = 1 / sqrtf((float)c->d_model / (float)c->n_heads);
     }
-    if (arch->attn_cap > 0) {
-        c->attn_cap = model_real(&r->in, "attn_logit_softcapping", arch->attn_cap, 1e6);
-        c->logit_cap = model_real(&r->in, "final_logit_softcapping", arch->logit_cap, 1e6);
-    }
+    c->attn_cap = cap_of(r, "attn_logit_softcapping", arch->attn_cap);
+    c->logit_cap = cap_of(r, "final_logit_softcapping", arch->logit_cap);
     if (arch->base_near > 0) {
         c->rope_base_near = model_real(&r->in, "rope.freq_base_swa", arch->base_near, 1e12);
     }

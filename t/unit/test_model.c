@@ -86,6 +86,27 @@ static void windows(void **state)
     }
 }
 
+/* Gemma 2 has them whether its file says so or not; Gemma 3 where it does. */
+static void caps(void **state)
+{
+    gw w = {0};
+    size_t size;
+    infer_model m;
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    gw_f32(&w, "llama.attn_logit_softcapping", 50);
+    gw_f32(&w, "llama.final_logit_softcapping", 30);
+    uint8_t *file = gw_finish(&w, &size);
+    gguf *g = gguf_parse(file, size, err, sizeof(err));
+    assert_true(infer_model_read(&m, g, TINY_VOCAB, err, sizeof(err)));
+    assert_float_equal(m.config.attn_cap, 50, 0);
+    assert_float_equal(m.config.logit_cap, 30, 0);
+    infer_model_free(&m);
+    gguf_close(g);
+    free(file);
+}
+
 /* Phi-3's: which divisors are used depends on how long contexts can be. */
 static void long_and_short_contexts(void **state)
 {
@@ -200,6 +221,47 @@ static void absurd_numbers(void **state)
     }
 }
 
+/* What changes a model's answers and would not be read; what says nothing by it is let be. */
+static void what_is_of_other_models(void **state)
+{
+    static const struct {
+        const char *key;
+        float nothing, something;
+    } keys[] = {
+        {"llama.attention.clamp_kqv", 0, 8},
+        {"llama.attention.max_alibi_bias", 0, 8},
+        {"llama.attention.scale", 0, 0.5f},
+        {"llama.attention.temperature_scale", 0, 0.1f},
+        {"llama.embedding_scale", 1, 12},
+        {"llama.logit_scale", 1, 0.0625f},
+        {"llama.residual_scale", 1, 0.22f},
+        {"llama.rope.scaling.alpha", 0, 1000},
+        {"llama.rope.scaling.yarn_attn_factor", 1, 2},
+        {"llama.rope.scaling.yarn_ext_factor", 1, 0.5f},
+    };
+    char why[80];
+    gw w = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+        tiny_write(&w, (tiny_model){0});
+        gw_f32(&w, keys[i].key, keys[i].nothing);
+        assert_true(loads(&w));
+        tiny_write(&w, (tiny_model){0});
+        gw_f32(&w, keys[i].key, keys[i].something);
+        snprintf(why, sizeof(why), "%s is not supported, but for %g", keys[i].key,
+                 (double)keys[i].nothing);
+        refused(&w, why);
+    }
+    tiny_write(&w, (tiny_model){0});
+    gw_bool(&w, "llama.attention.causal", 1);
+    gw_u32(&w, "llama.expert_count", 0);
+    assert_true(loads(&w));
+    tiny_write(&w, (tiny_model){0});
+    gw_bool(&w, "llama.attention.causal", 0);
+    refused(&w, "llama.attention.causal is not supported, but for 1");
+}
+
 static void numbers_that_are_none(void **state)
 {
     static const char eps[] = "llama.attention.layer_norm_rms_epsilon";
@@ -301,10 +363,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows),
+        cmocka_unit_test(caps),
         cmocka_unit_test(long_and_short_contexts),
         cmocka_unit_test(good_models),
         cmocka_unit_test(what_is_missing),
         cmocka_unit_test(absurd_numbers),
+        cmocka_unit_test(what_is_of_other_models),
         cmocka_unit_test(numbers_that_are_none),
         cmocka_unit_test(broken_vocabularies),
         cmocka_unit_test(tensors_that_do_not_fit),
