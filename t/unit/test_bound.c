@@ -34,7 +34,7 @@ static void is_what_the_request_says(void **state)
         {CHAT(",\"max_tokens\":null"), BOUND_OUTPUT, BOUND_OUTPUT},
         {CHAT(",\"max_tokens\":7,\"n\":3"), 21, 0},
         {CHAT(",\"n\":2"), 2 * BOUND_OUTPUT, BOUND_OUTPUT},
-        {CHAT(",\"max_tokens\":2147483647,\"n\":2147483647"), 2147483647LL * 2147483647LL, 0},
+        {CHAT(",\"max_tokens\":2147483647,\"n\":2147483647"), INT32_MAX, 0},
     };
     request_bound b;
     aiq_err err;

@@ -146,6 +146,7 @@ bool request_bound_of(const chat_request *chat, request_bound *bound, aiq_err *e
     bound->cap = each || answers == 0 ? 0 : BOUND_OUTPUT;
     bound->input = (int64_t)(chat->body.len + chat->said.len);
     bound->output = (each ? each : BOUND_OUTPUT) * answers;
+    bound->output = bound->output < INT32_MAX ? bound->output : INT32_MAX;
     return chat->plain || check_parts(&chat->messages, err);
 }
 

@@ -13,7 +13,8 @@
 #define BOUND_OUTPUT 4096
 
 typedef struct {
-    int64_t input, output; /* tokens; of all choices together */
+    int64_t input, output; /* tokens; of all choices together, up to INT32_MAX: a provider is
+                              not believed more either */
     int64_t cap;           /* 0, or what the request must be given as its limit */
     ledger_units units;    /* of a raw request, which then is bounded by these alone */
 } request_bound;
