@@ -46,8 +46,9 @@ my $text = join('', map { $t->json($_)->{choices}[0]{delta}{content} // '' } @da
 my @failed = line('device failed, its model moves');
 is(scalar @failed, 1, 'the device was lost');
 is("$failed[0]{device}: $failed[0]{reason}", 'fake:0: the fake device is lost', 'and the log says which and why');
+is("$failed[0]{model} $failed[0]{replica}", 'one 1', 'and whom it took along');
 is($t->json(ask())->{choices}[0]{message}{content}, $text, 'the stream said what the CPU says');
-is(scalar line('no device takes a model, the CPU does'), 1, 'which is worth a line');
+is_deeply([ map { $_->{model} } line('no device takes a model, the CPU does') ], ['one'], 'which is worth a line');
 
 my $metrics = $t->get('/m')->{body};
 like($metrics, qr/^$_$/m, $_) for 'aiq_device_models\{device="fake:0"\} 0', 'aiq_device_models\{device="cpu"\} 1',

@@ -43,6 +43,7 @@ my $text = join('', map { $t->json($_)->{choices}[0]{delta}{content} // '' } @da
 
 my @failed = grep { ($_->{message} // '') eq 'device failed, its model moves' } $t->engine_lines;
 is(join(' ', map { "$_->{device}: $_->{reason}" } @failed), 'fake:0: the device does not answer', 'the log says which and why');
+is("$failed[0]{model} $failed[0]{replica}", 'one 1', 'and which replica it took along');
 is($t->json(ask())->{choices}[0]{message}{content}, $text, 'the stream said what the other device says');
 
 my $metrics = $t->get('/m')->{body};

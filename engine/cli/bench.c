@@ -124,10 +124,12 @@ static double measure(bench *b, uint32_t n, uint32_t tokens, bool one_by_one)
     return seconds > 0 ? (double)n * tokens / seconds : -1;
 }
 
-static void on_device(void *arg, devices_event event, const char *name, const char *why)
+static void on_device(void *arg, devices_event event, const char *name, const char *why,
+                      const devices_user *user)
 {
     const bench *b = arg;
 
+    (void)user;
     if (event == DEVICES_LACKING) {
         cli_error(b->command, "--device %s: %s", name, why);
     }

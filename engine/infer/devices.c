@@ -29,10 +29,11 @@ struct devices {
     atomic_bool hang; /* a call into a driver was given up */
 };
 
-static void tell(const devices *d, devices_event event, const char *name, const char *why)
+static void tell(const devices *d, devices_event event, const char *name, const char *why,
+                 const devices_user *user)
 {
     if (d->cb != NULL) {
-        d->cb(d->arg, event, name, why);
+        d->cb(d->arg, event, name, why, user);
     }
 }
 
@@ -227,7 +228,7 @@ static void add(devices *d, const aiq_kernels *kern, uint32_t index, const char 
         snprintf(dev->name, sizeof(dev->name), "%.15s:%u", kern->name, index);
     }
     d->n++;
-    tell(d, DEVICES_FOUND, dev->name, title);
+    tell(d, DEVICES_FOUND, dev->name, title, NULL);
 }
 
 static bool known(const devices *d, const aiq_kernels *kern, uint32_t index)
@@ -264,7 +265,8 @@ static void add_those_of(devices *d, const entry *e, const aiq_kernels *kern)
         tell(d, DEVICES_LACKING, e->name,
              !answers                  ? "it does not answer"
              : d->n == DEVICES_MAX - 1 ? "there are too many"
-                                       : "there is no such device");
+                                       : "there is no such device",
+             NULL);
     }
 }
 
@@ -343,7 +345,7 @@ devices *devices_open(const char *list, const char *folder, devices_cb cb, void 
         } else if (kern != NULL) {
             add_those_of(d, &e, kern);
         } else if (!cpu) {
-            tell(d, DEVICES_LACKING, e.name, why);
+            tell(d, DEVICES_LACKING, e.name, why, NULL);
         }
         if (*p == '\0') {
             break;
@@ -377,12 +379,13 @@ static void look_at_all(devices *d, const uint32_t *tried, kern_info out[DEVICES
     for (uint32_t i = 0; i + 1 < d->n; i++) {
         out[i] = (kern_info){0};
         if ((skip >> i & 1) == 0 && !probe(d, d->all[i].kern, d->all[i].index, &out[i])) {
-            devices_lose(d, &d->all[i]);
+            devices_lose(d, &d->all[i], NULL);
         }
     }
 }
 
-const device *devices_take(devices *d, uint64_t bytes, bool or_cpu, uint32_t *tried)
+const device *devices_take(devices *d, const devices_user *user, uint64_t bytes, bool or_cpu,
+                           uint32_t *tried)
 {
     uint32_t chosen = d != NULL ? d->n - 1 : 0;
     kern_info info[DEVICES_MAX];
@@ -408,11 +411,11 @@ const device *devices_take(devices *d, uint64_t bytes, bool or_cpu, uint32_t *tr
     if (none) {
         return NULL;
     }
-    tell(d, DEVICES_TAKEN, d->all[chosen].name, "");
+    tell(d, DEVICES_TAKEN, d->all[chosen].name, "", user);
     return &d->all[chosen];
 }
 
-void devices_give(devices *d, const device *dev)
+void devices_give(devices *d, const device *dev, const devices_user *user)
 {
     if (d == NULL) {
         return;
@@ -420,22 +423,22 @@ void devices_give(devices *d, const device *dev)
     pthread_mutex_lock(&d->lock);
     d->models[dev->n]--;
     pthread_mutex_unlock(&d->lock);
-    tell(d, DEVICES_LEFT, dev->name, "");
+    tell(d, DEVICES_LEFT, dev->name, "", user);
 }
 
-void devices_fail(devices *d, const device *dev, const char *why)
+void devices_fail(devices *d, const device *dev, const devices_user *user, const char *why)
 {
     if (d != NULL) {
-        tell(d, DEVICES_FAILED, dev->name, why);
+        tell(d, DEVICES_FAILED, dev->name, why, user);
     }
 }
 
-void devices_lose(devices *d, const device *dev)
+void devices_lose(devices *d, const device *dev, const devices_user *user)
 {
     if (d != NULL) {
         atomic_fetch_or(&d->lost, (uint32_t)1 << dev->n);
         atomic_store(&d->hang, true);
-        devices_fail(d, dev, DEVICES_SILENT);
+        devices_fail(d, dev, user, DEVICES_SILENT);
     }
 }
 

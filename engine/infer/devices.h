@@ -10,7 +10,7 @@
  * A model is on one device at a time, or has replicas on several. Each is put where it has
  * room, and where the fewest models are; where that fails, at once or later, it goes on to the
  * next device that the model has not tried. One that does not answer is lost to all models.
- * No code here knows a model: it hands out devices, and counts.
+ * No code here knows a model but by its name: it hands out devices, and counts.
  */
 #ifndef AIQ_DEVICES_H
 #define AIQ_DEVICES_H
@@ -41,8 +41,16 @@ typedef enum {
     DEVICES_FAILED   /* a model could not stay, or be loaded, there */
 } devices_event;
 
-/* Told on the thread on which it happens; must not call back. */
-typedef void (*devices_cb)(void *arg, devices_event event, const char *name, const char *why);
+/* Who has a device, or is to have it: for whoever reads what is told. */
+typedef struct {
+    const char *model; /* its name; NULL: it has none */
+    uint32_t replica;  /* of it, from 1 */
+} devices_user;
+
+/* Told on the thread on which it happens; must not call back. user: of those that are about a
+ * model, and NULL where a device failed that none has. */
+typedef void (*devices_cb)(void *arg, devices_event event, const char *name, const char *why,
+                           const devices_user *user);
 
 /* Whether the list is well formed: names of letters and digits, numbers below DEVICES_MAX. */
 bool devices_valid(const char *list);
@@ -62,16 +70,17 @@ void devices_close(devices *d);
  * the same *tried: to whoever shares it no device is given twice. To be given back. d may be
  * NULL, here and below: the CPU alone.
  */
-const device *devices_take(devices *d, uint64_t bytes, bool or_cpu, uint32_t *tried);
-void devices_give(devices *d, const device *dev);
+const device *devices_take(devices *d, const devices_user *user, uint64_t bytes, bool or_cpu,
+                           uint32_t *tried);
+void devices_give(devices *d, const device *dev, const devices_user *user);
 
 /* It did not work out there: to be said before devices_give. Any thread. */
-void devices_fail(devices *d, const device *dev, const char *why);
+void devices_fail(devices *d, const device *dev, const devices_user *user, const char *why);
 
 /* It does not answer, which is a failure, too: nobody is given it any more, and whoever has it
- * is to leave. Any thread. */
+ * is to leave. user: who has found out, NULL: a look at it. Any thread. */
 #define DEVICES_SILENT "the device does not answer"
-void devices_lose(devices *d, const device *dev);
+void devices_lose(devices *d, const device *dev, const devices_user *user);
 bool devices_is_lost(const devices *d, const device *dev);
 
 /* Whether a thread may still hang in a driver. */

@@ -69,8 +69,10 @@ static const char *fill(void *replica, runner *r)
 static bool settle(embed_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     embedder *e = p->e;
+    uint32_t number = (uint32_t)(p - e->replicas) + 1;
 
-    p->runner = runner_settle(&e->places, gguf_size(e->file), or_cpu, fill, p, err, errlen);
+    p->runner =
+        runner_settle(&e->places, number, gguf_size(e->file), or_cpu, fill, p, err, errlen);
     return p->runner != NULL;
 }
 
@@ -85,6 +87,7 @@ bool embed_place_all(embedder *e, char *err, size_t errlen)
     }
     e->places = (runner_places){.list = e->opt.devices,
                                 .tried = unfit(e),
+                                .model = e->opt.label,
                                 .n_threads = e->opt.n_threads,
                                 .wanted = is_wanted,
                                 .arg = e};

@@ -52,6 +52,7 @@ typedef struct {
     struct devices
         *devices;      /* where it may compute, of those that can; outlives it [the CPU] */
     uint32_t replicas; /* on so many of them, as far as there are [1] */
+    const char *label; /* as in infer_options */
 } embedder_options;
 
 typedef struct {

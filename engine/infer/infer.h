@@ -74,6 +74,7 @@ typedef struct {
 
     struct devices *devices; /* where it may compute; outlives the model [the CPU] */
     uint32_t replicas;       /* on so many of them, as far as there are [1] */
+    const char *label; /* what it is called where devices tell of it; outlives it [none] */
 } infer_options;
 
 typedef struct {

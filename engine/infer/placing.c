@@ -118,8 +118,10 @@ static const char *fill(void *replica, runner *r)
 static bool settle(infer_replica *p, bool or_cpu, char *err, size_t errlen)
 {
     infer *m = p->m;
+    uint32_t number = (uint32_t)(p - m->replicas) + 1;
 
-    p->runner = runner_settle(&m->places, wished_bytes(m), or_cpu, fill, p, err, errlen);
+    p->runner =
+        runner_settle(&m->places, number, wished_bytes(m), or_cpu, fill, p, err, errlen);
     if (p->runner != NULL) {
         serve(p, true);
     }
@@ -128,8 +130,11 @@ static bool settle(infer_replica *p, bool or_cpu, char *err, size_t errlen)
 
 bool infer_place_all(infer *m, char *err, size_t errlen)
 {
-    m->places = (runner_places){
-        .list = m->opt.devices, .n_threads = m->opt.n_threads, .wanted = is_wanted, .arg = m};
+    m->places = (runner_places){.list = m->opt.devices,
+                                .model = m->opt.label,
+                                .n_threads = m->opt.n_threads,
+                                .wanted = is_wanted,
+                                .arg = m};
     m->opening = true;
     while (m->n_replicas < m->opt.replicas &&
            settle(&m->replicas[m->n_replicas], m->n_replicas == 0, err, errlen)) {

@@ -40,6 +40,7 @@ typedef struct {
 struct runner {
     const runner_places *places;
     const device *place;
+    devices_user user;
     machine *m;
     watched *thread; /* NULL: the CPU needs none */
     uint32_t limit_ms;
@@ -168,19 +169,21 @@ static bool make_machine(runner *r)
 }
 
 /* A device that is taken becomes a runner with a replica. NULL: it is given back. */
-static runner *open_place(const runner_places *places, const device *place, runner_fill fill,
-                          void *replica, char *err, size_t errlen)
+static runner *open_place(const runner_places *places, const device *place,
+                          const devices_user *user, runner_fill fill, void *replica, char *err,
+                          size_t errlen)
 {
     runner *r = calloc(1, sizeof(*r));
     const char *why;
 
     if (r == NULL) {
         snprintf(err, errlen, "out of memory");
-        devices_fail(places->list, place, err);
-        devices_give(places->list, place);
+        devices_fail(places->list, place, user, err);
+        devices_give(places->list, place, user);
         return NULL;
     }
-    *r = (runner){.places = places, .place = place, .limit_ms = place->kern->limit_ms};
+    *r = (runner){
+        .places = places, .place = place, .user = *user, .limit_ms = place->kern->limit_ms};
     why = make_machine(r) && call(r, call_open, r->limit_ms) ? fill(replica, r) : r->error;
     if (why == NULL) {
         return r;
@@ -190,17 +193,18 @@ static runner *open_place(const runner_places *places, const device *place, runn
     return NULL;
 }
 
-runner *runner_settle(runner_places *places, uint64_t bytes, bool or_cpu, runner_fill fill,
-                      void *replica, char *err, size_t errlen)
+runner *runner_settle(runner_places *places, uint32_t number, uint64_t bytes, bool or_cpu,
+                      runner_fill fill, void *replica, char *err, size_t errlen)
 {
+    const devices_user user = {.model = places->model, .replica = number};
     const device *place;
 
     while (places->wanted(places->arg)) {
-        place = devices_take(places->list, bytes, or_cpu, &places->tried);
+        place = devices_take(places->list, &user, bytes, or_cpu, &places->tried);
         if (place == NULL) {
             return NULL;
         }
-        runner *r = open_place(places, place, fill, replica, err, errlen);
+        runner *r = open_place(places, place, &user, fill, replica, err, errlen);
         if (r != NULL) {
             return r;
         }
@@ -309,20 +313,20 @@ const char *runner_error(const runner *r)
 void runner_close(runner *r, const char *failure)
 {
     if (r->lost) {
-        devices_lose(r->places->list, r->place);
+        devices_lose(r->places->list, r->place, &r->user);
     } else if (failure != NULL) {
-        devices_fail(r->places->list, r->place, failure);
+        devices_fail(r->places->list, r->place, &r->user, failure);
     }
     if (r->thread != NULL) {
         bool ended = watched_free(r->thread, r->lost ? 0 : r->limit_ms, r->places->wanted,
                                   r->places->arg);
 
         if (!ended && !r->lost) {
-            devices_lose(r->places->list, r->place);
+            devices_lose(r->places->list, r->place, &r->user);
         }
     } else if (r->m != NULL) {
         end_machine(r->m);
     }
-    devices_give(r->places->list, r->place);
+    devices_give(r->places->list, r->place, &r->user);
     free(r);
 }

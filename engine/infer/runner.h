@@ -33,7 +33,8 @@ typedef struct {
 /* Where a model may be, of all its replicas. Outlives them. */
 typedef struct {
     devices *list;
-    uint32_t tried; /* devices, see devices_take: each has one replica at most */
+    uint32_t tried;    /* devices, see devices_take: each has one replica at most */
+    const char *model; /* its name, for what is told of devices; NULL: none */
     uint32_t n_threads;
     watched_wanted wanted; /* asked in all calls (watched.h), and before each device */
     void *arg;
@@ -44,10 +45,11 @@ typedef struct {
 typedef const char *(*runner_fill)(void *replica, runner *r);
 
 /* A runner on the next device that has room for bytes, on the CPU only where it is wanted; for
- * runner_close. Those where it fails are told why. NULL: nowhere, and err is why not on the
- * last; it stays where none was tried. Blocks, as all calls do. */
-runner *runner_settle(runner_places *places, uint64_t bytes, bool or_cpu, runner_fill fill,
-                      void *replica, char *err, size_t errlen);
+ * runner_close. number: of the replica, from 1. Those where it fails are told why. NULL:
+ * nowhere, and err is why not on the last; it stays where none was tried. Blocks, as all calls
+ * do. */
+runner *runner_settle(runner_places *places, uint32_t number, uint64_t bytes, bool or_cpu,
+                      runner_fill fill, void *replica, char *err, size_t errlen);
 
 uint64_t runner_page_bytes(const runner *r, const kern_config *config);
 

@@ -35,7 +35,21 @@ struct local_devices {
     bool leaving; /* under lock */
 };
 
-static void told(void *arg, devices_event event, const char *name, const char *why)
+/* Whoever reads that a device failed wants to know first whom it took along. */
+static void log_failure(const char *device, const char *why, const devices_user *user)
+{
+    if (user != NULL) {
+        aiq_log(AIQ_LOG_ERROR, "local", "device failed, its model moves",
+                AIQ_S("device", device), AIQ_S("model", user->model),
+                AIQ_I("replica", user->replica), AIQ_S("reason", why));
+    } else {
+        aiq_log(AIQ_LOG_ERROR, "local", "device failed", AIQ_S("device", device),
+                AIQ_S("reason", why));
+    }
+}
+
+static void told(void *arg, devices_event event, const char *name, const char *why,
+                 const devices_user *user)
 {
     local_devices *d = arg;
 
@@ -53,7 +67,8 @@ static void told(void *arg, devices_event event, const char *name, const char *w
     case DEVICES_TAKEN:
         metric_add(metrics_sample(d->models, &name), 1);
         if (strcmp(name, "cpu") == 0 && devices_count(d->all) > 1) {
-            aiq_log(AIQ_LOG_WARN, "local", "no device takes a model, the CPU does");
+            aiq_log(AIQ_LOG_WARN, "local", "no device takes a model, the CPU does",
+                    AIQ_S("model", user->model));
         }
         break;
     case DEVICES_LEFT:
@@ -61,8 +76,7 @@ static void told(void *arg, devices_event event, const char *name, const char *w
         break;
     case DEVICES_FAILED:
         metric_add(metrics_sample(d->failures, &name), 1);
-        aiq_log(AIQ_LOG_ERROR, "local", "device failed, its model moves", AIQ_S("device", name),
-                AIQ_S("reason", why));
+        log_failure(name, why, user);
         break;
     }
 }

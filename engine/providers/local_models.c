@@ -138,11 +138,13 @@ static loaded_model open_model(local_model *model, char *why, size_t size)
     const embedder_options vectors = {.progress = on_progress,
                                       .progress_arg = model,
                                       .devices = all,
-                                      .replicas = model->asked};
+                                      .replicas = model->asked,
+                                      .label = model->name};
     const infer_options chats = {.progress = on_progress,
                                  .progress_arg = model,
                                  .devices = all,
-                                 .replicas = model->asked};
+                                 .replicas = model->asked,
+                                 .label = model->name};
     char real[PATH_MAX];
     loaded_model loaded = {0};
 

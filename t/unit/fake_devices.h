@@ -13,12 +13,14 @@
 static pthread_mutex_t telling = PTHREAD_MUTEX_INITIALIZER;
 static char failed[1024], taken[1024];
 
-static inline void on_device(void *arg, devices_event event, const char *name, const char *why)
+static inline void on_device(void *arg, devices_event event, const char *name, const char *why,
+                             const devices_user *user)
 {
     char *to = event == DEVICES_FAILED ? failed : taken;
 
     (void)arg;
     (void)why;
+    (void)user;
     if (event == DEVICES_FAILED || event == DEVICES_TAKEN) {
         pthread_mutex_lock(&telling);
         snprintf(to + strlen(to), sizeof(failed) - strlen(to), "%s ", name);

@@ -19,11 +19,15 @@
 /* What was told, as "event name" lines: + found, ! lacking, x failed, > taken, < left. */
 static char told[1024], why_not[1024];
 
-static void on_event(void *arg, devices_event event, const char *name, const char *why)
+static const devices_user user = {.model = "one", .replica = 1};
+
+static void on_event(void *arg, devices_event event, const char *name, const char *why,
+                     const devices_user *whose)
 {
     size_t n = strlen(told);
 
     (void)arg;
+    assert_true(whose == NULL || whose == &user);
     snprintf(told + n, sizeof(told) - n, "%c%s ", "!+><x"[event], name);
     if (event == DEVICES_LACKING) {
         snprintf(why_not, sizeof(why_not), "%s", why);
@@ -130,7 +134,7 @@ static void what_is_no_back_end_is_done_without(void **state)
 
 static const char *take(devices *d, uint64_t bytes, uint32_t *tried)
 {
-    const device *dev = devices_take(d, bytes, true, tried);
+    const device *dev = devices_take(d, &user, bytes, true, tried);
 
     return dev != NULL ? dev->name : "none";
 }
@@ -143,7 +147,7 @@ static void the_fewest_models_then_the_next(void **state)
     (void)state;
     assert_string_equal(take(d, 1000, &one), "fake:0");
     assert_string_equal(take(d, 1000, &two), "fake:1");
-    devices_give(d, devices_at(d, 0));
+    devices_give(d, devices_at(d, 0), &user);
     assert_string_equal(take(d, 1000, &three), "fake:0");
     assert_string_equal(take(d, 1001, &large), "cpu");
     assert_string_equal(take(d, 1001, &large), "none");
@@ -153,9 +157,9 @@ static void the_fewest_models_then_the_next(void **state)
     assert_string_equal(take(d, 0, &one), "none");
 
     one = 0;
-    assert_non_null(devices_take(d, 0, false, &one));
-    assert_non_null(devices_take(d, 0, false, &one));
-    assert_null(devices_take(d, 0, false, &one));
+    assert_non_null(devices_take(d, &user, 0, false, &one));
+    assert_non_null(devices_take(d, &user, 0, false, &one));
+    assert_null(devices_take(d, &user, 0, false, &one));
     assert_string_equal(take(d, 0, &one), "cpu");
     devices_close(d);
 }
@@ -165,7 +169,7 @@ static void without_a_list_the_cpu(void **state)
     uint32_t tried = 0;
 
     (void)state;
-    assert_null(devices_take(NULL, 1, false, &tried));
+    assert_null(devices_take(NULL, &user, 1, false, &tried));
     assert_string_equal(take(NULL, 1, &tried), "cpu");
     assert_string_equal(take(NULL, 1, &tried), "none");
 }
@@ -184,7 +188,7 @@ static void a_device_that_does_not_answer_is_nobodys(void **state)
     told[0] = '\0';
     for (int i = 0; i < 3; i++) {
         tried = 0;
-        devices_give(d, devices_take(d, 0, true, &tried));
+        devices_give(d, devices_take(d, &user, 0, true, &tried), &user);
     }
     assert_string_equal(told, "xfake:0 >fake:1 <fake:1 >fake:1 <fake:1 >fake:1 <fake:1 ");
     assert_true(devices_is_lost(d, devices_at(d, 0)));

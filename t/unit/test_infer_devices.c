@@ -50,12 +50,14 @@ static void on_event(void *arg, const infer_event *ev)
 }
 
 /* "x" and the device's name for each failure */
-static void on_device(void *arg, devices_event event, const char *name, const char *why)
+static void on_device(void *arg, devices_event event, const char *name, const char *why,
+                      const devices_user *user)
 {
     size_t n = strlen(told);
 
     (void)arg;
     (void)why;
+    (void)user;
     if (event == DEVICES_FAILED) {
         snprintf(told + n, sizeof(told) - n, "x%s ", name);
     }
