@@ -1,6 +1,7 @@
 /* Filters and tests. Those that a method does are the method. */
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,7 +36,8 @@ static value f_capitalize(jinja_run *r, const value *v, const args *a)
 
 static value f_title(jinja_run *r, const value *v, const args *a)
 {
-    return call_method(r, v, "title", a);
+    (void)a;
+    return jn_text(jn_title(r, jn_to_text(r, v)));
 }
 
 static value f_trim(jinja_run *r, const value *v, const args *a)
@@ -180,15 +182,28 @@ static value f_abs(jinja_run *r, const value *v, const args *a)
     return jn_number(v) < 0 ? jn_binary(r, OP_SUB, &zero, v) : *v;
 }
 
+/* The number's own digits decide, as Python has it, not those of its product with 10 ** n. */
+static double round_to(double f, int64_t places)
+{
+    char digits[400];
+
+    if (places > 60 || !isfinite(f)) {
+        return f;
+    }
+    snprintf(digits, sizeof(digits), "%.*f", (int)places, f);
+    return strtod(digits, NULL);
+}
+
 static value f_round(jinja_run *r, const value *v, const args *a)
 {
     const value *precision = jn_arg(a, 0, "precision"), *how = jn_arg(a, 1, "method");
+    int64_t places = precision != NULL && precision->type == V_INT ? precision->i : 0;
     double scale, f;
 
     if (!jn_is_number(v) || (precision != NULL && precision->type != V_INT)) {
         return jn_fail(r, "round needs numbers");
     }
-    scale = pow(10, precision != NULL ? (double)precision->i : 0);
+    scale = pow(10, (double)places);
     f = jn_number(v) * scale;
     if (how != NULL && how->type == V_TEXT && jn_is(how->s, "ceil")) {
         return jn_float(ceil(f) / scale);
@@ -196,7 +211,10 @@ static value f_round(jinja_run *r, const value *v, const args *a)
     if (how != NULL && how->type == V_TEXT && jn_is(how->s, "floor")) {
         return jn_float(floor(f) / scale);
     }
-    return jn_float(nearbyint(f) / scale);
+    if (v->type != V_FLOAT && places >= 0) {
+        return jn_int(v->type == V_INT ? v->i : v->b);
+    }
+    return jn_float(places >= 0 ? round_to(v->f, places) : nearbyint(f) / scale);
 }
 
 /* --- any value --- */
@@ -726,9 +744,17 @@ const test_entry *jn_find_test(aiq_str name)
         {"sameas", t_eq},
         {"ne", t_ne},
         {"lt", t_lt},
+        {"lessthan", t_lt},
         {"le", t_le},
         {"gt", t_gt},
+        {"greaterthan", t_gt},
         {"ge", t_ge},
+        {"==", t_eq},
+        {"!=", t_ne},
+        {"<", t_lt},
+        {"<=", t_le},
+        {">", t_gt},
+        {">=", t_ge},
         {"in", t_in},
     };
 

@@ -291,6 +291,7 @@ bool jn_has_function(text name);
 value jn_call_function(jinja_run *r, text name, const args *a);
 /* Without the characters at its ends; chars NULL: white space. */
 text jn_strip(text s, const text *chars, bool left, bool right);
+text jn_title(jinja_run *r, text s); /* the filter; the method has another idea of words */
 value jn_replace(jinja_run *r, text s, text from, text to, int64_t count);
 
 /* Filters and tests (jinja_filters.c); NULL: none of that name. */

@@ -364,8 +364,9 @@ static value m_join(jinja_run *r, const value *self, const args *a)
     return jn_text(jn_finish(&b));
 }
 
-/* ASCII only: upper, lower, the first letter of all, or of each word. */
-typedef enum { TO_UPPER, TO_LOWER, TO_CAPITALIZED, TO_TITLE } letter_case;
+/* ASCII only: upper, lower, the first letter of all, of each run of letters, or of each word
+ * behind a blank, a hyphen or a bracket. */
+typedef enum { TO_UPPER, TO_LOWER, TO_CAPITALIZED, TO_TITLE, TO_TITLE_WORDS } letter_case;
 
 static value recase(jinja_run *r, text s, letter_case to)
 {
@@ -376,7 +377,7 @@ static value recase(jinja_run *r, text s, letter_case to)
         char c = s.p[i];
         bool letter = (c | 0x20) >= 'a' && (c | 0x20) <= 'z';
         bool upper =
-            to == TO_UPPER || (to == TO_CAPITALIZED && i == 0) || (to == TO_TITLE && !inside);
+            to == TO_UPPER || (to == TO_CAPITALIZED && i == 0) || (to >= TO_TITLE && !inside);
         text piece = jn_slice(s, i, i + 1);
         char changed = (char)(upper ? c & ~0x20 : c | 0x20);
 
@@ -384,9 +385,15 @@ static value recase(jinja_run *r, text s, letter_case to)
             piece.p = &changed;
         }
         jn_add(r, &b, piece);
-        inside = letter || (uint8_t)c >= 0x80;
+        inside = to == TO_TITLE ? letter || (uint8_t)c >= 0x80
+                                : c != '\0' && strchr(" \t\n\v\f\r-({[<", c) == NULL;
     }
     return jn_text(jn_finish(&b));
+}
+
+text jn_title(jinja_run *r, text s)
+{
+    return recase(r, s, TO_TITLE_WORDS).s;
 }
 
 static value m_upper(jinja_run *r, const value *self, const args *a)

@@ -79,6 +79,7 @@ s.startswith("He"), s.endswith("!"), s.startswith(("x", "H")), s.find("W"), s.rf
 x.upper(), "ABC".lower(), "hello world's".title(), "hELLO".capitalize(), s.replace("l", "L"), s.replace("l", "L", 1)
 "a\\nb\\r\\nc\\n".splitlines(), "-".join(["a", "b"]), "12".isdigit(), "".isdigit(), "abc".removeprefix("a"), "abc".removesuffix("c")
 l.index(1), l.count(3), l | sort, l | sort(reverse=true), l | reverse | list, l | first, l | last, l | sum, l | max, l | min
+u | selectattr("a", ">", 1) | list, u | selectattr("a", "==", 2) | list, u | rejectattr("a", "<=", 2) | list, l | select("!=", 1) | list, l | select("<", 2) | list, l | reject(">=", 2) | list, l | select("greaterthan", 1) | list, l | select("lessthan", 3) | list
 u | map(attribute="n") | list, u | map(attribute="zz", default=0) | list, l | map("string") | list
 u | selectattr("a", "gt", 1) | map(attribute="a") | list, u | rejectattr("n", "equalto", "Bo") | list
 u | sort(attribute="n") | map(attribute="a") | list, u | sort(attribute="a", reverse=true) | map(attribute="n") | join("+")
@@ -87,6 +88,8 @@ l | select("odd") | list, l | reject("odd") | list, [0, 1, "", "a"] | select | l
 l | join, l | join(", "), u | join("/", attribute="n"), "abc" | join("."), "abc" | list, "abc" | first, "abc" | reverse
 s | length, e | length, l | count, zz | length, zz | default("d"), zz | d, n | default("d"), n | default("d", true), e | default("d", boolean=true)
 "3" | int, "3.7" | int, "x" | int, "x" | int(9), 3.9 | int, "2.5" | float, true | int, -3 | abs, 2.567 | round(2), 2.5 | round, 2.1 | round(0, "ceil")
+7 | round, -3 | round(1), true | round, 1.115 | round(2), 0.285 | round(2), 2.5e-5 | round(60), 12.5 | round(-1), 7 | round(0, "floor")
+"get_user_info" | title, "it's a-b (c) [dEF] {x <y1z" | title, "a\\tb\\nc" | title, "get_user_info".title()
 x | upper, s | lower, "foo bar" | title, "foo BAR" | capitalize, s | replace("l", "_"), i | string, [1] | string
 "a\\nb\\n\\nc" | indent, "a\\nb" | indent(2, true), "a\\n\\nb" | indent(1, false, true), "a\\nb" | indent("> ")
 "<a href='x'>&\\"" | e ~ s | safe
