@@ -43,6 +43,8 @@ struct grammar {
     array edges;  /* edge */
     array rules;  /* rule */
     bool too_large;
+    uint8_t
+        *needs; /* [states] how deep the calls are that lead to the rule's end; by the check */
 };
 
 static void *append(array *a, size_t size)
@@ -88,6 +90,7 @@ void grammar_free(grammar *g)
     free(g->states.p);
     free(g->edges.p);
     free(g->rules.p);
+    free(g->needs);
     free(g);
 }
 
@@ -186,7 +189,101 @@ static bool circular(const grammar *g, uint32_t r, uint8_t *marks, int depth)
     return found;
 }
 
-const char *grammar_check(const grammar *g)
+/* --- what can end --- */
+
+#define NEVER UINT8_MAX
+
+/* The edges that lead to a state, and the calls of a rule: lists by edge, + 1; 0: none. */
+typedef struct {
+    grammar *g;
+    uint32_t *from;              /* [edges] */
+    uint32_t *into, *next_into;  /* [states], [edges] */
+    uint32_t *calls, *next_call; /* [rules], [edges] */
+    uint32_t *rule_of;           /* [states] + 1, of their starts */
+    array found;                 /* uint32_t: states whose need became less */
+} search;
+
+static void search_begin(search *s, grammar *g)
+{
+    size_t states = g->states.n, edges = g->edges.n, rules = g->rules.n;
+
+    *s = (search){.g = g};
+    s->from = aiq_zalloc((3 * edges + 2 * states + rules) * sizeof(uint32_t));
+    s->next_into = s->from + edges;
+    s->next_call = s->next_into + edges;
+    s->into = s->next_call + edges;
+    s->rule_of = s->into + states;
+    s->calls = s->rule_of + states;
+    for (uint32_t i = 0; i < states; i++) {
+        for (uint32_t e = state_at(g, i)->edges; e != 0; e = edge_at(g, e - 1)->next) {
+            const edge *x = edge_at(g, e - 1);
+
+            s->from[e - 1] = i;
+            s->next_into[e - 1] = s->into[x->to];
+            s->into[x->to] = e;
+            if (x->kind == EDGE_CALL) {
+                s->next_call[e - 1] = s->calls[x->rule];
+                s->calls[x->rule] = e;
+            }
+        }
+    }
+    for (uint32_t r = 0; r < rules; r++) {
+        s->rule_of[grammar_start(g, r)] = r + 1;
+    }
+}
+
+static void found(search *s, uint32_t at, unsigned need)
+{
+    if (need < s->g->needs[at]) {
+        s->g->needs[at] = (uint8_t)need;
+        *(uint32_t *)append(&s->found, sizeof(uint32_t)) = at;
+    }
+}
+
+/* What an edge needs, now that its target or its rule needs less. */
+static void look_at(search *s, uint32_t e)
+{
+    const edge *x = edge_at(s->g, e);
+    unsigned need = s->g->needs[x->to];
+
+    if (x->kind == EDGE_CALL) {
+        unsigned inside = s->g->needs[grammar_start(s->g, x->rule)] + 1U;
+
+        need = inside > need ? inside : need;
+    }
+    if (need <= GRAMMAR_MAX_DEPTH) {
+        found(s, s->from[e], need);
+    }
+}
+
+/* From the rules' ends backwards, as long as something becomes less. */
+static void find_needs(grammar *g)
+{
+    search s;
+
+    free(g->needs);
+    g->needs = aiq_alloc(g->states.n);
+    memset(g->needs, NEVER, g->states.n);
+    search_begin(&s, g);
+    for (uint32_t r = 0; r < g->rules.n; r++) {
+        found(&s, grammar_end(g, r), 0);
+    }
+    for (size_t i = 0; i < s.found.n; i++) {
+        uint32_t at = ((uint32_t *)s.found.p)[i], rule_of = s.rule_of[at];
+
+        for (uint32_t e = s.into[at]; e != 0; e = s.next_into[e - 1]) {
+            look_at(&s, e - 1);
+        }
+        for (uint32_t e = rule_of > 0 ? s.calls[rule_of - 1] : 0; e != 0;
+             e = s.next_call[e - 1]) {
+            look_at(&s, e - 1);
+        }
+    }
+    free(s.found.p);
+    free(s.from);
+}
+
+const char *grammar_check(grammar *g)
 {
     uint8_t *marks;
     bool found = false;
@@ -199,7 +296,11 @@ const char *grammar_check(const grammar *g)
         found = circular(g, r, marks, 0);
     }
     free(marks);
-    return found ? "it refers to itself without anything between" : NULL;
+    if (found) {
+        return "it refers to itself without anything between";
+    }
+    find_needs(g);
+    return g->needs[grammar_start(g, 0)] == NEVER ? "it never ends" : NULL;
 }
 
 /* --- matching --- */
@@ -291,13 +392,19 @@ static void new_round(matcher *m)
     }
 }
 
-/* Adds a place to work unless it is there. */
+/* Is there a way to the end of its rule, and room for the calls on it? */
+static bool can_end(const matcher *m, place p)
+{
+    return stack_at(m, p.stack)->depth + m->g->needs[p.state] <= GRAMMAR_MAX_DEPTH;
+}
+
+/* Adds a place to work unless it is there, or cannot end. */
 static void visit(matcher *m, place p)
 {
     const place *work = m->work.p;
     size_t i;
 
-    if (p.stack == UINT32_MAX || m->work.n >= MAX_PLACES) {
+    if (p.stack == UINT32_MAX || m->work.n >= MAX_PLACES || !can_end(m, p)) {
         return;
     }
     i = mix((uint64_t)p.state << 32 | p.stack) % SEEN;
@@ -335,7 +442,7 @@ static bool close_over(matcher *m)
 
             if (x->kind == EDGE_SKIP) {
                 visit(m, (place){x->to, p.stack});
-            } else if (x->kind == EDGE_CALL) {
+            } else if (x->kind == EDGE_CALL && can_end(m, (place){x->to, p.stack})) {
                 visit(m, (place){rule_at(g, x->rule)->start, push(m, p.stack, x->to)});
             }
         }
@@ -508,7 +615,7 @@ int matcher_only(const matcher *m, int32_t at)
              e = edge_at(m->g, e - 1)->next) {
             const edge *x = edge_at(m->g, e - 1);
 
-            if (x->kind != EDGE_BYTES) {
+            if (x->kind != EDGE_BYTES || !can_end(m, (place){x->to, s->places[i].stack})) {
                 continue;
             }
             if (x->low != x->high || (only >= 0 && only != x->low)) {

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define GRAMMAR_MAX_STATES 50000
-#define GRAMMAR_MAX_DEPTH  128 /* of rules that wait for their return; deeper strings end */
+#define GRAMMAR_MAX_DEPTH  128 /* of rules that wait for their return; no string goes deeper */
 
 /* No text has this byte: in a grammar of what a model says, it and a control token's name stand
  * for that token. */
@@ -48,8 +48,9 @@ void grammar_call(grammar *g, uint32_t from, uint32_t rule, uint32_t to);
 /* Is there no room for more? */
 bool grammar_full(const grammar *g);
 
-/* NULL, or why no matcher may be made: a static sentence part. */
-const char *grammar_check(const grammar *g);
+/* NULL, or why no matcher may be made: a static sentence part. The last look at a grammar:
+ * nothing is added behind it. */
+const char *grammar_check(grammar *g);
 
 /* --- matching --- */
 

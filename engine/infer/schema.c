@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/json.h"
@@ -25,6 +26,7 @@ typedef struct {
 
 typedef struct {
     grammar *g;
+    aiq_pool *pool;
     const json_value *root;
     char *err;
     size_t errlen;
@@ -99,6 +101,31 @@ static void digits(compiler *c, uint32_t from, int least, int most, uint32_t to)
     }
 }
 
+/* 19 digits that are at most INT64_MAX: ids are so long. Two rows of states: all digits were
+ * the limit's, or one was less. */
+static void long_integer(compiler *c, uint32_t from, uint32_t to)
+{
+    static const char limit[] = "9223372036854775807";
+    uint32_t less = from;
+
+    for (size_t i = 0; limit[i] != '\0'; i++) {
+        bool last = limit[i + 1] == '\0';
+        uint32_t same = last ? to : grammar_state(c->g);
+        uint32_t below = last ? to : grammar_state(c->g);
+        char low = i == 0 ? '1' : '0';
+
+        grammar_bytes(c->g, from, (uint8_t)limit[i], (uint8_t)limit[i], same);
+        if (limit[i] > low) {
+            grammar_bytes(c->g, from, (uint8_t)low, (uint8_t)(limit[i] - 1), below);
+        }
+        if (i > 0) {
+            grammar_bytes(c->g, less, '0', '9', below);
+        }
+        from = same;
+        less = below;
+    }
+}
+
 /* -?(0|[1-9][0-9]*), behind which is to. */
 static void integer(compiler *c, uint32_t from, uint32_t to)
 {
@@ -107,6 +134,7 @@ static void integer(compiler *c, uint32_t from, uint32_t to)
     grammar_skip(c->g, from, minus);
     grammar_skip(c->g, byte(c, minus, '0'), to);
     digits(c, digit(c, minus, '1'), 0, MAX_DIGITS, to);
+    long_integer(c, minus, to);
 }
 
 /* The integer, (\.[0-9]+)?([eE][+-]?[0-9]+)? */
@@ -168,15 +196,18 @@ static uint32_t hex(compiler *c, uint32_t from, const char *ranges)
     return to;
 }
 
-/* \uXXXX, but no half of a pair. */
+/* Behind \u: XXXX, but no half of a pair, or D8XX\uDCXX, a pair. */
 static void unicode_escape(compiler *c, uint32_t from, uint32_t to)
 {
     static const char any[] = "09AFaf";
-    uint32_t second = hex(c, from, "09ACacEFef"), low = hex(c, from, "DDdd");
+    uint32_t second = hex(c, from, "09ACacEFef"), d = hex(c, from, "DDdd");
+    uint32_t low = hex(c, hex(c, hex(c, d, "89ABab"), any), any);
 
     second = hex(c, second, any);
-    grammar_skip(c->g, hex(c, low, "07"), second);
+    grammar_skip(c->g, hex(c, d, "07"), second);
     grammar_skip(c->g, hex(c, hex(c, second, any), any), to);
+    low = hex(c, hex(c, byte(c, byte(c, low, '\\'), 'u'), "DDdd"), "CFcf");
+    grammar_skip(c->g, hex(c, hex(c, low, any), any), to);
 }
 
 static void string(compiler *c, uint32_t from, uint32_t to)
@@ -545,18 +576,46 @@ static bool one_of(compiler *c, const json_value *schema, const json_value *valu
     return n > 0 || fail(c, "the schema's 'enum' has no value of its type");
 }
 
+static bool constantly(compiler *c, const json_value *schema, const json_value *value,
+                       uint32_t from, uint32_t to)
+{
+    json_value type = json_member(schema, "type");
+
+    if (!has_type(&type, value)) {
+        return fail(c, "the schema's 'const' has not its type");
+    }
+    literal(c, from, value->text.data, value->text.len, to);
+    return true;
+}
+
+/* Nothing else says what the value is, but the type that the $ref's target has, too. */
+static bool alone(compiler *c, const json_value *schema, const char *keyword,
+                  const json_value *target)
+{
+    static const char *const others[] = {"type", "properties", "items",    "enum",  "const",
+                                         "$ref", "required",   "minItems", "anyOf", "maxItems"};
+    json_value type = json_member(schema, "type");
+    json_value its = target != NULL ? json_member(target, "type") : (json_value){0};
+    bool same = its.type == JSON_STRING && aiq_str_eq(its.text, type.text);
+
+    for (size_t i = same ? 1 : 0; i < sizeof(others) / sizeof(*others); i++) {
+        if (strcmp(others[i], keyword) != 0 &&
+            json_member(schema, others[i]).type != JSON_NONE) {
+            return fail(c, "the schema's '%s' beside '%s' is not supported", keyword,
+                        others[i]);
+        }
+    }
+    return true;
+}
+
 static bool any_of(compiler *c, const json_value *schema, const json_value *alternatives,
                    uint32_t from, uint32_t to)
 {
-    static const char *const besides[] = {"type",  "properties", "items",   "enum",
-                                          "const", "$ref",       "required"};
     json_value alternative;
     size_t cursor = 0;
 
-    for (size_t i = 0; i < sizeof(besides) / sizeof(*besides); i++) {
-        if (json_member(schema, besides[i]).type != JSON_NONE) {
-            return fail(c, "the schema's 'anyOf' beside '%s' is not supported", besides[i]);
-        }
+    if (!alone(c, schema, "anyOf", NULL)) {
+        return false;
     }
     if (alternatives->type != JSON_ARRAY || alternatives->count == 0) {
         return fail(c, "the schema's 'anyOf' is no list");
@@ -567,13 +626,30 @@ static bool any_of(compiler *c, const json_value *schema, const json_value *alte
     return !c->failed;
 }
 
-/* What a pointer ("#/$defs/x") leads to; JSON_NONE: nothing. */
+/* The element that a pointer's part numbers. */
+static json_value element_at(const json_value *list, const char *number)
+{
+    json_value element = {0};
+    size_t cursor = 0;
+    char *end;
+    long i = strtol(number, &end, 10);
+
+    if (*number < '0' || *number > '9' || *end != '\0') {
+        return element;
+    }
+    while (i >= 0 && json_each(list, &cursor, NULL, &element)) {
+        i--;
+    }
+    return i < 0 ? element : (json_value){0};
+}
+
+/* What a pointer ("#/$defs/x", "#/anyOf/0") leads to; JSON_NONE: nothing. */
 static json_value follow(const compiler *c, aiq_str pointer)
 {
     json_value at = *c->root;
     const char *p = pointer.data + 1, *end = pointer.data + pointer.len;
 
-    while (p < end && at.type == JSON_OBJECT) {
+    while (p < end && at.type != JSON_NONE) {
         char name[128];
         size_t n = 0;
 
@@ -584,20 +660,25 @@ static json_value follow(const compiler *c, aiq_str pointer)
             p += escape;
         }
         name[n] = '\0';
-        at = json_member(&at, name);
+        at = at.type == JSON_ARRAY ? element_at(&at, name) : json_member(&at, name);
     }
     return at;
 }
 
-static bool refer(compiler *c, const json_value *ref, uint32_t from, uint32_t to)
+static bool refer(compiler *c, const json_value *schema, const json_value *ref, uint32_t from,
+                  uint32_t to)
 {
-    aiq_str pointer = {ref->text.data + 1, ref->text.len - 2};
+    aiq_str pointer = json_string(c->pool, ref); /* may be escaped otherwise than the names */
     json_value target;
     uint32_t rule;
 
-    if (ref->type != JSON_STRING || pointer.len == 0 || pointer.data[0] != '#' ||
+    if (pointer.len == 0 || pointer.data[0] != '#' ||
         (pointer.len > 1 && pointer.data[1] != '/')) {
         return fail(c, "the schema's '$ref' does not begin with #/");
+    }
+    target = follow(c, pointer);
+    if (!alone(c, schema, "$ref", &target)) {
+        return false;
     }
     for (size_t i = 0; i < c->n_refs; i++) {
         if (aiq_str_eq(c->refs[i].pointer, pointer)) {
@@ -605,7 +686,6 @@ static bool refer(compiler *c, const json_value *ref, uint32_t from, uint32_t to
             return true;
         }
     }
-    target = follow(c, pointer);
     if (target.type == JSON_NONE || c->n_refs == MAX_REFS) {
         return fail(c, "the schema's '$ref' leads nowhere: %.*s",
                     pointer.len < 60 ? (int)pointer.len : 60, pointer.data);
@@ -614,6 +694,14 @@ static bool refer(compiler *c, const json_value *ref, uint32_t from, uint32_t to
     c->refs[c->n_refs++] = (reference){pointer, rule};
     grammar_call(c->g, from, rule, to);
     return compile(c, &target, grammar_start(c->g, rule), grammar_end(c->g, rule));
+}
+
+static bool has_any(const json_value *schema, const char *const *names)
+{
+    while (*names != NULL && json_member(schema, *names).type == JSON_NONE) {
+        names++;
+    }
+    return *names != NULL;
 }
 
 static bool of_types(compiler *c, const json_value *schema, uint32_t from, uint32_t to)
@@ -630,10 +718,10 @@ static bool of_types(compiler *c, const json_value *schema, uint32_t from, uint3
         }
         return !c->failed;
     case JSON_NONE:
-        if (json_member(schema, "properties").type != JSON_NONE) {
+        if (has_any(schema, (const char *const[]){"properties", "required", NULL})) {
             return object(c, schema, from, to);
         }
-        if (json_member(schema, "items").type != JSON_NONE) {
+        if (has_any(schema, (const char *const[]){"items", "minItems", "maxItems", NULL})) {
             return array(c, schema, from, to);
         }
         grammar_call(c->g, from, common(c, VALUE), to);
@@ -652,14 +740,13 @@ static bool compile_object(compiler *c, const json_value *schema, uint32_t from,
         return false;
     }
     if (ref.type != JSON_NONE) {
-        return refer(c, &ref, from, to);
+        return refer(c, schema, &ref, from, to);
     }
     if (any.type != JSON_NONE) {
         return any_of(c, schema, &any, from, to);
     }
     if (constant.type != JSON_NONE) {
-        literal(c, from, constant.text.data, constant.text.len, to);
-        return true;
+        return constantly(c, schema, &constant, from, to);
     }
     return values.type != JSON_NONE ? one_of(c, schema, &values, from, to)
                                     : of_types(c, schema, from, to);
@@ -692,18 +779,21 @@ bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *er
                 size_t errlen)
 {
     const json_value value = {JSON_OBJECT, schema, 1};
-    compiler c = {.g = g, .root = &value, .err = err, .errlen = errlen};
+    aiq_pool *pool = aiq_pool_new();
+    compiler c = {.g = g, .pool = pool, .root = &value, .err = err, .errlen = errlen};
     uint32_t root = grammar_rule(g);
+    bool ok;
 
     if (schema.len > MAX_TEXT) {
         fail(&c, "the schema has more than %zu bytes", MAX_TEXT);
     }
     c.refs[c.n_refs++] = (reference){AIQ_STR("#"), root};
-    if (!compile(&c, &value, grammar_start(g, root), grammar_end(g, root))) {
-        return false;
+    ok = compile(&c, &value, grammar_start(g, root), grammar_end(g, root));
+    if (ok) {
+        grammar_call(g, from, root, to);
     }
-    grammar_call(g, from, root, to);
-    return true;
+    aiq_pool_free(pool);
+    return ok;
 }
 
 grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen)

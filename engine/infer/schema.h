@@ -1,12 +1,14 @@
 /*
  * JSON Schema as a grammar: every string of the grammar is a JSON text that meets the schema.
  * The other way it is less: objects have the named properties only, in the schema's order;
- * white space is a space, or a line break with its indentation; numbers have at most 18 digits
- * and exponents 2; what is nested deeper than GRAMMAR_MAX_DEPTH ends.
+ * white space is a space, or a line break with its indentation; integers have 64 bits, numbers
+ * at most 17 digits behind the point and exponents 2; nothing is nested deeper than
+ * GRAMMAR_MAX_DEPTH.
  *
  * Known: type (and lists of types), properties, required, additionalProperties, items,
  * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions. title,
- * description and the like say nothing. Anything else is an error that names it.
+ * description and the like say nothing. Anything else is an error that names it, and so is what
+ * would constrain the value beside anyOf or $ref.
  */
 #ifndef INFER_SCHEMA_H
 #define INFER_SCHEMA_H

@@ -87,6 +87,16 @@ static void what_meets_a_schema(void **state)
         {"{\"type\":\"object\"}", "{\"a\":\"\x01\"}", false},
         {"{\"type\":\"object\"}", "{\"a\":\"\xff\"}", false},
         {"{\"type\":\"object\"}", "{\"a\":\"\\ud800\"}", false},
+        {"{\"type\":\"string\"}", "\"\\ud83d\\uDE80\\ud7ff\"", true},
+        {"{\"type\":\"string\"}", "\"\\ud83d\\ud83d\"", false},
+        {"{\"type\":\"string\"}", "\"\\ud83dx\"", false},
+        {"{\"type\":\"string\"}", "\"\\ude80\"", false},
+        {"{\"type\":\"integer\"}", "1234567890123456789", true},
+        {"{\"type\":\"integer\"}", "-9223372036854775807", true},
+        {"{\"type\":\"integer\"}", "9223372036854775808", false},
+        {"{\"type\":\"integer\"}", "9300000000000000000", false},
+        {"{\"type\":\"number\"}", "9199999999999999999.5", true},
+        {"{\"type\":\"number\"}", "10000000000000000000", false},
         {"{\"type\":\"object\"}", "{\"a\":\"\\x\"}", false},
         {"{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"}}", "{\"q\":1}",
          true},
@@ -114,6 +124,19 @@ static void what_meets_a_schema(void **state)
         {"{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"array\"}]}", "1", false},
         {TREE, "{\"v\":\"a\",\"kids\":[{\"v\":\"b\"},{\"v\":\"c\",\"kids\":[]}]}", true},
         {TREE, "{\"v\":\"a\",\"kids\":[{\"kids\":[]}]}", false},
+        /* a name and what refers to it may be escaped in two ways */
+        {"{\"$defs\":{\"\xc3\xb6\":{\"type\":\"null\"}},\"$ref\":\"#/$defs/\\u00f6\"}", "null",
+         true},
+        {"{\"$defs\":{\"\\u00f6\":{\"type\":\"null\"}},\"$ref\":\"#/$defs/\\u00f6\"}", "null",
+         true},
+        {"{\"anyOf\":[{\"const\":1},{\"type\":\"array\",\"items\":{\"$ref\":\"#/anyOf/0\"}}]}",
+         "[1]", true},
+        {"{\"anyOf\":[{\"const\":1},{\"type\":\"array\",\"items\":{\"$ref\":\"#/anyOf/0\"}}]}",
+         "[[]]", false},
+        {"{\"$defs\":{\"a\":{\"type\":\"null\"}},\"type\":\"null\",\"$ref\":\"#/$defs/a\"}",
+         "null", true},
+        {"{\"minItems\":1}", "[]", false},
+        {"{\"minItems\":1}", "[{}]", true},
         {"{}", "12", true},
         {"{\"description\":\"anything\"}", "[null]", true},
     };
@@ -151,6 +174,23 @@ static void what_we_cannot_is_named(void **state)
         {"{\"$defs\":{\"a\":{\"anyOf\":[{\"type\":\"null\"},{\"$ref\":\"#/$defs/b\"}]},"
          "\"b\":{\"$ref\":\"#/$defs/a\"}},\"$ref\":\"#/$defs/a\"}",
          "the schema cannot be met: it refers to itself without anything between"},
+        {"{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}",
+         "the schema cannot be met: it never ends"},
+        {"{\"$ref\":\"#/anyOf/1\",\"anyOf\":[{}]}",
+         "the schema's '$ref' beside 'anyOf' is not supported"},
+        {"{\"items\":{\"$ref\":\"#/x/1\"},\"x\":[{}]}",
+         "the schema's keyword 'x' is not supported"},
+        {"{\"items\":{\"$ref\":\"#/examples/1\"},\"examples\":[{}]}",
+         "the schema's '$ref' leads nowhere: #/examples/1"},
+        {"{\"$defs\":{\"a\":{\"type\":\"array\"}},\"minItems\":1,\"$ref\":\"#/$defs/a\"}",
+         "the schema's '$ref' beside 'minItems' is not supported"},
+        {"{\"$defs\":{\"a\":{\"type\":\"array\"}},\"type\":\"null\",\"$ref\":\"#/$defs/a\"}",
+         "the schema's '$ref' beside 'type' is not supported"},
+        {"{\"anyOf\":[{}],\"maxItems\":1}",
+         "the schema's 'anyOf' beside 'maxItems' is not supported"},
+        {"{\"type\":\"string\",\"const\":1}", "the schema's 'const' has not its type"},
+        {"{\"required\":[\"a\"]}",
+         "the schema requires \"a\", which is none of its properties"},
         {"{\"type\":\"string\",\"enum\":[1]}", "the schema's 'enum' has no value of its type"},
         {"{\"anyOf\":[{}],\"type\":\"string\"}",
          "the schema's 'anyOf' beside 'type' is not supported"},
@@ -161,6 +201,40 @@ static void what_we_cannot_is_named(void **state)
         assert_null(compile(cases[i][0]));
         assert_string_equal(err, cases[i][1]);
     }
+}
+
+/* Where a value would be nested too deep it is not begun: what was begun can end. */
+static void whatever_begins_can_end(void **state)
+{
+    static const char link[] = "{\"v\":[[true]],\"next\":";
+    matcher *m = matcher_new(compile(
+        "{\"$defs\":{\"node\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":"
+        "\"array\",\"items\":{\"type\":\"array\",\"minItems\":1},\"minItems\":1},\"next\":"
+        "{\"anyOf\":[{\"$ref\":\"#/$defs/node\"},{\"type\":\"null\"}]}},\"required\":"
+        "[\"v\",\"next\"]}},\"$ref\":\"#/$defs/node\"}"));
+    int32_t at = MATCHER_START, next;
+    int links = 0;
+
+    (void)state;
+    while ((next = matcher_next(m, at, '{')) != MATCHER_DEAD) {
+        at = next;
+        for (const char *p = link + 1; *p != '\0'; p++) {
+            at = matcher_next(m, at, (uint8_t)*p);
+            assert_int_not_equal(at, MATCHER_DEAD);
+        }
+        links++;
+    }
+    assert_in_range(links, 20, GRAMMAR_MAX_DEPTH);
+    for (const char *p = "null"; *p != '\0'; p++) {
+        at = matcher_next(m, at, (uint8_t)*p);
+        assert_int_not_equal(at, MATCHER_DEAD);
+    }
+    for (; links > 0; links--) {
+        at = matcher_next(m, at, '}');
+        assert_int_not_equal(at, MATCHER_DEAD);
+    }
+    assert_true(matcher_finished(m, at));
+    matcher_free(m);
 }
 
 static void large_schemas_are_refused(void **state)
@@ -490,6 +564,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_meets_a_schema),
         cmocka_unit_test(what_we_cannot_is_named),
+        cmocka_unit_test(whatever_begins_can_end),
         cmocka_unit_test(large_schemas_are_refused),
         cmocka_unit_test(answers_meet_their_schema),
         cmocka_unit_test(trimming_changes_nothing),
