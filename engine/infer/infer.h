@@ -236,6 +236,14 @@ void infer_get_stats(const infer *m, infer_stats *stats);
 const tokenizer *infer_tokenizer(const infer *m);
 
 /*
+ * How many tokens the prompt would have: the prompt_tokens of the request's last event. At the
+ * same cost, refused as infer_submit() would refuse it but for INFER_BUSY, and nothing is
+ * queued. Any thread.
+ */
+infer_rc infer_count(const infer *m, const infer_params *p, uint32_t *n_prompt, char *err,
+                     size_t errlen);
+
+/*
  * Renders and tokenizes on the caller's thread (about 0.1 µs a byte; a prompt that cannot fit
  * is refused by its size first), queues the rest. Never waits. On INFER_OK *out is the
  * caller's until infer_release; otherwise there will be no event, and err says why in one

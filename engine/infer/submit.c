@@ -142,25 +142,32 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
     }
 }
 
+/* *n: of the ids that render() has made, or of p's own. INFER_OK: there is room behind them. */
+static infer_rc read_prompt(const infer *m, const infer_params *p, tokenizer_ids *ids,
+                            size_t *n, infer_req *r, char *err, size_t errlen)
+{
+    infer_rc rc = p->n_messages > 0 ? render(m, p, ids, r, err, errlen) : INFER_OK;
+
+    *n = p->n_messages > 0 ? ids->n : p->n_ids;
+    return rc == INFER_OK && *n >= m->n_ctx ? too_long(m, err, errlen) : rc;
+}
+
 /* The prompt's ids, and room behind them for the answer's. */
 static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r, char *err,
                             size_t errlen)
 {
-    uint32_t n_ctx = m->n_ctx, room;
     tokenizer_ids ids = {0};
-    infer_rc rc = p->n_messages > 0 ? render(m, p, &ids, r, err, errlen) : INFER_OK;
-    size_t n = p->n_messages > 0 ? ids.n : p->n_ids;
+    uint32_t room;
+    size_t n;
+    infer_rc rc = read_prompt(m, p, &ids, &n, r, err, errlen);
     const int32_t *from = p->n_messages > 0 ? ids.v : p->ids;
 
-    if (rc == INFER_OK && n >= n_ctx) {
-        rc = too_long(m, err, errlen);
-    }
     if (rc != INFER_OK) {
         free(ids.v);
         return rc;
     }
     assert(n > 0 && from != NULL);
-    room = n_ctx - (uint32_t)n;
+    room = m->n_ctx - (uint32_t)n;
     r->n_prompt = (uint32_t)n;
     uint32_t most = p->max_tokens > r->n_said ? p->max_tokens - r->n_said : 1;
     r->max_tokens = p->max_tokens == 0 || most > room ? room : most;
@@ -248,6 +255,22 @@ static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size
     pthread_mutex_unlock(&h->lock);
     return full ? refuse(INFER_BUSY, err, errlen, "too many requests wait for the model")
                 : INFER_OK;
+}
+
+infer_rc infer_count(const infer *m, const infer_params *p, uint32_t *n_prompt, char *err,
+                     size_t errlen)
+{
+    infer_rc rc = check_params(m, p, err, errlen);
+    tokenizer_ids ids = {0};
+    infer_req unused = {0};
+    size_t n = 0;
+
+    if (rc == INFER_OK) {
+        rc = read_prompt(m, p, &ids, &n, &unused, err, errlen);
+    }
+    free(ids.v);
+    *n_prompt = (uint32_t)n;
+    return rc;
 }
 
 infer_rc infer_submit(infer *m, const infer_params *p, infer_cb cb, void *arg, infer_req **out,

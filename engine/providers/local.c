@@ -236,26 +236,6 @@ static void on_fresh(aiq_loop *loop, void *arg)
 
 /* Starting. */
 
-static bool refused(infer_rc rc, const char *why, aiq_err *err)
-{
-    switch (rc) {
-    case INFER_BUSY:
-        aiq_fail(err, 429, "model_busy", "The model is busy. Try again later.");
-        err->retry_after = 1;
-        return false;
-    case INFER_TOO_LONG:
-        return aiq_fail_param(err, 400, "context_length_exceeded", "messages",
-                              "The conversation is too long: %s.", why);
-    case INFER_NOMEM:
-        aiq_fail(err, 503, "model_unavailable", "The model has no memory for this request.");
-        aiq_err_detail(err, "%s", why);
-        return false;
-    default:
-        return aiq_fail_param(err, 400, "invalid_value", "messages",
-                              "The model cannot take this conversation: %s.", why);
-    }
-}
-
 static bool check_bias(const infer_params *params, const infer *model, aiq_err *err)
 {
     infer_model_info info;
@@ -323,7 +303,7 @@ static bool submit(call *c, infer *model, infer_params *params, tool_options *op
         if (rc != INFER_OK) {
             ch->request = NULL;
             break_off(c, i);
-            return refused(rc, why, err);
+            return local_chat_refused(rc, why, err);
         }
         options->is_thought = infer_is_thought(ch->request);
         local_answer_init(ch->answer, &c->writer, i, params->shows_marks ? options : NULL);

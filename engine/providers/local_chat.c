@@ -549,3 +549,23 @@ bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *p
     params->goes_on = chat->goes_on;
     return true;
 }
+
+bool local_chat_refused(infer_rc rc, const char *why, aiq_err *err)
+{
+    switch (rc) {
+    case INFER_BUSY:
+        aiq_fail(err, 429, "model_busy", "The model is busy. Try again later.");
+        err->retry_after = 1;
+        return false;
+    case INFER_TOO_LONG:
+        return aiq_fail_param(err, 400, "context_length_exceeded", "messages",
+                              "The conversation is too long: %s.", why);
+    case INFER_NOMEM:
+        aiq_fail(err, 503, "model_unavailable", "The model has no memory for this request.");
+        aiq_err_detail(err, "%s", why);
+        return false;
+    default:
+        return aiq_fail_param(err, 400, "invalid_value", "messages",
+                              "The model cannot take this conversation: %s.", why);
+    }
+}

@@ -25,4 +25,7 @@ bool local_chat_language(const chat_request *chat, const local_tools *tools, con
 /* How many answers are wanted: 1..LOCAL_MAX_CHOICES, once the parameters are read. */
 unsigned local_chat_choices(const chat_request *chat);
 
+/* What a client hears of a request that the model does not take. Returns false. */
+bool local_chat_refused(infer_rc rc, const char *why, aiq_err *err);
+
 #endif

@@ -9,8 +9,9 @@
 /* Seconds; whoever asks for more is not asked again before that. */
 #define RETRY_AFTER_MAX 86400
 
-static const provider_dialect *const providers[] = {
-    &provider_openai, &provider_anthropic, &provider_local_embeddings, &provider_local};
+static const provider_dialect *const providers[] = {&provider_openai, &provider_anthropic,
+                                                    &provider_local_embeddings,
+                                                    &provider_local_counting, &provider_local};
 
 const provider_dialect *provider_find(const char *dialect, const char *path)
 {

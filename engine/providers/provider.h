@@ -88,7 +88,7 @@ typedef struct {
 } provider_dialect;
 
 extern const provider_dialect provider_openai, provider_anthropic, provider_local,
-    provider_local_embeddings;
+    provider_local_embeddings, provider_local_counting;
 
 /* For dialects over HTTP. The key's text, valid until the next one is asked for, empty
  * where the request has none; false and *err: it is missing. */

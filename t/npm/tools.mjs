@@ -70,6 +70,12 @@ ok(r.content[0].type === 'thinking' && r.content[0].thinking, 'messages: a thoug
 r = await openai.responses.create({ model: 'thinks', input: 'Hi', store: false, max_output_tokens: 20 });
 ok(r.output[0].type === 'reasoning', 'responses: a thought', r);
 
+// tokens that are counted before they are sent
+const talk = { model: 'demo', system: 'Be short.', messages: [{ role: 'user', content: 'Hi' }], tools: [{ name: 'switch', input_schema: schema }] };
+r = await anthropic.messages.countTokens(talk);
+const { usage } = await anthropic.messages.create({ ...talk, max_tokens: 1 });
+ok(r.input_tokens === usage.input_tokens + usage.cache_read_input_tokens, 'messages: as many tokens as were counted', [r, usage]);
+
 // what is wrong, in words of the client's own dialect
 r = await error(anthropic.messages.create({ model: 'demo', max_tokens: 9, messages: [{ role: 'user', content: 'Hi' }], tools: [{ name: 'a b', input_schema: schema }] }));
 ok(r instanceof Anthropic.BadRequestError && r.error.error.type === 'invalid_request_error' && /Tool 0 must have a name/.test(r.message), 'messages: a bad name', r);

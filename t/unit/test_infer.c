@@ -448,6 +448,34 @@ static void a_chat_is_rendered(void **state)
     infer_close(m);
 }
 
+/* As many as the request that says the same would have, and where it would be refused, too. */
+static void a_chat_is_counted(void **state)
+{
+    infer *m = open_tiny((infer_options){0});
+    char content[TINY_CTX] = "";
+    infer_message msg = {.role = "user", .content = content};
+    infer_params p = {.messages = &msg, .n_messages = 1, .max_tokens = 1};
+    uint32_t n = 0, room = TINY_CTX;
+
+    (void)state;
+    memset(content, '#', sizeof(content)); /* a token each */
+    for (; msg.content_len < room; msg.content_len++) {
+        client c = {0};
+
+        assert_int_equal(infer_count(m, &p, &n, err, sizeof(err)), INFER_OK);
+        submit(m, &c, p);
+        wait_last(&c);
+        assert_int_equal(n, c.last.prompt_tokens);
+        room = msg.content_len == 0 ? TINY_CTX - n : room;
+    }
+    assert_int_equal(n, TINY_CTX - 1);
+    assert_int_equal(infer_count(m, &p, &n, err, sizeof(err)), INFER_TOO_LONG);
+    refused(m, p, INFER_TOO_LONG, "the prompt does not fit the model's context of 128 tokens");
+    msg.role = "tool user";
+    assert_int_equal(infer_count(m, &p, &n, err, sizeof(err)), INFER_INVALID);
+    infer_close(m);
+}
+
 /* --- calls of tools --- */
 
 /* A control token that is a mark of calls can be had as text, and a grammar can ask for it. */
@@ -556,6 +584,7 @@ int main(void)
         cmocka_unit_test(bad_parameters),
         cmocka_unit_test(a_chat_too_long),
         cmocka_unit_test(a_chat_is_rendered),
+        cmocka_unit_test(a_chat_is_counted),
         cmocka_unit_test(marks_of_calls),
         cmocka_unit_test(thoughts_are_free),
     };

@@ -251,6 +251,33 @@ static void options(void **state)
     assert_string_equal(with_fields("\"temperature\":3"), "temperature");
 }
 
+/* What is to be counted has no limit, and nobody has looked at it yet. */
+static void what_is_counted(void **state)
+{
+    static const char body[] =
+        "{\"model\":\"m\",\"system\":\"S\",\"messages\":[" USER "]," TOOL "}";
+    chat_request chat = {.body = {body, sizeof(body) - 1}, .dialect = AIQ_DIALECT_ANTHROPIC};
+    const json_want wants[] = {{"model", &chat.model}};
+    static const char expected[] =
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"system\",\"content\":\"S\"}," USER "]" FTOOL
+        "}";
+    json_error wrong;
+    aiq_err err;
+
+    (void)state;
+    assert_true(json_scan(body, sizeof(body) - 1, wants, 1, &wrong));
+    const chat_request *other = messages_request_translate_count(&chat, pool, &err);
+    assert_non_null(other);
+    assert_int_equal(other->body.len, sizeof(expected) - 1);
+    assert_memory_equal(other->body.data, expected, sizeof(expected) - 1);
+    chat.body = AIQ_STR("{\"model\":\"m\",\"messages\":[{\"role\":\"x\",\"content\":\"\"}]}");
+    assert_null(messages_request_translate_count(&chat, pool, &err));
+    assert_string_equal(err.param, "messages[0].role");
+    chat.body = AIQ_STR("{\"model\":\"m\"}");
+    assert_null(messages_request_translate_count(&chat, pool, &err));
+    assert_string_equal(err.param, "messages");
+}
+
 static const char *refused(const char *body)
 {
     chat_request chat;
@@ -301,6 +328,7 @@ int main(void)
         cmocka_unit_test(blocks_that_cannot_be_carried),
         cmocka_unit_test(tools),
         cmocka_unit_test(options),
+        cmocka_unit_test(what_is_counted),
         cmocka_unit_test(what_every_request_needs),
     };
 

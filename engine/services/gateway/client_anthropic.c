@@ -40,7 +40,8 @@ static bool parse(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err 
     return true;
 }
 
-/* Only a provider of the same dialect can count, and it checks what it counts. */
+/* A provider of the same dialect checks what it counts, a local model what translate() makes of
+ * it; others cannot count. */
 static bool parse_count(chat_request *chat, const aiq_job *job, aiq_str body, aiq_err *err)
 {
     json_error error;
@@ -49,7 +50,8 @@ static bool parse_count(chat_request *chat, const aiq_job *job, aiq_str body, ai
     *chat = (chat_request){.body = body,
                            .path = "/messages/count_tokens",
                            .dialect = AIQ_DIALECT_ANTHROPIC,
-                           .lines = head_lines(job)};
+                           .lines = head_lines(job),
+                           .translate = messages_request_translate_count};
     if (!json_scan(body.data, body.len, wants, 1, &error)) {
         return chat_request_not_json(err, &error);
     }

@@ -529,7 +529,9 @@ static bool add_options(writer *w, const chat_request *chat, const json_value *b
     if (!rewrite_absent(&stop) && stop.type != JSON_ARRAY) {
         return rewrite_invalid(w->err, "an array of strings", "stop_sequences");
     }
-    rewrite_member(w->out, "max_completion_tokens", &chat->max_tokens);
+    if (!rewrite_absent(&chat->max_tokens)) { /* else it is to be counted */
+        rewrite_member(w->out, "max_completion_tokens", &chat->max_tokens);
+    }
     copy_member(w, body, "temperature", "temperature");
     copy_member(w, body, "top_p", "top_p");
     copy_member(w, body, "top_k", "top_k");
@@ -657,4 +659,12 @@ bool messages_request_parse(chat_request *chat, aiq_str body, aiq_err *err)
     }
     chat->stream = stream.type == JSON_TRUE;
     return check_messages(&chat->messages, err);
+}
+
+const chat_request *messages_request_translate_count(const chat_request *chat, aiq_pool *pool,
+                                                     aiq_err *err)
+{
+    json_value body = json_root(chat->body), messages = json_member(&body, "messages");
+
+    return check_messages(&messages, err) ? messages_request_translate(chat, pool, err) : NULL;
 }

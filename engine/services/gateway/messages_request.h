@@ -28,4 +28,8 @@ bool messages_request_parse(chat_request *chat, aiq_str body, aiq_err *err);
 const chat_request *messages_request_translate(const chat_request *chat, aiq_pool *pool,
                                                aiq_err *err);
 
+/* The same of a request that is to be counted, of which nothing was checked before. */
+const chat_request *messages_request_translate_count(const chat_request *chat, aiq_pool *pool,
+                                                     aiq_err *err);
+
 #endif
