@@ -249,6 +249,10 @@ static void options(void **state)
                         "stop_sequences");
     assert_string_equal(with_fields("\"stop_sequences\":\"1\""), "stop_sequences");
     assert_string_equal(with_fields("\"temperature\":3"), "temperature");
+    /* and Anthropic's */
+    assert_string_equal(with_fields("\"temperature\":1.1"), "temperature");
+    fields_become("\"temperature\":1", "", ",\"temperature\":1");
+    fields_become("\"temperature\":null,\"cache_control\":{\"type\":\"ephemeral\"}", "", "");
 }
 
 /* What is to be counted has no limit, and nobody has looked at it yet. */

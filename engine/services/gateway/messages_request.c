@@ -524,13 +524,17 @@ static bool add_options(writer *w, const chat_request *chat, const json_value *b
 {
     json_value metadata = json_member(body, "metadata"),
                tier = json_member(body, "service_tier"),
-               stop = json_member(body, "stop_sequences");
+               stop = json_member(body, "stop_sequences"),
+               temperature = json_member(body, "temperature");
 
     if (!rewrite_absent(&stop) && stop.type != JSON_ARRAY) {
         return rewrite_invalid(w->err, "an array of strings", "stop_sequences");
     }
     if (!rewrite_absent(&chat->max_tokens)) { /* else it is to be counted */
         rewrite_member(w->out, "max_completion_tokens", &chat->max_tokens);
+    }
+    if (json_real(&temperature) > 1) { /* OpenAI's go on up to 2 */
+        return rewrite_invalid(w->err, "a number from 0 to 1", "temperature");
     }
     copy_member(w, body, "temperature", "temperature");
     copy_member(w, body, "top_p", "top_p");
@@ -551,10 +555,10 @@ static bool add_options(writer *w, const chat_request *chat, const json_value *b
 static bool write_chat(writer *w, const chat_request *chat)
 {
     static const char *const known[] = {
-        "model",          "messages",      "max_tokens",   "system",
-        "stream",         "temperature",   "top_p",        "top_k",
-        "stop_sequences", "metadata",      "service_tier", "tools",
-        "tool_choice",    "output_config", "thinking",     NULL};
+        "model",         "messages", "max_tokens",  "system",         "stream",
+        "temperature",   "top_p",    "top_k",       "stop_sequences", "metadata",
+        "service_tier",  "tools",    "tool_choice", "output_config",  "thinking",
+        "cache_control", NULL};
     json_value body = json_root(chat->body);
 
     if (!rewrite_only(&body, known, "", w->err)) {
