@@ -118,6 +118,10 @@ for my $case (
     [ { tools => [ $switch, $switch ] }, 'tools[1].function.name', qr/name of another, 'switch'/ ],
     [ { tools => [ { type => 'function', function => { name => 'f', parameters => [] } } ] }, 'tools[0].function.parameters',
         qr/schema of tool 'f' must be an object/ ],
+    (map { [ { tools => [ tool('f', { a => $_->[0] }) ] }, 'tools[0].function.parameters', qr/schema of tool 'f' is none: its $_->[1]/ ] }
+        [ { type => 'text' }, qr/'type' is not a type/ ], [ { type => [ 'string', 1 ] }, qr/'type' is not a type/ ],
+        [ { properties => [] }, qr/'properties' is not an object/ ], [ { enum => 'x' }, qr/'enum' is not a list/ ],
+        [ { anyOf => [ {}, { items => { required => 'x' } } ] }, qr/'required' is not a list of strings/ ]),
     [ { tools => [ tool('f', { a => { type => 'string', pattern => 'x' } }, strict => $true) ] }, 'tools',
         qr/tool 'f': .*keyword 'pattern' is not supported/ ],
     [ { tool_choice => 'required' }, 'tool_choice', qr/only where there are tools/ ],

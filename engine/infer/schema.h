@@ -27,4 +27,8 @@ grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen);
 bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *err,
                 size_t errlen);
 
+/* Is it a schema at all, whether an answer can be held to it or not? Of the text of a JSON
+ * object, which must be valid JSON. False, and half a line in err that says what is not. */
+bool schema_check(aiq_str schema, char *err, size_t errlen);
+
 #endif

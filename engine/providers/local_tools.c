@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "infer/schema.h"
 #include "providers/rewrite.h"
 
 /* place: printf's, with one %u for i. */
@@ -44,6 +45,23 @@ static const tool_shape *find(const local_tools *tools, aiq_str name)
     return NULL;
 }
 
+/* One that is none is wrong where nothing is held to it, too: the model would be told it. */
+static bool check_schema(const json_value *schema, uint32_t i, aiq_str name, aiq_err *err)
+{
+    char why[100];
+
+    if (rewrite_absent(schema)) {
+        return true;
+    }
+    if (schema->type != JSON_OBJECT) {
+        return wrong(err, "tools[%u].function.parameters", i,
+                     "The schema of tool '%.*s' must be an object", (int)name.len, name.data);
+    }
+    return schema_check(schema->text, why, sizeof(why)) ||
+           wrong(err, "tools[%u].function.parameters", i,
+                 "The schema of tool '%.*s' is none: %s", (int)name.len, name.data, why);
+}
+
 static bool read_function(const json_value *function, local_tools *out, aiq_err *err)
 {
     uint32_t i = (uint32_t)out->n;
@@ -62,10 +80,8 @@ static bool read_function(const json_value *function, local_tools *out, aiq_err 
                      "Tool %u has the name of another, '%.*s'", i, (int)tool->name.len,
                      tool->name.data);
     }
-    if (!rewrite_absent(&schema) && schema.type != JSON_OBJECT) {
-        return wrong(err, "tools[%u].function.parameters", i,
-                     "The schema of tool '%.*s' must be an object", (int)tool->name.len,
-                     tool->name.data);
+    if (!check_schema(&schema, i, tool->name, err)) {
+        return false;
     }
     if (!rewrite_absent(&strict) && strict.type != JSON_TRUE && strict.type != JSON_FALSE) {
         return wrong(err, "tools[%u].function.strict", i,

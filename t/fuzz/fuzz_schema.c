@@ -46,6 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (len == 0 || schema[0] != '{' || !json_valid(schema, len, &error)) {
         return 0;
     }
+    schema_check((aiq_str){schema, len}, err, sizeof(err));
     g = schema_compile(schema, len, err, sizeof(err));
     if (g != NULL && end != NULL) {
         match(g, end + 1, size - len - 1);
