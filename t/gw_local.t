@@ -68,8 +68,11 @@ is(join('', map { $_->{choices}[0]{delta}{content} // '' } @chunks), $text, 'the
 $r = $t->json(ask('demo', 'What is aiq?', max_tokens => 3));
 is($r->{choices}[0]{finish_reason}, 'length', 'max_tokens');
 is($r->{usage}{completion_tokens}, 3, 'max_tokens: their number');
-is($t->json(ask('demo', 'What is aiq?', stop => [ substr($text, 4, 5) ]))->{choices}[0]{message}{content},
-    substr($text, 0, 4), 'stop');
+my $stop = substr($text, 4, 5);
+my $stopped = $t->json(ask('demo', 'What is aiq?', stop => [ 'never', $stop ]))->{choices}[0];
+is($stopped->{message}{content}, substr($text, 0, 4), 'stop');
+is_deeply([ @$stopped{qw(finish_reason stop_reason)} ], [ 'stop', $stop ], 'stop: which of them');
+ok(!exists $whole->{choices}[0]{stop_reason}, 'only where one came');
 my @seeded = map { $t->json(ask('demo', 'Hello', temperature => 1.5, seed => 7))->{choices}[0]{message}{content} } 1, 2;
 is($seeded[0], $seeded[1], 'the same seed says the same');
 $r = $t->post('/v1/chat/completions', JSON::PP::encode_json({ model => 'demo', temperature => 0, messages => [

@@ -55,7 +55,7 @@ static void cut_at_stop(answer *a)
 
             if (n <= a->len - i && memcmp(a->text + i, a->stop[s], n) == 0) {
                 a->len = i;
-                a->stopped = true;
+                a->stopped = a->stop[s];
                 return;
             }
         }

@@ -17,7 +17,7 @@ typedef struct {
     size_t cap;
     char part[4]; /* the beginning of a character */
     size_t part_len;
-    bool stopped; /* a stop string came; text ends before it */
+    const char *stopped; /* the stop string that came; text ends before it; NULL: none */
 } answer;
 
 /* a begins as all zero, with the stop strings. False if memory ends. */

@@ -50,6 +50,7 @@ static void finish_done(infer_replica *p, infer_req *r, infer_finish why)
     ev.prompt_tokens = r->n_prompt - r->n_said;
     ev.cached_tokens = r->n_cached < ev.prompt_tokens ? r->n_cached : ev.prompt_tokens;
     ev.completion_tokens = r->n_said + r->n_answer;
+    ev.stop = r->answer.stopped;
     ev.thought_tokens = thoughts_tokens(&r->thoughts);
     ev.ids = r->ids + ev.prompt_tokens;
     scores_give(&r->scores, &ev);

@@ -195,6 +195,7 @@ typedef struct {
     size_t len;
 
     infer_finish finish; /* DONE */
+    const char *stop;    /* the stop string that came, as long as the request; NULL: none */
     uint32_t prompt_tokens;
     uint32_t cached_tokens;     /* of these, how many were not read anew */
     uint32_t completion_tokens; /* the token that ends the turn is not counted */

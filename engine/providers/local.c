@@ -30,6 +30,7 @@ typedef struct {
     aiq_buf logprobs; /* objects with commas between them */
     bool ended, failed;
     infer_finish finish;
+    const char *stop; /* the request's */
     provider_tokens tokens;
 } choice;
 
@@ -100,6 +101,7 @@ static void on_infer(void *arg, const infer_event *event)
     case INFER_DONE:
         ch->ended = true;
         ch->finish = event->finish;
+        ch->stop = event->stop;
         ch->tokens = (provider_tokens){.in = event->prompt_tokens,
                                        .out = event->completion_tokens,
                                        .cached = event->cached_tokens,
@@ -175,7 +177,7 @@ static void tell(choice *ch, const choice *fresh)
         local_answer_say(ch->answer, &fresh->text, &fresh->logprobs);
     }
     if (fresh->ended && !fresh->failed) {
-        local_answer_end(ch->answer, fresh->finish);
+        local_answer_end(ch->answer, fresh->finish, fresh->stop);
     }
 }
 

@@ -271,11 +271,22 @@ static const char *finish_reason(const local_answer *a)
     return a->finish == INFER_FINISH_LENGTH ? "length" : a->calls > 0 ? "tool_calls" : "stop";
 }
 
-void local_answer_end(local_answer *a, infer_finish finish)
+static void add_finish(aiq_buf *out, const local_answer *a)
+{
+    aiq_buf_printf(out, ",\"finish_reason\":\"%s\"", finish_reason(a));
+    if (a->stop) {
+        aiq_buf_text(out, ",\"stop_reason\":");
+        json_quote(out, a->stop, strlen(a->stop));
+    }
+    aiq_buf_text(out, "}");
+}
+
+void local_answer_end(local_answer *a, infer_finish finish, const char *stop)
 {
     aiq_buf *out = &a->writer->out;
 
     a->finish = finish;
+    a->stop = stop;
     if (a->writer->stream) {
         send_begin(a);
     }
@@ -288,7 +299,8 @@ void local_answer_end(local_answer *a, infer_finish finish)
     aiq_buf_add(out, a->writer->prefix.data, a->writer->prefix.len);
     aiq_buf_printf(out, "[{\"index\":%u,\"delta\":{},", a->index);
     add_logprobs(out, a, a->logprobs.len > 0);
-    aiq_buf_printf(out, ",\"finish_reason\":\"%s\"}]", finish_reason(a));
+    add_finish(out, a);
+    aiq_buf_text(out, "]");
     send_chunk(a->writer, NULL);
 }
 
@@ -338,7 +350,7 @@ static void send_reply(local_writer *w, const local_answer *answers, unsigned n,
         add_message(out, &answers[i]);
         aiq_buf_text(out, ",");
         add_logprobs(out, &answers[i], true);
-        aiq_buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_reason(&answers[i]));
+        add_finish(out, &answers[i]);
     }
     aiq_buf_text(out, "],\"usage\":");
     add_usage(out, tokens);

@@ -4,7 +4,9 @@
  * apart (infer/tool_calls.h): calls become "tool_calls", thoughts "reasoning_content".
  *
  * In a completion, a call whose arguments are no JSON is told as text; in a stream it has been
- * told by then, and does not count for the finish_reason.
+ * told by then, and does not count for the finish_reason. An answer that a stop string has
+ * ended names it as "stop_reason", which OpenAI's API does not have: vLLM says so, too, and
+ * Anthropic's clients must be told.
  */
 
 #ifndef AIQ_LOCAL_ANSWER_H
@@ -31,6 +33,7 @@ typedef struct {
     bool begun;          /* its role has been sent */
     unsigned calls;      /* whole ones */
     infer_finish finish;
+    const char *stop; /* what it ended before; NULL: nothing */
     aiq_buf logprobs; /* of what was not told yet: objects with commas between them */
 
     /* of what is no stream: so far */
@@ -50,7 +53,8 @@ void local_answer_free(local_answer *a);
 
 /* More of what the model says, with the log-probabilities that belong to it. */
 void local_answer_say(local_answer *a, const aiq_buf *text, const aiq_buf *logprobs);
-void local_answer_end(local_answer *a, infer_finish finish);
+/* stop: the stop string that ended it, which stays until all have ended; NULL: none. */
+void local_answer_end(local_answer *a, infer_finish finish, const char *stop);
 
 /* All n have ended: the last events. */
 void local_answers_done(const local_answer *answers, unsigned n, provider_tokens tokens);

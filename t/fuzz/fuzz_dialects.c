@@ -143,6 +143,7 @@ static void check_streams(aiq_str body, bool native)
         }
     }
     messages_end(&other, &out);
+    messages_free(&other);
     anthropic_stream_free(&stream);
     aiq_buf_free(&out);
 }

@@ -57,6 +57,12 @@ for (const stream of [false, true]) {
     { role: 'user', content: [{ type: 'tool_result', tool_use_id: r.content[0].id, content: 'done' }] }] });
   ok(r.content.length > 0, `messages, ${how}: its result`, r);
 
+  // a stop sequence
+  const said = { model: 'demo', temperature: 0, max_tokens: 100, messages: [{ role: 'user', content: 'What is aiq?' }] };
+  const stop = (await say(said)).content[0].text.slice(6, 10);
+  r = await say({ ...said, stop_sequences: ['never', stop] });
+  ok(r.content[0].text.length <= 6 && r.stop_reason === 'stop_sequence' && r.stop_sequence === stop, `messages, ${how}: a stop sequence`, r);
+
   // a call that has no room is text in a whole answer
   r = await error(say({ ...messages, max_tokens: 12, tool_choice: { type: 'any' } }));
   ok(r.stop_reason === 'max_tokens', `messages, ${how}: a call that is cut`, r);

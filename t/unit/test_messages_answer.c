@@ -47,6 +47,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
+    messages_free(&stream);
     aiq_buf_free(&noted);
     return 0;
 }
@@ -103,6 +104,37 @@ static void stop_reasons(void **state)
         events(chunk);
         snprintf(expected, sizeof(expected), "\"stop_reason\":\"%s\"", cases[i][1]);
         assert_non_null(strstr(events("[DONE]"), expected));
+    }
+}
+
+/* As a local model tells it, and vLLM, whose stop_reason may be a token's id, too. */
+static void stop_sequences(void **state)
+{
+    static const char *const cases[][2] = {
+        {"\"stop\",\"stop_reason\":\"\\n\\u00e9\"",
+         "\"stop_reason\":\"stop_sequence\",\"stop_sequence\":\"\\n\\u00e9\""},
+        {"\"stop\",\"stop_reason\":null",
+         "\"stop_reason\":\"end_turn\",\"stop_sequence\":null"},
+        {"\"stop\",\"stop_reason\":7", "\"stop_reason\":\"end_turn\",\"stop_sequence\":null"},
+        {"\"tool_calls\",\"stop_reason\":\"x\"",
+         "\"stop_reason\":\"tool_use\",\"stop_sequence\":null"}};
+    char chunk[160];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        aiq_pool *pool = aiq_pool_new();
+        aiq_buf out = {0};
+
+        setup(state);
+        snprintf(chunk, sizeof(chunk), "{\"choices\":[{\"delta\":{},\"finish_reason\":%s}]}",
+                 cases[i][0]);
+        events(chunk);
+        assert_non_null(strstr(events("[DONE]"), cases[i][1]));
+        messages_free(&stream);
+        assert_true(messages_completion((aiq_str){chunk, strlen(chunk)}, pool, &out));
+        aiq_buf_add(&out, "", 1);
+        assert_non_null(strstr((char *)out.data, cases[i][1]));
+        aiq_buf_free(&out);
+        aiq_pool_free(pool);
     }
 }
 
@@ -281,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_text),
         TEST(stop_reasons),
+        TEST(stop_sequences),
         TEST(thoughts_come_before_the_text),
         TEST(a_refusal_is_a_text),
         TEST(calls_one_after_the_other),

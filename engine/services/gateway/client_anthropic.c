@@ -92,6 +92,11 @@ static void add_error(void *stream, aiq_str body, aiq_buf *out)
     add_named(AIQ_STR("error"), body, out);
 }
 
+static void release(void *stream)
+{
+    messages_free(stream);
+}
+
 /* OpenAI's error in Anthropic's envelope. */
 static bool add_refusal(const aiq_job *job, unsigned status, aiq_str body, aiq_buf *out)
 {
@@ -131,6 +136,7 @@ const client_dialect client_anthropic = {
     .event = add_event,
     .end = add_end,
     .error = add_error,
+    .release = release,
     .reply = reply,
 };
 

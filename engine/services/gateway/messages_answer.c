@@ -23,6 +23,23 @@ static const char *stop_reason(const json_value *finish)
     return "end_turn";
 }
 
+/* The stop sequence that ended the choice, where who answers says it: JSON_NONE where he does
+ * not, or none has. */
+static json_value stop_sequence(const json_value *choice)
+{
+    json_value finish = json_member(choice, "finish_reason");
+    json_value stop = json_member(choice, "stop_reason");
+
+    return json_string_is(&finish, "stop") && stop.type == JSON_STRING ? stop : (json_value){0};
+}
+
+static void write_stop(aiq_buf *out, const char *reason, aiq_str sequence)
+{
+    rewrite_member_word(out, "stop_reason", sequence.len ? "stop_sequence" : reason);
+    rewrite_name(out, "stop_sequence");
+    aiq_buf_add(out, sequence.len ? sequence.data : "null", sequence.len ? sequence.len : 4);
+}
+
 static int64_t count_of(const json_value *object, const char *name)
 {
     json_value value = json_member(object, name);
@@ -315,8 +332,15 @@ void messages_chunk(messages_stream *s, aiq_str data, aiq_buf *out)
     json_value finish = json_member(&choice, "finish_reason");
     add_delta(s, &delta, out);
     if (finish.type == JSON_STRING && s->stop_reason == NULL) {
+        json_value stop = stop_sequence(&choice);
         s->stop_reason = stop_reason(&finish);
+        aiq_buf_add(&s->stop_sequence, stop.text.data, stop.text.len);
     }
+}
+
+void messages_free(messages_stream *s)
+{
+    aiq_buf_free(&s->stop_sequence);
 }
 
 void messages_end(messages_stream *s, aiq_buf *out)
@@ -330,8 +354,9 @@ void messages_end(messages_stream *s, aiq_buf *out)
     begin_event(out, "message_delta");
     rewrite_name(out, "delta");
     aiq_buf_text(out, "{");
-    rewrite_member_word(out, "stop_reason", s->stop_reason ? s->stop_reason : "end_turn");
-    aiq_buf_text(out, ",\"stop_sequence\":null}");
+    write_stop(out, s->stop_reason ? s->stop_reason : "end_turn",
+               (aiq_str){(char *)s->stop_sequence.data, s->stop_sequence.len});
+    aiq_buf_text(out, "}");
     write_usage(out, s->in, s->cached, s->out);
     end_event(out);
     begin_event(out, "message_stop");
@@ -428,6 +453,7 @@ bool messages_completion(aiq_str body, aiq_pool *pool, aiq_buf *out)
     json_value root = json_root(body), message = json_member(&choice, "message");
     json_value finish = json_member(&choice, "finish_reason");
     json_value refusal = json_member(&message, "refusal");
+    json_value stop = stop_sequence(&choice);
     bool refused = refusal.type == JSON_STRING && refusal.text.len > 2;
     aiq_buf_text(out, "{");
     copy_name(out, "id", &root, "msg");
@@ -436,8 +462,7 @@ bool messages_completion(aiq_str body, aiq_pool *pool, aiq_buf *out)
     if (!add_whole(out, &message, pool, json_string_is(&finish, "length"))) {
         return false;
     }
-    rewrite_member_word(out, "stop_reason", refused ? "refusal" : stop_reason(&finish));
-    aiq_buf_text(out, ",\"stop_sequence\":null");
+    write_stop(out, refused ? "refusal" : stop_reason(&finish), stop.text);
     read_usage(&usage, &in, &cached, &generated);
     write_usage(out, in, cached, generated);
     aiq_buf_text(out, "}");

@@ -26,16 +26,19 @@ typedef struct {
     bool open, begun, in_string, escaped;
 } messages_tool;
 
-/* Begins zeroed. */
+/* Begins zeroed; messages_free() at its end. */
 typedef struct {
     bool started, ended;
     messages_kind kind; /* of the open block that is no tool's */
     uint32_t block;     /* its index */
     uint32_t n_blocks, n_tools;
     const char *stop_reason;
+    aiq_buf stop_sequence;   /* as JSON has it; empty: none has come */
     int64_t in, cached, out; /* tokens; 0: not said */
     messages_tool tools[MESSAGES_TOOLS_MAX];
 } messages_stream;
+
+void messages_free(messages_stream *s);
 
 /* Appends the events that a chunk makes, "[DONE]" being one. A chunk that is none makes
  * nothing: the provider's dialect has refused it before. */
