@@ -24,14 +24,31 @@ typedef struct {
     bool too_long;
 } splitter;
 
+/* Text is read without case and accents; a file may say that its words have them. */
+static bool is_uncased(const gguf *g, char *err, size_t errlen)
+{
+    static const char *const keys[] = {"tokenizer.ggml.normalizer.lowercase",
+                                       "tokenizer.ggml.normalizer.strip_accents"};
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+        const gguf_kv *kv = gguf_find(g, keys[i]);
+        bool said = true;
+
+        if (kv != NULL && (!gguf_as_bool(kv, &said) || !said)) {
+            snprintf(err, errlen, "%s is not supported, but for true", keys[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool wpm_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
-    (void)g;
     if (t->unknown == TOKENIZER_NONE) {
         snprintf(err, errlen, "the vocabulary has no token for unknown words");
         return false;
     }
-    return true;
+    return is_uncased(g, err, errlen);
 }
 
 /* The pieces of the word; its ids are taken back where one part of it has none. */
@@ -96,6 +113,14 @@ static bool stands_alone(uint32_t cp)
     return ascii_sign || unicode_is_punctuation(cp) || is_ideograph(cp);
 }
 
+/* What only one font knows: bullets in text from PDF files. BERT passes over it, as it does
+ * over what controls. */
+static bool is_private(uint32_t cp)
+{
+    return (cp >= 0xe000 && cp <= 0xf8ff) || (cp >= 0xf0000 && cp <= 0xffffd) ||
+           (cp >= 0x100000 && cp <= 0x10fffd);
+}
+
 static bool take_char(splitter *s, uint32_t cp)
 {
     uint32_t folded[3];
@@ -104,7 +129,7 @@ static bool take_char(splitter *s, uint32_t cp)
     if (unicode_is_space(cp)) {
         return end_word(s);
     }
-    if (cp == 0 || cp == 0xfffd || unicode_is_control(cp)) {
+    if (cp == 0 || cp == 0xfffd || unicode_is_control(cp) || is_private(cp)) {
         return true;
     }
     n = unicode_fold(cp, folded);

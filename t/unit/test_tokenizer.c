@@ -469,11 +469,49 @@ static void word_pieces(void **state)
     EXPECT("\xed\x95\x98", " 11 12");             /* Hangul comes apart */
     EXPECT("a$a\x01", " 9 14 9");
     EXPECT("\xff", "");
+    EXPECT("\xef\x82\xb7 un\xf4\x8f\xbf\xbd"
+           "affable",
+           " 4 5 6"); /* of private use */
     assert_int_equal(tokenizer_bos(v.t), 2);
     assert_int_equal(tokenizer_eos(v.t), 3);
     assert_memory_equal(tokenizer_piece(v.t, 7, &len), " able", 5);
     assert_memory_equal(tokenizer_piece(v.t, 6, &len), "able", 4);
     close_vocab(v);
+}
+
+/* Whose words are with case: read without they would be other words. */
+static void words_with_case(void **state)
+{
+    static const char *const keys[] = {"tokenizer.ggml.normalizer.lowercase",
+                                       "tokenizer.ggml.normalizer.strip_accents"};
+    static const char *const tokens[] = {"[UNK]", "[CLS]", "[SEP]"};
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        gw w = {0};
+        size_t size;
+        char why[80];
+
+        gw_str(&w, "tokenizer.ggml.model", "bert");
+        gw_array(&w, "tokenizer.ggml.tokens", GGUF_STRING, 3);
+        for (int k = 0; k < 3; k++) {
+            gw_put_str(&w.kvs, tokens[k]);
+        }
+        gw_bool(&w, keys[i % 2], i < 2);
+        uint8_t *file = gw_finish(&w, &size);
+        gguf *g = gguf_parse(file, size, err, sizeof(err));
+        tokenizer *t = tokenizer_new(g, err, sizeof(err));
+
+        assert_int_equal(t != NULL, i < 2);
+        if (t != NULL) {
+            tokenizer_free(t);
+        } else {
+            snprintf(why, sizeof(why), "%s is not supported, but for true", keys[i % 2]);
+            assert_string_equal(err, why);
+        }
+        gguf_close(g);
+        free(file);
+    }
 }
 
 int main(void)
@@ -489,6 +527,7 @@ int main(void)
         cmocka_unit_test(pre_tokenizers),
         cmocka_unit_test(what_begins_a_text),
         cmocka_unit_test(word_pieces),
+        cmocka_unit_test(words_with_case),
         cmocka_unit_test(gpt2_reference),
         cmocka_unit_test(llama_spm_reference),
         cmocka_unit_test(falcon_reference),
