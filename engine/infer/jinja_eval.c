@@ -413,12 +413,12 @@ static void exec_for(jinja_run *r, const node *n)
         return;
     }
     l->items = items;
+    r->scope = &own;
     if (items->n == 0 && n->kid[4] != NULL) {
         exec(r, n->kid[4]);
-        return;
+    } else {
+        rounds(r, n, l);
     }
-    r->scope = &own;
-    rounds(r, n, l);
     r->scope = own.up;
 }
 

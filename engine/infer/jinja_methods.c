@@ -116,7 +116,7 @@ static value split_blanks(jinja_run *r, text s, int64_t max)
         size_t end = 0;
 
         if (max >= 0 && (int64_t)out.l->n == max) {
-            jn_push(r, out.l, jn_text(jn_strip(s, NULL, false, true)));
+            jn_push(r, out.l, jn_text(s));
             break;
         }
         while (end < s.len && !is_blank(s, end, jn_char(s, end))) {

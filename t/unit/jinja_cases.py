@@ -74,7 +74,7 @@ m.a, m["a"], m.items, m["items"], m.b, m.zzz is defined, m.get("b"), m.get("q"),
 m.keys() | list, m.values() | list, m | items | list, m | dictsort, m | length
 i if b else n, (1 if false) is defined, "x" if n else "y" if b else "z"
 w.strip() ~ "|" ~ w.lstrip() ~ "|" ~ w.rstrip() ~ "|" ~ s.strip("H!") ~ "|" ~ w | trim
-x.split(","), x.split(",", 1), w.split(), "a b c".split(" ", 1), "a b  c".split(none, 1), x.rsplit(",", 1)
+x.split(","), x.split(",", 1), w.split(), "a b c".split(" ", 1), "a b  c".split(none, 1), " a  b c ".split(none, 1), " a ".split(none, 0), " a ".split(none, 2), x.rsplit(",", 1)
 s.startswith("He"), s.endswith("!"), s.startswith(("x", "H")), s.find("W"), s.rfind("l"), s.find("zz"), s.count("l")
 x.upper(), "ABC".lower(), "hello world's".title(), "hELLO".capitalize(), s.replace("l", "L"), s.replace("l", "L", 1)
 "a\\nb\\r\\nc\\n".splitlines(), "-".join(["a", "b"]), "12".isdigit(), "".isdigit(), "abc".removeprefix("a"), "abc".removesuffix("c")
@@ -116,6 +116,7 @@ STATEMENTS = [
     "{% for a in l %}{{ loop.previtem }}<{{ a }}>{{ loop.nextitem }} {% endfor %}",
     "{% set a = 1 %}{% for b in l %}{% set a = b %}{{ a }}{% endfor %}{{ a }}",
     "{% set a = 1 %}{% if true %}{% set a = 2 %}{% endif %}{{ a }}",
+    "{% for b in [] %}{% else %}{% set a = 1 %}{{ a }}{% endfor %}{{ a }}",
     "{% for b in l %}{% if loop.first %}{% set z = b %}{% endif %}{{ z is defined }} {% endfor %}",
     "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% set (c, d) = [3, 4] %}{{ c }}{{ d }}{% set t = 1, %}{{ t }}",
     "{% set ns = namespace(x=0, l=[]) %}{% for a in l %}{% set ns.x = ns.x + a %}{% set ns.l = ns.l + [a] %}{% endfor %}{{ ns.x }}{{ ns.l }}",
