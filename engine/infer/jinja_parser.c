@@ -306,16 +306,25 @@ static node *subscript(parser *p, node *of)
     return n;
 }
 
+/* .name, or .0, which is [0] */
+static node *attribute(parser *p, node *of)
+{
+    node *n = parent(p, p->t->type == T_INT ? N_ITEM : N_ATTR, of, NULL);
+
+    if (n->kind == N_ITEM) {
+        add(p, n, primary(p));
+        return n;
+    }
+    n->name = p->t->s;
+    want(p, T_NAME, "an attribute's name");
+    return n;
+}
+
 static node *postfix(parser *p, node *n)
 {
     while (!p->c->failed) {
         if (take_sign(p, ".")) {
-            n = parent(p, N_ATTR, n, NULL);
-            n->name = p->t->s;
-            if (p->t->type == T_INT) {
-                fail(p, "attributes that are numbers are not supported");
-            }
-            want(p, T_NAME, "an attribute's name");
+            n = attribute(p, n);
         } else if (take_sign(p, "[")) {
             n = subscript(p, n);
         } else if (take_sign(p, "(")) {

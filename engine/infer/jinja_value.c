@@ -221,28 +221,45 @@ static void add_float(jinja_run *r, builder *b, double f)
     jn_add_clean(r, b, s);
 }
 
+/* Python writes the others as escapes. */
+static bool is_printable(uint32_t cp)
+{
+    return cp == ' ' || (!unicode_is_control(cp) && !unicode_is_space(cp));
+}
+
+static void repr_char(jinja_run *r, builder *b, text c, char quote)
+{
+    const char *name = c.p[0] != '\0' ? strchr("\nn\tt\rr", c.p[0]) : NULL;
+    uint32_t cp = 0;
+    char hex[12];
+
+    if (c.p[0] == quote || c.p[0] == '\\') {
+        jn_add_char(r, b, '\\', true);
+        jn_add(r, b, c);
+    } else if (name != NULL && c.p[0] < ' ') {
+        jn_add_char(r, b, '\\', true);
+        jn_add_char(r, b, name[1], true);
+    } else if (utf8_next(c.p, c.len, &cp) <= 0 || is_printable(cp)) {
+        jn_add(r, b, c);
+    } else {
+        snprintf(hex, sizeof(hex),
+                 cp < 0x100     ? "\\x%02x"
+                 : cp < 0x10000 ? "\\u%04x"
+                                : "\\U%08x",
+                 cp);
+        jn_add_clean(r, b, hex);
+    }
+}
+
 static void repr_text(jinja_run *r, builder *b, text s)
 {
     bool single = s.len > 0 && memchr(s.p, '\'', s.len) != NULL;
-    char quote = single && memchr(s.p, '"', s.len) == NULL ? '"' : '\'', hex[8];
+    char quote = single && memchr(s.p, '"', s.len) == NULL ? '"' : '\'';
 
     jn_add_char(r, b, quote, false);
-    for (size_t i = 0; i < s.len; i++) {
-        char c = s.p[i];
-        const char *name = strchr("\nn\tt\rr", c);
-
-        if (c == quote || c == '\\') {
-            jn_add_char(r, b, '\\', true);
-            jn_add(r, b, jn_slice(s, i, i + 1));
-        } else if (c != '\0' && name != NULL && c < ' ') {
-            jn_add_char(r, b, '\\', true);
-            jn_add_char(r, b, name[1], true);
-        } else if ((uint8_t)c < ' ' || c == 0x7f) {
-            snprintf(hex, sizeof(hex), "\\x%02x", (uint8_t)c);
-            jn_add_clean(r, b, hex);
-        } else {
-            jn_add(r, b, jn_slice(s, i, i + 1));
-        }
+    for (size_t i = 0, n; i < s.len; i += n) {
+        n = jn_char(s, i);
+        repr_char(r, b, jn_slice(s, i, i + n), quote);
     }
     jn_add_char(r, b, quote, false);
 }

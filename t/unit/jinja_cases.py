@@ -102,6 +102,8 @@ range(3) | list, range(1, 4) | list, range(5, 0, -2) | list, dict(a=1, b=2), nam
 "\\x41\\u00e9\\t|\\'|\\q|\\\\", 'a' 'b', "}}" ~ "%}", {"a": {"b": 1}}.a.b
 s | lower ~ "!" | length, -f | abs, (-3) | abs, not n is none, i is defined and i > 3
 [1, 2, 3][1:] | length, x.split(",")[0] | upper, (x ~ "x").upper(), l | length > 2, l | length - 1
+l.0, l.2, u.0.n, (u | first).n, "abc".1, l.7 is defined, m.0 is defined
+["\u00a0\u3000\u2028\ufeff\u200b\u0085\u00ad\U000e0001 \u00e9\u0301\U0001f680\x00\x7f"], {"\u3000": "\u200d"}
 zz, zz ~ "a", [zz], zz == zz, zz is none, zz or 1, n.a is defined, i.a is defined
 0.1, 1.0, 1e100, 123456789.123, 1e-5, 0.0001, 12345678901234567.0, -0.0
 """.strip().split("\n")
