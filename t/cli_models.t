@@ -42,6 +42,7 @@ file('safe.gguf', pack('Q<', 64) . '{"__metadata__":{}}');
 file('older.gguf', 'ggjt' . "\0" x 64);
 file('big.gguf', 'GGUF' . pack('L>Q>Q>', 3, 0, 0));
 file('quant.gguf', 'GGUF' . pack('L<Q<Q<', 3, 1, 0) . pack('Q</a', 'output.weight') . pack('L<Q<L<Q<', 1, 256, 23, 0));
+file('hostile.gguf', 'GGUF' . pack('L<Q<Q<', 3, 0, 1) . pack('Q</a L< Q</a', 'general.architecture', 8, "a\xff\n\e[1m"));
 tiny('llama', "$dir/moe.gguf", numbers => { expert_count => 8 });
 file('lost-00001-of-00002.gguf', 'GGUF' . pack('L<Q<Q<', 3, 0, 2)
     . join('', map { pack('Q</a L<L<', $_->[0], 4, $_->[1]) } ['split.no', 0], ['split.count', 2]));
@@ -67,9 +68,10 @@ is_deeply(\%why, {
     older => 'not a GGUF file, but of the format before it',
     old   => 'version 2 of GGUF is not supported, only 3 is',
     big   => 'GGUF for big-endian machines is not supported',
-    quant => 'tensors of type IQ4_XS are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and Q6_K are)',
+    quant => 'output.weight: tensors of type IQ4_XS are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and Q6_K are)',
     moe   => 'mixtures of experts are not supported',
     other => 'the architecture "mamba" is not supported (llama, qwen2, qwen3, phi3, gemma, gemma2 and gemma3 are)',
+    hostile => 'the architecture "a???[1m" is not supported (llama, qwen2, qwen3, phi3, gemma, gemma2 and gemma3 are)',
     lost  => 'lost-00002-of-00002.gguf: No such file or directory',
 }, 'and what is none says why');
 

@@ -212,8 +212,10 @@ bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
 
     t->word = split_find(name.p, name.len);
     if (t->word == NULL) {
-        snprintf(err, errlen, "the BPE variant \"%.*s\" is not supported",
-                 name.len < 32 ? (int)name.len : 32, name.p);
+        char shown[GGUF_SHOWN];
+
+        snprintf(err, errlen, "the BPE variant \"%s\" is not supported",
+                 gguf_show(name, shown));
         return false;
     }
     t->whole_words = is_whole(t->word);

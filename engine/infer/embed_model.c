@@ -58,8 +58,12 @@ static void read_pooling(model_reader *r, kern_pooling *out)
     case POOLING_LAST:
         *out = KERN_POOL_LAST;
         break;
-    default:
-        model_fail(r, "%s.pooling_type is none of mean, CLS and last", r->arch);
+    default: {
+        char shown[GGUF_SHOWN];
+
+        model_fail(r, "%s.pooling_type is none of mean, CLS and last",
+                   gguf_show(model_architecture(r->g), shown));
+    }
     }
 }
 

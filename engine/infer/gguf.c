@@ -17,10 +17,12 @@
 #define MIN_KV_BYTES     (8 + 4 + 1)
 #define MIN_TENSOR_BYTES (8 + 4 + 8 + 4 + 8)
 
-/* Reading position; the first error stays. left counts what is after p. */
+/* Reading position; the first error stays, with what was being read. left counts what is after
+ * p. */
 typedef struct {
     const uint8_t *p;
     size_t left;
+    gguf_str in; /* the key or the tensor; empty: neither */
     bool failed;
     char *err;
     size_t errlen;
@@ -28,12 +30,19 @@ typedef struct {
 
 __attribute__((format(printf, 2, 3))) static bool fail(cursor *c, const char *format, ...)
 {
+    char name[GGUF_SHOWN];
     va_list args;
+    int n = 0;
 
     if (!c->failed) {
-        va_start(args, format);
-        vsnprintf(c->err, c->errlen, format, args);
-        va_end(args);
+        if (c->in.len > 0) {
+            n = snprintf(c->err, c->errlen, "%s: ", gguf_show(c->in, name));
+        }
+        if ((size_t)n < c->errlen) {
+            va_start(args, format);
+            vsnprintf(c->err + n, c->errlen - (size_t)n, format, args);
+            va_end(args);
+        }
         c->failed = true;
     }
     return false;
@@ -140,7 +149,9 @@ static bool read_kv(cursor *c, gguf_kv *kv)
 {
     uint32_t type;
 
+    c->in = (gguf_str){0};
     kv->key = take_str(c);
+    c->in = kv->key;
     type = take_u32(c);
     if (c->failed) {
         return false;
@@ -193,7 +204,9 @@ static bool read_tensor(cursor *c, gguf_tensor *t)
 {
     uint64_t elements, bytes, dim;
 
+    c->in = (gguf_str){0};
     t->name = take_str(c);
+    c->in = t->name;
     t->dims = take_u32(c);
     if (!c->failed && (t->dims < 1 || t->dims > MAX_DIMS)) {
         return fail(c, "a tensor has no dimensions, or more than four");
@@ -256,15 +269,15 @@ static int by_offset(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-bool gguf_sort_tensors(gguf *g)
+const gguf_tensor *gguf_sort_tensors(gguf *g)
 {
     qsort(g->tensors, g->n_tensors, sizeof(*g->tensors), by_name);
     for (size_t i = 1; i < g->n_tensors; i++) {
         if (by_name(&g->tensors[i - 1], &g->tensors[i]) == 0) {
-            return false;
+            return &g->tensors[i];
         }
     }
-    return true;
+    return NULL;
 }
 
 static bool read_kvs(gguf *g, cursor *c, uint64_t n)
@@ -282,9 +295,11 @@ static bool read_kvs(gguf *g, cursor *c, uint64_t n)
             return false;
         }
     }
+    c->in = (gguf_str){0};
     qsort(g->kvs, g->n_kvs, sizeof(*g->kvs), by_key);
     for (size_t i = 1; i < g->n_kvs; i++) {
         if (by_key(&g->kvs[i - 1], &g->kvs[i]) == 0) {
+            c->in = g->kvs[i].key;
             return fail(c, "a key occurs twice");
         }
     }
@@ -324,6 +339,7 @@ static bool place_tensors(gguf *g, cursor *c, uint64_t alignment)
     for (size_t i = 0; i < g->n_tensors; i++) {
         gguf_tensor *t = &g->tensors[i];
 
+        c->in = t->name;
         if (t->offset % alignment != 0) {
             return fail(c, "a tensor is not aligned");
         }
@@ -331,8 +347,11 @@ static bool place_tensors(gguf *g, cursor *c, uint64_t alignment)
             return fail(c, "tensors overlap");
         }
         if (t->offset > c->left || t->bytes > c->left - t->offset) {
-            return fail(c, "the file is cut short: the tensor %.*s ends behind its end",
-                        t->name.len < 64 ? (int)t->name.len : 64, t->name.p);
+            char name[GGUF_SHOWN];
+
+            c->in = (gguf_str){0};
+            return fail(c, "the file is cut short: the tensor %s ends behind its end",
+                        gguf_show(t->name, name));
         }
         t->data = base + t->offset;
         end = t->offset + t->bytes;
@@ -342,6 +361,7 @@ static bool place_tensors(gguf *g, cursor *c, uint64_t alignment)
 
 static bool read_tensors(gguf *g, cursor *c, uint64_t n)
 {
+    const gguf_tensor *twice;
     uint64_t alignment;
 
     if (n > c->left / MIN_TENSOR_BYTES) {
@@ -357,10 +377,13 @@ static bool read_tensors(gguf *g, cursor *c, uint64_t n)
             return false;
         }
     }
+    c->in = (gguf_str){0};
     if (!read_alignment(g, c, &alignment) || !place_tensors(g, c, alignment)) {
         return false;
     }
-    return gguf_sort_tensors(g) || fail(c, "a tensor's name occurs twice");
+    twice = gguf_sort_tensors(g);
+    c->in = twice != NULL ? twice->name : c->in;
+    return twice == NULL || fail(c, "a tensor's name occurs twice");
 }
 
 /* What people name a model by mistake. */
@@ -560,6 +583,17 @@ bool gguf_as_str(const gguf_kv *kv, gguf_str *out)
     }
     *out = gguf_next_str(&one);
     return true;
+}
+
+const char *gguf_show(gguf_str s, char out[GGUF_SHOWN])
+{
+    size_t n = s.len < GGUF_SHOWN - 1 ? s.len : GGUF_SHOWN - 1;
+
+    for (size_t i = 0; i < n; i++) {
+        out[i] = s.p[i] >= ' ' && s.p[i] <= '~' ? s.p[i] : '?';
+    }
+    out[n] = '\0';
+    return out;
 }
 
 gguf_str gguf_next_str(gguf_array *arr)

@@ -126,6 +126,11 @@ bool gguf_as_float(const gguf_kv *kv, double *out);
 bool gguf_as_bool(const gguf_kv *kv, bool *out);
 bool gguf_as_str(const gguf_kv *kv, gguf_str *out);
 
+/* A name as it may be shown to people, wherever that is: of what is no printable ASCII a
+ * question mark, and no more than fits. Returns out. */
+#define GGUF_SHOWN 65
+const char *gguf_show(gguf_str s, char out[GGUF_SHOWN]);
+
 /* The elements of an array value, in order: each call takes one and steps on. Strings:
  * arr->type is GGUF_STRING; ints: U32 or I32; floats: F32. The caller counts arr->n. */
 gguf_str gguf_next_str(gguf_array *arr);

@@ -142,11 +142,14 @@ bool gguf_join(gguf *const *parts, size_t n, char *err, size_t errlen)
         snprintf(err, errlen, "out of memory");
         return false;
     }
-    if (!gguf_sort_tensors(parts[0])) {
-        snprintf(err, errlen, "a tensor's name occurs twice");
-        return false;
+    const gguf_tensor *twice = gguf_sort_tensors(parts[0]);
+
+    if (twice != NULL) {
+        char name[GGUF_SHOWN];
+
+        snprintf(err, errlen, "%s: a tensor's name occurs twice", gguf_show(twice->name, name));
     }
-    return true;
+    return twice == NULL;
 }
 
 /* Opens parts 2 to n, whose names differ from the first's in their number. */

@@ -19,7 +19,7 @@ struct gguf {
     gguf *next;           /* the part after this one, which is its owner */
 };
 
-/* False if two have the same name. */
-bool gguf_sort_tensors(gguf *g);
+/* One whose name another has, or NULL. */
+const gguf_tensor *gguf_sort_tensors(gguf *g);
 
 #endif

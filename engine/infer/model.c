@@ -70,14 +70,14 @@ static const architecture *architecture_of(const gguf *g)
 
 bool infer_model_is(const gguf *g, char *err, size_t errlen)
 {
-    gguf_str name = model_architecture(g);
     bool known = architecture_of(g) != NULL;
+    char shown[GGUF_SHOWN];
 
     if (!known) {
         snprintf(err, errlen,
-                 "the architecture \"%.*s\" is not supported (llama, qwen2, qwen3, phi3, "
+                 "the architecture \"%s\" is not supported (llama, qwen2, qwen3, phi3, "
                  "gemma, gemma2 and gemma3 are)",
-                 name.len < 32 ? (int)name.len : 32, name.p);
+                 gguf_show(model_architecture(g), shown));
     }
     return known;
 }

@@ -86,8 +86,10 @@ static void scale(model_reader *r, kern_config *c, float *factors)
     } else if (model_str_is(type, "yarn") && factor >= 1) {
         yarn(r, c, factor, factors);
     } else {
-        model_fail(r, "rotary positions scaled by \"%.*s\" are not supported",
-                   type.len < 32 ? (int)type.len : 32, type.p);
+        char shown[GGUF_SHOWN];
+
+        model_fail(r, "rotary positions scaled by \"%s\" are not supported",
+                   gguf_show(type, shown));
     }
 }
 

@@ -343,9 +343,11 @@ static bool load(tokenizer *t, const gguf *g, char *err, size_t errlen)
         gguf_as_str(model, &name);
     }
     if (!find_family(name, &t->family)) {
+        char shown[GGUF_SHOWN];
+
         snprintf(err, errlen,
-                 "the tokenizer \"%.*s\" is not supported (gpt2, llama and bert are)",
-                 name.len < 32 ? (int)name.len : 32, name.p);
+                 "the tokenizer \"%s\" is not supported (gpt2, llama and bert are)",
+                 gguf_show(name, shown));
         return false;
     }
     if (tokens == NULL || tokens->type != GGUF_ARRAY || tokens->value.type != GGUF_STRING ||

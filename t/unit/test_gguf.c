@@ -167,26 +167,30 @@ static void hostile_values(void **state)
 
     gw_u32(&w, "a", 1);
     gw_u32(&w, "a", 2);
-    refused(&w, "a key occurs twice");
+    refused(&w, "a: a key occurs twice");
 
     gw_key(&w, "s", GGUF_STRING);
     gw_put_u64(&w.kvs, (uint64_t)1 << 63);
-    refused(&w, "a string runs past the end of the file");
+    refused(&w, "s: a string runs past the end of the file");
 
     gw_array(&w, "a", GGUF_U64, (uint64_t)1 << 61);
-    refused(&w, "an array runs past the end of the file");
+    refused(&w, "a: an array runs past the end of the file");
 
     gw_array(&w, "a", GGUF_STRING, UINT64_MAX);
     gw_put_str(&w.kvs, "x");
-    refused(&w, "the file is truncated");
+    refused(&w, "a: the file is truncated");
 
     gw_array(&w, "a", GGUF_ARRAY, 1);
     gw_put_u64(&w.kvs, 0);
-    refused(&w, "arrays of arrays are not supported");
+    refused(&w, "a: arrays of arrays are not supported");
 
     gw_key(&w, "k", 99);
     gw_put_u64(&w.kvs, 0);
-    refused(&w, "a value has an unknown type");
+    refused(&w, "k: a value has an unknown type");
+
+    gw_key(&w, "k\n\xff\x1b[", 99);
+    gw_put_u64(&w.kvs, 0);
+    refused(&w, "k???[: a value has an unknown type");
 }
 
 static void hostile_tensors(void **state)
@@ -198,26 +202,26 @@ static void hostile_tensors(void **state)
 
     (void)state;
     one_tensor(&w, 0, NULL, GGUF_TENSOR_F32, 0);
-    refused(&w, "a tensor has no dimensions, or more than four");
+    refused(&w, "t: a tensor has no dimensions, or more than four");
     one_tensor(&w, 5, row, GGUF_TENSOR_F32, 0);
-    refused(&w, "a tensor has no dimensions, or more than four");
+    refused(&w, "t: a tensor has no dimensions, or more than four");
     one_tensor(&w, 1, zero, GGUF_TENSOR_F32, 0);
-    refused(&w, "a tensor has a dimension of zero");
+    refused(&w, "t: a tensor has a dimension of zero");
     one_tensor(&w, 1, odd, GGUF_TENSOR_Q8_0, 0);
-    refused(&w, "a tensor's rows are not whole blocks");
+    refused(&w, "t: a tensor's rows are not whole blocks");
     one_tensor(&w, 2, huge, GGUF_TENSOR_F32, 0);
-    refused(&w, "a tensor's size overflows");
+    refused(&w, "t: a tensor's size overflows");
     one_tensor(&w, 3, huge_rows, GGUF_TENSOR_F32, 0);
-    refused(&w, "a tensor's size overflows");
+    refused(&w, "t: a tensor's size overflows");
     one_tensor(&w, 1, row, GGUF_TENSOR_Q4_K, 0);
-    refused(&w, "a tensor's rows are not whole blocks");
+    refused(&w, "t: a tensor's rows are not whole blocks");
     one_tensor(&w, 1, row, 3, 0);
     refused(
         &w,
-        "tensors of type Q4_1 are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and "
+        "t: tensors of type Q4_1 are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and "
         "Q6_K are)");
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 1);
-    refused(&w, "a tensor is not aligned");
+    refused(&w, "t: a tensor is not aligned");
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, (uint64_t)1 << 62);
     refused(&w, "the file is cut short: the tensor t ends behind its end");
 
@@ -230,14 +234,14 @@ static void hostile_tensors(void **state)
     for (int i = 0; i < 32; i++) {
         gw_put_u64(&w.data, 0);
     }
-    refused(&w, "tensors overlap");
+    refused(&w, "t: tensors overlap");
 
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 0);
     one_tensor(&w, 1, row, GGUF_TENSOR_F32, 128);
     for (int i = 0; i < 32; i++) {
         gw_put_u64(&w.data, 0);
     }
-    refused(&w, "a tensor's name occurs twice");
+    refused(&w, "t: a tensor's name occurs twice");
 }
 
 static void hostile_alignment(void **state)
@@ -450,7 +454,7 @@ static void parts_that_do_not_fit(void **state)
         {{{0, 2, 2, "a"}, {0, 2, 2, "b"}}, "part 2 of 2 says that it is part 1 of 2"},
         {{{0, 2, 2, "a"}, {1, 3, 2, "b"}}, "part 2 of 2 says that it is part 2 of 3"},
         {{{0, 2, 3, "a"}, {1, 2, 3, "b"}}, "the parts have 2 tensors, the first says 3"},
-        {{{0, 2, 2, "a"}, {1, 2, 2, "a"}}, "a tensor's name occurs twice"},
+        {{{0, 2, 2, "a"}, {1, 2, 2, "a"}}, "a: a tensor's name occurs twice"},
         {{{0, 1000, 2, "a"}, {1, 2, 2, "b"}}, "split.count is not a number up to 999"},
         {{{0, 2, 2, "a"}, {1, ~0u, 2, "b"}}, "split.count is not a number up to 999"},
         {{{~0u, 2, 2, "a"}, {1, 2, 2, "b"}}, "split.no is not a number up to 999"},
