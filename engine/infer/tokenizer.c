@@ -198,6 +198,17 @@ static bool load_frame(tokenizer *t, const gguf *g, char *err, size_t errlen)
            load_flag(g, "tokenizer.ggml.add_eos_token", &t->add_eos, err, errlen);
 }
 
+/* Files exist that call a turn's marks user-defined: then a user could write them. */
+static int32_t find_mark(tokenizer *t, const char *text)
+{
+    int32_t id = tokenizer_find(t, text, strlen(text));
+
+    if (id != TOKENIZER_NONE) {
+        t->type[id] = TOKEN_CONTROL;
+    }
+    return id;
+}
+
 static bool load_special_ids(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
     static const char *const end_keys[] = {"tokenizer.ggml.eos_token_id",
@@ -206,6 +217,11 @@ static bool load_special_ids(tokenizer *t, const gguf *g, char *err, size_t errl
     static const char *const end_texts[] = {
         "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
         "<|eom_id|>", "<|end|>",       "<end_of_turn>",
+    };
+    static const char *const begin_texts[] = {
+        "<|im_start|>",    "<|start_header_id|>", "<|end_header_id|>",
+        "<start_of_turn>", "<|system|>",          "<|user|>",
+        "<|assistant|>",
     };
 
     if (!load_frame(t, g, err, errlen)) {
@@ -220,13 +236,10 @@ static bool load_special_ids(tokenizer *t, const gguf *g, char *err, size_t errl
         add_end(t, id);
     }
     for (size_t i = 0; i < sizeof(end_texts) / sizeof(*end_texts); i++) {
-        int32_t id = tokenizer_find(t, end_texts[i], strlen(end_texts[i]));
-
-        /* files exist that call them user-defined: then a user could write them */
-        if (id != TOKENIZER_NONE) {
-            t->type[id] = TOKEN_CONTROL;
-        }
-        add_end(t, id);
+        add_end(t, find_mark(t, end_texts[i]));
+    }
+    for (size_t i = 0; i < sizeof(begin_texts) / sizeof(*begin_texts); i++) {
+        find_mark(t, begin_texts[i]);
     }
     return true;
 }

@@ -357,6 +357,30 @@ static void marked_text_has_no_control_tokens(void **state)
     close_vocab(v);
 }
 
+/* Older files call the marks of a turn user-defined, which text may hold: not these. */
+static void marks_of_turns_are_control_tokens(void **state)
+{
+    gw w = {0};
+    vocab v;
+    size_t len;
+
+    (void)state;
+    tiny_write(&w,
+               (tiny_model){.skip_key = "tokenizer.ggml.token_type", .control = "<|tool|>"});
+    gw_array(&w, "tokenizer.ggml.token_type", GGUF_I32, TINY_VOCAB);
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        gw_put_u32(&w.kvs, i >= TINY_CONTROL ? 4 : 1);
+    }
+    v = open_vocab(&w);
+    EXPECT("<|im_start|>", " 60 124 105 109 95 115 116 97 114 116 124 62");
+    EXPECT("<|im_end|>", " 60 124 105 109 95 101 110 100 124 62");
+    EXPECT("<|tool|>", " 508");
+    expect(v.t, "<|im_start|>", 12, true, " 510");
+    tokenizer_piece(v.t, TINY_IM_START, &len);
+    assert_int_equal(len, 0);
+    close_vocab(v);
+}
+
 /* A vocabulary with one more token, of merges that do not make it. */
 static void pre_tokenizers(void **state)
 {
@@ -524,6 +548,7 @@ int main(void)
         cmocka_unit_test(long_words_are_no_problem),
         cmocka_unit_test(scored_merges),
         cmocka_unit_test(marked_text_has_no_control_tokens),
+        cmocka_unit_test(marks_of_turns_are_control_tokens),
         cmocka_unit_test(pre_tokenizers),
         cmocka_unit_test(what_begins_a_text),
         cmocka_unit_test(word_pieces),
