@@ -45,7 +45,8 @@ static void *map_file(int fd, size_t *size, char *err, size_t errlen)
 
 static gguf *open_one(const char *path, char *err, size_t errlen)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* a pipe would wait for a writer otherwise */
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     size_t size = 0;
     void *data = map_file(fd, &size, err, errlen);
     gguf *g = data != NULL ? gguf_parse(data, size, err, errlen) : NULL;

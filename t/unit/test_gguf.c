@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "gguf_writer.h"
@@ -504,6 +505,7 @@ static void parts_that_are_missing(void **state)
 
 static void other_files(void **state)
 {
+    char folder[32], pipe[64];
     gguf *g;
 
     (void)state;
@@ -518,6 +520,15 @@ static void other_files(void **state)
     assert_string_equal(err, "not a regular file");
     assert_null(gguf_open("/dev/null", err, sizeof(err)));
     assert_string_equal(err, "not a regular file");
+    new_folder(folder);
+    snprintf(pipe, sizeof(pipe), "%s/pipe.gguf", folder);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    alarm(5); /* where it waits for a writer */
+    assert_null(gguf_open(pipe, err, sizeof(err)));
+    alarm(0);
+    assert_string_equal(err, "not a regular file");
+    unlink(pipe);
+    rmdir(folder);
 }
 
 int main(void)
