@@ -28,7 +28,8 @@
  *  - A token is chosen from the logits that all before it give, guessed or not: drafts change
  *    the time an answer takes and nothing else.
  *  - Requests in the queue are let in as they came. Flex ones wait for others, but one of four
- *    that are let in is flex if such wait, and they never have the last quarter of the batch.
+ *    that are let in is flex if such wait, and they never have the last quarter of the batch
+ *    or of the queue. One that gave its pages up three times has them as long as the others.
  *  - The same request with the same seed gives the same answer, alone or in company; with
  *    packed weights as far as rounding in the kernels allows (aiq_kernels.h, step).
  */

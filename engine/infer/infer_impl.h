@@ -45,6 +45,10 @@
 #define PROMPT_CHUNK 64
 #define PROMPT_ALONE 256
 
+/* Of the places in a batch and in the queue, and of the prompt tokens in a step, one in so many
+ * is never flex's, or is flex's at least. */
+#define FLEX_SHARE 4
+
 /*
  * Tokens of a step in which drafts may have a part: beyond, those that decode fill the machine.
  * Up to so many, activations are rounded as for one (aiq_kernels.h, step), so what differs with
@@ -72,12 +76,13 @@ struct infer_req {
     infer_cb cb;
     void *arg;
     bool flex;
-    bool evicted;      /* its context was taken away in this turn */
-    bool met;          /* it was let in before */
-    uint64_t arrival;  /* counts from the first request on */
-    int32_t *ids;      /* [n_prompt + max_tokens] the prompt, then the answer as it comes */
-    uint32_t n_prompt; /* with n_said, … */
-    uint32_t n_said;   /* … tokens of the answer that were there before */
+    bool evicted;       /* its context was taken away in this turn */
+    uint32_t n_evicted; /* turns in which it was */
+    bool met;           /* it was let in before */
+    uint64_t arrival;   /* counts from the first request on */
+    int32_t *ids;       /* [n_prompt + max_tokens] the prompt, then the answer as it comes */
+    uint32_t n_prompt;  /* with n_said, … */
+    uint32_t n_said;    /* … tokens of the answer that were there before */
     uint32_t n_answer;
     uint32_t max_tokens; /* at least 1; n_prompt + max_tokens <= n_ctx */
     uint32_t pos;        /* tokens in kv */

@@ -8,9 +8,9 @@
 /* So many that are in a hurry may be let in before one of flex, where both wait. */
 #define FLEX_TURN 3
 
-/* Of the places in a batch, and of the prompt tokens in a step, one in so many is never flex's,
- * or is flex's at least. */
-#define FLEX_SHARE 4
+/* So often one of flex gives its pages to those in a hurry. Then its turn has come: where pages
+ * are scarce it would read what it knew again and again, and never end. */
+#define FLEX_EVICTIONS 3
 
 /* --- who runs; under the lock --- */
 
@@ -68,7 +68,13 @@ static void evict(infer_replica *p, infer_req *r)
 {
     infer_drop_context(p, r);
     r->evicted = true;
+    r->n_evicted++;
     p->stats.preemptions++;
+}
+
+static bool gives_way(const infer_req *r)
+{
+    return r->flex && r->n_evicted < FLEX_EVICTIONS;
 }
 
 /* Whether a has to go before b has. */
@@ -77,8 +83,8 @@ static bool yields(const infer_req *a, const infer_req *b)
     if (a->paused != b->paused) {
         return a->paused;
     }
-    if (a->flex != b->flex) {
-        return a->flex;
+    if (gives_way(a) != gives_way(b)) {
+        return gives_way(a);
     }
     return a->arrival > b->arrival;
 }

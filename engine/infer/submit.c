@@ -235,6 +235,17 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
     return rc;
 }
 
+/* A flood of flex leaves those in a hurry a place to wait. Under the lock. */
+static bool is_full(const infer *m, const infer_req *r)
+{
+    uint32_t most = m->opt.max_waiting, n_flex = 0;
+
+    for (const infer_req *f = m->waiting[1].first; r->flex && f != NULL; f = f->next) {
+        n_flex++;
+    }
+    return m->n_waiting >= most || n_flex >= most - most / FLEX_SHARE;
+}
+
 /* Queues a request that is ready: from here on a replica's thread may end it any time. */
 static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size_t errlen)
 {
@@ -242,7 +253,7 @@ static infer_rc enqueue(infer *m, infer_req *r, infer_req **out, char *err, size
     bool full;
 
     pthread_mutex_lock(&h->lock);
-    full = m->n_waiting >= m->opt.max_waiting;
+    full = is_full(m, r);
     if (!full) {
         r->hub = h;
         r->refs = 2;

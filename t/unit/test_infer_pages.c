@@ -19,6 +19,26 @@ static infer *open_small(void)
     return open_tiny((infer_options){.kv_bytes = PAGE_BYTES * OF_CTX * 3 / 2});
 }
 
+/* With contexts of so many tokens. */
+static infer *open_long(uint32_t n_ctx, infer_options opt)
+{
+    tiny_model tm = {
+        .tensor_type = GGUF_TENSOR_F32, .seed = 3, .skip_key = "llama.context_length"};
+    gw w = {0};
+    char *path;
+    infer *m;
+
+    tiny_write(&w, tm);
+    gw_u32(&w, "llama.context_length", n_ctx);
+    path = gw_file(&w);
+    opt.n_threads = 2;
+    m = infer_open(path, &opt, err, sizeof(err));
+    unlink(path);
+    free(path);
+    assert_non_null(m);
+    return m;
+}
+
 static void fill(int32_t *ids, uint32_t n, uint32_t seed)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -233,6 +253,75 @@ static void flex_leaves_room(void **state)
     infer_close(m);
 }
 
+/* Those in a hurry take the pages of flex whenever they need one, and there is always another
+ * of them. All are there from the beginning, so who ends when is the scheduler's choice alone.
+ */
+static void flex_ends_though_pages_are_scarce(void **state)
+{
+    enum { HASTY = 100, CTX = 1024, PAGES = 100, SOON = 80 };
+    static const sampler_bias no_end[] = {{TINY_END_OF_TEXT, -100}, {TINY_IM_END, -100}};
+    static client hasty[HASTY];
+    infer *m = open_long(
+        CTX, (infer_options){.kv_bytes = PAGE_BYTES * PAGES, .max_waiting = HASTY + 2});
+    client first = {.held = true}, flex = {0};
+    int32_t ids[CTX];
+    char scope[16];
+
+    (void)state;
+    memset(hasty, 0, sizeof(hasty));
+    fill(ids, CTX, 1);
+    submit(m, &first, params(1));
+    wait_texts(&first, 1);
+    infer_params p = {
+        .ids = ids, .n_ids = 900, .max_tokens = 120, .bias = no_end, .n_bias = 2, .flex = true};
+    submit(m, &flex, p);
+    p.flex = false;
+    for (uint32_t i = 0; i < HASTY; i++) {
+        snprintf(scope, sizeof(scope), "%u", i);
+        p.scope = (aiq_str){scope, strlen(scope)}; /* nothing is shared */
+        p.n_ids = 10;
+        p.max_tokens = 100 + i % 16;
+        submit(m, &hasty[i], p);
+    }
+    let_go(&first);
+    wait_last(&first);
+    wait_last(&flex);
+    for (uint32_t i = 0; i < HASTY; i++) {
+        wait_last(&hasty[i]);
+    }
+    assert_int_equal(flex.last.type, INFER_DONE);
+    assert_in_range(flex.rank - first.rank, 1, SOON);
+    infer_close(m);
+}
+
+/* A quarter of the queue is never flex's either. */
+static void flex_leaves_room_to_wait(void **state)
+{
+    enum { FLEX = 3 };
+    infer *m = open_tiny((infer_options){.max_running = 1, .max_waiting = 4});
+    client first = {.held = true}, c[FLEX] = {0}, hasty = {0};
+    infer_params p = params(1);
+    infer_req *none;
+
+    (void)state;
+    submit(m, &first, p);
+    wait_texts(&first, 1);
+    p.flex = true;
+    for (int i = 0; i < FLEX; i++) {
+        submit(m, &c[i], p);
+    }
+    assert_int_equal(infer_submit(m, &p, on_event, NULL, &none, err, sizeof(err)), INFER_BUSY);
+    submit(m, &hasty, params(1));
+    let_go(&first);
+    wait_last(&first);
+    wait_last(&hasty);
+    for (int i = 0; i < FLEX; i++) {
+        wait_last(&c[i]);
+        assert_true(hasty.rank < c[i].rank);
+    }
+    infer_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -242,6 +331,8 @@ int main(void)
         cmocka_unit_test(the_cancelled_have_no_pages),
         cmocka_unit_test(flex_waits_and_is_served),
         cmocka_unit_test(flex_leaves_room),
+        cmocka_unit_test(flex_ends_though_pages_are_scarce),
+        cmocka_unit_test(flex_leaves_room_to_wait),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
