@@ -36,14 +36,14 @@ struct local_devices {
 };
 
 /* Whoever reads that a device failed wants to know first whom it took along. */
-static void log_failure(const char *device, const char *why, const devices_user *user)
+static void log_failure(const char *name, const char *why, const devices_user *user)
 {
     if (user != NULL) {
-        aiq_log(AIQ_LOG_ERROR, "local", "device failed, its model moves",
-                AIQ_S("device", device), AIQ_S("model", user->model),
-                AIQ_I("replica", user->replica), AIQ_S("reason", why));
+        aiq_log(AIQ_LOG_ERROR, "local", "device failed, its model moves", AIQ_S("device", name),
+                AIQ_S("model", user->model), AIQ_I("replica", user->replica),
+                AIQ_S("reason", why));
     } else {
-        aiq_log(AIQ_LOG_ERROR, "local", "device failed", AIQ_S("device", device),
+        aiq_log(AIQ_LOG_ERROR, "local", "device failed", AIQ_S("device", name),
                 AIQ_S("reason", why));
     }
 }
