@@ -33,6 +33,15 @@ for my $id ('nope', 'org', '%ff%00%22') {
     is($r->{status}, 404, "$id: 404");
     is($t->json($r)->{error}{code}, 'model_not_found', "$id: code");
 }
+# a client of Anthropic's
+my @client = (headers => [ 'anthropic-version' => '2023-06-01' ]);
+my $page = $t->json($t->get('/v1/models', @client));
+is_deeply([ @$page{qw(first_id last_id)}, $page->{has_more} ? 1 : 0, scalar @{ $page->{data} } ], [ 'org/alpha', 'zeta', 0, 2 ], 'Anthropic: a page');
+is_deeply([ @{ $page->{data}[1] }{qw(type id display_name)} ], [ 'model', 'zeta', 'zeta' ], 'Anthropic: a model');
+like($page->{data}[1]{created_at}, qr/^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$/, 'Anthropic: created_at');
+is_deeply($t->json($t->get('/v1/models/zeta', @client)), $page->{data}[1], 'Anthropic: one alone');
+is($t->get('/v1/models/nope', @client)->{status}, 404, 'Anthropic: none');
+
 is($t->post('/v1/models', '{}')->{status}, 405, 'not to be posted to');
 is($t->http('HEAD', '/v1/models', method => 'HEAD')->{status}, 200, 'HEAD');
 

@@ -82,6 +82,15 @@ r = await anthropic.messages.countTokens(talk);
 const { usage } = await anthropic.messages.create({ ...talk, max_tokens: 1 });
 ok(r.input_tokens === usage.input_tokens + usage.cache_read_input_tokens, 'messages: as many tokens as were counted', [r, usage]);
 
+// the models that there are
+const models = [];
+for await (const m of anthropic.models.list()) models.push(m);
+ok(models.map(m => m.display_name).join() === 'demo,thinks' && models.every(m => m.type === 'model' && !isNaN(Date.parse(m.created_at))), 'messages: the models', models);
+r = await anthropic.models.retrieve('demo');
+ok(JSON.stringify(r) === JSON.stringify(models[0]), 'messages: one model', r);
+r = await error(anthropic.models.retrieve('none'));
+ok(r instanceof Anthropic.NotFoundError && /'none' does not exist/.test(r.message), 'messages: no such model', r);
+
 // what is wrong, in words of the client's own dialect
 r = await error(anthropic.messages.create({ model: 'demo', max_tokens: 9, messages: [{ role: 'user', content: 'Hi' }], tools: [{ name: 'a b', input_schema: schema }] }));
 ok(r instanceof Anthropic.BadRequestError && r.error.error.type === 'invalid_request_error' && /Tool 0 must have a name/.test(r.message), 'messages: a bad name', r);
