@@ -26,12 +26,19 @@ void infer_fail(infer_replica *p, infer_req *r, const char *error)
     finish(p, r, &ev);
 }
 
+static void tell_prompt(const infer_req *r, infer_event *ev)
+{
+    ev->prompt_tokens = r->n_prompt - r->n_said;
+    ev->cached_tokens = r->n_cached < ev->prompt_tokens ? r->n_cached : ev->prompt_tokens;
+}
+
 static void emit_ready(infer_req *r)
 {
     infer_event ev = {
         .type = INFER_TEXT, .text = r->answer.text, .len = answer_ready(&r->answer)};
 
     if (ev.len > 0) {
+        tell_prompt(r, &ev);
         scores_give(&r->scores, &ev);
         r->cb(r->arg, &ev);
         answer_drop(&r->answer, ev.len);
@@ -47,8 +54,7 @@ static void finish_done(infer_replica *p, infer_req *r, infer_finish why)
         return;
     }
     emit_ready(r);
-    ev.prompt_tokens = r->n_prompt - r->n_said;
-    ev.cached_tokens = r->n_cached < ev.prompt_tokens ? r->n_cached : ev.prompt_tokens;
+    tell_prompt(r, &ev);
     ev.completion_tokens = r->n_said + r->n_answer;
     ev.stop = r->answer.stopped;
     ev.thought_tokens = thoughts_tokens(&r->thoughts);

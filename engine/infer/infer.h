@@ -195,10 +195,11 @@ typedef struct {
     const char *text; /* TEXT: not terminated, never empty */
     size_t len;
 
+    uint32_t prompt_tokens; /* TEXT, DONE */
+    uint32_t cached_tokens; /* of these, how many were not read anew */
+
     infer_finish finish; /* DONE */
     const char *stop;    /* the stop string that came, as long as the request; NULL: none */
-    uint32_t prompt_tokens;
-    uint32_t cached_tokens;     /* of these, how many were not read anew */
     uint32_t completion_tokens; /* the token that ends the turn is not counted */
     uint32_t thought_tokens;    /* of these */
     const int32_t *ids;         /* the completion_tokens ids, in order */

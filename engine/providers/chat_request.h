@@ -32,8 +32,10 @@ typedef struct chat_request {
     bool plain; /* the content of every message is one string; false where nobody has looked */
     aiq_str said; /* of its answer before, as JSON has it between quotes: what is asked for is
                      the rest; empty: nothing */
-    bool no_thoughts; /* the client wants none; in OpenAI's words only some models know that */
-    bool goes_on;     /* the last message is the assistant's own so far */
+    bool no_thoughts;  /* the client wants none; in OpenAI's words only some models know that */
+    bool prompt_first; /* a stream's first chunk shall say how long the prompt is, if that is
+                          known by then; other clients might add it to what the last one says */
+    bool goes_on;      /* the last message is the assistant's own so far */
     uint32_t cap; /* the most tokens of an answer where the request names none; 0: no matter */
 
     /* Another endpoint than that of chats: what is appended to a provider's url. The body

@@ -95,6 +95,8 @@ static void on_infer(void *arg, const infer_event *event)
     pthread_mutex_lock(&c->lock);
     switch (event->type) {
     case INFER_TEXT:
+        ch->tokens.in = event->prompt_tokens;
+        ch->tokens.cached = event->cached_tokens;
         aiq_buf_add(&ch->text, event->text, event->len);
         add_tokens(&ch->logprobs, c->tokenizer, event);
         break;
@@ -204,6 +206,7 @@ static void take(choice *ch, choice *fresh)
         return;
     }
     if (!c->cancelled) {
+        c->writer.prompt = fresh->tokens;
         tell(ch, fresh);
     }
     aiq_buf_free(&fresh->text);

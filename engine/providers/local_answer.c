@@ -20,6 +20,7 @@ void local_writer_init(local_writer *w, const chat_request *chat, const provider
     w->arg = arg;
     w->stream = chat->stream;
     w->wants_usage = chat_request_wants_usage(chat);
+    w->tells_prompt = chat->prompt_first;
     if (getrandom(random, sizeof(random), GRND_NONBLOCK) < 0) {
         memcpy(random, &(uint64_t){loop_now_ns()}, sizeof(uint64_t));
     }
@@ -56,6 +57,12 @@ static void add_usage(aiq_buf *out, provider_tokens tokens)
 /* A chunk: the prefix, its choices, and the usage that it must name. */
 static void send_chunk(local_writer *w, const provider_tokens *usage)
 {
+    const provider_tokens prompt = {.in = w->prompt.in, .cached = w->prompt.cached};
+
+    if (w->tells_prompt && usage == NULL) {
+        usage = &prompt;
+    }
+    w->tells_prompt = false;
     if (usage) {
         aiq_buf_text(&w->out, ",\"usage\":");
         add_usage(&w->out, *usage);

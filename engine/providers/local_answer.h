@@ -21,9 +21,11 @@ typedef struct {
     provider_events events;
     void *arg;
     bool stream, wants_usage, wants_logprobs;
-    char id[25];    /* letters and digits */
-    aiq_buf prefix; /* what every object begins with */
-    aiq_buf out;    /* a chunk */
+    bool tells_prompt;      /* the next chunk says how long the prompt is */
+    provider_tokens prompt; /* before anything is said: its tokens */
+    char id[25];            /* letters and digits */
+    aiq_buf prefix;         /* what every object begins with */
+    aiq_buf out;            /* a chunk */
 } local_writer;
 
 typedef struct {

@@ -82,6 +82,11 @@ r = await anthropic.messages.countTokens(talk);
 const { usage } = await anthropic.messages.create({ ...talk, max_tokens: 1 });
 ok(r.input_tokens === usage.input_tokens + usage.cache_read_input_tokens, 'messages: as many tokens as were counted', [r, usage]);
 
+// a stream says at once how long its prompt is
+let start;
+r = await anthropic.messages.stream({ ...talk, max_tokens: 5 }).on('streamEvent', e => { start ??= { ...e.message.usage }; }).finalMessage();
+ok(start.input_tokens === r.usage.input_tokens && start.cache_read_input_tokens === r.usage.cache_read_input_tokens && start.output_tokens === 0 && r.usage.output_tokens > 0, 'messages: what went in, at the start', [start, r.usage]);
+
 // the models that there are
 const models = [];
 for await (const m of anthropic.models.list()) models.push(m);

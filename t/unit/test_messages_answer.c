@@ -88,6 +88,18 @@ static void a_text(void **state)
     assert_string_equal(events(DELTA("\"content\":\"c\"")), "");
 }
 
+/* Where the first chunk knows how long the prompt is, so does the first event. */
+static void a_prompt_that_is_known_at_once(void **state)
+{
+    (void)state;
+    assert_non_null(
+        strstr(events("{\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":9,"
+                      "\"completion_tokens\":0,\"prompt_tokens_details\":"
+                      "{\"cached_tokens\":4}}}"),
+               "\"input_tokens\":5,\"cache_creation_input_tokens\":0,"
+               "\"cache_read_input_tokens\":4,\"output_tokens\":0"));
+}
+
 static void stop_reasons(void **state)
 {
     static const char *const cases[][2] = {{"stop", "end_turn"},
@@ -312,6 +324,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_text),
+        TEST(a_prompt_that_is_known_at_once),
         TEST(stop_reasons),
         TEST(stop_sequences),
         TEST(thoughts_come_before_the_text),

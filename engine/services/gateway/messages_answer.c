@@ -111,7 +111,7 @@ static void begin_message(messages_stream *s, const json_value *chunk, aiq_buf *
     aiq_buf_text(out, ",\"type\":\"message\",\"role\":\"assistant\"");
     copy_name(out, "model", chunk, "");
     aiq_buf_text(out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null");
-    write_usage(out, 0, 0, 0);
+    write_usage(out, s->in, s->cached, s->out);
     aiq_buf_text(out, "}");
     end_event(out);
 }
@@ -318,12 +318,12 @@ void messages_chunk(messages_stream *s, aiq_str data, aiq_buf *out)
     if (s->ended || !json_scan(data.data, data.len, wants, 2, &error)) {
         return;
     }
+    if (usage.type == JSON_OBJECT) {
+        read_usage(&usage, &s->in, &s->cached, &s->out);
+    }
     if (!s->started) {
         json_value chunk = json_root(data);
         begin_message(s, &chunk, out);
-    }
-    if (usage.type == JSON_OBJECT) {
-        read_usage(&usage, &s->in, &s->cached, &s->out);
     }
     if (!json_each(&choices, &cursor, NULL, &choice)) {
         return;

@@ -600,6 +600,7 @@ const chat_request *messages_request_translate(const chat_request *chat, aiq_poo
     if (ok) {
         aiq_str body = {aiq_pool_copy(pool, out.data, out.len), out.len};
         ok = chat_request_parse(other, body, err);
+        other->prompt_first = chat->stream;
         other->no_thoughts = wants_no_thoughts(chat);
         other->names = names;
         if (!ok) {
