@@ -83,7 +83,7 @@ is(ask('demo', 'Hi', tools => [], logprobs => $false, n => 1, user => 'x', respo
     200, 'what asks for nothing is fine');
 
 # what cannot
-for my $field ([ functions => [ {} ] ],
+for my $field ([ functions => [ {} ] ], [ web_search_options => {} ],
     [ modalities => ['audio'] ]) {
     my $e = $t->json(ask('demo', 'Hi', @$field))->{error};
     is("$e->{code} $e->{param}", "unsupported_parameter $field->[0]", "$field->[0] is refused by name");

@@ -55,13 +55,15 @@ static bool check_field(aiq_str name, const json_value *value, aiq_err *err)
         "functions",
         "audio",
         "prediction",
-        "web_search_options",
     };
 
     for (size_t i = 0; i < sizeof(nothing) / sizeof(nothing[0]); i++) {
         if (aiq_str_is(name, nothing[i])) {
             return asks_nothing(value) || unsupported(err, nothing[i]);
         }
+    }
+    if (aiq_str_is(name, "web_search_options")) { /* {} asks for it, too */
+        return value->type == JSON_NULL || unsupported(err, "web_search_options");
     }
     if (aiq_str_is(name, "modalities")) {
         return asks_nothing(value) || is_text_only(value) || unsupported(err, "modalities");
@@ -394,7 +396,7 @@ static const char *role_of(const json_value *role)
     return NULL;
 }
 
-/* The parts' texts, joined. False: one is no text. */
+/* The parts' texts, joined; what the assistant refused is one. False: one is none. */
 static bool join_parts(const json_value *content, aiq_pool *pool, aiq_str *text)
 {
     aiq_buf out = {0};
@@ -403,8 +405,10 @@ static bool join_parts(const json_value *content, aiq_pool *pool, aiq_str *text)
     bool ok = true;
 
     while (ok && json_each(content, &cursor, NULL, &part)) {
-        json_value type = json_member(&part, "type"), value = json_member(&part, "text");
-        ok = json_string_is(&type, "text");
+        json_value type = json_member(&part, "type");
+        bool refusal = json_string_is(&type, "refusal");
+        json_value value = json_member(&part, refusal ? "refusal" : "text");
+        ok = refusal || json_string_is(&type, "text");
         if (ok) {
             aiq_str piece = json_string(pool, &value);
             aiq_buf_add(&out, piece.data, piece.len);

@@ -43,7 +43,7 @@ for (const stream of [false, true]) {
   r = await respond({ ...ask, tool_choice: { type: 'function', name: 'switch' } });
   const { parsed_arguments, ...call } = r.output[0];
   ok(call.type === 'function_call' && typeof JSON.parse(call.arguments).on === 'boolean', `responses, ${how}: a call`, r);
-  r = await respond({ ...ask, tool_choice: 'none', max_output_tokens: 20, input: [{ role: 'user', content: 'Hi' }, call,
+  r = await respond({ ...ask, tool_choice: 'none', max_output_tokens: 20, input: [{ role: 'user', content: 'Hi' }, { ...call, parsed_arguments },
     { type: 'function_call_output', call_id: call.call_id, output: 'done' }] });
   ok(r.output_text, `responses, ${how}: its result`, r);
 
@@ -86,6 +86,11 @@ ok(r.input_tokens === usage.input_tokens + usage.cache_read_input_tokens, 'messa
 let start;
 r = await anthropic.messages.stream({ ...talk, max_tokens: 5 }).on('streamEvent', e => { start ??= { ...e.message.usage }; }).finalMessage();
 ok(start.input_tokens === r.usage.input_tokens && start.cache_read_input_tokens === r.usage.cache_read_input_tokens && start.output_tokens === 0 && r.usage.output_tokens > 0, 'messages: what went in, at the start', [start, r.usage]);
+
+// what was refused before
+r = await openai.chat.completions.create({ model: 'demo', max_tokens: 5, messages: [{ role: 'user', content: 'Hi' },
+  { role: 'assistant', content: [{ type: 'refusal', refusal: 'No.' }] }, { role: 'user', content: 'Why?' }] });
+ok(r.choices[0].message.content, 'chat: a refusal in an earlier answer', r);
 
 // the models that there are
 const models = [];

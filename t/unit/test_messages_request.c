@@ -255,6 +255,13 @@ static void options(void **state)
     fields_become("\"temperature\":null,\"cache_control\":{\"type\":\"ephemeral\"}", "", "");
 }
 
+static void an_empty_message(void **state)
+{
+    (void)state;
+    assert_string_equal(with_messages("{\"role\":\"user\",\"content\":[]}"),
+                        "messages[0].content");
+}
+
 /* What is to be counted has no limit, and nobody has looked at it yet. */
 static void what_is_counted(void **state)
 {
@@ -332,6 +339,7 @@ int main(void)
         cmocka_unit_test(blocks_that_cannot_be_carried),
         cmocka_unit_test(tools),
         cmocka_unit_test(options),
+        cmocka_unit_test(an_empty_message),
         cmocka_unit_test(what_is_counted),
         cmocka_unit_test(what_every_request_needs),
     };

@@ -202,6 +202,10 @@ static bool add_user(writer *w, const json_value *content)
         aiq_buf_text(w->out, "}");
         return true;
     }
+    if (content->count == 0) {
+        return rewrite_invalid(w->err, "an array that is not empty", "messages[%u].content",
+                               w->i);
+    }
     if (!add_tool_results(w, content)) {
         return false;
     }

@@ -196,8 +196,9 @@ static bool add_message(writer *w, const json_value *item)
 
 static bool add_call(writer *w, const json_value *item)
 {
-    static const char *const known[] = {"type",      "id",     "call_id", "name",
-                                        "arguments", "status", NULL};
+    /* parsed_arguments: the SDK's own, beside the arguments that it has parsed */
+    static const char *const known[] = {"type",      "id",     "call_id",          "name",
+                                        "arguments", "status", "parsed_arguments", NULL};
     json_value id = json_member(item, "call_id"), name = json_member(item, "name");
     json_value arguments = json_member(item, "arguments");
     char field[FIELD_MAX];
