@@ -48,6 +48,17 @@ for my $seed (1 .. 8) {
     cmp_ok(scalar(grep { $_ == 1 || $_ == 2 } @{ $answer->{list} }), '==', scalar @{ $answer->{list} }, 'a list of them');
 }
 
+# integers as zod writes them: every one has the bounds of those that are exact in JavaScript
+my $numbers = { type => 'object', additionalProperties => $false, required => [ 'n', 'stars' ], properties => {
+    n => { type => 'integer', minimum => -9007199254740991, maximum => 9007199254740991 },
+    stars => { type => 'integer', minimum => 1, maximum => 5 } } };
+for my $seed (1 .. 3) {
+    my $answer = eval { JSON::PP::decode_json($t->json(ask(schema($numbers), temperature => 1, seed => $seed))->{choices}[0]{message}{content}) };
+
+    like($answer->{n}, qr/^-?\d{1,16}$/, "seed $seed: an integer");
+    like($answer->{stars}, qr/^[1-5]$/, 'one to five');
+}
+
 # any object
 my ($ended, $whole) = (0, 0);
 for my $seed (1 .. 6) {

@@ -6,8 +6,10 @@
 #include <string.h>
 
 #include "core/json.h"
+#include "infer/integers.h"
 
 #define MAX_REFS    256
+#define MAX_RANGES  32
 #define MAX_INDENT  20
 #define MAX_DIGITS  17
 #define MAX_NESTING 64
@@ -25,6 +27,11 @@ typedef struct {
 } reference;
 
 typedef struct {
+    int64_t least, most;
+    uint32_t rule;
+} range;
+
+typedef struct {
     grammar *g;
     aiq_pool *pool;
     const json_value *root;
@@ -35,6 +42,8 @@ typedef struct {
     uint32_t common[N_COMMON]; /* + 1; 0: not made yet */
     reference refs[MAX_REFS];
     size_t n_refs;
+    range ranges[MAX_RANGES]; /* of integers; beyond, each place has its own */
+    size_t n_ranges;
 } compiler;
 
 static bool compile(compiler *c, const json_value *schema, uint32_t from, uint32_t to);
@@ -348,12 +357,34 @@ static uint32_t common(compiler *c, common_rule which)
 static bool check_keywords(compiler *c, const json_value *schema)
 {
     static const char *const known[] = {
-        "type",    "properties",  "required",    "additionalProperties",
-        "items",   "minItems",    "maxItems",    "enum",
-        "const",   "anyOf",       "$ref",        "$defs",
-        "title",   "description", "definitions", "default",
-        "$id",     "examples",    "$schema",     "$comment",
-        "$anchor", "deprecated",  "readOnly",    "writeOnly",
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "minItems",
+        "maxItems",
+        "enum",
+        "const",
+        "anyOf",
+        "$ref",
+        "$defs",
+        "title",
+        "description",
+        "definitions",
+        "default",
+        "$id",
+        "examples",
+        "$schema",
+        "$comment",
+        "$anchor",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
     };
     size_t cursor = 0;
     json_value value;
@@ -509,6 +540,79 @@ static bool array(compiler *c, const json_value *schema, uint32_t from, uint32_t
     return !c->failed;
 }
 
+static const struct {
+    const char *name;
+    bool least;
+    int beside; /* the bound itself, or the next integer */
+} bounds[] = {{"minimum", true, 0},
+              {"exclusiveMinimum", true, 1},
+              {"maximum", false, 0},
+              {"exclusiveMaximum", false, -1}};
+
+enum { N_BOUNDS = sizeof(bounds) / sizeof(*bounds) };
+
+/* Of what is no integer they are beyond us. */
+static bool check_unbound(compiler *c, const json_value *schema)
+{
+    for (size_t i = 0; i < N_BOUNDS; i++) {
+        if (json_member(schema, bounds[i].name).type != JSON_NONE) {
+            return fail(c, "the schema's '%s' is supported with integers only", bounds[i].name);
+        }
+    }
+    return true;
+}
+
+static bool read_range(compiler *c, const json_value *schema, range *out)
+{
+    *out = (range){.least = -INT64_MAX, .most = INT64_MAX};
+    for (size_t i = 0; i < N_BOUNDS; i++) {
+        json_value value = json_member(schema, bounds[i].name);
+        int64_t n;
+
+        if (value.type == JSON_NONE) {
+            continue;
+        }
+        if (!json_int(&value, &n) || n <= -INT64_MAX || n == INT64_MAX) {
+            return fail(c, "the schema's '%s' is not an integer of at most 18 digits",
+                        bounds[i].name);
+        }
+        n += bounds[i].beside;
+        if (bounds[i].least) {
+            out->least = n > out->least ? n : out->least;
+        } else {
+            out->most = n < out->most ? n : out->most;
+        }
+    }
+    return out->least <= out->most || fail(c, "the schema's bounds leave no integer");
+}
+
+/* A rule for each range, as long as there is room for them. */
+static bool whole(compiler *c, const json_value *schema, uint32_t from, uint32_t to)
+{
+    range r;
+
+    if (!read_range(c, schema, &r)) {
+        return false;
+    }
+    if (r.least == -INT64_MAX && r.most == INT64_MAX) {
+        grammar_call(c->g, from, common(c, INTEGER), to);
+        return true;
+    }
+    for (size_t i = 0; i < c->n_ranges; i++) {
+        if (c->ranges[i].least == r.least && c->ranges[i].most == r.most) {
+            grammar_call(c->g, from, c->ranges[i].rule, to);
+            return true;
+        }
+    }
+    r.rule = grammar_rule(c->g);
+    integers_add(c->g, r.least, r.most, grammar_start(c->g, r.rule), grammar_end(c->g, r.rule));
+    grammar_call(c->g, from, r.rule, to);
+    if (c->n_ranges < MAX_RANGES) {
+        c->ranges[c->n_ranges++] = r;
+    }
+    return true;
+}
+
 static bool of_type(compiler *c, const json_value *schema, const json_value *type,
                     uint32_t from, uint32_t to)
 {
@@ -521,8 +625,11 @@ static bool of_type(compiler *c, const json_value *schema, const json_value *typ
     if (json_string_is(type, "string")) {
         grammar_call(c->g, from, common(c, STRING), to);
     } else if (json_string_is(type, "integer")) {
-        grammar_call(c->g, from, common(c, INTEGER), to);
+        return whole(c, schema, from, to);
     } else if (json_string_is(type, "number")) {
+        if (!check_unbound(c, schema)) {
+            return false;
+        }
         grammar_call(c->g, from, common(c, NUMBER), to);
     } else if (json_string_is(type, "boolean")) {
         literal(c, from, "true", 4, to);
@@ -738,6 +845,12 @@ static bool compile_object(compiler *c, const json_value *schema, uint32_t from,
 
     if (!check_keywords(c, schema)) {
         return false;
+    }
+    if (has_any(schema, (const char *const[]){"$ref", "anyOf", "enum", "const", NULL}) ||
+        !has_any(schema, (const char *const[]){"type", NULL})) {
+        if (!check_unbound(c, schema)) {
+            return false;
+        }
     }
     if (ref.type != JSON_NONE) {
         return refer(c, schema, &ref, from, to);

@@ -6,9 +6,10 @@
  * GRAMMAR_MAX_DEPTH.
  *
  * Known: type (and lists of types), properties, required, additionalProperties, items,
- * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions. title,
- * description and the like say nothing. Anything else is an error that names it, and so is what
- * would constrain the value beside anyOf or $ref.
+ * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions; of
+ * integers also minimum, maximum, exclusiveMinimum and exclusiveMaximum. title, description and
+ * the like say nothing. Anything else is an error that names it, and so is what would constrain
+ * the value beside anyOf or $ref.
  */
 #ifndef INFER_SCHEMA_H
 #define INFER_SCHEMA_H

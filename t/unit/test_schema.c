@@ -64,6 +64,9 @@ static bool matches(const char *schema, const char *text)
     "\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/node\"}}},"                    \
     "\"required\":[\"v\"]}},\"$ref\":\"#/$defs/node\"}"
 
+#define SAFE_MAX 9007199254740991
+#define SAFE     "{\"type\":\"integer\",\"minimum\":-9007199254740991,\"maximum\":9007199254740991}"
+
 static void what_meets_a_schema(void **state)
 {
     static const struct {
@@ -149,6 +152,77 @@ static void what_meets_a_schema(void **state)
     }
 }
 
+static void in_range(const char *schema, int64_t least, int64_t most, int64_t from, int64_t to)
+{
+    matcher *m;
+    grammar *g = compile(schema);
+    char text[32];
+
+    assert_non_null(g);
+    m = matcher_new(g);
+    for (int64_t n = from; n <= to; n++) {
+        int32_t at = MATCHER_START;
+
+        snprintf(text, sizeof(text), "%lld", (long long)n);
+        for (const char *p = text; *p != '\0' && at != MATCHER_DEAD; p++) {
+            at = matcher_next(m, at, (uint8_t)*p);
+        }
+        if ((at != MATCHER_DEAD && matcher_complete(m, at)) != (n >= least && n <= most)) {
+            fail_msg("%s: %s", schema, text);
+        }
+    }
+    matcher_free(m);
+}
+
+/* Each integer of a range and no other, around every number of digits. */
+static void integers_keep_their_bounds(void **state)
+{
+    static const int64_t ranges[][2] = {{0, 0},      {1, 5},      {0, 100},    {7, 1000},
+                                        {-1, 1},     {-128, 127}, {-205, -7},  {99, 101},
+                                        {-10, 1203}, {88, 88},    {1000, 1999}};
+    char schema[160];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(ranges) / sizeof(*ranges); i++) {
+        long long least = ranges[i][0], most = ranges[i][1];
+
+        snprintf(schema, sizeof(schema),
+                 "{\"type\":\"integer\",\"minimum\":%lld,\"maximum\":%lld}", least, most);
+        in_range(schema, least, most, -2100, 2100);
+        snprintf(schema, sizeof(schema),
+                 "{\"type\":[\"null\",\"integer\"],\"exclusiveMinimum\":%lld,"
+                 "\"exclusiveMaximum\":%lld,\"minimum\":-5000}",
+                 least - 1, most + 1);
+        in_range(schema, least, most, -2100, 2100);
+    }
+    /* what zod says of every integer: those that are exact in JavaScript */
+    in_range(SAFE, -SAFE_MAX, SAFE_MAX, SAFE_MAX - 100, SAFE_MAX + 100);
+    in_range(SAFE, -SAFE_MAX, SAFE_MAX, -SAFE_MAX - 100, -SAFE_MAX + 100);
+    in_range(SAFE, -SAFE_MAX, SAFE_MAX, -100, 100);
+    in_range("{\"type\":\"integer\",\"minimum\":3}", 3, INT64_MAX, INT64_MAX - 10,
+             INT64_MAX - 1);
+    assert_true(matches("{\"type\":\"integer\",\"minimum\":3}", "9223372036854775807"));
+    assert_false(matches("{\"type\":\"integer\",\"minimum\":3}", "9223372036854775808"));
+    assert_false(matches(SAFE, "01"));
+    assert_false(matches(SAFE, "-0"));
+    assert_false(matches(SAFE, "1.0"));
+    assert_false(matches(SAFE, ""));
+}
+
+/* Many of them have one rule, and different ones fit, too. */
+static void many_integers(void **state)
+{
+    static char schema[64 * 1024];
+    size_t n = (size_t)sprintf(schema, "{\"type\":\"object\",\"properties\":{");
+
+    (void)state;
+    for (int i = 0; i < 400; i++) {
+        n += (size_t)sprintf(schema + n, "%s\"p%d\":%s", i > 0 ? "," : "", i, SAFE);
+    }
+    sprintf(schema + n, "}}");
+    assert_true(matches(schema, "{\"p7\":1,\"p399\":-20}"));
+}
+
 static void what_we_cannot_is_named(void **state)
 {
     static const char *const cases[][2] = {
@@ -157,7 +231,17 @@ static void what_we_cannot_is_named(void **state)
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"oneOf\":[]}}}",
          "the schema's keyword 'oneOf' is not supported"},
         {"{\"type\":\"number\",\"minimum\":0}",
-         "the schema's keyword 'minimum' is not supported"},
+         "the schema's 'minimum' is supported with integers only"},
+        {"{\"type\":[\"integer\",\"number\"],\"maximum\":0}",
+         "the schema's 'maximum' is supported with integers only"},
+        {"{\"exclusiveMaximum\":0}",
+         "the schema's 'exclusiveMaximum' is supported with integers only"},
+        {"{\"type\":\"integer\",\"enum\":[1],\"minimum\":2}",
+         "the schema's 'minimum' is supported with integers only"},
+        {"{\"type\":\"integer\",\"minimum\":0.5}",
+         "the schema's 'minimum' is not an integer of at most 18 digits"},
+        {"{\"type\":\"integer\",\"exclusiveMinimum\":1,\"maximum\":1}",
+         "the schema's bounds leave no integer"},
         {"{\"type\":\"text\"}", "the schema's type \"text\" is unknown"},
         {"{\"type\":7}", "the schema's 'type' is neither a string nor a list"},
         {"{\"type\":\"array\",\"items\":false}", "a schema must be an object"},
@@ -563,6 +647,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_meets_a_schema),
+        cmocka_unit_test(integers_keep_their_bounds),
+        cmocka_unit_test(many_integers),
         cmocka_unit_test(what_we_cannot_is_named),
         cmocka_unit_test(whatever_begins_can_end),
         cmocka_unit_test(large_schemas_are_refused),
