@@ -216,7 +216,7 @@ static uint32_t window_of(reader *r, uint32_t layer)
         return 0;
     }
     window = model_number(&r->in, "attention.sliding_window", window, MODEL_MAX_CTX);
-    if (pattern > 0) {
+    if (pattern > 0 || model_find(&r->in, "attention.sliding_window_pattern") != NULL) {
         pattern =
             model_number(&r->in, "attention.sliding_window_pattern", pattern, MODEL_MAX_LAYERS);
         if (layer % pattern == pattern - 1) {

@@ -86,6 +86,33 @@ static void windows(void **state)
     }
 }
 
+/* A file of an architecture whose layers are all alike may still say that they are not. */
+static void a_pattern_of_windows(void **state)
+{
+    gw w = {0};
+    size_t size;
+    infer_model m;
+
+    (void)state;
+    tiny_write(&w, (tiny_model){0});
+    gw_u32(&w, "llama.attention.sliding_window", 64);
+    gw_u32(&w, "llama.attention.sliding_window_pattern", 2);
+    uint8_t *file = gw_finish(&w, &size);
+    gguf *g = gguf_parse(file, size, err, sizeof(err));
+    assert_true(infer_model_read(&m, g, TINY_VOCAB, err, sizeof(err)));
+    assert_int_equal(m.layers[0].window, 64);
+    assert_int_equal(m.layers[1].window, 0);
+    infer_model_free(&m);
+    gguf_close(g);
+    free(file);
+
+    tiny_write(&w, (tiny_model){0});
+    gw_u32(&w, "llama.attention.sliding_window", 64);
+    gw_array(&w, "llama.attention.sliding_window_pattern", GGUF_BOOL, 2);
+    gw_put(&w.kvs, "\1", 2);
+    refused(&w, "llama.attention.sliding_window_pattern is not a number from 1 to 1024");
+}
+
 /* Gemma 2 has them whether its file says so or not; Gemma 3 where it does. */
 static void caps(void **state)
 {
@@ -363,6 +390,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows),
+        cmocka_unit_test(a_pattern_of_windows),
         cmocka_unit_test(caps),
         cmocka_unit_test(long_and_short_contexts),
         cmocka_unit_test(good_models),
