@@ -9,6 +9,7 @@
 #define MAX_PLACES 20000
 #define MAX_SETS   4096
 #define MAX_STACKS 65536
+#define MAX_WAYS   ((size_t)4 * MAX_STACKS)
 
 #define UNKNOWN (-2)
 
@@ -310,13 +311,34 @@ typedef struct {
     uint32_t stack; /* 0: the first rule's end is the string's */
 } place;
 
-/* A rule's return, on top of others. Equal stacks are one. */
+/* Where a rule that was called returns to, and with what stack. */
+typedef place way_back;
+
+/*
+ * The ways back from a rule, of all who called it at one byte of the string: what they have in
+ * common is gone through once, however many alternatives begin alike and however often one is
+ * in the other. Equal stacks are one; those below have lower numbers.
+ */
 typedef struct {
-    uint32_t below;
-    uint32_t to;
-    uint32_t depth;
+    uint32_t first, n;  /* of the ways back */
+    uint32_t depth;     /* of the shortest */
     uint32_t same_hash; /* + 1 */
 } stack;
+
+/* One that is being made: its number is OPEN and its place. */
+#define OPEN 0x80000000u
+
+typedef struct {
+    uint32_t last; /* of its ways back, + 1; 0: none */
+    uint32_t depth;
+    uint32_t made; /* its number, + 1, when that is known */
+    bool ended;    /* the rule, before another byte was taken */
+} open_stack;
+
+typedef struct {
+    way_back to;
+    uint32_t before; /* of the same stack, + 1 */
+} open_way;
 
 typedef struct {
     place *places; /* [n] in order */
@@ -330,7 +352,7 @@ typedef struct {
 #define N_BUCKETS 8192
 #define SEEN      65536
 
-/* A place of work, if it is of this round. */
+/* A place of work, if it is of this round; or a rule's open stack. */
 typedef struct {
     uint32_t round;
     uint32_t at;
@@ -341,9 +363,15 @@ struct matcher {
     bool owns;    /* the grammar */
     array sets;   /* set */
     array stacks; /* stack; the first is the empty one */
+    array ways;   /* way_back: of the stacks */
     uint32_t set_buckets[N_BUCKETS], stack_buckets[N_BUCKETS];
-    array work; /* place: of the set that is made */
-    seen *seen; /* [SEEN] by hash */
+
+    /* of the set that is made */
+    array work;      /* place */
+    array open;      /* open_stack */
+    array open_ways; /* open_way */
+    seen *seen;      /* [SEEN] by hash */
+    seen *called;    /* [rules] */
     uint32_t round;
 };
 
@@ -357,6 +385,11 @@ static const stack *stack_at(const matcher *m, uint32_t i)
     return (const stack *)m->stacks.p + i;
 }
 
+static open_stack *open_at(const matcher *m, uint32_t i)
+{
+    return (open_stack *)m->open.p + (i & ~OPEN);
+}
+
 static uint64_t mix(uint64_t x)
 {
     x ^= x >> 32;
@@ -364,38 +397,92 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 32;
 }
 
-/* below with to on top; UINT32_MAX: too deep, or too many. */
-static uint32_t push(matcher *m, uint32_t below, uint32_t to)
+static int by_place(const void *a, const void *b)
 {
-    uint32_t *bucket = &m->stack_buckets[mix((uint64_t)below << 32 | to) % N_BUCKETS];
+    const place *x = a, *y = b;
 
+    return x->state != y->state ? (x->state > y->state) - (x->state < y->state)
+                                : (x->stack > y->stack) - (x->stack < y->stack);
+}
+
+/* Sorts them, and leaves one of equals. Returns how many there are then. */
+static uint32_t in_order(place *p, uint32_t n)
+{
+    uint32_t kept = 0;
+
+    if (n > 1) {
+        qsort(p, n, sizeof(*p), by_place);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (kept == 0 || by_place(&p[i], &p[kept - 1]) != 0) {
+            p[kept++] = p[i];
+        }
+    }
+    return kept;
+}
+
+static uint64_t hash_of(uint64_t hash, const place *p, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        hash = mix(hash ^ ((uint64_t)p[i].state << 32 | p[i].stack));
+    }
+    return hash;
+}
+
+static const way_back *ways_of(const matcher *m, const stack *s)
+{
+    return (const way_back *)m->ways.p + s->first;
+}
+
+/* The stack with the ways back behind first, which nobody else has; UINT32_MAX: there are too
+ * many. */
+static uint32_t make_stack(matcher *m, uint32_t first)
+{
+    way_back *ways = (way_back *)m->ways.p + first;
+    uint32_t n = in_order(ways, (uint32_t)m->ways.n - first), depth = UINT32_MAX;
+    uint32_t *bucket = &m->stack_buckets[hash_of(n, ways, n) % N_BUCKETS];
+
+    m->ways.n = first;
     for (uint32_t i = *bucket; i != 0; i = stack_at(m, i - 1)->same_hash) {
-        if (stack_at(m, i - 1)->below == below && stack_at(m, i - 1)->to == to) {
+        const stack *s = stack_at(m, i - 1);
+
+        if (s->n == n && memcmp(ways_of(m, s), ways, n * sizeof(*ways)) == 0) {
             return i - 1;
         }
     }
-    if (stack_at(m, below)->depth >= GRAMMAR_MAX_DEPTH || m->stacks.n >= MAX_STACKS) {
+    if (m->stacks.n >= MAX_STACKS || first + n > MAX_WAYS) {
         return UINT32_MAX;
     }
-    stack s = {below, to, stack_at(m, below)->depth + 1, *bucket};
-    *(stack *)append(&m->stacks, sizeof(stack)) = s;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t below = stack_at(m, ways[i].stack)->depth;
+
+        depth = below < depth ? below : depth;
+    }
+    m->ways.n = first + n;
+    *(stack *)append(&m->stacks, sizeof(stack)) = (stack){first, n, depth + 1, *bucket};
     *bucket = (uint32_t)m->stacks.n;
     return *bucket - 1;
 }
 
 static void new_round(matcher *m)
 {
-    m->work.n = 0;
+    m->work.n = m->open.n = m->open_ways.n = 0;
     if (++m->round == 0) {
         memset(m->seen, 0, SEEN * sizeof(*m->seen));
+        memset(m->called, 0, m->g->rules.n * sizeof(*m->called));
         m->round = 1;
     }
+}
+
+static uint32_t depth_of(const matcher *m, uint32_t i)
+{
+    return i & OPEN ? open_at(m, i)->depth : stack_at(m, i)->depth;
 }
 
 /* Is there a way to the end of its rule, and room for the calls on it? */
 static bool can_end(const matcher *m, place p)
 {
-    return stack_at(m, p.stack)->depth + m->g->needs[p.state] <= GRAMMAR_MAX_DEPTH;
+    return depth_of(m, p.stack) + m->g->needs[p.state] <= GRAMMAR_MAX_DEPTH;
 }
 
 /* Adds a place to work unless it is there, or cannot end. */
@@ -404,7 +491,7 @@ static void visit(matcher *m, place p)
     const place *work = m->work.p;
     size_t i;
 
-    if (p.stack == UINT32_MAX || m->work.n >= MAX_PLACES || !can_end(m, p)) {
+    if (m->work.n >= MAX_PLACES || !can_end(m, p)) {
         return;
     }
     i = mix((uint64_t)p.state << 32 | p.stack) % SEEN;
@@ -417,6 +504,75 @@ static void visit(matcher *m, place p)
     }
     m->seen[i] = (seen){m->round, (uint32_t)m->work.n};
     *(place *)append(&m->work, sizeof(place)) = p;
+}
+
+/* A rule is called: now, or by another at this byte. */
+static void call(matcher *m, uint32_t r, way_back to)
+{
+    uint32_t depth = depth_of(m, to.stack) + 1, at;
+    open_stack *o;
+
+    if (m->called[r].round != m->round) {
+        m->called[r] = (seen){m->round, (uint32_t)m->open.n};
+        *(open_stack *)append(&m->open, sizeof(open_stack)) = (open_stack){.depth = depth};
+    }
+    at = m->called[r].at;
+    o = open_at(m, at);
+    o->depth = depth < o->depth ? depth : o->depth;
+    *(open_way *)append(&m->open_ways, sizeof(open_way)) = (open_way){to, o->last};
+    o->last = (uint32_t)m->open_ways.n;
+    if (o->ended) {
+        visit(m, to);
+    }
+    visit(m, (place){rule_at(m->g, r)->start, OPEN | at});
+}
+
+/* To all who called the rule that ends. */
+static void go_back(matcher *m, uint32_t from)
+{
+    if (from & OPEN) {
+        open_at(m, from)->ended = true;
+        for (uint32_t i = open_at(m, from)->last; i != 0;) {
+            open_way w = ((const open_way *)m->open_ways.p)[i - 1];
+
+            visit(m, w.to);
+            i = w.before;
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < stack_at(m, from)->n; i++) {
+        visit(m, ways_of(m, stack_at(m, from))[i]);
+    }
+}
+
+/* The number of an open stack to which nothing is added any more. Those below come first; none
+ * is below itself, for rules do not begin with themselves. */
+static uint32_t close_stack(matcher *m, uint32_t at)
+{
+    open_stack *o = open_at(m, at);
+    uint32_t first, made = UINT32_MAX;
+
+    if (!(at & OPEN) || o->made != 0) {
+        return at & OPEN ? o->made - 1 : at;
+    }
+    for (uint32_t i = o->last; i != 0; i = ((open_way *)m->open_ways.p)[i - 1].before) {
+        way_back *to = &((open_way *)m->open_ways.p)[i - 1].to;
+
+        to->stack = close_stack(m, to->stack);
+    }
+    first = (uint32_t)m->ways.n;
+    for (uint32_t i = o->last; i != 0; i = ((open_way *)m->open_ways.p)[i - 1].before) {
+        way_back to = ((open_way *)m->open_ways.p)[i - 1].to;
+
+        if (to.stack != UINT32_MAX) {
+            *(way_back *)append(&m->ways, sizeof(to)) = to;
+        }
+    }
+    if (m->ways.n > first) {
+        made = make_stack(m, first);
+    }
+    o->made = made + 1;
+    return made;
 }
 
 /* All that work leads to without a byte. Leaves in it the places that take one; returns
@@ -435,7 +591,7 @@ static bool close_over(matcher *m)
         if (s->ends && p.stack == 0) {
             complete = true;
         } else if (s->ends) {
-            visit(m, (place){stack_at(m, p.stack)->to, stack_at(m, p.stack)->below});
+            go_back(m, p.stack);
         }
         for (uint32_t e = s->edges; e != 0; e = edge_at(g, e - 1)->next) {
             const edge *x = edge_at(g, e - 1);
@@ -443,26 +599,23 @@ static bool close_over(matcher *m)
             if (x->kind == EDGE_SKIP) {
                 visit(m, (place){x->to, p.stack});
             } else if (x->kind == EDGE_CALL && can_end(m, (place){x->to, p.stack})) {
-                visit(m, (place){rule_at(g, x->rule)->start, push(m, p.stack, x->to)});
+                call(m, x->rule, (way_back){x->to, p.stack});
             }
         }
     }
     work = m->work.p;
     for (size_t i = 0; i < m->work.n; i++) {
-        if (state_at(g, work[i].state)->takes_bytes) {
-            work[kept++] = work[i];
+        place p = work[i];
+
+        if (state_at(g, p.state)->takes_bytes) {
+            p.stack = close_stack(m, p.stack);
+            if (p.stack != UINT32_MAX) {
+                work[kept++] = p;
+            }
         }
     }
-    m->work.n = kept;
+    m->work.n = in_order(work, (uint32_t)kept);
     return complete;
-}
-
-static int by_place(const void *a, const void *b)
-{
-    const place *x = a, *y = b;
-
-    return x->state != y->state ? (x->state > y->state) - (x->state < y->state)
-                                : (x->stack > y->stack) - (x->stack < y->stack);
 }
 
 /* The number of the set that is in work. */
@@ -470,19 +623,12 @@ static int32_t intern(matcher *m, bool complete)
 {
     const place *work = m->work.p;
     uint32_t n = (uint32_t)m->work.n, *bucket;
-    uint64_t hash = n * 2 + complete;
     set *s;
 
     if (n == 0 && !complete) {
         return MATCHER_DEAD;
     }
-    if (n > 0) {
-        qsort(m->work.p, n, sizeof(place), by_place);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        hash = mix(hash ^ ((uint64_t)work[i].state << 32 | work[i].stack));
-    }
-    bucket = &m->set_buckets[hash % N_BUCKETS];
+    bucket = &m->set_buckets[hash_of(n * 2 + complete, work, n) % N_BUCKETS];
     for (uint32_t i = *bucket; i != 0; i = set_at(m, (int32_t)i - 1)->same_hash) {
         s = set_at(m, (int32_t)i - 1);
         if (s->n == n && s->complete == complete &&
@@ -515,7 +661,7 @@ static void free_sets(array *sets)
 /* Empty tables, and the string's beginning as the first place. */
 static void begin_tables(matcher *m)
 {
-    m->sets = m->stacks = (array){0};
+    m->sets = m->stacks = m->ways = (array){0};
     memset(m->set_buckets, 0, sizeof(m->set_buckets));
     memset(m->stack_buckets, 0, sizeof(m->stack_buckets));
     *(stack *)append(&m->stacks, sizeof(stack)) = (stack){0};
@@ -531,6 +677,7 @@ static matcher *new_matcher(grammar *g, bool owns)
     m->g = g;
     m->owns = owns;
     m->seen = aiq_zalloc(SEEN * sizeof(*m->seen));
+    m->called = aiq_zalloc(g->rules.n * sizeof(*m->called));
     begin_tables(m);
     return m;
 }
@@ -552,8 +699,12 @@ void matcher_free(matcher *m)
         grammar_free(m->g);
     }
     free(m->stacks.p);
+    free(m->ways.p);
     free(m->work.p);
+    free(m->open.p);
+    free(m->open_ways.p);
     free(m->seen);
+    free(m->called);
     free(m);
 }
 
@@ -627,44 +778,110 @@ int matcher_only(const matcher *m, int32_t at)
     return only;
 }
 
-/* The returns of a stack, the lowest first; behind them a new matcher has the same. */
-static uint32_t move_stack(matcher *m, const array *old, uint32_t i)
-{
-    const stack *s = (const stack *)old->p + i;
-
-    return i == 0 ? 0 : push(m, move_stack(m, old, s->below), s->to);
-}
-
 bool matcher_is_large(const matcher *m)
 {
-    return m->sets.n >= MAX_SETS || m->stacks.n >= MAX_STACKS / 2;
+    return m->sets.n >= MAX_SETS || m->stacks.n >= MAX_STACKS / 2 || m->ways.n >= MAX_WAYS / 2;
 }
 
-/* The number of a set whose stacks are numbered as in others. */
-static int32_t adopt(matcher *m, const set *s, const array *stacks)
+/* Tables that another matcher has, or this one had: what is adopted comes from there. */
+typedef struct {
+    const set *sets;
+    const stack *stacks;
+    const way_back *ways;
+    size_t n;        /* stacks */
+    uint32_t *moved; /* [n] 0: nobody needs it; 1: it is needed; + 2: its number here */
+} tables;
+
+#define NO_ROOM UINT32_MAX /* moved: there are too many here */
+
+static tables tables_of(const array *sets, const array *stacks, const array *ways)
 {
+    tables t = {sets->p, stacks->p, ways->p, stacks->n, NULL};
+
+    t.moved = aiq_zalloc(t.n * sizeof(*t.moved));
+    return t;
+}
+
+static void need_stacks(const tables *t, int32_t at)
+{
+    for (uint32_t i = 0; i < t->sets[at].n; i++) {
+        t->moved[t->sets[at].places[i].stack] = 1;
+    }
+}
+
+/* The stacks that are needed, and those below them. */
+static void move_stacks(matcher *m, const tables *t)
+{
+    for (size_t i = t->n; i-- > 1;) {
+        for (uint32_t k = 0; t->moved[i] != 0 && k < t->stacks[i].n; k++) {
+            t->moved[t->ways[t->stacks[i].first + k].stack] = 1;
+        }
+    }
+    t->moved[0] = 2;
+    for (size_t i = 1; i < t->n; i++) {
+        uint32_t first = (uint32_t)m->ways.n, made = UINT32_MAX;
+
+        for (uint32_t k = 0; t->moved[i] != 0 && k < t->stacks[i].n; k++) {
+            way_back w = t->ways[t->stacks[i].first + k];
+
+            if (t->moved[w.stack] != NO_ROOM) {
+                w.stack = t->moved[w.stack] - 2;
+                *(way_back *)append(&m->ways, sizeof(w)) = w;
+            }
+        }
+        if (m->ways.n > first) {
+            made = make_stack(m, first);
+        }
+        if (t->moved[i] != 0) {
+            t->moved[i] = made != UINT32_MAX ? made + 2 : NO_ROOM;
+        }
+    }
+}
+
+static int32_t adopt(matcher *m, const tables *t, int32_t at)
+{
+    const set *s = &t->sets[at];
+
     new_round(m);
     for (uint32_t i = 0; i < s->n; i++) {
-        visit(m, (place){s->places[i].state, move_stack(m, stacks, s->places[i].stack)});
+        uint32_t moved = t->moved[s->places[i].stack];
+
+        if (moved != NO_ROOM) {
+            visit(m, (place){s->places[i].state, moved - 2});
+        }
     }
+    m->work.n = in_order(m->work.p, (uint32_t)m->work.n);
     return intern(m, s->complete);
 }
 
 void matcher_trim(matcher *m, int32_t *const *at, size_t n)
 {
-    array sets = m->sets, stacks = m->stacks;
+    array sets = m->sets, stacks = m->stacks, ways = m->ways;
+    tables old = tables_of(&sets, &stacks, &ways);
 
     begin_tables(m);
     for (size_t i = 0; i < n; i++) {
-        *at[i] = adopt(m, (const set *)sets.p + *at[i], &stacks);
+        need_stacks(&old, *at[i]);
     }
+    move_stacks(m, &old);
+    for (size_t i = 0; i < n; i++) {
+        *at[i] = adopt(m, &old, *at[i]);
+    }
+    free(old.moved);
     free_sets(&sets);
     free(stacks.p);
+    free(ways.p);
 }
 
 int32_t matcher_import(matcher *m, const matcher *from, int32_t at)
 {
-    return adopt(m, set_at(from, at), &from->stacks);
+    tables other = tables_of(&from->sets, &from->stacks, &from->ways);
+
+    need_stacks(&other, at);
+    move_stacks(m, &other);
+    at = adopt(m, &other, at);
+    free(other.moved);
+    return at;
 }
 
 void **matcher_slot(matcher *m, int32_t at)

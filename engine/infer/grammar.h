@@ -5,10 +5,10 @@
  * An edge takes a byte of a range, or nothing, or calls a rule and goes on when that has ended.
  * Rules may call each other in circles, but not before a byte was taken.
  *
- * Where one is, is a set of states, each with the stack of rules that it will return to. Such
- * sets are made when they are first met and numbered; from then on a step is one look into a
- * table. Whoever keeps numbers bounds the tables: he looks whether they are large between his
- * steps, and trims them.
+ * Where one is, is a set of states, each with the stack of rules that it will return to; who
+ * calls a rule at the same byte shares its way through it. Such sets are made when they are
+ * first met and numbered; from then on a step is one look into a table. Whoever keeps numbers
+ * bounds the tables: he looks whether they are large between his steps, and trims them.
  *
  * One thread. Memory that ends, ends the process (aiq_alloc).
  */

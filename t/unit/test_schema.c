@@ -321,6 +321,47 @@ static void whatever_begins_can_end(void **state)
     matcher_free(m);
 }
 
+/* What tells alternatives apart may come behind what is in them: they are gone through
+ * together, not each combination of them by itself. */
+static void alternatives_may_begin_alike(void **state)
+{
+    enum { KINDS = 10, DEEP = 25 };
+    char schema[2000], text[1000], *p = schema, *t = text;
+    matcher *m;
+    int32_t at = MATCHER_START;
+
+    (void)state;
+    p += sprintf(p, "{\"anyOf\":[{\"type\":\"null\"}");
+    for (int i = 0; i < KINDS; i++) {
+        p += sprintf(p,
+                     ",{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"},\"kind\":{"
+                     "\"const\":%d}},\"required\":[\"a\",\"kind\"]}",
+                     i);
+    }
+    sprintf(p, "]}");
+    for (int i = 0; i < DEEP; i++) {
+        t += sprintf(t, "{\"a\":");
+    }
+    t += sprintf(t, "null");
+    for (int i = 0; i < DEEP; i++) {
+        t += sprintf(t, ",\"kind\":%d}", i * 7 % KINDS);
+    }
+    assert_true(matches(schema, text));
+    t[-2] = 'x';
+    assert_false(matches(schema, text));
+    t[-2] = '0';
+    m = matcher_new(compile(schema));
+    for (t = text; *t != '\0'; t++) {
+        int32_t *const kept[] = {&at};
+
+        at = matcher_next(m, at, (uint8_t)*t);
+        assert_int_not_equal(at, MATCHER_DEAD);
+        matcher_trim(m, kept, 1);
+    }
+    assert_true(matcher_finished(m, at));
+    matcher_free(m);
+}
+
 static void large_schemas_are_refused(void **state)
 {
     char *schema = malloc(200000);
@@ -651,6 +692,7 @@ int main(void)
         cmocka_unit_test(many_integers),
         cmocka_unit_test(what_we_cannot_is_named),
         cmocka_unit_test(whatever_begins_can_end),
+        cmocka_unit_test(alternatives_may_begin_alike),
         cmocka_unit_test(large_schemas_are_refused),
         cmocka_unit_test(answers_meet_their_schema),
         cmocka_unit_test(trimming_changes_nothing),
