@@ -23,6 +23,9 @@ typedef struct {
     uint32_t pos;
 } cpu_sequence;
 
+/* Rows of weights that become floats together. */
+#define FLOAT_ROWS 4
+
 /* Keys that a row looks at by itself: [first, end), of which it has others or not. */
 #define CPU_SPAN 256
 
@@ -71,13 +74,19 @@ struct kern_model {
     float *span_out;    /* [max_spans][n_heads * head_dim] */
     float *span_log;    /* [n_heads][max_spans] */
     uint32_t max_spans;
-    float *wrow; /* [threads][longest row of weights] */
+    float *wrow; /* [threads][FLOAT_ROWS][longest row of weights] */
     uint32_t wrow_len;
     uint8_t *packed;     /* activations prepared for integers or tiles */
     uint8_t *packed_int; /* likewise, for tiles of integers */
     uint8_t *tiles;      /* [threads][tiles_bytes] */
     size_t tiles_bytes;
 };
+
+/* A thread's, where rows of weights become floats. */
+static inline float *cpu_float_rows(const kern_model *m, uint32_t thread)
+{
+    return m->wrow + (size_t)FLOAT_ROWS * thread * m->wrow_len;
+}
 
 /* y[i] = w x[i] for the batch's rows i; y is [n][w->rows] */
 typedef struct {

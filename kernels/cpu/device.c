@@ -178,7 +178,7 @@ static bool alloc_state(kern_model *m)
     m->spans = calloc(m->max_spans, sizeof(*m->spans));
     m->span_out = scratch(m->max_spans, q_dim);
     m->span_log = scratch(m->max_spans, c->n_heads);
-    m->wrow = scratch(threads, m->wrow_len);
+    m->wrow = scratch((size_t)FLOAT_ROWS * threads, m->wrow_len);
     if (!alloc_packed(m)) {
         return false;
     }

@@ -58,7 +58,7 @@ static void look_up_token(kern_model *m, size_t row, int32_t id, uint32_t pos, f
 static void look_up(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
     const job *j = arg;
-    float *scratch = j->m->wrow + (size_t)thread * j->m->wrow_len;
+    float *scratch = cpu_float_rows(j->m, thread);
 
     for (uint32_t t = begin; t < end; t++) {
         for (uint32_t i = 0; i < j->texts[t].n; i++) {

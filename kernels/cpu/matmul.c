@@ -22,6 +22,9 @@
 /* Below this many multiply-adds a chunk costs more than it saves. */
 #define MIN_CHUNK_MACS ((uint64_t)128 * 1024)
 
+/* Activations that lie in a core's L2 cache and leave room for rows. */
+#define FLOATS_CACHED (64 * 1024)
+
 /* Rows of an item, where tiles don't say otherwise. */
 #define ROWS 64
 
@@ -75,27 +78,57 @@ static way way_of(const kern_model *m, const kern_tensor *w, uint32_t n)
                                                                          : BY_FLOATS;
 }
 
+/* n rows from r on as floats, [n][cols]. */
+static const float *some_rows(const cpu_ops *ops, const kern_tensor *w, uint32_t r, uint32_t n,
+                              float *scratch)
+{
+    const float *first = cpu_row(ops, w, r, scratch);
+
+    for (uint32_t i = 1; i < n; i++) {
+        cpu_row(ops, w, r + i, scratch + (size_t)i * w->cols);
+    }
+    return first;
+}
+
+/* n rows, r and those that follow, with the tokens [begin, end). */
+static void rows_by_floats(const job *j, const cpu_product *p, const float *rows, uint32_t r,
+                           uint32_t n, uint32_t begin, uint32_t end)
+{
+    const cpu_ops *ops = j->m->dev->ops;
+    size_t cols = p->w->cols, ldy = p->w->rows;
+    uint32_t t = begin;
+
+    for (; n == FLOAT_ROWS && t + 4 <= end; t += 4) {
+        float out[FLOAT_ROWS][4];
+
+        ops->dot4x4(out, rows, j->x + t * cols, cols);
+        for (uint32_t i = 0; i < 4 * FLOAT_ROWS; i++) {
+            p->y[(t + i / 4) * ldy + r + i % 4] = out[i % 4][i / 4];
+        }
+    }
+    for (; t < end; t++) {
+        for (uint32_t i = 0; i < n; i++) {
+            p->y[t * ldy + r + i] = ops->dot(rows + i * cols, j->x + t * cols, cols);
+        }
+    }
+}
+
+/* As many tokens at once as stay in the cache while rows pass by. */
 static void by_floats(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
                       uint32_t thread)
 {
-    const kern_tensor *w = p->w;
-    const cpu_ops *ops = j->m->dev->ops;
-    float *scratch = j->m->wrow + (size_t)thread * j->m->wrow_len;
+    float *scratch = cpu_float_rows(j->m, thread);
+    uint32_t some = (uint32_t)(FLOATS_CACHED / p->w->cols) & ~3u;
+    uint32_t most = j->n < 4 ? 1 : FLOAT_ROWS;
 
-    for (uint32_t r = begin; r < end; r++) {
-        const float *row = cpu_row(ops, w, r, scratch);
-        uint32_t i = 0;
+    some = some < 4 ? 4 : some;
+    for (uint32_t t = 0; t < j->n; t += some) {
+        uint32_t last = j->n - t < some ? j->n : t + some;
 
-        for (; i + 4 <= j->n; i += 4) {
-            float out[4];
+        for (uint32_t r = begin; r < end; r += most) {
+            uint32_t n = end - r < most ? end - r : most;
 
-            ops->dot4(out, row, j->x + (size_t)i * w->cols, w->cols, w->cols);
-            for (uint32_t t = 0; t < 4; t++) {
-                p->y[(size_t)(i + t) * w->rows + r] = out[t];
-            }
-        }
-        for (; i < j->n; i++) {
-            p->y[(size_t)i * w->rows + r] = ops->dot(row, j->x + (size_t)i * w->cols, w->cols);
+            rows_by_floats(j, p, some_rows(j->m->dev->ops, p->w, r, n, scratch), r, n, t, last);
         }
     }
 }

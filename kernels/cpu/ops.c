@@ -22,10 +22,10 @@ static float plain_dot(const float *a, const float *b, size_t n)
     return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
 }
 
-static void plain_dot4(float out[4], const float *w, const float *x, size_t stride, size_t n)
+static void plain_dot4x4(float out[4][4], const float *w, const float *x, size_t n)
 {
-    for (size_t j = 0; j < 4; j++) {
-        out[j] = plain_dot(w, x + j * stride, n);
+    for (size_t j = 0; j < 16; j++) {
+        out[j / 4][j % 4] = plain_dot(w + j / 4 * n, x + j % 4 * n, n);
     }
 }
 
@@ -156,7 +156,7 @@ static void plain_row_q6_k(float *dst, const uint8_t *src, size_t n)
 const cpu_ops cpu_ops_plain = {
     .name = "plain",
     .dot = plain_dot,
-    .dot4 = plain_dot4,
+    .dot4x4 = plain_dot4x4,
     .dots_f16 = plain_dots_f16,
     .sums_f16 = plain_sums_f16,
     .to_f16 = plain_to_f16,

@@ -4,7 +4,7 @@
  * attributes, so one binary serves all machines and valgrind, which hides AVX-512. VNNI and
  * AMX are AVX-512 with faster ways to multiply packed weights than AVX2 has.
  *
- * Within one version dot and dot4 add in the same order, so a token's result does not depend
+ * Within one version dot and dot4x4 add in the same order, so a token's result does not depend
  * on how many others are in its batch.
  */
 #ifndef CPU_OPS_H
@@ -33,8 +33,8 @@ typedef struct {
     /* sum of a[i] * b[i] */
     float (*dot)(const float *a, const float *b, size_t n);
 
-    /* out[j] = dot(w, x + j * stride, n) for j = 0..3: the row is read once for four tokens */
-    void (*dot4)(float out[4], const float *w, const float *x, size_t stride, size_t n);
+    /* out[r][t] = dot(w + r * n, x + t * n, n), of four rows and four tokens */
+    void (*dot4x4)(float out[4][4], const float *w, const float *x, size_t n);
 
     /* out[j * stride + i] = dot(row i, vector j) of n_x vectors, [n_x][cols]; the sum does not
      * depend on how many rows and vectors there are */

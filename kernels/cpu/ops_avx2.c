@@ -40,27 +40,40 @@ AVX2 static float avx2_dot(const float *a, const float *b, size_t n)
     return avx2_tail(avx2_sum(s0, s1), a, b, i, n);
 }
 
-AVX2 static void avx2_dot4(float out[4], const float *w, const float *x, size_t stride,
-                           size_t n)
+/* Two rows with two tokens, as many as sixteen registers hold; the second's are four behind. */
+AVX2 static inline void avx2_dot2x2(float *out, const float *w, const float *x, size_t n)
 {
-    __m256 s0[4], s1[4];
+    __m256 s0[2][2], s1[2][2];
     size_t i = 0;
 
+#pragma GCC unroll 4
     for (size_t j = 0; j < 4; j++) {
-        s0[j] = s1[j] = _mm256_setzero_ps();
+        s0[j / 2][j % 2] = s1[j / 2][j % 2] = _mm256_setzero_ps();
     }
     for (; i + 16 <= n; i += 16) {
-        __m256 w0 = _mm256_loadu_ps(w + i), w1 = _mm256_loadu_ps(w + i + 8);
-
+#pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
-            const float *xj = x + j * stride + i;
+            const float *wr = w + j / 2 * n + i, *xj = x + j % 2 * n + i;
 
-            s0[j] = _mm256_fmadd_ps(w0, _mm256_loadu_ps(xj), s0[j]);
-            s1[j] = _mm256_fmadd_ps(w1, _mm256_loadu_ps(xj + 8), s1[j]);
+            s0[j / 2][j % 2] =
+                _mm256_fmadd_ps(_mm256_loadu_ps(wr), _mm256_loadu_ps(xj), s0[j / 2][j % 2]);
+            s1[j / 2][j % 2] = _mm256_fmadd_ps(_mm256_loadu_ps(wr + 8), _mm256_loadu_ps(xj + 8),
+                                               s1[j / 2][j % 2]);
         }
     }
+#pragma GCC unroll 4
     for (size_t j = 0; j < 4; j++) {
-        out[j] = avx2_tail(avx2_sum(s0[j], s1[j]), w, x + j * stride, i, n);
+        out[4 * (j / 2) + j % 2] = avx2_tail(avx2_sum(s0[j / 2][j % 2], s1[j / 2][j % 2]),
+                                             w + j / 2 * n, x + j % 2 * n, i, n);
+    }
+}
+
+AVX2 static void avx2_dot4x4(float out[4][4], const float *w, const float *x, size_t n)
+{
+    for (size_t r = 0; r < 4; r += 2) {
+        for (size_t t = 0; t < 4; t += 2) {
+            avx2_dot2x2(&out[r][t], w + r * n, x + t * n, n);
+        }
     }
 }
 
@@ -278,9 +291,17 @@ AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
     }
 }
 
-AVX2 static void avx2_row_bf16(float *dst, const uint8_t *src, size_t n)
+AVX2 static void avx2_row_bf16(float *dst, const uint8_t *p, size_t n)
 {
-    quant_row_bf16(dst, src, n);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + i * 2));
+
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
+                            _mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+    }
+    quant_row_bf16(dst + i, p + i * 2, n - i);
 }
 
 AVX2 static void avx2_row_q8_0(float *dst, const uint8_t *src, size_t n)
@@ -311,7 +332,7 @@ AVX2 static void avx2_row_q6_k(float *dst, const uint8_t *src, size_t n)
 const cpu_ops cpu_ops_avx2 = {
     .name = "avx2",
     .dot = avx2_dot,
-    .dot4 = avx2_dot4,
+    .dot4x4 = avx2_dot4x4,
     .dots_f16 = avx2_dots_f16,
     .sums_f16 = avx2_sums_f16,
     .to_f16 = avx2_to_f16,

@@ -33,35 +33,53 @@ AVX512 static float avx512_dot(const float *a, const float *b, size_t n)
     return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
 }
 
-AVX512 static void avx512_dot4(float out[4], const float *w, const float *x, size_t stride,
-                               size_t n)
+/* The sum of dot, of two, that begins at column i. */
+AVX512 X86_INLINE void avx512_half(__m512 s[4][4], const float *w, const float *x, size_t i,
+                                   size_t n)
 {
-    __m512 s0[4], s1[4];
-    size_t i = 0;
-
-    for (size_t j = 0; j < 4; j++) {
-        s0[j] = s1[j] = _mm512_setzero_ps();
+#pragma GCC unroll 16
+    for (size_t j = 0; j < 16; j++) {
+        s[j / 4][j % 4] = _mm512_setzero_ps();
     }
-    for (; i + 32 <= n; i += 32) {
-        __m512 w0 = _mm512_loadu_ps(w + i), w1 = _mm512_loadu_ps(w + i + 16);
+    for (size_t whole = n / 32 * 32; i < whole; i += 32) {
+        __m512 row[4];
 
-        for (size_t j = 0; j < 4; j++) {
-            const float *xj = x + j * stride + i;
+#pragma GCC unroll 4
+        for (size_t r = 0; r < 4; r++) {
+            row[r] = _mm512_loadu_ps(w + r * n + i);
+        }
+#pragma GCC unroll 4
+        for (size_t t = 0; t < 4; t++) {
+            __m512 v = _mm512_loadu_ps(x + t * n + i);
 
-            s0[j] = _mm512_fmadd_ps(w0, _mm512_loadu_ps(xj), s0[j]);
-            s1[j] = _mm512_fmadd_ps(w1, _mm512_loadu_ps(xj + 16), s1[j]);
+#pragma GCC unroll 4
+            for (size_t r = 0; r < 4; r++) {
+                s[r][t] = _mm512_fmadd_ps(row[r], v, s[r][t]);
+            }
         }
     }
-    for (; i < n; i += 16) {
+}
+
+/* One of dot's two sums after the other: sixteen of them fill half of the registers. */
+AVX512 static void avx512_dot4x4(float out[4][4], const float *w, const float *x, size_t n)
+{
+    __m512 s0[4][4], s1[4][4];
+
+    avx512_half(s0, w, x, 0, n);
+    avx512_half(s1, w, x, 16, n);
+    for (size_t i = n / 32 * 32; i < n; i += 16) {
         __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
-        __m512 w0 = _mm512_maskz_loadu_ps(m, w + i);
 
-        for (size_t j = 0; j < 4; j++) {
-            s0[j] = _mm512_fmadd_ps(w0, _mm512_maskz_loadu_ps(m, x + j * stride + i), s0[j]);
+        for (size_t j = 0; j < 16; j++) {
+            s0[j / 4][j % 4] =
+                _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, w + j / 4 * n + i),
+                                _mm512_maskz_loadu_ps(m, x + j % 4 * n + i), s0[j / 4][j % 4]);
         }
     }
-    for (size_t j = 0; j < 4; j++) {
-        out[j] = _mm512_reduce_add_ps(_mm512_add_ps(s0[j], s1[j]));
+    for (size_t r = 0; r < 4; r++) {
+        for (size_t t = 0; t < 4; t++) {
+            out[r][t] = _mm512_reduce_add_ps(_mm512_add_ps(s0[r][t], s1[r][t]));
+        }
     }
 }
 
@@ -305,7 +323,6 @@ AVX512 static void avx512_layer_norm(float *x, const float *weight, const float 
 
 AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
 {
-
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
         __m256i v = _mm256_maskz_loadu_epi16(m, p + i * 2);
@@ -314,9 +331,14 @@ AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
     }
 }
 
-AVX512 static void avx512_row_bf16(float *dst, const uint8_t *src, size_t n)
+AVX512 static void avx512_row_bf16(float *dst, const uint8_t *p, size_t n)
 {
-    quant_row_bf16(dst, src, n);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p + i * 2));
+
+        _mm512_mask_storeu_epi32(dst + i, m, _mm512_slli_epi32(v, 16));
+    }
 }
 
 AVX512 static void avx512_row_q8_0(float *dst, const uint8_t *src, size_t n)
@@ -345,7 +367,7 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 }
 
 #define AVX512_OPS                                                                             \
-    .dot = avx512_dot, .dot4 = avx512_dot4, .dots_f16 = avx512_dots_f16,                       \
+    .dot = avx512_dot, .dot4x4 = avx512_dot4x4, .dots_f16 = avx512_dots_f16,                   \
     .sums_f16 = avx512_sums_f16, .to_f16 = avx512_to_f16, .axpy = avx512_axpy,                 \
     .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
     .geglu = avx512_geglu, .cap = avx512_cap, .gelu = avx512_gelu,                             \

@@ -222,20 +222,15 @@ QUANT_INLINE void quant_row_q4_0(float *restrict dst, const uint8_t *restrict p,
     }
 }
 
-/* n is any number; sixteen at a time are what compilers vectorize. */
 QUANT_INLINE void quant_row_bf16(float *restrict dst, const uint8_t *restrict p, size_t n)
 {
-    uint16_t h[16] = {0};
-    uint32_t bits[16];
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        uint32_t bits;
 
-    for (size_t i = 0; i < n; i += 16) {
-        size_t some = n - i < 16 ? n - i : 16;
-
-        memcpy(h, p + i * 2, some * sizeof(*h));
-        for (size_t j = 0; j < 16; j++) {
-            bits[j] = (uint32_t)h[j] << 16;
-        }
-        memcpy(dst + i, bits, some * sizeof(*bits));
+        memcpy(&h, p + i * 2, sizeof(h));
+        bits = (uint32_t)h << 16;
+        memcpy(dst + i, &bits, sizeof(bits));
     }
 }
 

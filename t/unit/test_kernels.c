@@ -692,20 +692,22 @@ static void threads_change_nothing(void **state)
 /* Lengths that are no multiple of a vector, every version against the plain one. */
 static void vector_tails(void **state)
 {
-    float a[100], b[4 * 100], y[100], yy[100], out[4];
+    float a[4 * 100], b[4 * 100], y[100], yy[100], out[4][4];
     uint64_t seed = 11;
 
     (void)state;
     for (int i = 0; i < 400; i++) {
         b[i] = (float)ref_uniform(&seed);
-        a[i % 100] = (float)ref_uniform(&seed);
+        a[i] = (float)ref_uniform(&seed);
     }
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         for (size_t n = 1; n <= 100; n++) {
-            (*o)->dot4(out, a, b, 100, n);
-            for (size_t j = 0; j < 4; j++) {
-                assert_float_equal(out[j], cpu_ops_plain.dot(a, b + j * 100, n), 1e-4f);
-                assert_true(out[j] == (*o)->dot(a, b + j * 100, n));
+            (*o)->dot4x4(out, a, b, n);
+            for (size_t j = 0; j < 16; j++) {
+                const float *w = a + j / 4 * n, *x = b + j % 4 * n;
+
+                assert_float_equal(out[j / 4][j % 4], cpu_ops_plain.dot(w, x, n), 1e-4f);
+                assert_true(out[j / 4][j % 4] == (*o)->dot(w, x, n));
             }
             memcpy(y, b, sizeof(y));
             memcpy(yy, b, sizeof(yy));
@@ -768,6 +770,30 @@ static void rows_equal_their_layout(void **state)
     }
 }
 
+/* Rows of any length, and not a value behind them. */
+static void rows_end_where_they_end(void **state)
+{
+    const kern_type types[] = {KERN_F16, KERN_BF16};
+    uint8_t row[2 * 40];
+    float got[41], want[41];
+    uint64_t seed = 13;
+
+    (void)state;
+    ref_fill_row(KERN_F16, row, 40, &seed);
+    for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
+        for (size_t n = 1; n <= 80; n++) {
+            kern_type type = types[n % 2];
+
+            for (size_t i = 0; i < 41; i++) {
+                got[i] = want[i] = -1;
+            }
+            (*o)->row[type](got, row, n / 2);
+            cpu_ops_plain.row[type](want, row, n / 2);
+            assert_memory_equal(got, want, sizeof(got));
+        }
+    }
+}
+
 static void every_f16_value(void **state)
 {
     uint16_t all[65536];
@@ -807,6 +833,7 @@ int main(void)
         cmocka_unit_test(threads_change_nothing),
         cmocka_unit_test(vector_tails),
         cmocka_unit_test(rows_equal_their_layout),
+        cmocka_unit_test(rows_end_where_they_end),
         cmocka_unit_test(every_f16_value),
     };
 
