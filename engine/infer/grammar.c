@@ -44,8 +44,7 @@ struct grammar {
     array edges;  /* edge */
     array rules;  /* rule */
     bool too_large;
-    uint8_t
-        *needs; /* [states] how deep the calls are that lead to the rule's end; by the check */
+    uint8_t *needs; /* [states] how deep calls go on the way to the rule's end; by the check */
 };
 
 static void *append(array *a, size_t size)
