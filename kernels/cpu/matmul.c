@@ -113,20 +113,44 @@ static void rows_by_floats(const job *j, const cpu_product *p, const float *rows
     }
 }
 
+/* Too few tokens to be worth writing rows down for. */
+static void few_by_floats(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
+                          float *scratch)
+{
+    const cpu_ops *ops = j->m->dev->ops;
+    const kern_tensor *w = p->w;
+    size_t bytes = cpu_row_bytes(w->type, w->cols);
+
+    for (uint32_t r = begin; r < end; r++) {
+        const uint8_t *row = (const uint8_t *)w->data + r * bytes;
+
+        if (ops->dot_row[w->type] == NULL) {
+            rows_by_floats(j, p, cpu_row(ops, w, r, scratch), r, 1, 0, j->n);
+            continue;
+        }
+        for (size_t t = 0; t < j->n; t++) {
+            p->y[t * w->rows + r] = ops->dot_row[w->type](row, j->x + t * w->cols, w->cols);
+        }
+    }
+}
+
 /* As many tokens at once as stay in the cache while rows pass by. */
 static void by_floats(const job *j, const cpu_product *p, uint32_t begin, uint32_t end,
                       uint32_t thread)
 {
     float *scratch = cpu_float_rows(j->m, thread);
     uint32_t some = (uint32_t)(FLOATS_CACHED / p->w->cols) & ~3u;
-    uint32_t most = j->n < 4 ? 1 : FLOAT_ROWS;
 
+    if (j->n < 4) {
+        few_by_floats(j, p, begin, end, scratch);
+        return;
+    }
     some = some < 4 ? 4 : some;
     for (uint32_t t = 0; t < j->n; t += some) {
         uint32_t last = j->n - t < some ? j->n : t + some;
 
-        for (uint32_t r = begin; r < end; r += most) {
-            uint32_t n = end - r < most ? end - r : most;
+        for (uint32_t r = begin; r < end; r += FLOAT_ROWS) {
+            uint32_t n = end - r < FLOAT_ROWS ? end - r : FLOAT_ROWS;
 
             rows_by_floats(j, p, some_rows(j->m->dev->ops, p->w, r, n, scratch), r, n, t, last);
         }

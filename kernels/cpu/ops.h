@@ -33,6 +33,10 @@ typedef struct {
     /* sum of a[i] * b[i] */
     float (*dot)(const float *a, const float *b, size_t n);
 
+    /* dot(row, x, n) of a row that is read once, as floats, by kern_type; NULL: by row and dot
+     */
+    float (*dot_row[KERN_N_TYPES])(const uint8_t *row, const float *x, size_t n);
+
     /* out[r][t] = dot(w + r * n, x + t * n, n), of four rows and four tokens */
     void (*dot4x4)(float out[4][4], const float *w, const float *x, size_t n);
 

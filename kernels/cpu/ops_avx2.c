@@ -275,33 +275,77 @@ AVX2 static void avx2_layer_norm(float *x, const float *weight, const float *bia
     vector_layer_norm(x, weight, bias, n, eps);
 }
 
-AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
+/* Eight values of F16 or BF16. */
+AVX2 AVX2_INLINE __m256 avx2_halves(kern_type type, const uint8_t *p)
+{
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+    return type == KERN_F16
+               ? _mm256_cvtph_ps(v)
+               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+}
+
+AVX2 AVX2_INLINE float avx2_half(kern_type type, const uint8_t *p)
+{
+    uint16_t h;
+    float v;
+
+    if (type == KERN_F16) {
+        memcpy(&h, p, sizeof(h));
+        return cpu_f16_to_f32(h);
+    }
+    quant_row_bf16(&v, p, 1);
+    return v;
+}
+
+AVX2 AVX2_INLINE void avx2_row_halves(kern_type type, float *dst, const uint8_t *p, size_t n)
 {
     size_t i = 0;
-    uint16_t h;
 
     for (; i + 8 <= n; i += 8) {
-        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + i * 2));
-
-        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(v));
+        _mm256_storeu_ps(dst + i, avx2_halves(type, p + i * 2));
     }
     for (; i < n; i++) {
-        memcpy(&h, p + i * 2, sizeof(h));
-        dst[i] = cpu_f16_to_f32(h);
+        dst[i] = avx2_half(type, p + i * 2);
     }
+}
+
+AVX2 AVX2_INLINE float avx2_dot_halves(kern_type type, const uint8_t *p, const float *x,
+                                       size_t n)
+{
+    __m256 s0 = _mm256_setzero_ps(), s1 = _mm256_setzero_ps();
+    float sum;
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        s0 = _mm256_fmadd_ps(avx2_halves(type, p + i * 2), _mm256_loadu_ps(x + i), s0);
+        s1 = _mm256_fmadd_ps(avx2_halves(type, p + i * 2 + 16), _mm256_loadu_ps(x + i + 8), s1);
+    }
+    sum = avx2_sum(s0, s1);
+    for (; i < n; i++) {
+        sum += avx2_half(type, p + i * 2) * x[i];
+    }
+    return sum;
+}
+
+AVX2 static void avx2_row_f16(float *dst, const uint8_t *p, size_t n)
+{
+    avx2_row_halves(KERN_F16, dst, p, n);
 }
 
 AVX2 static void avx2_row_bf16(float *dst, const uint8_t *p, size_t n)
 {
-    size_t i = 0;
+    avx2_row_halves(KERN_BF16, dst, p, n);
+}
 
-    for (; i + 8 <= n; i += 8) {
-        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + i * 2));
+AVX2 static float avx2_dot_row_f16(const uint8_t *row, const float *x, size_t n)
+{
+    return avx2_dot_halves(KERN_F16, row, x, n);
+}
 
-        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
-                            _mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
-    }
-    quant_row_bf16(dst + i, p + i * 2, n - i);
+AVX2 static float avx2_dot_row_bf16(const uint8_t *row, const float *x, size_t n)
+{
+    return avx2_dot_halves(KERN_BF16, row, x, n);
 }
 
 AVX2 static void avx2_row_q8_0(float *dst, const uint8_t *src, size_t n)
@@ -332,6 +376,7 @@ AVX2 static void avx2_row_q6_k(float *dst, const uint8_t *src, size_t n)
 const cpu_ops cpu_ops_avx2 = {
     .name = "avx2",
     .dot = avx2_dot,
+    .dot_row = {[KERN_F16] = avx2_dot_row_f16, [KERN_BF16] = avx2_dot_row_bf16},
     .dot4x4 = avx2_dot4x4,
     .dots_f16 = avx2_dots_f16,
     .sums_f16 = avx2_sums_f16,

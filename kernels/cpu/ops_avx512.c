@@ -321,24 +321,64 @@ AVX512 static void avx512_layer_norm(float *x, const float *weight, const float 
     vector_layer_norm(x, weight, bias, n, eps);
 }
 
-AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
+/* Sixteen values of F16 or BF16. */
+AVX512 X86_INLINE __m512 avx512_halves(kern_type type, __m256i v)
+{
+    return type == KERN_F16
+               ? _mm512_cvtph_ps(v)
+               : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+AVX512 X86_INLINE void avx512_row_halves(kern_type type, float *dst, const uint8_t *p, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
         __m256i v = _mm256_maskz_loadu_epi16(m, p + i * 2);
 
-        _mm512_mask_storeu_ps(dst + i, m, _mm512_cvtph_ps(v));
+        _mm512_mask_storeu_ps(dst + i, m, avx512_halves(type, v));
     }
+}
+
+AVX512 X86_INLINE float avx512_dot_halves(kern_type type, const uint8_t *p, const float *x,
+                                          size_t n)
+{
+    __m512 s0 = _mm512_setzero_ps(), s1 = _mm512_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        __m256i v0 = _mm256_loadu_si256((const __m256i *)(const void *)(p + i * 2));
+        __m256i v1 = _mm256_loadu_si256((const __m256i *)(const void *)(p + i * 2 + 32));
+
+        s0 = _mm512_fmadd_ps(avx512_halves(type, v0), _mm512_loadu_ps(x + i), s0);
+        s1 = _mm512_fmadd_ps(avx512_halves(type, v1), _mm512_loadu_ps(x + i + 16), s1);
+    }
+    for (; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
+        __m256i v = _mm256_maskz_loadu_epi16(m, p + i * 2);
+
+        s0 = _mm512_fmadd_ps(avx512_halves(type, v), _mm512_maskz_loadu_ps(m, x + i), s0);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
+}
+
+AVX512 static void avx512_row_f16(float *dst, const uint8_t *p, size_t n)
+{
+    avx512_row_halves(KERN_F16, dst, p, n);
 }
 
 AVX512 static void avx512_row_bf16(float *dst, const uint8_t *p, size_t n)
 {
-    for (size_t i = 0; i < n; i += 16) {
-        __mmask16 m = n - i < 16 ? avx512_tail(n - i) : 0xffff;
-        __m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p + i * 2));
+    avx512_row_halves(KERN_BF16, dst, p, n);
+}
 
-        _mm512_mask_storeu_epi32(dst + i, m, _mm512_slli_epi32(v, 16));
-    }
+AVX512 static float avx512_dot_row_f16(const uint8_t *row, const float *x, size_t n)
+{
+    return avx512_dot_halves(KERN_F16, row, x, n);
+}
+
+AVX512 static float avx512_dot_row_bf16(const uint8_t *row, const float *x, size_t n)
+{
+    return avx512_dot_halves(KERN_BF16, row, x, n);
 }
 
 AVX512 static void avx512_row_q8_0(float *dst, const uint8_t *src, size_t n)
@@ -367,11 +407,12 @@ AVX512 static void avx512_row_q6_k(float *dst, const uint8_t *src, size_t n)
 }
 
 #define AVX512_OPS                                                                             \
-    .dot = avx512_dot, .dot4x4 = avx512_dot4x4, .dots_f16 = avx512_dots_f16,                   \
-    .sums_f16 = avx512_sums_f16, .to_f16 = avx512_to_f16, .axpy = avx512_axpy,                 \
-    .scale = avx512_scale, .softmax = avx512_softmax, .swiglu = avx512_swiglu,                 \
-    .geglu = avx512_geglu, .cap = avx512_cap, .gelu = avx512_gelu,                             \
-    .layer_norm = avx512_layer_norm,                                                           \
+    .dot = avx512_dot,                                                                         \
+    .dot_row = {[KERN_F16] = avx512_dot_row_f16, [KERN_BF16] = avx512_dot_row_bf16},           \
+    .dot4x4 = avx512_dot4x4, .dots_f16 = avx512_dots_f16, .sums_f16 = avx512_sums_f16,         \
+    .to_f16 = avx512_to_f16, .axpy = avx512_axpy, .scale = avx512_scale,                       \
+    .softmax = avx512_softmax, .swiglu = avx512_swiglu, .geglu = avx512_geglu,                 \
+    .cap = avx512_cap, .gelu = avx512_gelu, .layer_norm = avx512_layer_norm,                   \
     .row = {                                                                                   \
         [KERN_F16] = avx512_row_f16,   [KERN_BF16] = avx512_row_bf16,                          \
         [KERN_Q8_0] = avx512_row_q8_0, [KERN_Q4_0] = avx512_row_q4_0,                          \

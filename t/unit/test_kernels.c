@@ -770,16 +770,19 @@ static void rows_equal_their_layout(void **state)
     }
 }
 
-/* Rows of any length, and not a value behind them. */
+/* Rows of any length, and not a value behind them; their dots are those of their floats. */
 static void rows_end_where_they_end(void **state)
 {
     const kern_type types[] = {KERN_F16, KERN_BF16};
     uint8_t row[2 * 40];
-    float got[41], want[41];
+    float got[41], want[41], x[40];
     uint64_t seed = 13;
 
     (void)state;
     ref_fill_row(KERN_F16, row, 40, &seed);
+    for (size_t i = 0; i < 40; i++) {
+        x[i] = (float)ref_uniform(&seed);
+    }
     for (const cpu_ops *const *o = cpu_ops_usable(); *o != NULL; o++) {
         for (size_t n = 1; n <= 80; n++) {
             kern_type type = types[n % 2];
@@ -790,6 +793,9 @@ static void rows_end_where_they_end(void **state)
             (*o)->row[type](got, row, n / 2);
             cpu_ops_plain.row[type](want, row, n / 2);
             assert_memory_equal(got, want, sizeof(got));
+            if ((*o)->dot_row[type] != NULL) {
+                assert_true((*o)->dot_row[type](row, x, n / 2) == (*o)->dot(want, x, n / 2));
+            }
         }
     }
 }
