@@ -131,6 +131,8 @@ typedef struct {
     bool thinks;        /* the answer may begin with thoughts: their tokens are counted */
     bool goes_on;       /* the last message is the beginning of the answer: the rest is asked
                            for, as if it had not been interrupted */
+    bool begun;         /* the last message (before that one) is the assistant's and ends the
+                           prompt: the answer is what comes behind it, without thoughts */
     const int32_t *ids; /* raw token ids, used as they stand */
     size_t n_ids;
 

@@ -101,13 +101,34 @@ static uint64_t bytes_of(const infer_message *message)
     return (uint64_t)message->content_len + message->thought.len + message->calls.len;
 }
 
+/* The messages at the end that the template does not show: what begins the answer. */
+static size_t n_behind(const infer_params *p)
+{
+    return (size_t)p->begun + p->goes_on;
+}
+
+/* Their texts, behind what the template has made. *n_said: tokens of an answer that goes on. */
+static bool add_behind(const infer *m, const infer_params *p, tokenizer_ids *ids,
+                       uint32_t *n_said)
+{
+    const infer_message *end = p->messages + p->n_messages;
+    size_t before = ids->n;
+
+    for (const infer_message *i = end - n_behind(p); i < end; i++) {
+        before = ids->n;
+        if (!tokenizer_encode(m->tok, i->content, i->content_len, false, ids)) {
+            return false;
+        }
+    }
+    *n_said = p->goes_on ? (uint32_t)(ids->n - before) : 0;
+    return true;
+}
+
 /* r: how many of the ids are of an answer that goes on, and whether it begins in a thought. */
 static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids, infer_req *r,
                        char *err, size_t errlen)
 {
-    size_t n = p->n_messages - p->goes_on, without = 0;
-    const chat_talk talk = {p->messages, n, p->tools, p->effort};
-    const infer_message *last = p->goes_on ? &p->messages[n] : NULL;
+    const chat_talk talk = {p->messages, p->n_messages - n_behind(p), p->tools, p->effort};
     uint64_t most = (uint64_t)m->n_ctx * tokenizer_max_piece(m->tok);
     uint64_t bytes = p->tools.len;
     char why[256];
@@ -125,13 +146,14 @@ static infer_rc render(const infer *m, const infer_params *p, tokenizer_ids *ids
     ids->limit = m->n_ctx;
     chat_rc rc =
         chat_render(m->chat, m->tok, &talk, most, ids, &r->is_thought, why, sizeof(why));
-    without = ids->n;
-    if (rc == CHAT_OK && last &&
-        !tokenizer_encode(m->tok, last->content, last->content_len, false, ids)) {
+    if (rc == CHAT_OK && p->begun && r->is_thought) {
+        return refuse(INFER_INVALID, err, errlen,
+                      "it thinks first, so the last message cannot begin its answer");
+    }
+    if (rc == CHAT_OK && !add_behind(m, p, ids, &r->n_said)) {
         rc = CHAT_TOO_LONG;
     }
-    r->n_said = (uint32_t)(ids->n - without);
-    r->is_thought = r->is_thought && !last;
+    r->is_thought = r->is_thought && !p->goes_on;
     switch (rc) {
     case CHAT_OK:
         return INFER_OK;
@@ -180,6 +202,18 @@ static infer_rc make_prompt(const infer *m, const infer_params *p, infer_req *r,
     return r->ids != NULL && r->kv.pages != NULL ? INFER_OK : out_of_memory(err, errlen);
 }
 
+/* The language is the whole answer's, with what has been said of it. */
+static bool walk_behind(const infer_params *p, mask_walk *walk)
+{
+    const infer_message *end = p->messages + p->n_messages;
+    bool ok = true;
+
+    for (const infer_message *i = end - n_behind(p); ok && i < end; i++) {
+        ok = mask_walk_text(walk, i->content, i->content_len);
+    }
+    return ok;
+}
+
 static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r, char *err,
                              size_t errlen)
 {
@@ -226,9 +260,7 @@ static infer_rc fill_request(const infer *m, const infer_params *p, infer_req *r
         r->thoughts.at = r->is_thought ? THOUGHTS_WITHIN : THOUGHTS_MAY_BEGIN;
     }
     sampler_skip(&r->sampler, r->n_said);
-    const infer_message *said = p->goes_on ? &p->messages[p->n_messages - 1] : NULL;
-    if (rc == INFER_OK && said && r->walk != NULL &&
-        !mask_walk_text(r->walk, said->content, said->content_len)) {
+    if (rc == INFER_OK && r->walk != NULL && !walk_behind(p, r->walk)) {
         return refuse(INFER_INVALID, err, errlen,
                       "the answer that goes on is not in the format that is asked for");
     }

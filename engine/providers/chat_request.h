@@ -36,6 +36,9 @@ typedef struct chat_request {
     bool prompt_first; /* a stream's first chunk shall say how long the prompt is, if that is
                           known by then; other clients might add it to what the last one says */
     bool goes_on;      /* the last message is the assistant's own so far */
+    bool begun; /* the last message (before that one) is the assistant's, and its API answers
+                   with what comes behind it; in OpenAI's words only local models know that */
+    bool wants_thoughts; /* asked for: an answer that has begun cannot have any */
     uint32_t cap; /* the most tokens of an answer where the request names none; 0: no matter */
 
     /* Another endpoint than that of chats: what is appended to a provider's url. The body

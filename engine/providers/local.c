@@ -290,8 +290,8 @@ static tool_options options_of(const local_tools *tools, const infer_params *par
         .names = tools->names,
         .n_names = tools->n,
         .one = tools->one || tools->named,
-        .thinks = info.thinks && !begins_so,
-        .goes_on = params->goes_on,
+        .thinks = info.thinks && !begins_so && !params->begun,
+        .goes_on = params->goes_on || params->begun,
     };
 }
 

@@ -527,6 +527,61 @@ static void read_numbers(const chat_request *chat, infer_params *params)
     }
 }
 
+static bool begun_badly(aiq_err *err, const char *param, const char *why)
+{
+    return aiq_fail_param(err, 400, "invalid_value", param, "%s", why);
+}
+
+/* The text that an answer begins with. White space at its end would be a token of its own,
+ * where models have it at the beginning of the next word. */
+static bool check_beginning(const infer_message *begun, aiq_err *err)
+{
+    static const char ws[] = " \t\n\v\f\r";
+
+    if (begun->calls.len > 0) {
+        return begun_badly(err, "messages",
+                           "messages: final assistant content cannot have tool calls");
+    }
+    if (begun->content_len == 0) {
+        return begun_badly(err, "messages",
+                           "messages: final assistant content cannot be empty");
+    }
+    if (memchr(ws, begun->content[begun->content_len - 1], sizeof(ws) - 1)) {
+        return begun_badly(
+            err, "messages",
+            "messages: final assistant content cannot end with trailing whitespace");
+    }
+    return true;
+}
+
+/* What the whole answer must be cannot be said of the rest of one. */
+static bool check_begun(const chat_request *chat, const infer_params *params,
+                        const local_tools *tools, aiq_err *err)
+{
+    const size_t last = params->n_messages - 1 - params->goes_on;
+    aiq_str schema;
+
+    if (!read_format(chat, &schema, err)) {
+        return false;
+    }
+    if (schema.len > 0) {
+        return begun_badly(err, "response_format",
+                           "'response_format' cannot be used where the last message is the "
+                           "assistant's.");
+    }
+    if (tools->required || tools->named) {
+        return begun_badly(err, "tool_choice",
+                           "'tool_choice' cannot ask for a call where the last message is the "
+                           "assistant's.");
+    }
+    if (chat->wants_thoughts) {
+        return begun_badly(err, "thinking",
+                           "'thinking' cannot be enabled where the last message is the "
+                           "assistant's.");
+    }
+    return check_beginning(&params->messages[last], err);
+}
+
 unsigned local_chat_choices(const chat_request *chat)
 {
     int64_t n;
@@ -548,10 +603,11 @@ bool local_chat_params(const chat_request *chat, aiq_pool *pool, infer_params *p
         return false;
     }
     read_numbers(chat, params);
-    params->effort = chat->no_thoughts ? "none" : params->effort;
+    params->effort = chat->no_thoughts || chat->begun ? "none" : params->effort;
     params->tools = tools->list;
     params->goes_on = chat->goes_on;
-    return true;
+    params->begun = chat->begun;
+    return !chat->begun || check_begun(chat, params, tools, err);
 }
 
 bool local_chat_refused(infer_rc rc, const char *why, aiq_err *err)

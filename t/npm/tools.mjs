@@ -63,6 +63,11 @@ for (const stream of [false, true]) {
   r = await say({ ...said, stop_sequences: ['never', stop] });
   ok(r.content[0].text.length <= 6 && r.stop_reason === 'stop_sequence' && r.stop_sequence === stop, `messages, ${how}: a stop sequence`, r);
 
+  // an answer that the client begins
+  const whole = (await say(said)).content[0].text, begun = whole.slice(0, whole.indexOf(' ', 6));
+  r = await say({ ...said, messages: [...said.messages, { role: 'assistant', content: begun }] });
+  ok(begun + r.content[0].text === whole, `messages, ${how}: an answer that goes on`, [r, whole]);
+
   // a call that has no room is text in a whole answer
   r = await error(say({ ...messages, max_tokens: 12, tool_choice: { type: 'any' } }));
   ok(r.stop_reason === 'max_tokens', `messages, ${how}: a call that is cut`, r);

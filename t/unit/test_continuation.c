@@ -46,6 +46,10 @@ static void asks_with_what_was_said(void **state)
                            "\\n\xc3\xa4\"}] ,\"model\":\"m\",\"stream\":true}"));
     assert_int_equal(next.messages.count, 2);
     assert_true(next.stream);
+    assert_true(next.goes_on && !next.begun);
+    chat.begun = true; /* by the client, before what was said */
+    assert_true(continuation_request(&c, &chat, pool, &next));
+    assert_true(next.goes_on && next.begun);
     aiq_buf_free(&c.text);
     aiq_pool_free(pool);
 }

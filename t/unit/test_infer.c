@@ -476,6 +476,36 @@ static void a_chat_is_counted(void **state)
     infer_close(m);
 }
 
+/* What it begins with is of the prompt, of the answer only what was said behind it. */
+static void an_answer_that_has_begun(void **state)
+{
+    infer *m = open_tiny((infer_options){0});
+    infer_message msgs[] = {{.role = "user", .content = "the", .content_len = 3},
+                            {.role = "assistant", .content = "###", .content_len = 3},
+                            {.role = "assistant", .content = "##", .content_len = 2}};
+    infer_params p = {.messages = msgs, .n_messages = 1};
+    uint32_t without = 0, n = 0;
+    client c = {0};
+
+    (void)state;
+    assert_int_equal(infer_count(m, &p, &without, err, sizeof(err)), INFER_OK);
+    p = (infer_params){.messages = msgs, .n_messages = 2, .max_tokens = 4, .begun = true};
+    assert_int_equal(infer_count(m, &p, &n, err, sizeof(err)), INFER_OK);
+    assert_int_equal(n, without + 3);
+    submit(m, &c, p);
+    wait_last(&c);
+    assert_int_equal(c.last.prompt_tokens, without + 3);
+    assert_int_equal(c.last.completion_tokens, 4);
+    c = (client){0};
+    p.n_messages = 3;
+    p.goes_on = true;
+    submit(m, &c, p);
+    wait_last(&c);
+    assert_int_equal(c.last.prompt_tokens, without + 3);
+    assert_int_equal(c.last.completion_tokens, 4); /* two of them were there */
+    infer_close(m);
+}
+
 /* --- calls of tools --- */
 
 /* A control token that is a mark of calls can be had as text, and a grammar can ask for it. */
@@ -585,6 +615,7 @@ int main(void)
         cmocka_unit_test(a_chat_too_long),
         cmocka_unit_test(a_chat_is_rendered),
         cmocka_unit_test(a_chat_is_counted),
+        cmocka_unit_test(an_answer_that_has_begun),
         cmocka_unit_test(marks_of_calls),
         cmocka_unit_test(thoughts_are_free),
     };

@@ -51,17 +51,23 @@ static void becomes(const char *messages, const char *expected)
 }
 
 /* What no field of OpenAI's says. */
-static bool wants_no_thoughts(const char *thinking)
+static const chat_request *translated(const char *body)
 {
     chat_request chat;
     aiq_err err;
-    char body[200];
-    int n = snprintf(body, sizeof(body), START USER "],\"thinking\":%s}", thinking);
 
-    assert_true(messages_request_parse(&chat, (aiq_str){body, (size_t)n}, &err));
+    assert_true(messages_request_parse(&chat, (aiq_str){body, strlen(body)}, &err));
     const chat_request *other = chat.translate(&chat, pool, &err);
     assert_non_null(other);
-    return other->no_thoughts;
+    return other;
+}
+
+static const chat_request *with_thinking(const char *thinking)
+{
+    char body[200];
+
+    snprintf(body, sizeof(body), START USER "],\"thinking\":%s}", thinking);
+    return translated(body);
 }
 
 /* Fields beside those that every request has. */
@@ -189,6 +195,19 @@ static void blocks_that_cannot_be_carried(void **state)
     }
 }
 
+static void answers_that_have_begun(void **state)
+{
+    static const char answer[] = "{\"role\":\"assistant\",\"content\":\"a\"}";
+    char body[300];
+
+    (void)state;
+    assert_false(translated(START USER "]}")->begun);
+    snprintf(body, sizeof(body), START USER ",%s]}", answer);
+    assert_true(translated(body)->begun);
+    snprintf(body, sizeof(body), START USER ",%s," USER "]}", answer);
+    assert_false(translated(body)->begun);
+}
+
 #define TOOL "\"tools\":[{\"name\":\"f\",\"input_schema\":{\"type\":\"object\"}}]"
 #define FTOOL                                                                                  \
     ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":"          \
@@ -231,9 +250,13 @@ static void options(void **state)
     fields_become("\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":32000}", "",
                   ",\"reasoning_effort\":\"high\"");
     fields_become("\"thinking\":{\"type\":\"disabled\"}", "", "");
-    assert_true(wants_no_thoughts("{\"type\":\"disabled\"}"));
-    assert_false(wants_no_thoughts("{\"type\":\"adaptive\"}"));
-    assert_false(wants_no_thoughts("null"));
+    assert_true(with_thinking("{\"type\":\"disabled\"}")->no_thoughts);
+    assert_false(with_thinking("{\"type\":\"disabled\"}")->wants_thoughts);
+    assert_false(with_thinking("{\"type\":\"adaptive\"}")->no_thoughts);
+    assert_true(with_thinking("{\"type\":\"adaptive\"}")->wants_thoughts);
+    assert_true(with_thinking("{\"type\":\"enabled\"}")->wants_thoughts);
+    assert_false(with_thinking("null")->no_thoughts);
+    assert_false(with_thinking("null")->wants_thoughts);
     fields_become(
         "\"output_config\":{\"effort\":\"medium\",\"format\":{\"type\":\"json_schema\","
         "\"schema\":{}}}",
@@ -337,6 +360,7 @@ int main(void)
         cmocka_unit_test(images_and_documents),
         cmocka_unit_test(tools_and_their_results),
         cmocka_unit_test(blocks_that_cannot_be_carried),
+        cmocka_unit_test(answers_that_have_begun),
         cmocka_unit_test(tools),
         cmocka_unit_test(options),
         cmocka_unit_test(an_empty_message),

@@ -74,6 +74,7 @@ bool continuation_request(const continuation *c, const chat_request *chat, aiq_p
         return false;
     }
     out->goes_on = true;
+    out->begun = chat->begun;
     out->no_thoughts = chat->no_thoughts;
     out->cap = chat->cap;
     return true;

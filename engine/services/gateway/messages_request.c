@@ -8,6 +8,7 @@ typedef struct {
     aiq_buf *out;
     aiq_err *err;
     uint32_t i; /* the message */
+    bool begun; /* the last one is the assistant's */
 } writer;
 
 static bool is_kind(const json_value *block, const char *kind)
@@ -376,6 +377,8 @@ static bool add_messages(writer *w, const json_value *body)
         return false;
     }
     for (w->i = 0; json_each(&messages, &cursor, NULL, &message); w->i++) {
+        json_value role = json_member(&message, "role");
+        w->begun = json_string_is(&role, "assistant");
         if (!add_message(w, &message)) {
             return false;
         }
@@ -578,11 +581,12 @@ static bool write_chat(writer *w, const chat_request *chat)
     return true;
 }
 
-static bool wants_no_thoughts(const chat_request *chat)
+static void read_thinking(const chat_request *chat, chat_request *other)
 {
     json_value body = json_root(chat->body), thinking = json_member(&body, "thinking");
 
-    return is_kind(&thinking, "disabled");
+    other->no_thoughts = is_kind(&thinking, "disabled");
+    other->wants_thoughts = is_kind(&thinking, "enabled") || is_kind(&thinking, "adaptive");
 }
 
 /* Messages have other numbers here: a system prompt is one, each tool's result is one. */
@@ -605,7 +609,8 @@ const chat_request *messages_request_translate(const chat_request *chat, aiq_poo
         aiq_str body = {aiq_pool_copy(pool, out.data, out.len), out.len};
         ok = chat_request_parse(other, body, err);
         other->prompt_first = chat->stream;
-        other->no_thoughts = wants_no_thoughts(chat);
+        other->begun = w.begun;
+        read_thinking(chat, other);
         other->names = names;
         if (!ok) {
             rewrite_error(err, names);
