@@ -16,6 +16,10 @@
  * only worker, comes back for it. */
 #define KEEP_NS 60000000000ull
 
+/* Before a model that could not be loaded is tried again: reading a large file takes the disk
+ * from others, and a cause that passes takes some seconds. */
+#define REST_NS 5000000000ull
+
 #define TITLE "model "
 
 /* Percent between two events of a model that loads. */
@@ -42,11 +46,13 @@ struct local_model {
     const char *name; /* in the title */
     model_state state;
     unsigned percent; /* of its file is read, where LOADING */
-    bool again;       /* it was loaded before, for the same policies */
+    bool again;       /* it was loaded or tried before, for the same policies */
+    bool failed;      /* so the last try has ended */
     unsigned policies, requests;
     uint32_t replicas;  /* as the last policy wants them */
     uint32_t asked;     /* those that it was loaded with */
     uint64_t unused_ns; /* since when there are no requests, or no policies either */
+    uint64_t tried_ns;  /* the end of the last try */
     loaded_model loaded;
     infer_stats shown; /* of loaded.chats */
     health_component health;
@@ -213,7 +219,8 @@ static void load_model(local_models *m, local_model *model)
     pthread_mutex_lock(&m->lock);
     model->loaded = loaded;
     model->state = is_loaded(&loaded) ? MODEL_READY : MODEL_FAILED;
-    model->unused_ns = loop_now_ns();
+    model->failed = model->state == MODEL_FAILED;
+    model->unused_ns = model->tried_ns = loop_now_ns();
 }
 
 /* Under the lock. */
@@ -341,7 +348,7 @@ static health_status check(void *arg, char *reason, size_t size)
     if (model->state == MODEL_LOADING) {
         snprintf(reason, size, "loading");
         /* who was idle comes back while requests wait: they need not go elsewhere */
-        status = model->again ? HEALTH_OK : HEALTH_DOWN;
+        status = !model->again ? HEALTH_DOWN : model->failed ? HEALTH_DEGRADED : HEALTH_OK;
     } else if (model->state == MODEL_FAILED) {
         snprintf(reason, size, "cannot be loaded, the engine's log says why");
         status = HEALTH_DEGRADED;
@@ -448,6 +455,13 @@ static const char *path_of(const policy_provider *provider, const char *name)
     return NULL;
 }
 
+/* Not loaded, and somebody asks for it: is it to be? */
+static bool is_due(const local_model *model)
+{
+    return model->state == MODEL_UNUSED ||
+           (model->state == MODEL_FAILED && loop_now_ns() >= model->tried_ns + REST_NS);
+}
+
 /* A reference, and what is loaded. */
 static local_model *use(local_models *m, const policy_provider *provider, const char *name,
                         loaded_model *out, aiq_err *err)
@@ -457,7 +471,7 @@ static local_model *use(local_models *m, const policy_provider *provider, const 
 
     pthread_mutex_lock(&m->lock);
     model = path ? find(m, path) : NULL;
-    if (model && model->state == MODEL_UNUSED) {
+    if (model && is_due(model)) {
         begin_loading(model, true);
         pthread_cond_signal(&m->work);
     }

@@ -5,9 +5,10 @@
  *
  * A model is loaded when a policy first names it, and closed a minute after the
  * last such policy is gone and no request uses it. One that could not be loaded is tried
- * again when the next policy names it. /health knows each: down while it loads,
- * degraded where it could not be. With --models-idle a model is closed, too, that no
- * request has used for so long; the next request has it loaded again.
+ * again when the next policy names it, and when a request wants it five seconds or more
+ * after the last try. /health knows each: down while it loads, degraded where it could not
+ * be, until it is. With --models-idle a model is closed, too, that no request has used for
+ * so long; the next request has it loaded again.
  */
 
 #ifndef AIQ_LOCAL_MODELS_H
