@@ -176,9 +176,6 @@ static void read_weights(model_reader *r, infer_model *m)
         read_attention(r, c, i, &m->layers[i]);
         read_ffn(r, c, i, &m->layers[i]);
     }
-    if (r->n_used != gguf_n_tensors(r->g)) {
-        model_fail(r, "the file has tensors that are not supported");
-    }
 }
 
 /* What encode knows of decoders: Gemma's scales, caps and windows are none of it. */
@@ -231,7 +228,9 @@ bool embed_model_read(embed_model *m, const gguf *g, uint32_t n_vocab, char *err
     model->architecture = strcmp(arch, "bert") == 0 ? "bert" : "nomic-bert";
     read_config(&r, &model->config, n_vocab);
     if (!r.failed) {
+        model_tensors_begin(&r);
         read_weights(&r, model);
+        model_tensors_end(&r);
     }
     model->n_params = r.n_params;
     if (r.failed) {

@@ -321,9 +321,6 @@ static void read_weights(reader *r)
         read_attention(r, i, &m->layers[i]);
         read_ffn(r, i, &m->layers[i]);
     }
-    if (r->in.n_used != gguf_n_tensors(r->in.g)) {
-        model_fail(&r->in, "the file has tensors that are not supported, such as biases");
-    }
 }
 
 bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err, size_t errlen)
@@ -342,7 +339,9 @@ bool infer_model_read(infer_model *m, const gguf *g, uint32_t n_vocab, char *err
     }
     if (!r.in.failed) {
         read_scales(&r);
+        model_tensors_begin(&r.in);
         read_weights(&r);
+        model_tensors_end(&r.in);
     }
     m->n_params = r.in.n_params;
     if (r.in.failed) {

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 void model_fail(model_reader *r, const char *format, ...)
@@ -89,9 +90,35 @@ const gguf_tensor *model_tensor(model_reader *r, const char *name, uint64_t rows
         model_fail(r, "the tensor %s has the wrong shape", name);
         return NULL;
     }
-    r->n_used++;
+    if (r->used != NULL) {
+        r->used[t - gguf_tensor_at(r->g, 0)] = true;
+    }
     r->n_params += rows * cols;
     return t;
+}
+
+void model_tensors_begin(model_reader *r)
+{
+    r->used = calloc(gguf_n_tensors(r->g) + 1, sizeof(*r->used));
+    if (r->used == NULL) {
+        model_fail(r, "out of memory");
+    }
+}
+
+void model_tensors_end(model_reader *r)
+{
+    size_t n = gguf_n_tensors(r->g), i = 0;
+    char shown[GGUF_SHOWN];
+
+    while (!r->failed && i < n && r->used[i]) {
+        i++;
+    }
+    if (!r->failed && i < n) {
+        model_fail(r, "the file has tensors that are not supported, such as %s",
+                   gguf_show(gguf_tensor_at(r->g, i)->name, shown));
+    }
+    free(r->used);
+    r->used = NULL;
 }
 
 static kern_type kern_type_of(uint32_t type)

@@ -18,7 +18,7 @@
 typedef struct {
     const gguf *g;
     const char *arch;  /* what its keys begin with; "" until it is known */
-    size_t n_used;     /* tensors */
+    bool *used;        /* [tensors of g] those that were read; NULL: nobody asks */
     uint64_t n_params; /* in them */
     bool failed;
     char *err;
@@ -44,6 +44,12 @@ float model_real(model_reader *r, const char *key, float def, double max);
 /* A tensor of this shape; NULL and an error: it is missing, or has another. */
 const gguf_tensor *model_tensor(model_reader *r, const char *name, uint64_t rows,
                                 uint64_t cols);
+
+/* Notes from here on which tensors are read. */
+void model_tensors_begin(model_reader *r);
+
+/* Ends that: an error that names one of those that were not read, if the file has such. */
+void model_tensors_end(model_reader *r);
 
 /* Some rows of t, which may be NULL. */
 kern_tensor model_rows(const gguf_tensor *t, uint32_t first, uint32_t rows);

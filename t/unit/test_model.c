@@ -211,7 +211,8 @@ static void absurd_numbers(void **state)
         {"llama.block_count", 0, "llama.block_count is not a number from 1 to 1024"},
         {"llama.block_count", 1025, "llama.block_count is not a number from 1 to 1024"},
         {"llama.block_count", 3, "the tensor blk.2.attn_norm.weight is missing"},
-        {"llama.block_count", 1, "the file has tensors that are not supported, such as biases"},
+        {"llama.block_count", 1,
+         "the file has tensors that are not supported, such as blk.1.attn_k.weight"},
         {"llama.context_length", 1u << 31,
          "llama.context_length is not a number from 1 to 1048576"},
         {"llama.embedding_length", 1u << 31,
@@ -334,7 +335,7 @@ static void tensors_that_do_not_fit(void **state)
     refused(&w, "the tensor blk.0.attn_norm.weight is not F32");
     tiny_write(&w, (tiny_model){0});
     gw_tensor(&w, "blk.0.attn_q.bias", GGUF_TENSOR_F32, 64, 0, bias, sizeof(bias));
-    refused(&w, "the file has tensors that are not supported, such as biases");
+    refused(&w, "the file has tensors that are not supported, such as blk.0.attn_q.bias");
     tiny_write(&w, (tiny_model){0});
     gw_tensor(&w, "rope_freqs.weight", GGUF_TENSOR_F32, 8, 0, bias, 32);
     refused(&w, "rope_freqs.weight has a divisor that is not positive");
