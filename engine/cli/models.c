@@ -12,6 +12,7 @@
 #include "infer/embed_model.h"
 #include "infer/model_files.h"
 #include "infer/tokenizer.h"
+#include "infer/unicode.h"
 
 static const char help[] =
     "Usage: aiq models [DIR] [--json]\n"
@@ -77,6 +78,22 @@ static char *name_of(const char *file)
     return strndup(file, model_file_is_part(file, 1) ? len - strlen("-00001-of-00003") : len);
 }
 
+/* Names of files are any bytes: of what is no character of UTF-8, or none that is seen, a
+ * question mark. */
+static void make_readable(char *text)
+{
+    uint32_t cp;
+    int n;
+
+    for (size_t len = strlen(text); len > 0; text += n, len -= (size_t)n) {
+        n = utf8_next(text, len, &cp);
+        if (n <= 0 || cp < ' ' || cp == 0x7f) {
+            *text = '?';
+            n = 1;
+        }
+    }
+}
+
 static bool look_at(listed *l, const char *folder, const char *file)
 {
     char *path;
@@ -91,6 +108,10 @@ static bool look_at(listed *l, const char *folder, const char *file)
     if (g != NULL) {
         look_inside(l, g);
         gguf_close(g);
+    }
+    make_readable(l->error);
+    if (l->name != NULL) {
+        make_readable(l->name);
     }
     return l->name != NULL;
 }
