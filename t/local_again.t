@@ -27,7 +27,7 @@ sub put {
 
 put('broken.gguf', "$AIQ::Test::ROOT/README.md");
 put('idle.gguf', $demo);
-$t->{engine_args} = [ '--models', $folder, '--models-idle', 1 ];
+$t->{engine_args} = [ '--models', $folder, '--models-idle', 3 ];
 $t->conf('
     aiq_provider local { dialect local; model broken; model none; model idle; retry 5 backoff=50ms; }
     aiq_model broken { target local; }

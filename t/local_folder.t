@@ -18,7 +18,7 @@ to_parts($demo, "$folder/split", 2);
 symlink($demo, "$folder/link.gguf");
 system('cp', $demo, "$folder/whole.gguf");
 system('cp', $demo, $t->dir . '/outside.gguf');
-$t->{engine_args} = [ '--models', $folder, '--models-idle', 1 ];
+$t->{engine_args} = [ '--models', $folder, '--models-idle', 3 ];
 $t->conf('
     aiq_provider local { dialect local; model whole; model split; model link; model ../outside; model none;
                          retry 5 backoff=50ms; }
