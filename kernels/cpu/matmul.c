@@ -22,6 +22,9 @@
 /* Below this many multiply-adds a chunk costs more than it saves. */
 #define MIN_CHUNK_MACS ((uint64_t)128 * 1024)
 
+/* Tokens that meet FLOAT_ROWS rows at once. */
+#define FLOAT_TOKENS 4
+
 /* Activations that lie in a core's L2 cache and leave room for rows. */
 #define FLOATS_CACHED (64 * 1024)
 
@@ -98,12 +101,14 @@ static void rows_by_floats(const job *j, const cpu_product *p, const float *rows
     size_t cols = p->w->cols, ldy = p->w->rows;
     uint32_t t = begin;
 
-    for (; n == FLOAT_ROWS && t + 4 <= end; t += 4) {
-        float out[FLOAT_ROWS][4];
+    for (; n == FLOAT_ROWS && t + FLOAT_TOKENS <= end; t += FLOAT_TOKENS) {
+        float out[FLOAT_ROWS][FLOAT_TOKENS];
 
         ops->dot4x4(out, rows, j->x + t * cols, cols);
-        for (uint32_t i = 0; i < 4 * FLOAT_ROWS; i++) {
-            p->y[(t + i / 4) * ldy + r + i % 4] = out[i % 4][i / 4];
+        for (uint32_t i = 0; i < FLOAT_TOKENS; i++) {
+            for (uint32_t k = 0; k < FLOAT_ROWS; k++) {
+                p->y[(t + i) * ldy + r + k] = out[k][i];
+            }
         }
     }
     for (; t < end; t++) {
@@ -139,13 +144,13 @@ static void by_floats(const job *j, const cpu_product *p, uint32_t begin, uint32
                       uint32_t thread)
 {
     float *scratch = cpu_float_rows(j->m, thread);
-    uint32_t some = (uint32_t)(FLOATS_CACHED / p->w->cols) & ~3u;
+    uint32_t some = (uint32_t)(FLOATS_CACHED / p->w->cols) / FLOAT_TOKENS * FLOAT_TOKENS;
 
-    if (j->n < 4) {
+    if (j->n < FLOAT_TOKENS) {
         few_by_floats(j, p, begin, end, scratch);
         return;
     }
-    some = some < 4 ? 4 : some;
+    some = some < FLOAT_TOKENS ? FLOAT_TOKENS : some;
     for (uint32_t t = 0; t < j->n; t += some) {
         uint32_t last = j->n - t < some ? j->n : t + some;
 

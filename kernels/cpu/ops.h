@@ -4,8 +4,8 @@
  * attributes, so one binary serves all machines and valgrind, which hides AVX-512. VNNI and
  * AMX are AVX-512 with faster ways to multiply packed weights than AVX2 has.
  *
- * Within one version dot and dot4x4 add in the same order, so a token's result does not depend
- * on how many others are in its batch.
+ * Within one version dot, dot_row and dot4x4 add in the same order, so a token's result does
+ * not depend on how many others are in its batch.
  */
 #ifndef CPU_OPS_H
 #define CPU_OPS_H
