@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 10
+#define AIQ_KERNELS_ABI 11
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -192,6 +192,10 @@ typedef struct {
      * longer, for what it reads. 0: there is no end to it, for they are computed here. */
     uint32_t limit_ms;
 
+    /* Tokens of prompts, or texts, that one call should have where there are so many: fewer
+     * leave a part of the machine idle, more are no faster and others wait for them. */
+    uint32_t batch_tokens;
+
     /* Looks at device index, which count from 0 without gaps. One that was lost has score 0.
      * Any thread. */
     void (*probe)(uint32_t index, kern_info *out);
@@ -205,11 +209,11 @@ typedef struct {
     uint64_t (*page_bytes)(const kern_device *dev, const kern_config *config);
 
     /* config and weights are copied, the data they point to is borrowed until model_free. At
-     * most max_batch tokens go into one step. For encode alone n_pages may be 0. The
-     * system's memory is taken by pages as they are first written. */
+     * most max_batch tokens, of max_seqs sequences or texts, go into one call. For encode alone
+     * n_pages may be 0. The system's memory is taken by pages as they are first written. */
     kern_model *(*model_load)(kern_device *dev, const kern_config *config,
                               const kern_weights *weights, uint32_t max_batch,
-                              uint32_t n_pages);
+                              uint32_t max_seqs, uint32_t n_pages);
     void (*model_free)(kern_model *model);
 
     /* Runs all sequences' tokens through the model. logits is [sum of n_logits][n_vocab], in
@@ -235,7 +239,7 @@ typedef struct {
     bool (*topk)(kern_rows *rows, const float *query, uint32_t k, kern_hit *hits,
                  uint32_t *n_hits);
 
-    /* Runs whole texts, at most max_batch tokens together, through a model of either kind and
+    /* Runs whole texts through a model of either kind and
      * keeps nothing. out is [n_texts][d_model]: of each text's last hidden states, normed, what
      * pooling makes of them. As with step company changes nothing but the way of multiplying;
      * F16 weights may be rounded, too. A back end may have none (NULL); the portable one has

@@ -176,8 +176,9 @@ static bool load(bench *b, const arguments *a)
         return false;
     }
     pages = b->largest * pages_for(longest);
-    b->km = b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
-                                a->prompt > b->largest ? a->prompt : b->largest, pages);
+    b->km =
+        b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
+                            a->prompt > b->largest ? a->prompt : b->largest, b->largest, pages);
     b->logits = malloc((size_t)b->largest * n_vocab * sizeof(*b->logits));
     b->ids = malloc(longest * sizeof(*b->ids));
     b->pages = malloc(pages * sizeof(*b->pages));

@@ -56,8 +56,9 @@ static void leave(embed_replica *p, const char *failure)
 static const char *fill(void *replica, runner *r)
 {
     const embedder *e = ((embed_replica *)replica)->e;
+    uint32_t tokens = runner_batch_tokens(r);
     const runner_shape shape = {
-        .max_batch = e->max_tokens > EMBED_BATCH_TOKENS ? e->max_tokens : EMBED_BATCH_TOKENS,
+        .max_batch = e->max_tokens > tokens ? e->max_tokens : tokens,
         .max_parts = EMBED_BATCH_TEXTS,
         .max_rows = EMBED_BATCH_TEXTS,
         .row = e->dimensions,
@@ -162,19 +163,24 @@ static embed_req *first_running(embedder *e)
     }
 }
 
+/* Of a batch; one that has no device yet may get any. */
+static uint32_t most_tokens(const embed_replica *p)
+{
+    return p->runner != NULL ? runner_batch_tokens(p->runner) : aiq_kernels_cpu.batch_tokens;
+}
+
 /* One text of each running request in turn, as many as fit. */
 static void plan_batch(embed_replica *p)
 {
     embedder *e = p->e;
-    uint32_t tokens = 0;
+    uint32_t tokens = 0, most = most_tokens(p);
     embed_req *r;
 
     p->n = 0;
-    while (p->n < EMBED_BATCH_TEXTS && tokens < EMBED_BATCH_TOKENS &&
-           (r = first_running(e)) != NULL) {
+    while (p->n < EMBED_BATCH_TEXTS && tokens < most && (r = first_running(e)) != NULL) {
         const kern_text *text = &r->texts[r->n_started];
 
-        if (p->n > 0 && text->n > EMBED_BATCH_TOKENS - tokens) {
+        if (p->n > 0 && text->n > most - tokens) {
             break;
         }
         embed_take(&e->running);
@@ -240,20 +246,23 @@ static bool normalize(float *v, uint32_t n)
     return isfinite(square);
 }
 
-/* The batch is done; out: its vectors, NULL: it has failed, and why. */
-static void give_back(embed_replica *p, float *out, const char *why)
+/* The last n of the batch are done; out: their vectors, NULL: they have failed, and why. */
+static void give_back(embed_replica *p, uint32_t n, float *out, const char *why)
 {
     embedder *e = p->e;
     size_t d = e->dimensions;
     bool sound[EMBED_BATCH_TEXTS];
 
-    for (uint32_t i = 0; i < p->n && out != NULL; i++) {
+    p->n -= n;
+    embed_req **whose = p->whose + p->n;
+    const uint32_t *which = p->which + p->n;
+    for (uint32_t i = 0; i < n && out != NULL; i++) {
         sound[i] = normalize(out + i * d, e->dimensions);
-        memcpy(p->whose[i]->vectors + p->which[i] * d, out + i * d, d * sizeof(float));
+        memcpy(whose[i]->vectors + which[i] * d, out + i * d, d * sizeof(float));
     }
     pthread_mutex_lock(&e->lock);
-    for (uint32_t i = 0; i < p->n; i++) {
-        embed_req *r = p->whose[i];
+    for (uint32_t i = 0; i < n; i++) {
+        embed_req *r = whose[i];
 
         if (out == NULL) {
             embed_fail(r, EMBED_FAILED, 0, why);
@@ -295,16 +304,33 @@ static bool settle_again(embed_replica *p, char *err, size_t errlen)
     return settle(p, true, err, errlen);
 }
 
+/* How many of the batch's last texts go into one call: all, unless they were gathered for a
+ * device that takes more at once. */
+static uint32_t count_last(const embed_replica *p)
+{
+    uint32_t n = 1, tokens = p->batch[p->n - 1].n, most = most_tokens(p);
+
+    while (n < p->n && tokens + p->batch[p->n - n - 1].n <= most) {
+        n++;
+        tokens += p->batch[p->n - n].n;
+    }
+    return n;
+}
+
 /* False: the replica has ended. */
 static bool run_batch(embed_replica *p)
 {
-    embedder *e = p->e;
     char why[160] = "";
     bool placed = p->runner != NULL || settle_again(p, why, sizeof(why));
-    float *out = NULL;
 
-    while (placed &&
-           (out = runner_encode(p->runner, p->batch, p->n, e->model.pooling)) == NULL) {
+    while (placed && p->n > 0) {
+        uint32_t n = count_last(p);
+        float *out = runner_encode(p->runner, p->batch + p->n - n, n, p->e->model.pooling);
+
+        if (out != NULL) {
+            give_back(p, n, out, NULL);
+            continue;
+        }
         snprintf(why, sizeof(why), "%s", runner_error(p->runner));
         leave(p, why);
         placed = settle(p, false, why, sizeof(why));
@@ -313,7 +339,9 @@ static bool run_batch(embed_replica *p)
         }
         placed = placed || settle(p, true, why, sizeof(why));
     }
-    give_back(p, out, why);
+    if (p->n > 0) {
+        give_back(p, p->n, NULL, why);
+    }
     return true;
 }
 

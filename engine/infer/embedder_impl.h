@@ -23,9 +23,8 @@
 #include "infer/runner.h"
 #include "infer/tokenizer.h"
 
-/* Tokens of a batch, but for a text that is longer alone: more are no faster. */
-#define EMBED_BATCH_TOKENS 256
-#define EMBED_BATCH_TEXTS  32
+/* Of a batch, which has as many tokens as its device is quickest with, or one text. */
+#define EMBED_BATCH_TEXTS 256
 
 struct embed_req {
     embed_req *next;

@@ -40,10 +40,9 @@
 #include "infer/tokenizer.h"
 #include "kernels/aiq_kernels.h"
 
-/* Prompt tokens of one step, all requests together: while others decode, the longest that they
- * wait; while nobody does, so many that weights are not unpacked for a few. */
-#define PROMPT_CHUNK 64
-#define PROMPT_ALONE 256
+/* Prompt tokens of one step, all requests together: as many as the device is quickest with, and
+ * while others decode only this part of them, for so long they wait. */
+#define DECODERS_WAIT 4
 
 /* Of the places in a batch and in the queue, and of the prompt tokens in a step, one in so many
  * is never flex's, or is flex's at least. */

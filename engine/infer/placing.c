@@ -102,7 +102,7 @@ static const char *fill(void *replica, runner *r)
         return "not a page of a context fits the memory set aside for them";
     }
     const runner_shape shape = {
-        .max_batch = m->opt.max_running + PROMPT_ALONE + DRAFT_WIDTH,
+        .max_batch = m->opt.max_running + runner_batch_tokens(r) + DRAFT_WIDTH,
         .max_parts = m->opt.max_running,
         .max_rows = m->opt.max_running + DRAFT_WIDTH,
         .row = m->model.config.n_vocab,

@@ -71,7 +71,7 @@ static void call_load(void *own)
     machine *m = own;
 
     m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights, m->shape.max_batch,
-                                m->shape.n_pages);
+                                m->shape.max_parts, m->shape.n_pages);
     m->ok = m->km != NULL;
     if (!m->ok) {
         take_error(m);
@@ -216,6 +216,11 @@ runner *runner_settle(runner_places *places, uint32_t number, uint64_t bytes, bo
 uint64_t runner_page_bytes(const runner *r, const kern_config *config)
 {
     return r->m->kern->page_bytes(r->m->dev, config);
+}
+
+uint32_t runner_batch_tokens(const runner *r)
+{
+    return r->place->kern->batch_tokens;
 }
 
 static bool allocate(machine *m, bool copies)

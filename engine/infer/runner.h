@@ -51,7 +51,9 @@ typedef const char *(*runner_fill)(void *replica, runner *r);
 runner *runner_settle(runner_places *places, uint32_t number, uint64_t bytes, bool or_cpu,
                       runner_fill fill, void *replica, char *err, size_t errlen);
 
+/* As the kernels' (aiq_kernels.h). */
 uint64_t runner_page_bytes(const runner *r, const kern_config *config);
+uint32_t runner_batch_tokens(const runner *r);
 
 /* Once. model is copied, file is shared. False: runner_error says why, and it is for
  * runner_close only; so with those below. */

@@ -323,7 +323,9 @@ static void plan_step(infer_replica *p, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         readers[p->reqs[i]->flex] += unread(p->reqs[i]) > 1;
     }
-    budget[0] = budget[1] = readers[0] + readers[1] == n ? PROMPT_ALONE : PROMPT_CHUNK;
+    budget[0] = runner_batch_tokens(p->runner);
+    budget[0] /= readers[0] + readers[1] < n ? DECODERS_WAIT : 1;
+    budget[1] = budget[0];
     if (readers[0] > 0 && readers[1] > 0) {
         budget[1] /= FLEX_SHARE;
         budget[0] -= budget[1];

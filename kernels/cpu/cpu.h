@@ -42,6 +42,7 @@ struct kern_model {
     kern_weights weights;
     kern_layer *layers;
     uint32_t max_batch;
+    uint32_t max_seqs;
     double *rope_freq;      /* [rope_dim / 2] */
     double *rope_freq_near; /* likewise, in layers with a window; NULL: the same */
 

@@ -161,7 +161,7 @@ static bool alloc_state(kern_model *m)
     size_t kv_dim = (size_t)c->n_kv_heads * c->head_dim;
 
     m->wrow_len = longest_row(c);
-    m->seqs = calloc(n, sizeof(*m->seqs));
+    m->seqs = calloc(m->max_seqs, sizeof(*m->seqs));
     m->seq_of = calloc(n, sizeof(*m->seq_of));
     m->fresh = (uint16_t *)(void *)bytes(2 * n, kv_dim * sizeof(*m->fresh));
     m->x = scratch(n, c->d_model);
@@ -261,7 +261,7 @@ static bool init_model(kern_model *m, const kern_weights *weights)
 
 static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
                                   const kern_weights *weights, uint32_t max_batch,
-                                  uint32_t n_pages)
+                                  uint32_t max_seqs, uint32_t n_pages)
 {
     kern_model *m = calloc(1, sizeof(*m));
 
@@ -275,6 +275,7 @@ static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
     m->config = *config;
     m->weights = *weights;
     m->max_batch = max_batch;
+    m->max_seqs = max_seqs;
     if (!init_model(m, weights) || !alloc_pages(m, n_pages)) {
         cpu_model_free(m);
         return NULL;
@@ -286,6 +287,7 @@ static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
 const aiq_kernels aiq_kernels_cpu = {
     .abi = AIQ_KERNELS_ABI,
     .name = "cpu",
+    .batch_tokens = 256,
     .probe = cpu_probe,
     .open = cpu_open,
     .close = cpu_close,

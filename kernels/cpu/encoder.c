@@ -253,6 +253,7 @@ bool cpu_encode(kern_model *m, const kern_text *texts, uint32_t n_texts, kern_po
 {
     job j = {.m = m, .texts = texts, .n_texts = n_texts, .pooling = pooling, .out = out};
 
+    assert(n_texts <= m->max_seqs);
     for (uint32_t t = 0; t < n_texts; t++) {
         assert(texts[t].n >= 1 && texts[t].n <= m->config.n_ctx);
         m->seqs[t] = (cpu_sequence){.row = j.n, .n = texts[t].n};

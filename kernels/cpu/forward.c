@@ -162,7 +162,7 @@ bool cpu_step(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logit
 {
     uint32_t n;
 
-    assert(n_seqs <= m->max_batch);
+    assert(n_seqs <= m->max_seqs);
     n = embed(m, seqs, n_seqs);
     m->encoding = false;
     for (uint32_t layer = 0; layer < m->config.n_layers; layer++) {

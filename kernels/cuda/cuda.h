@@ -183,7 +183,7 @@ bool blas_product(blas *b, cudaStream_t stream, float *y, uint32_t stride, const
 /* model.cu */
 uint64_t model_page_bytes(const kern_device *dev, const kern_config *c);
 kern_model *model_load(kern_device *dev, const kern_config *config, const kern_weights *weights,
-                       uint32_t max_batch, uint32_t n_pages);
+                       uint32_t max_batch, uint32_t max_seqs, uint32_t n_pages);
 void model_free(kern_model *m);
 
 /* layers.cu. From the rows' ids to x. texts: they are texts, not the sequences of a step. */

@@ -104,6 +104,7 @@ static const aiq_kernels table = {
     .abi = AIQ_KERNELS_ABI,
     .name = "cuda",
     .limit_ms = KERN_LIMIT_MS,
+    .batch_tokens = 1024, /* two tiles of a product for each part of a large GPU */
     .probe = device_info,
     .open = device_open,
     .close = device_close,

@@ -136,7 +136,7 @@ static uint64_t row_numbers(const kern_model *m)
 static void place_state(arena *a, kern_model *m)
 {
     const kern_config *c = &m->config;
-    uint32_t n = m->max_batch;
+    uint64_t n = m->max_batch;
     uint64_t q_dim = (uint64_t)c->n_heads * c->head_dim;
     uint64_t kv_dim = (uint64_t)c->n_kv_heads * c->head_dim;
     uint64_t parts = (uint64_t)least(SPLIT_ROWS, m->max_batch) * c->n_heads * SPLITS;
@@ -242,7 +242,7 @@ uint64_t model_page_bytes(const kern_device *dev, const kern_config *c)
 }
 
 kern_model *model_load(kern_device *dev, const kern_config *config, const kern_weights *weights,
-                       uint32_t max_batch, uint32_t n_pages)
+                       uint32_t max_batch, uint32_t max_seqs, uint32_t n_pages)
 {
     const char *why = refusal(config);
     kern_model *m = why == NULL ? (kern_model *)calloc(1, sizeof(*m)) : NULL;
@@ -255,7 +255,7 @@ kern_model *model_load(kern_device *dev, const kern_config *config, const kern_w
     m->config = *config;
     m->max_batch = max_batch;
     m->n_pages = n_pages;
-    m->max_pages = most(max_batch * least(divide_up(config->n_ctx, KERN_PAGE), n_pages) + 1,
+    m->max_pages = most(max_seqs * least(divide_up(config->n_ctx, KERN_PAGE), n_pages) + 1,
                         divide_up(max_batch, KERN_PAGE));
     m->shape = {config->n_layers, config->n_kv_heads, config->head_dim};
     m->n_unpacked = unpacked_values(config);

@@ -18,6 +18,7 @@
  *   hangload=N
  *   hangfree=N   … end of a model
  *   limit=MS     what its calls may take (KERN_LIMIT_MS)
+ *   batch=N      tokens that a call should have (the CPU's)
  *
  * A step is of a chat's, or a batch of texts. What happened must outlive a device that is
  * closed, hence the state of the process. It counts anew when AIQ_FAKE is another.
@@ -247,7 +248,7 @@ static void give_memory(const kern_device *dev, uint64_t bytes)
 
 static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
                                    const kern_weights *weights, uint32_t max_batch,
-                                   uint32_t n_pages)
+                                   uint32_t max_seqs, uint32_t n_pages)
 {
     uint64_t bytes = model_bytes(dev, config, weights, n_pages);
     kern_model *m;
@@ -262,7 +263,8 @@ static kern_model *fake_model_load(kern_device *dev, const kern_config *config,
         return NULL;
     }
     *m = (kern_model){.dev = dev, .bytes = bytes};
-    m->cpu = aiq_kernels_cpu.model_load(dev->cpu, config, weights, max_batch, n_pages);
+    m->cpu =
+        aiq_kernels_cpu.model_load(dev->cpu, config, weights, max_batch, max_seqs, n_pages);
     if (m->cpu == NULL) {
         give_memory(dev, bytes);
         free(m);
@@ -331,5 +333,6 @@ const aiq_kernels *aiq_kernels_init(void)
 {
     fake.abi = (uint32_t)option("abi", AIQ_KERNELS_ABI);
     fake.limit_ms = (uint32_t)option("limit", KERN_LIMIT_MS);
+    fake.batch_tokens = (uint32_t)option("batch", aiq_kernels_cpu.batch_tokens);
     return &fake;
 }

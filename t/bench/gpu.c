@@ -142,7 +142,7 @@ static void load(bench *b, uint32_t largest, uint32_t prompt, uint32_t gen)
 
     n_pages = n_pages > each ? n_pages : each;
     b->model = b->kern->model_load(b->dev, &b->config, &b->w,
-                                   prompt > largest ? prompt : largest, n_pages);
+                                   prompt > largest ? prompt : largest, largest, n_pages);
     if (b->model == NULL) {
         die("gpu: %s", b->kern->last_error(b->dev));
     }

@@ -20,7 +20,7 @@ static void encode(const embed_model *m, const tokenizer_ids *ids)
     uint32_t n = (uint32_t)ids->n < c->n_ctx ? (uint32_t)ids->n : c->n_ctx;
     const kern_text texts[] = {{ids->v, n}, {ids->v, 1}};
     kern_device *dev = k->open(0, 1);
-    kern_model *km = k->model_load(dev, c, &m->model.weights, n + 1, 0);
+    kern_model *km = k->model_load(dev, c, &m->model.weights, n + 1, 2, 0);
     float *out = malloc(2 * (size_t)c->d_model * sizeof(*out));
 
     k->encode(km, texts, 2, m->pooling, out);

@@ -21,7 +21,7 @@ static void step(const infer_model *m, const int32_t *ids, uint32_t n)
     const kern_config *c = &m->config;
     const aiq_kernels *k = &aiq_kernels_cpu;
     kern_device *dev = k->open(0, 1);
-    kern_model *km = k->model_load(dev, c, &m->weights, n, 1);
+    kern_model *km = k->model_load(dev, c, &m->weights, n, 1, 1);
     const uint32_t page = 0;
     float *logits = malloc(c->n_vocab * sizeof(*logits));
     sampler_candidate *scratch = malloc(c->n_vocab * sizeof(*scratch));

@@ -130,7 +130,7 @@ static machine start(const fixture *f, const aiq_kernels *kern)
         }
         m.dev->ops = *ops;
     }
-    m.model = kern->model_load(m.dev, &f->config, &f->w, BATCH, PAGES);
+    m.model = kern->model_load(m.dev, &f->config, &f->w, BATCH, BATCH, PAGES);
     if (m.model == NULL) {
         fail_msg("%s", kern->last_error(m.dev));
     }
@@ -589,7 +589,8 @@ static void a_device_may_be_lost_anywhere(void **state)
         snprintf(setting, sizeof(setting), "fail=%d", n);
         setenv("AIQ_EMULATED", setting, 1);
         dev = K->open(0, 1);
-        m.model = dev != NULL ? K->model_load(dev, &f->config, &f->w, BATCH, PAGES) : NULL;
+        m.model =
+            dev != NULL ? K->model_load(dev, &f->config, &f->w, BATCH, BATCH, PAGES) : NULL;
         done = m.model != NULL && run(m, 1, 12, 3, logits);
         if (!done) {
             failures++;
@@ -644,7 +645,7 @@ static void check_refused(const char *setting, const fixture *f, const char *say
 
     setenv("AIQ_EMULATED", setting, 1);
     dev = K->open(0, 1);
-    assert_null(K->model_load(dev, &f->config, &f->w, BATCH, PAGES));
+    assert_null(K->model_load(dev, &f->config, &f->w, BATCH, BATCH, PAGES));
     if (strstr(K->last_error(dev), says) == NULL) {
         fail_msg("%s: %s", setting, K->last_error(dev));
     }

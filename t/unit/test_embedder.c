@@ -36,7 +36,7 @@ static void check_pooling(uint32_t pooling, kern_pooling want)
 
     assert_true(embed_model_read(&m, g, TINY_WORDS, err, sizeof(err)));
     assert_int_equal(m.pooling, want);
-    km = aiq_kernels_cpu.model_load(dev, &m.model.config, &m.model.weights, 32, 0);
+    km = aiq_kernels_cpu.model_load(dev, &m.model.config, &m.model.weights, 32, 1, 0);
     assert_true(aiq_kernels_cpu.encode(km, texts, 1, want, out));
     e = open_file(path, &opt);
     begin(e, &r, (embed_input[]){text("A B  c")}, 1);

@@ -131,6 +131,32 @@ static void the_last_one_goes_to_the_cpu(void **state)
     assert_string_equal(taken, "fake:0 cpu ");
 }
 
+/* All texts of a request in the one call that does not fail. */
+static void batches_are_as_large_as_the_device_says(void **state)
+{
+    devices *d = open_devices("batch=2000 lost=2");
+    embedder *e = open_on(d, 1);
+    result r;
+
+    (void)state;
+    begin(e, &r, inputs, TEXTS);
+    await(&r);
+    assert_memory_equal(r.vectors, alone, sizeof(alone));
+    end(&r);
+    embedder_close(e);
+    devices_close(d);
+    assert_string_equal(failed, "");
+}
+
+/* The CPU takes what was gathered for a call of another in several. */
+static void large_batches_go_on_in_small_ones(void **state)
+{
+    (void)state;
+    check(1, "batch=4000 lost=2", "fake:0 ");
+    assert_string_equal(taken, "fake:0 cpu ");
+    check(2, "devices=2 batch=4000 only=1 lost=2", "fake:1 ");
+}
+
 static void there_is_one_replica_a_device(void **state)
 {
     devices *d = open_devices("devices=2 load=1");
@@ -232,6 +258,8 @@ int main(void)
         cmocka_unit_test(the_others_go_on_without_one),
         cmocka_unit_test(one_that_is_free_takes_over),
         cmocka_unit_test(the_last_one_goes_to_the_cpu),
+        cmocka_unit_test(batches_are_as_large_as_the_device_says),
+        cmocka_unit_test(large_batches_go_on_in_small_ones),
         cmocka_unit_test(there_is_one_replica_a_device),
         cmocka_unit_test(a_share_of_the_memory_is_taken),
         cmocka_unit_test(cancelled_and_closed_while_they_fail),

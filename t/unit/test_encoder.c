@@ -402,7 +402,7 @@ static void check(const fixture *f, const char *name, const reference ref, doubl
                   const computer *c)
 {
     kern_device *dev = open_with(c, 2);
-    kern_model *m = c->kern->model_load(dev, &f->config, &f->w, BATCH, 0);
+    kern_model *m = c->kern->model_load(dev, &f->config, &f->w, BATCH, N_TEXTS, 0);
     float out[N_TEXTS][D];
     batch b;
 
@@ -469,7 +469,7 @@ static void vectors_equal_float64(void **state)
 static void check_company(const fixture *f, kern_type type, const computer *c, uint32_t threads)
 {
     kern_device *dev = open_with(c, threads);
-    kern_model *m = c->kern->model_load(dev, &f->config, &f->w, BATCH, 0);
+    kern_model *m = c->kern->model_load(dev, &f->config, &f->w, BATCH, N_TEXTS, 0);
     float together[N_TEXTS][D], alone[D];
     uint32_t few = c->ops == NULL ? 25 : c->ops->tiles != NULL ? 16 : 0;
     batch b;

@@ -36,7 +36,7 @@ static void by_hand(int32_t *ids, uint32_t n)
     file = gw_finish(&w, &size);
     g = gguf_parse(file, size, err, sizeof(err));
     assert_true(infer_model_read(&model, g, TINY_VOCAB, err, sizeof(err)));
-    km = k->model_load(dev, &model.config, &model.weights, 1, TINY_CTX / KERN_PAGE);
+    km = k->model_load(dev, &model.config, &model.weights, 1, 1, TINY_CTX / KERN_PAGE);
     for (uint32_t i = 0; i < TINY_CTX / KERN_PAGE; i++) {
         pages[i] = i;
     }

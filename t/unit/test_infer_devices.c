@@ -88,7 +88,7 @@ static infer *open_tiny(devices *d)
     return m;
 }
 
-static void submit(infer *m, client *c, uint64_t seed)
+static void submit(infer *m, client *c, uint64_t seed, uint32_t max_tokens)
 {
     int32_t ids[20];
     char err[256];
@@ -98,7 +98,7 @@ static void submit(infer *m, client *c, uint64_t seed)
     }
     infer_params p = {.ids = ids,
                       .n_ids = 1 + seed * 3,
-                      .max_tokens = TOKENS,
+                      .max_tokens = max_tokens,
                       .temperature = 1,
                       .seed = seed,
                       .has_seed = true};
@@ -120,7 +120,7 @@ static void ask_all(infer *m, client c[N])
 {
     memset(c, 0, N * sizeof(*c));
     for (uint64_t i = 0; i < N; i++) {
-        submit(m, &c[i], i);
+        submit(m, &c[i], i, TOKENS);
     }
     for (int i = 0; i < N; i++) {
         wait_last(&c[i]);
@@ -204,6 +204,29 @@ static void a_model_that_moved_is_found_by_the_next_request(void **state)
     assert_string_equal(told, "xfake:0 ");
 }
 
+/* The longest prompt, of 16 tokens, is read in four steps, and the fifth fails. */
+static void prompts_are_cut_as_the_device_says(void **state)
+{
+    static client c[2];
+    devices *d;
+    infer *m;
+
+    (void)state;
+    setenv("AIQ_FAKE", "batch=4 lost=5", 1);
+    for (int i = 0; i < 2; i++) {
+        told[0] = '\0';
+        d = devices_open("fake", NULL, on_device, NULL);
+        m = open_tiny(d);
+        c[i] = (client){0};
+        submit(m, &c[i], 5, 1 + (uint32_t)i);
+        wait_last(&c[i]);
+        infer_close(m);
+        devices_close(d);
+        assert_string_equal(told, i == 0 ? "" : "xfake:0 ");
+        setenv("AIQ_FAKE", "lost=5 batch=4", 1); /* counts anew */
+    }
+}
+
 /* Cancelling and closing while a model moves leaves nothing behind. */
 static void cancelled_and_closed_while_it_moves(void **state)
 {
@@ -221,7 +244,7 @@ static void cancelled_and_closed_while_it_moves(void **state)
         m = open_tiny(d);
         memset(c, 0, sizeof(c));
         for (uint64_t i = 0; i < N; i++) {
-            submit(m, &c[i], i);
+            submit(m, &c[i], i, TOKENS);
             if (i % 2 == 0) {
                 infer_cancel(c[i].req);
             }
@@ -366,8 +389,8 @@ static void closed_while_it_hangs(void **state)
     d = devices_open("fake", NULL, on_device, NULL);
     m = open_tiny(d);
     memset(c, 0, sizeof(c));
-    submit(m, &c[0], 1);
-    submit(m, &c[1], 2);
+    submit(m, &c[0], 1, TOKENS);
+    submit(m, &c[1], 2, TOKENS);
     while (access(hangs, F_OK) != 0) {
         usleep(1000);
     }
@@ -421,6 +444,7 @@ int main(void)
         cmocka_unit_test(memory_that_ends_does_so_too),
         cmocka_unit_test(what_has_no_room_goes_to_the_cpu),
         cmocka_unit_test(a_model_that_moved_is_found_by_the_next_request),
+        cmocka_unit_test(prompts_are_cut_as_the_device_says),
         cmocka_unit_test(cancelled_and_closed_while_it_moves),
         cmocka_unit_test(a_device_that_hangs_leaves_its_answers_to_the_next),
         cmocka_unit_test(one_that_hangs_with_a_model_too),

@@ -69,7 +69,7 @@ static oracle open_oracle(void)
     assert_non_null(o.t);
     o.order = token_order_new(o.t);
     o.dev = k->open(0, 1);
-    o.km = k->model_load(o.dev, &o.model.config, &o.model.weights, 1, PAGES);
+    o.km = k->model_load(o.dev, &o.model.config, &o.model.weights, 1, 1, PAGES);
     return o;
 }
 

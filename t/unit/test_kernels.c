@@ -403,7 +403,7 @@ static void check_against_reference(const fixture *f, const double *ref, kern_ty
     float logits[VOCAB];
 
     dev->ops = ops;
-    m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
+    m = K->model_load(dev, &f->config, &f->w, CTX, 1, PAGES);
     run_chunks(m, ids, CTX, chunk, logits);
     for (int i = 0; i < VOCAB; i++) {
         scale += ref[i] * ref[i];
@@ -493,7 +493,7 @@ static void prompt_cuts_change_nothing(void **state)
     random_ids(ids, CTX, 5);
     for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
         kern_device *dev = open_with(*ops, 1);
-        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, 1, PAGES);
         uint32_t first = (*ops)->int_tiles != NULL ? 16 : 1;
 
         /* in tiles the pieces are large, and so is the last */
@@ -549,7 +549,7 @@ static void company_changes_nothing(void **state)
         for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
             bool several_ways = (*ops)->int_tiles != NULL && types[i] != KERN_F16;
             kern_device *dev = open_with(*ops, 3);
-            kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, PAGES);
+            kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, SEQS, PAGES);
 
             for (int p = 0; p < 2; p++) {
                 run_together(m, ids, lens, part[p][0], few[0]);
@@ -584,7 +584,7 @@ static void blocks_of_tokens_change_nothing(void **state)
     }
     for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
         kern_device *dev = open_with(*ops, 2);
-        kern_model *m = K->model_load(dev, &f->config, &f->w, SEQS * CTX, PAGES);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, SEQS * CTX, SEQS, PAGES);
 
         run_together(m, ids, lens, SEQS, all[0]);
         for (uint32_t s = 0; s < SEQS; s += SEQS / 2) {
@@ -614,7 +614,7 @@ static void pages_change_nothing(void **state)
 
         for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
             kern_device *dev = open_with(*ops, 2);
-            kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
+            kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, 1, PAGES);
 
             for (uint32_t chunk = 1; chunk <= CTX; chunk += CTX - 1) {
                 kern_seq last = {.pages = shared, .ids = ids + 32, .n = 16, .pos = 32};
@@ -647,7 +647,7 @@ static void logits_of_several_tokens(void **state)
     random_ids(ids[1], CTX, 18);
     for (const cpu_ops *const *ops = cpu_ops_usable(); *ops != NULL; ops++) {
         kern_device *dev = open_with(*ops, 2);
-        kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, PAGES);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, 2 * CTX, 3, PAGES);
         kern_seq s[3] = {
             {.pages = own_pages(0), .ids = ids[0], .n = CTX, .n_logits = LAST},
             {.pages = own_pages(1), .ids = ids[1], .n = 3},
@@ -677,7 +677,7 @@ static void threads_change_nothing(void **state)
     random_ids(ids, CTX, 9);
     for (uint32_t threads = 1; threads <= 4; threads++) {
         kern_device *dev = K->open(0, threads);
-        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, PAGES);
+        kern_model *m = K->model_load(dev, &f->config, &f->w, CTX, 1, PAGES);
 
         run_chunks(m, ids, CTX, CTX, threads == 1 ? one : many);
         if (threads > 1) {

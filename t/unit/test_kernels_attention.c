@@ -80,7 +80,7 @@ static fixture *load(const shape *s, const cpu_ops *ops, uint32_t threads)
 
     f->dev = aiq_kernels_cpu.open(0, threads);
     f->dev->ops = ops;
-    f->m = aiq_kernels_cpu.model_load(f->dev, &config, &weights, ROWS, SEQS * OF_CTX);
+    f->m = aiq_kernels_cpu.model_load(f->dev, &config, &weights, ROWS, SEQS, SEQS * OF_CTX);
     assert_non_null(f->m);
     f->in = (cpu_attending){
         .keys = f->m->kv,
