@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "core/json.h"
-#include "infer/integers.h"
+#include "infer/numbers.h"
 
 #define MAX_REFS    256
 #define MAX_RANGES  32
@@ -27,9 +27,9 @@ typedef struct {
 } reference;
 
 typedef struct {
-    int64_t least, most;
+    number_range range;
     uint32_t rule;
-} range;
+} range_rule;
 
 typedef struct {
     grammar *g;
@@ -42,7 +42,7 @@ typedef struct {
     uint32_t common[N_COMMON]; /* + 1; 0: not made yet */
     reference refs[MAX_REFS];
     size_t n_refs;
-    range ranges[MAX_RANGES]; /* of integers; beyond, each place has its own */
+    range_rule ranges[MAX_RANGES]; /* beyond, each place has its own */
     size_t n_ranges;
 } compiler;
 
@@ -404,6 +404,14 @@ static bool check_keywords(compiler *c, const json_value *schema)
     return true;
 }
 
+static bool has_any(const json_value *schema, const char *const *names)
+{
+    while (*names != NULL && json_member(schema, *names).type == JSON_NONE) {
+        names++;
+    }
+    return *names != NULL;
+}
+
 static bool is_required(const json_value *required, aiq_str name)
 {
     json_value element;
@@ -540,72 +548,48 @@ static bool array(compiler *c, const json_value *schema, uint32_t from, uint32_t
     return !c->failed;
 }
 
-static const struct {
-    const char *name;
-    bool least;
-    int beside; /* the bound itself, or the next integer */
-} bounds[] = {{"minimum", true, 0},
-              {"exclusiveMinimum", true, 1},
-              {"maximum", false, 0},
-              {"exclusiveMaximum", false, -1}};
+static const char *const bounds[] = {[MINIMUM] = "minimum",
+                                     [MAXIMUM] = "maximum",
+                                     [EXCLUSIVE_MINIMUM] = "exclusiveMinimum",
+                                     [EXCLUSIVE_MAXIMUM] = "exclusiveMaximum",
+                                     NULL};
 
-enum { N_BOUNDS = sizeof(bounds) / sizeof(*bounds) };
-
-/* Of what is no integer they are beyond us. */
-static bool check_unbound(compiler *c, const json_value *schema)
+static bool read_range(compiler *c, const json_value *schema, number_range *r)
 {
-    for (size_t i = 0; i < N_BOUNDS; i++) {
-        if (json_member(schema, bounds[i].name).type != JSON_NONE) {
-            return fail(c, "the schema's '%s' is supported with integers only", bounds[i].name);
+    for (number_bound i = MINIMUM; bounds[i] != NULL; i++) {
+        json_value value = json_member(schema, bounds[i]);
+
+        if (value.type == JSON_NUMBER) {
+            numbers_narrow(r, i, value.text);
+        } else if (value.type != JSON_NONE) {
+            return fail(c, "the schema's '%s' is not a number", bounds[i]);
         }
     }
-    return true;
-}
-
-static bool read_range(compiler *c, const json_value *schema, range *out)
-{
-    *out = (range){.least = -INT64_MAX, .most = INT64_MAX};
-    for (size_t i = 0; i < N_BOUNDS; i++) {
-        json_value value = json_member(schema, bounds[i].name);
-        int64_t n;
-
-        if (value.type == JSON_NONE) {
-            continue;
-        }
-        if (!json_int(&value, &n) || n <= -INT64_MAX || n == INT64_MAX) {
-            return fail(c, "the schema's '%s' is not an integer of at most 18 digits",
-                        bounds[i].name);
-        }
-        n += bounds[i].beside;
-        if (bounds[i].least) {
-            out->least = n > out->least ? n : out->least;
-        } else {
-            out->most = n < out->most ? n : out->most;
-        }
-    }
-    return out->least <= out->most || fail(c, "the schema's bounds leave no integer");
+    return !numbers_empty(r) ||
+           fail(c, "the schema's bounds leave no %s", r->fraction > 0 ? "number" : "integer");
 }
 
 /* A rule for each range, as long as there is room for them. */
-static bool whole(compiler *c, const json_value *schema, uint32_t from, uint32_t to)
+static bool bounded(compiler *c, const json_value *schema, common_rule all, uint32_t from,
+                    uint32_t to)
 {
-    range r;
+    range_rule r = {.range = numbers_all(all == INTEGER)};
 
-    if (!read_range(c, schema, &r)) {
-        return false;
-    }
-    if (r.least == -INT64_MAX && r.most == INT64_MAX) {
-        grammar_call(c->g, from, common(c, INTEGER), to);
+    if (!has_any(schema, bounds)) {
+        grammar_call(c->g, from, common(c, all), to);
         return true;
     }
+    if (!read_range(c, schema, &r.range)) {
+        return false;
+    }
     for (size_t i = 0; i < c->n_ranges; i++) {
-        if (c->ranges[i].least == r.least && c->ranges[i].most == r.most) {
+        if (numbers_equal(&c->ranges[i].range, &r.range)) {
             grammar_call(c->g, from, c->ranges[i].rule, to);
             return true;
         }
     }
     r.rule = grammar_rule(c->g);
-    integers_add(c->g, r.least, r.most, grammar_start(c->g, r.rule), grammar_end(c->g, r.rule));
+    numbers_add(c->g, &r.range, grammar_start(c->g, r.rule), grammar_end(c->g, r.rule));
     grammar_call(c->g, from, r.rule, to);
     if (c->n_ranges < MAX_RANGES) {
         c->ranges[c->n_ranges++] = r;
@@ -625,12 +609,9 @@ static bool of_type(compiler *c, const json_value *schema, const json_value *typ
     if (json_string_is(type, "string")) {
         grammar_call(c->g, from, common(c, STRING), to);
     } else if (json_string_is(type, "integer")) {
-        return whole(c, schema, from, to);
+        return bounded(c, schema, INTEGER, from, to);
     } else if (json_string_is(type, "number")) {
-        if (!check_unbound(c, schema)) {
-            return false;
-        }
-        grammar_call(c->g, from, common(c, NUMBER), to);
+        return bounded(c, schema, NUMBER, from, to);
     } else if (json_string_is(type, "boolean")) {
         literal(c, from, "true", 4, to);
         literal(c, from, "false", 5, to);
@@ -699,8 +680,20 @@ static bool constantly(compiler *c, const json_value *schema, const json_value *
 static bool alone(compiler *c, const json_value *schema, const char *keyword,
                   const json_value *target)
 {
-    static const char *const others[] = {"type", "properties", "items",    "enum",  "const",
-                                         "$ref", "required",   "minItems", "anyOf", "maxItems"};
+    static const char *const others[] = {"type",
+                                         "properties",
+                                         "items",
+                                         "enum",
+                                         "const",
+                                         "$ref",
+                                         "required",
+                                         "minItems",
+                                         "anyOf",
+                                         "maxItems",
+                                         "minimum",
+                                         "maximum",
+                                         "exclusiveMinimum",
+                                         "exclusiveMaximum"};
     json_value type = json_member(schema, "type");
     json_value its = target != NULL ? json_member(target, "type") : (json_value){0};
     bool same = its.type == JSON_STRING && aiq_str_eq(its.text, type.text);
@@ -803,14 +796,6 @@ static bool refer(compiler *c, const json_value *schema, const json_value *ref, 
     return compile(c, &target, grammar_start(c->g, rule), grammar_end(c->g, rule));
 }
 
-static bool has_any(const json_value *schema, const char *const *names)
-{
-    while (*names != NULL && json_member(schema, *names).type == JSON_NONE) {
-        names++;
-    }
-    return *names != NULL;
-}
-
 static bool of_types(compiler *c, const json_value *schema, uint32_t from, uint32_t to)
 {
     json_value type = json_member(schema, "type"), element;
@@ -831,6 +816,9 @@ static bool of_types(compiler *c, const json_value *schema, uint32_t from, uint3
         if (has_any(schema, (const char *const[]){"items", "minItems", "maxItems", NULL})) {
             return array(c, schema, from, to);
         }
+        if (has_any(schema, bounds)) {
+            return bounded(c, schema, NUMBER, from, to);
+        }
         grammar_call(c->g, from, common(c, VALUE), to);
         return true;
     default:
@@ -846,17 +834,15 @@ static bool compile_object(compiler *c, const json_value *schema, uint32_t from,
     if (!check_keywords(c, schema)) {
         return false;
     }
-    if (has_any(schema, (const char *const[]){"$ref", "anyOf", "enum", "const", NULL}) ||
-        !has_any(schema, (const char *const[]){"type", NULL})) {
-        if (!check_unbound(c, schema)) {
-            return false;
-        }
-    }
     if (ref.type != JSON_NONE) {
         return refer(c, schema, &ref, from, to);
     }
     if (any.type != JSON_NONE) {
         return any_of(c, schema, &any, from, to);
+    }
+    if ((constant.type != JSON_NONE || values.type != JSON_NONE) && has_any(schema, bounds)) {
+        return fail(c, "the schema's bounds beside '%s' are not supported",
+                    constant.type != JSON_NONE ? "const" : "enum");
     }
     if (constant.type != JSON_NONE) {
         return constantly(c, schema, &constant, from, to);

@@ -2,12 +2,12 @@
  * JSON Schema as a grammar: every string of the grammar is a JSON text that meets the schema.
  * The other way it is less: objects have the named properties only, in the schema's order;
  * white space is a space, or a line break with its indentation; integers have 64 bits, numbers
- * at most 17 digits behind the point and exponents 2; nothing is nested deeper than
- * GRAMMAR_MAX_DEPTH.
+ * at most 17 digits behind the point and exponents 2, those with bounds no exponent and 15
+ * digits (numbers.h); nothing is nested deeper than GRAMMAR_MAX_DEPTH.
  *
  * Known: type (and lists of types), properties, required, additionalProperties, items,
  * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions; of
- * integers also minimum, maximum, exclusiveMinimum and exclusiveMaximum. title, description and
+ * numbers also minimum, maximum, exclusiveMinimum and exclusiveMaximum. title, description and
  * the like say nothing. Anything else is an error that names it, and so is what would constrain
  * the value beside anyOf or $ref.
  */
