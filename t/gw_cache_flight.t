@@ -16,8 +16,8 @@ my $mock = AIQ::Mock->new($t);
 
 $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; }
-    @{[ $mock->models(qw(mock-stream-3x300ms mock-first-1-hang-headers mock-first-1-hang-mid
-        mock-first-1-hang-headers-2 mock-first-2-400 mock-hang-headers mock-stream-9x300ms)) ]}
+    @{[ $mock->models(qw(mock-held-0 mock-held-2 mock-first-1-hang-headers mock-first-1-hang-mid
+        mock-first-1-hang-headers-2 mock-first-2-400 mock-hang-headers)) ]}
     server {
         listen 127.0.0.1:%%PORT_0%%;
         # who leaves, leaves at once
@@ -48,9 +48,12 @@ sub answers {
 sub one_of { return join " ", ("HIT") x ($_[0] - 1), "MISS" }
 
 # As a stream: who waits gets it whole, with the leader's ids.
-my @all = map { begin('mock-stream-3x300ms', stream => JSON::PP::true) } 1 .. 20;
+my @all = map { begin('mock-held-0', stream => JSON::PP::true) } 1 .. 20;
+wait_jobs(20);
+$t->wait_for(sub { asked('mock-held-0') == 1 }, 10, 'one leads');
+$mock->go;
 is_deeply([ answers(@all) ], [ one_of(20), 1 ], 'twenty streams, one answer');
-is(asked('mock-stream-3x300ms'), 1, 'the provider was asked once');
+is(asked('mock-held-0'), 1, 'the provider was asked once');
 
 # Who leads leaves.
 for my $model (qw(mock-first-1-hang-headers mock-first-1-hang-mid)) {
@@ -72,16 +75,18 @@ is("@status", '200 200 200 200 400 400', 'an error is for who asked');
 is(asked('mock-first-2-400'), 3, 'one after the other');
 
 # Some who wait leave; the leader's answer is for the rest.
-my $model = 'mock-stream-9x300ms';
+my $model = 'mock-held-2';
 @all = map { begin($model, stream => JSON::PP::true) } 1 .. 8;
 $t->wait_for(sub { asked($model) == 1 }, 10, 'one leads');
 wait_jobs(8);
-my ($leader) = grep { IO::Select->new($_->socket)->can_read(0) } @all;    # its first events are here
-$leader = $leader // $all[0];
+# the first events are for the one alone who leads
+my $leader = $t->wait_for(sub { (grep { IO::Select->new($_->socket)->can_read(0) } @all)[0] }, 10, 'its first events');
 my @stay = ($leader, (grep { $_ != $leader } @all)[ 0 .. 2 ]);
 for my $c (@all) {
     $c->close unless grep { $_ == $c } @stay;
 }
+wait_jobs(4);
+$mock->go;
 my ($words, $bodies) = answers(@stay);
 is($bodies, 1, 'who stays gets the answer');
 like($words, qr/HIT/, 'from the cache');

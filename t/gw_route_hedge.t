@@ -17,31 +17,32 @@ my $rules = 'retry 1; breaker failures=1000;';
 # what the first does and what the second, by the names of what they are asked for
 my %models = (
     slow    => [ 'hang-headers',  'chat' ],
-    behind  => [ 'stream-2x1000ms', 'stream-3x1ms' ],
-    ahead   => [ 'stream-2x400ms', 'hang-headers' ],
-    broken  => [ 'stream-2x400ms', '500' ],
-    refused => [ 'stream-2x400ms', '400' ],
-    limited => [ 'stream-2x400ms', '429' ],
-    late    => [ 'hang-headers',  'stream-2x400ms' ],
+    behind  => [ 'held-0',        'stream-3x1ms' ],
+    ahead   => [ 'held-0',        'hang-headers' ],
+    broken  => [ 'held-0',        '500' ],
+    refused => [ 'held-0',        '400' ],
+    limited => [ 'held-0',        '429' ],
+    late    => [ 'hang-headers',  'held-0' ],
     both    => [ 'hang-headers',  'hang-headers' ],
     leaves  => [ 'hang-headers',  'hang-headers' ],
     again   => [ '500',           'hang-headers' ],
 );
 
 my $models = join "\n", map {
-    my $first = /late|both/ ? 'hasty' : 'first';
-    "aiq_model $_ { target $first model=mock-$models{$_}[0]; target second model=mock-$models{$_}[1]; hedge 50ms; }"
+    my ($first, $second) = (/late|both/ ? 'hasty' : 'first', /both/ ? 'hasty2' : 'second');
+    "aiq_model $_ { target $first model=mock-$models{$_}[0]; target $second model=mock-$models{$_}[1]; hedge 50ms; }"
 } keys %models;
 
 $t->conf("
-    aiq_provider first  { dialect openai; url @{[ $one->url ]}; $rules timeout first_byte=5s; }
+    aiq_provider first  { dialect openai; url @{[ $one->url ]}; $rules }
     aiq_provider hasty  { dialect openai; url @{[ $one->url ]}; $rules timeout first_byte=200ms; }
-    aiq_provider second { dialect openai; url @{[ $two->url ]}; $rules timeout first_byte=1s; }
+    aiq_provider second { dialect openai; url @{[ $two->url ]}; $rules }
+    aiq_provider hasty2 { dialect openai; url @{[ $two->url ]}; $rules timeout first_byte=200ms; }
     $models
     aiq_model quick   { target first; target second; hedge 1h; }
     aiq_provider strict { dialect openai; url @{[ $one->url ]}; retry 1; breaker failures=1 open=1h; timeout first_byte=200ms; }
     aiq_provider cut    { dialect openai; url @{[ $one->url ]}; retry 1; breaker failures=1 open=1h; }
-    aiq_model timed_out { target strict model=mock-hang-headers; target second model=mock-stream-2x400ms; hedge 50ms; }
+    aiq_model timed_out { target strict model=mock-hang-headers; target second model=mock-held-0; hedge 50ms; }
     aiq_model cut_off   { target cut model=mock-hang-headers; target second model=mock-stream-1x1ms; hedge 50ms; }
     aiq_model third   { target first model=mock-500; target second model=mock-hang-headers; target first model=third; hedge 50ms; }
     aiq_model goes_on { target hasty model=mock-hang-headers; target second model=mock-reset-mid; target first model=end; hedge 50ms; }
@@ -55,16 +56,34 @@ $t->conf("
     }");
 $t->start;
 
+# until: streams that are held go on once this is so.
 sub ask {
-    my ($model, $stream, @more) = @_;
+    my ($model, $stream, %arg) = @_;
+    my $c = $t->connect;
 
-    return $t->post('/v1/chat/completions', $t->chat($model, 'hi', $stream ? (stream => JSON::PP::true) : ()),
-        headers => [ 'X-Request-Id' => "ask-$model", @more ]);
+    $c->request('POST', '/v1/chat/completions', body => $t->chat($model, 'hi', $stream ? (stream => JSON::PP::true) : ()),
+        headers => [ 'X-Request-Id' => "ask-$model", @{ $arg{headers} // [] } ]);
+    if ($arg{until}) {
+        $t->wait_for($arg{until}, 10, "$model: what it waits for");
+        $_->go for $one, $two;
+    }
+    return $c->response;
+}
+
+sub logged {
+    my ($message, $model) = @_;
+    return grep { $_->{message} eq $message && $_->{request_id} eq "ask-$model" } $t->engine_lines;
+}
+
+# Has the second one been asked since?
+sub rival {
+    my $n = () = $two->requests;
+    return sub { $two->requests > $n };
 }
 
 sub answered_by {
-    my ($model, $stream, $provider, $attempts, $tokens) = @_;
-    my $r = ask($model, $stream);
+    my ($model, $stream, $provider, $attempts, $tokens, $until) = @_;
+    my $r = ask($model, $stream, until => $until);
 
     is($r->{status}, 200, "$model: answered") or diag($r->{body});
     is($r->{headers}{'x-aiq-provider'}, $provider, "$model: by the $provider");
@@ -84,30 +103,33 @@ answered_by('slow', 0, 'second', 2);
 $t->wait_for(sub { $one->stats->{aborted} == 1 }, 10, 'slow: who lost is cancelled');
 answered_by('behind', 1, 'second', 2, 3);
 $t->wait_for(sub { $one->stats->{aborted} == 2 }, 10, 'behind: who lost is cancelled');
-answered_by('ahead', 1, 'first', 2, 2);
+answered_by('ahead', 1, 'first', 2, 8, rival());
 $t->wait_for(sub { $two->stats->{aborted} == 1 }, 10, 'ahead: who lost is cancelled');
 
 # a failure of one leaves the other alone
-answered_by('broken', 1, 'first', 2, 2);
-answered_by('limited', 1, 'first', 2, 2);
-answered_by('late', 1, 'second', 2, 2);
+for my $model (qw(broken limited)) {
+    answered_by($model, 1, 'first', 2, 8, sub { logged('attempt failed', $model) });
+}
+my $asked = rival();
+answered_by('late', 1, 'second', 2, 8, sub { $asked->() && logged('attempt failed', 'late') });
 answered_by('third', 0, 'first', 3);
-my @lines = grep { $_->{message} eq 'attempt failed' && $_->{request_id} eq 'ask-broken' } $t->engine_lines;
+my @lines = logged('attempt failed', 'broken');
 is(scalar(@lines), 1, 'the log tells of it');
 is_deeply([ @{ $lines[0] }{qw(attempt provider next)} ], [ 2, 'second', 'first' ], 'which, whose, and who has it now');
-@lines = grep { $_->{message} eq 'another target is asked as well' && $_->{request_id} eq 'ask-broken' } $t->engine_lines;
+@lines = logged('another target is asked as well', 'broken');
 is($lines[0]{next}, 'second', 'and of who was asked as well');
 
 # who won breaks off, and others go on: one after the other then
-my $on = ask('goes_on', 1, 'X-AIQ-Continue' => 'allow');
+my $on = ask('goes_on', 1, headers => [ 'X-AIQ-Continue' => 'allow' ]);
 is($on->{headers}{'x-aiq-provider'}, 'second', 'goes on: the rival has begun');
 like($on->{body}, qr/data: \[DONE\]\n\n\z/, 'goes on: to its end');
-@lines = grep { ($_->{request_id} // '') eq 'ask-goes_on' && $_->{message} eq 'another target is asked as well' } $t->engine_lines;
+@lines = logged('another target is asked as well', 'goes_on');
 is(scalar(@lines), 1, 'goes on: without another rival');
 
 # who lost by its own fault has failed, who was only cut off has not
 sub breaker { return $t->metric(qq(llm_circuit_breaker_state{provider="$_[0]"})) }
-answered_by('timed_out', 1, 'second', 2, 2);
+$asked = rival();
+answered_by('timed_out', 1, 'second', 2, 8, sub { $asked->() && breaker('strict') == 2 });
 is(breaker('strict'), 2, 'its breaker has heard of a time-out');
 answered_by('cut_off', 1, 'second', 2, 1);
 is(breaker('cut'), 0, 'and nothing of one that was cut off');

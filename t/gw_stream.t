@@ -19,7 +19,7 @@ my $mock = AIQ::Mock->new($t);
 note('seed ' . $mock->seed);
 $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
-    @{[ $mock->models('mock-stream-3x300ms', 'mock-stream-2x0ms', map { qq(mock-replay-$_) } @files) ]}
+    @{[ $mock->models('mock-held-2', 'mock-stream-2x0ms', map { qq(mock-replay-$_) } @files) ]}
     aiq_model alias { target mock model=mock-stream-2x0ms; }
     log_format usage '\$aiq_model \$aiq_provider \$aiq_tokens_in \$aiq_tokens_out';
     server {
@@ -41,11 +41,13 @@ sub events {
 # as they come: the first events are here long before the last one is made
 my $c = $t->connect;
 $c->request('POST', '/v1/chat/completions',
-    body => $t->chat('mock-stream-3x300ms', 'hi', stream => JSON::PP::true));
+    body => $t->chat('mock-held-2', 'hi', stream => JSON::PP::true));
 is($c->head->{status}, 200, 'the head comes with the first event');
 is($t->json($c->event)->{choices}[0]{delta}{role}, 'assistant', 'role');
+is($t->json($c->event)->{choices}[0]{delta}{content}, " token$_", "token $_") for 1, 2;
 is($mock->stats->{open}, 2, 'the provider is still at it');
-is($t->json($c->event)->{choices}[0]{delta}{content}, " token$_", "token $_") for 1 .. 3;
+$mock->go;
+is($t->json($c->event)->{choices}[0]{delta}{content}, " token$_", "token $_") for 3 .. 8;
 is($t->json($c->event)->{choices}[0]{finish_reason}, 'stop', 'finish_reason');
 is($c->event, '[DONE]', '[DONE]');
 is($c->event, undef, 'the end');

@@ -7,6 +7,7 @@
  * What it answers depends on the request's model:
  *
  *     mock-stream-NxMms   a stream of N tokens, one every M ms (0: as fast as read)
+ *     mock-held-N         a stream of 8 tokens, of which N come, and the rest after GET /go
  *     mock-replay-NAME    NAME.sse of the folder, cut at random places
  *     mock-KIND           a fault or an error, see the table of kinds in mock/answers.c
  *     mock-first-N-KIND   that for the first N requests of this model, then a reply;
@@ -217,6 +218,22 @@ static void stats(mock *m, conn *c)
     mock_reply(c, "200 OK", "application/json", "", body);
 }
 
+/* Lets all streams go on that are held. */
+static void release(mock *m, conn *c)
+{
+    for (uint32_t i = 1; i <= m->n_timers;) {
+        conn *held = m->timers[i];
+        if (held->held) {
+            held->held = false;
+            mock_timer_start(m, held, now_ns(CLOCK_MONOTONIC));
+            i = 1; /* the heap is another */
+        } else {
+            i++;
+        }
+    }
+    mock_reply(c, "200 OK", "application/json", "", "{}");
+}
+
 /* A string member, textually: the mock trusts its clients. */
 static void find_text(const char *body, size_t len, const char *name, char *out, size_t size)
 {
@@ -277,6 +294,8 @@ static void answer(mock *m, conn *c, const char *head, const char *body, size_t 
     }
     if (!stream) {
         mock_reply_answer(c, 700);
+    } else if (sscanf(c->model, "mock-held-%u", &frames) == 1) {
+        mock_run_held(m, c, frames);
     } else if (sscanf(c->model, "mock-stream-%ux%ums", &frames, &pace) == 2) {
         mock_run_stream(m, c, frames, pace * 1000000ull);
     } else {
@@ -319,6 +338,8 @@ static bool handle(mock *m, conn *c)
     }
     if (strncmp(data, "GET /stats ", 11) == 0) {
         stats(m, c);
+    } else if (strncmp(data, "GET /go ", 8) == 0) {
+        release(m, c);
     } else {
         end[2] = '\0'; /* the head's text ends here */
         answer(m, c, data, data + head, body);

@@ -147,6 +147,20 @@ void mock_run_stream(mock *m, conn *c, uint32_t frames, uint64_t pace_ns)
     }
 }
 
+void mock_run_held(mock *m, conn *c, uint32_t first)
+{
+    const uint64_t day = 86400ull * 1000000000;
+
+    begin_stream(c);
+    c->frames = 8;
+    c->pace_ns = 1000000;
+    for (c->sent = 0; c->sent <= first && c->sent < c->frames;) {
+        mock_stream_step(c);
+    }
+    c->held = true;
+    mock_timer_start(m, c, now_ns(CLOCK_MONOTONIC) + day);
+}
+
 /* Kinds of trouble. */
 
 static void begin_well(conn *c)

@@ -23,6 +23,7 @@ typedef struct conn {
     /* the stream under way: its text is made piece by piece */
     char model[96];
     bool streaming, usage, trickle;
+    bool held; /* until GET /go */
     uint32_t frames, sent;
     uint64_t pace_ns, due_ns;
     uint32_t heap; /* place in the heap of timers; 0: none */
@@ -62,6 +63,8 @@ void mock_reply_error(conn *c, const char *status, const char *headers, const ch
 void mock_reply_answer(conn *c, size_t filler);
 /* A stream of so many tokens; 0: as fast as it is read. */
 void mock_run_stream(mock *m, conn *c, uint32_t frames, uint64_t pace_ns);
+/* One of eight tokens that says so many of them, and the rest once it is released. */
+void mock_run_held(mock *m, conn *c, uint32_t first);
 /* Its next frame. */
 void mock_stream_step(conn *c);
 /* A recorded stream; false: there is none of this name. */

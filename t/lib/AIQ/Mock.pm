@@ -56,13 +56,18 @@ sub requests {
         split /\n=== end\n/, $self->{t}->read_file($self->{record});
 }
 
-# {requests, open, aborted}; `open` counts the asking connection.
-sub stats {
-    my ($self) = @_;
-    my $c = AIQ::HTTP->new($self->{port}, 10);
+sub _get {
+    my ($self, $path) = @_;
+    my $c = AIQ::HTTP->new($self->{port});
 
-    $c->request('GET', '/stats');
+    $c->request('GET', $path);
     return JSON::PP::decode_json($c->response->{body});
 }
+
+# {requests, open, aborted}; `open` counts the asking connection.
+sub stats { return $_[0]->_get('/stats') }
+
+# The streams of mock-held-N go on.
+sub go { return $_[0]->_get('/go') }
 
 1;
