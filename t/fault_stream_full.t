@@ -17,7 +17,7 @@ my $mock = AIQ::Mock->new($t);
 
 $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; }
-    aiq_model chat  { target mock model=mock-stream-100x20ms; }
+    aiq_model chat  { target mock model=mock-stream-100x50ms; }
     aiq_model quick { target mock model=mock-stream-10x0ms; }
     server {
         listen 127.0.0.1:%%PORT_0%%;

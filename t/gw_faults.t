@@ -43,10 +43,15 @@ $t->conf("
     aiq_provider mock { dialect openai; url @{[ $mock->url ]}; retry 1; breaker failures=1000; }
     aiq_provider hasty { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=1s idle=1s total=2s;
                          retry 1; breaker failures=1000; }
+    # their first events come in time, however busy the machine is
+    aiq_provider halts { dialect openai; url @{[ $mock->url ]}; timeout idle=1s; retry 1; breaker failures=1000; }
+    aiq_provider ends  { dialect openai; url @{[ $mock->url ]}; timeout total=5s; retry 1; breaker failures=1000; }
     aiq_provider down { dialect openai; url http://127.0.0.1:@{[ $closed->sockport ]}/v1; retry 1; }
     aiq_provider lost { dialect openai; url http://provider.invalid/v1; retry 1; }
     @{[ $mock->models('mock-chat', 'mock-429', 'mock-400', map { qq(mock-$_) } grep { !/hang|trickle/ } keys %kinds) ]}
-    @{[ map { qq(aiq_model mock-$_ { target hasty; }) } 'trickle-body', 'stream-1000x20ms', grep { /hang|trickle/ } keys %kinds ]}
+    @{[ map { qq(aiq_model mock-$_ { target hasty; }) } 'trickle-body', grep { /hang-headers|trickle/ } keys %kinds ]}
+    aiq_model mock-hang-mid { target halts; }
+    aiq_model mock-stream-1000x20ms { target ends; }
     aiq_model down { target down; }
     aiq_model lost { target lost; }
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }");

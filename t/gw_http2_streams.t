@@ -17,14 +17,16 @@ my $dir = $t->dir;
 my $mock = AIQ::Mock->new($t);
 my $data = "$AIQ::Test::ROOT/../shared/data/openai-sse";
 my @files = map { m{([^/]+)\.sse$} } glob("$data/*.sse");
-my %models = ((map { $_ => "mock-replay-$_" } @files), map { $_ => "mock-$_" } qw(chat reset-mid hang-mid hang-headers trickle-headers 100mb-line error-mid));
-
+my %models = ((map { $_ => "mock-replay-$_" } @files), map { $_ => "mock-$_" } qw(chat reset-mid 100mb-line error-mid));
+my @silent = qw(hang-mid hang-headers trickle-headers);
 $t->conf("
-    aiq_provider front { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; http_version 2; retry 1;
-                         timeout first_byte=2s idle=2s; breaker failures=1000; }
+    aiq_provider front { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; http_version 2; retry 1; breaker failures=1000; }
+    aiq_provider hasty { dialect openai; url http://127.0.0.1:%%PORT_1%%/v1; http_version 2; retry 1;
+                         timeout first_byte=3s idle=3s; breaker failures=1000; }
     aiq_provider other { dialect openai; url @{[ $mock->url ]}; }
     @{[ map { qq(aiq_model $_ { target front model=$models{$_}; }) } sort keys %models ]}
-    aiq_model long { target front model=mock-stream-${tokens}x0ms; }
+    @{[ map { qq(aiq_model $_ { target hasty model=mock-$_; }) } @silent ]}
+    aiq_model long { target hasty model=mock-stream-${tokens}x0ms; }
     aiq_model slow { target front model=mock-stream-100000x100ms; }
     aiq_model continued { target front model=mock-reset-mid; target other model=mock-chat; }
     aiq_stream_grace 0;
@@ -56,7 +58,7 @@ sub text { return join '', map { ref && $_->{choices} ? $_->{choices}[0]{delta}{
 my $before = $t->private_memory($t->pid('engine'));
 my $unread = stream('long');
 is($unread->head->{status}, 200, 'a stream that nobody reads');
-my $end = time() + 4;
+my $end = time() + 5;
 my $served = 0;
 while (time() < $end || $served <= 10) {
     $served += ask('chat')->{status} == 200;

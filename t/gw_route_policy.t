@@ -22,7 +22,7 @@ $t->conf("
     aiq_model weighted { target a weight=3; target b weight=1; policy weight; }
     aiq_model cheapest { target a input=3 output=15; target b input=2.50 output=10; target c input=1 output=16;
                          policy cost; }
-    aiq_model quick    { target a model=mock-stream-1x300ms; target b model=mock-stream-1x1ms; policy latency; }
+    aiq_model quick    { target a model=mock-stream-1x1500ms; target b model=mock-stream-1x1ms; policy latency; }
     aiq_model backup   { target a backup; target b model=mock-first-1-500-backup; }
     aiq_model critical { target a model=mock-500; target b noncritical; }
     aiq_model batch    { target b noncritical; }

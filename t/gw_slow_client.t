@@ -16,7 +16,7 @@ my $t = AIQ::Test->new;
 my $mock = AIQ::Mock->new($t);
 
 $t->conf("
-    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=5s idle=1s; }
+    aiq_provider mock { dialect openai; url @{[ $mock->url ]}; timeout connect=5s first_byte=30s idle=3s; }
     @{[ $mock->models(qq(mock-stream-${tokens}x0ms), 'mock-chat') ]}
     server { listen 127.0.0.1:%%PORT_0%%; location /v1/ { aiq_pass gateway; } }");
 $t->start;
@@ -31,7 +31,7 @@ is($t->json($c->event)->{choices}[0]{delta}{role}, 'assistant', 'its first event
 $c->event for 1 .. 2;
 
 # while it stands still, others are served, for longer than the provider's idle time
-my $end = time() + 3;
+my $end = time() + 4;
 my $served = 0;
 while (time() < $end || $served <= 10) {
     $served += $t->post('/v1/chat/completions', $t->chat('mock-chat', 'hi'))->{status} == 200;

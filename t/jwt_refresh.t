@@ -28,7 +28,7 @@ $t->conf("
     }");
 $t->start;
 
-my $token = $key->token(sub => 'ann', exp => time + 3);
+my $token = $key->token(sub => 'ann', exp => time + 5);
 my $renewed = $key->token(sub => 'ann', exp => time + 600);
 sub status { return $t->get('/v1/models', AIQ::JWT::bearer($_[0]))->{status} }
 

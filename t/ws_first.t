@@ -152,7 +152,7 @@ $ws = shown('/ws', auth(token('ann', tenant => 'acme')));
 my $state = $ws->event;
 is_deeply([ @{ $state->{data} }{qw(tenant user role)} ], [qw(acme ann user)], 'the engine knows who it is');
 like($state->{data}{expires_at}, qr/^\d{4}-/, 'and for how long');
-$ws->say(type => 'auth', id => 'a', token => token('ann', tenant => 'acme', exp => time + 2));
+$ws->say(type => 'auth', id => 'a', token => token('ann', tenant => 'acme', exp => time + 4));
 is($ws->event->{type}, 'auth', 'another token');
 is($ws->closed, 1008, 'a connection lasts as long as its token');
 like($ws->{reason}, qr/expired/, 'which is why');

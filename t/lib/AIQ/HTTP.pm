@@ -9,13 +9,14 @@ use IO::Select;
 use IO::Socket::INET;
 use Time::HiRes qw(time);
 
+# seconds: how long a read waits for bytes; nothing fails for being slow.
 sub new {
     my ($class, $port, $seconds) = @_;
     my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp')
         or die "connect to port $port: $!";
 
     $socket->blocking(0);
-    return bless { socket => $socket, in => '', seconds => $seconds, eof => 0 }, $class;
+    return bless { socket => $socket, in => '', seconds => $seconds // 60, eof => 0 }, $class;
 }
 
 sub socket { return $_[0]{socket} }

@@ -359,7 +359,7 @@ sub http {
 sub connect {
     my ($self, %arg) = @_;
 
-    return AIQ::HTTP->new($self->port($arg{port} // 0), $arg{seconds} // 20);
+    return AIQ::HTTP->new($self->port($arg{port} // 0), $arg{seconds});
 }
 
 sub json {
