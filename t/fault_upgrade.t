@@ -17,7 +17,7 @@ $t->conf('
     }');
 $t->start_engine;
 $t->start_nginx(daemon => 1);
-
+$t->wait_for_links(1);
 my $load = AIQ::Load->new($t, clients => 4, path => '/echo', body => 'z' x 500);
 my $old = $t->nginx_pid;
 

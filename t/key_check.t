@@ -40,6 +40,7 @@ $e->keys(7, aiq_good => '200 -1 acme ann developer key_1', aiq_later => "200 $so
     'aiq_' . 'x' x 252 => '200 -1 acme eve user key_4');
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 
 sub bearer { return (headers => [ Authorization => "Bearer $_[0]" ]) }
 
@@ -49,9 +50,17 @@ is($t->get('/ok', bearer('aiq_good'))->{status}, 200, 'a key opens');
 my $open = $e->last_open;
 is_deeply([ @$open{qw(tenant user role key_id)} ], [qw(acme ann developer key_1)], 'the engine hears whose it is');
 unlike(join(' ', %$open, %{ $open->{headers} }), qr/aiq_good/, 'but not the key');
-is($t->get('/ok', bearer('aiq_good'))->{status}, 200, 'again');
-is($e->checks('aiq_good'), 1, 'then it is known');
 
+# Without a question; an epoch that is not named for a second has lapsed, and there is one more.
+sub is_known {
+    my ($key, $status, $what) = @_;
+
+    ok($t->wait_for(sub {
+        my $before = $e->checks($key);
+        return $t->get('/ok', bearer($key))->{status} == $status && $e->checks($key) == $before;
+    }, 10, $what), $what);
+}
+is_known('aiq_good', 200, 'then it is known');
 for my $headers ([ 'x-api-key' => 'aiq_good' ], [ Authorization => 'bearer   aiq_good' ], [ 'X-API-Key' => 'aiq_good',
     Authorization => 'Bearer aiq_good' ], [ Authorization => 'Bearer abc', 'x-api-key' => 'aiq_good' ]) {
     is($t->get('/ok', headers => $headers)->{status}, 200, "shown as @$headers");
@@ -87,9 +96,7 @@ for my $what (sort keys %refused) {
     my $error = $t->json($r)->{error};
     is_deeply([ @$error{qw(code type param)} ], [ $code, 'authentication_error', undef ], "$what: the error");
 }
-is($t->get('/ok', bearer('aiq_unknown'))->{status}, 401, 'unknown, again');
-is($e->checks('aiq_unknown'), 1, 'what is unknown is known');
-
+is_known('aiq_unknown', 401, 'what is unknown is known');
 my $r = $t->get('/v1/messages', headers => [ 'x-api-key' => 'aiq_unknown' ]);
 is_deeply($t->json($r)->{error}, { type => 'authentication_error', message => 'The API key is not valid.' },
     'as Anthropic has it');

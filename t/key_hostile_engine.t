@@ -38,6 +38,7 @@ my $e = AIQ::FakeEngine->new($t);
 $e->keys(1, aiq_good => '200 -1 acme ann user key_1', map { ("aiq_$_" => $_) } keys %answer);
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 my ($worker) = $t->wait_for(sub { ($t->workers)[0] }, 10, 'the worker');
 
 # The reason is logged, once; then all is well.

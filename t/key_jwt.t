@@ -30,6 +30,7 @@ my $e = AIQ::FakeEngine->new($t);
 $e->keys(1, aiq_good => '200 -1 acme ann developer key_1');
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 
 my $good = $issuer->token(sub => 'bob', tenant => 'umbrella', role => 'viewer');
 my $ended = $issuer->token(sub => 'bob', tenant => 'umbrella', role => 'viewer', exp => time - 100, iat => time - 200);

@@ -33,6 +33,7 @@ $t->conf('
 my $e = AIQ::FakeEngine->new($t);
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 my $log = sub { $t->read_file('logs/access.log') };
 
 # A client leaves before the reply, in a stream, and while its body waits.

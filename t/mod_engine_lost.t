@@ -19,12 +19,13 @@ $t->conf('
         access_log %%DIR%%/logs/access.log aiq;
         location / { aiq_pass echo; }
         location /v1/ { aiq_pass gateway; }
-        location /v1/quick/ { aiq_pass gateway; aiq_read_timeout 1s; }
+        location /v1/quick/ { aiq_pass gateway; aiq_read_timeout 3s; }
     }');
 
 my $e = AIQ::FakeEngine->new($t);
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 is($t->get('/ok')->{status}, 200, 'all is well');
 
 # The head and the first event of a stream.

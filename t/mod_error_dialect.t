@@ -42,6 +42,7 @@ $t->conf('
 my $e = AIQ::FakeEngine->new($t);
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 is($t->get('/ok')->{status}, 200, 'linked');
 
 my $large = 'x' x 1500;

@@ -90,6 +90,7 @@ sub goes_on {
 }
 
 $e->restart;
+goes_on('a handshake');
 for my $how (sort keys %rule) {
     my $reason = $rule{$how};
     my $before = () = $t->error_log =~ /$reason/g;

@@ -28,6 +28,7 @@ $t->conf('
 my $e = AIQ::FakeEngine->new($t);
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 
 sub open_of {
     my ($method, $path, %arg) = @_;

@@ -24,6 +24,7 @@ $t->conf('
 my $e = AIQ::FakeEngine->new($t);
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 
 my $made = qr/^req_[0-9A-HJKMNP-TV-Z]{26}$/;
 

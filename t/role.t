@@ -45,6 +45,7 @@ my $e = AIQ::FakeEngine->new($t);
 $e->keys(1, aiq_dev => '200 -1 acme ann developer key_1', aiq_viewer => '200 -1 acme vic viewer key_2');
 $e->start;
 $t->start_nginx;
+$e->wait_for_hellos(1);
 
 sub as { return AIQ::JWT::bearer($issuer->token(sub => $_[0], role => $_[0])) }
 sub status { my ($path, @as) = @_; return $t->get($path, @as)->{status} }
