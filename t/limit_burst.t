@@ -16,7 +16,7 @@ $t->conf('
     aiq_limit_zone $arg_k zone=second:1m rate=2r/s;
     aiq_limit_zone $arg_k zone=day:1m rate=1r/d;
     aiq_limit_zone $arg_k zone=pace:1m rate=120r/m;
-    aiq_limit_zone $arg_k zone=trial:1m rate=1r/s;
+    aiq_limit_zone $arg_k zone=trial:1m rate=1r/d;
     server {
         listen 127.0.0.1:%%PORT_0%%;
         access_log %%DIR%%/logs/limit.log limit;

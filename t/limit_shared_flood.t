@@ -7,6 +7,7 @@ use lib 't/lib';
 
 use Test::More;
 use AIQ::FakeEngine;
+use Time::HiRes qw(time);
 use AIQ::Test;
 
 my $t = AIQ::Test->new;
@@ -31,10 +32,15 @@ $e->wait_for_hellos(1);
 
 my $r;
 my $refused = 0;
+# Asks again where nginx has not waited for the answer: half a second is the most.
 sub ask {
     my ($path, $how) = @_;
 
-    $r = $t->get($path, headers => [ 'X-Request-Id' => $how ]);
+    $t->wait_for(sub {
+        my $begun = time();
+        $r = $t->get($path, headers => [ 'X-Request-Id' => $how ]);
+        return $r->{status} != 503 || time() - $begun < 0.4;
+    }, 20, 'an answer in time');
     $refused++ if $r->{status} == 429;
     return $r->{status};
 }

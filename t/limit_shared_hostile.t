@@ -8,6 +8,7 @@ use lib 't/lib';
 use Digest::SHA qw(sha256_hex);
 use Test::More;
 use AIQ::FakeEngine;
+use Time::HiRes qw(time);
 use AIQ::Test;
 
 my $t = AIQ::Test->new;
@@ -34,10 +35,15 @@ my ($worker) = $t->wait_for(sub { ($t->workers)[0] }, 10, 'the worker');
 $e->wait_for_hellos(1);
 
 my $r;
+# Again where nginx has not waited for the answer, if there is one: half a second is the most.
 sub ask {
     my ($path, $how) = @_;
 
-    $r = $t->get($path, headers => [ 'X-Request-Id' => $how ]);
+    $t->wait_for(sub {
+        my $begun = time();
+        $r = $t->get($path, headers => [ 'X-Request-Id' => $how ]);
+        return $how !~ /^(?:fine|refuses|waits)$/ || time() - $begun < 0.4;
+    }, 20, 'an answer in time');
     return "$r->{status} " . ($r->{headers}{'x-ratelimit-remaining-requests'} // '-');
 }
 
@@ -73,6 +79,7 @@ for my $how (sort keys %broken) {
     my $before = () = $t->error_log =~ /$broken{$how}/g;
 
     is(ask('/closed/?k=1', $how), '503 -', "$how: closed");
+    $t->wait_for(sub { (() = $t->error_log =~ /$broken{$how}/g) > $before }, 10, "$how: the reason");
     is((() = $t->error_log =~ /$broken{$how}/g) - $before, 1, "$how: the reason is logged");
     linked();
 }
