@@ -98,8 +98,8 @@ is(health(), 'degraded, 1 of 2 replicas, 1 of 3 replicas', 'what is left of them
 conf(1, 1);
 $t->reload;
 $t->wait_for(sub { 4 == grep { ($_->{message} // '') eq 'model loaded' } $t->engine_lines }, 20, 'both are loaded anew');
-is(health(), 'healthy', 'what is asked for is there');
-is(metric('aiq_device_models{device="fake:0"}'), 2, 'where it was');
+$t->wait_for(sub { health() eq 'healthy' }, 20, 'what is asked for is there');
+$t->wait_for(sub { metric('aiq_device_models{device="fake:0"}') == 2 }, 20, 'where it was');
 is(said(begin_chat($questions[0])), $said[0], 'it says the same');
 
 $t->finish;

@@ -78,7 +78,8 @@ cmp_ok(failures('idle'), '>=', 1, 'idle: it was tried');
 put("$_.gguf", $demo) for qw(broken none idle);
 my (%health, %served);
 $t->wait_for(sub {
-    $health{ $t->get('/health')->{status} }++;
+    my $r = $t->get('/health');
+    $health{ $r->{status} }++ if $r->{body} =~ /"model idle"/;    # the engine's own word, which came in time
     for my $model (grep { !$served{$_} } qw(broken none idle)) {
         $served{$model} = ask($model)->{status} == 200;
     }

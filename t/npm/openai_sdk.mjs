@@ -51,7 +51,8 @@ for await (const chunk of await client.chat.completions.create({ model: streamin
   finish = chunk.choices[0]?.finish_reason ?? finish;
   if ('usage' in chunk) usage++;
 }
-ok(role === 'assistant' && chunks > 3 && finish === 'stop', 'a stream');
+// of a local model, whatever it has said by then is one chunk
+ok(role === 'assistant' && chunks > (dialect === 'local' ? 2 : 3) && finish === 'stop', 'a stream');
 ok(usage === 0, 'without usage that nobody asked for');
 if (dialect === 'local') ok(text === chat.choices[0].message.content, 'that says the same');
 
@@ -87,8 +88,8 @@ await fails(client.chat.completions.create({ model: 'none', messages }), OpenAI.
 await fails(client.post('/nothing', { body: {} }), OpenAI.NotFoundError, 'an unknown path');
 
 if (dialect === 'local') {
-  await fails(client.chat.completions.create({ model, messages }, { timeout: 1 }), OpenAI.APIConnectionTimeoutError,
-    'a time-out');
+  await fails(client.chat.completions.create({ model, messages, n: 16, max_tokens: 400, temperature: 2 }, { timeout: 1 }),
+    OpenAI.APIConnectionTimeoutError, 'a time-out');
   const two = await client.chat.completions.create({ model, messages, n: 2, logprobs: true, top_logprobs: 2 });
   ok(two.choices.length === 2 && two.choices.every((c) => c.logprobs.content.map((t) => t.token).join('') === c.message.content
     && c.logprobs.content.every((t) => t.top_logprobs.length === 2)), 'two answers, with log-probabilities');
