@@ -6,11 +6,11 @@ package AIQ::Load;
 #     my $load = AIQ::Load->new($t, clients => 4, path => '/echo', body => 'x' x 1000);
 #     $load->wait_for_requests(100);
 #     ...
-#     my $r = $load->finish;    # {ok, late, lost, wrong, first_wrong, longest}
+#     my $r = $load->finish;    # {ok, late, refused, lost, wrong, first_wrong, longest}
 #
 # lost: the connection was closed or refused before the first byte of a reply.
-# late: a second passed without a link to the engine, as it may on a machine that is busy:
-# 503 then, and at once for those who come after that second. Wrong, if nobody waited for it.
+# late: a second passed without a link to the engine, as it may on a machine that is busy: 503.
+# refused: the same at once, for those who come after that second. Wrong, if nobody waited for it.
 # wrong: another reply than 200 with the same body, or a part of one.
 
 use strict;
@@ -77,6 +77,7 @@ sub _client {
         $n{ $right ? 'ok' : !$refused ? 'wrong' : $took >= 1 ? 'late' : 'refused' }++;
         $n{first_wrong} //= "$reply->{status} " . ($reply->{cut} ? 'cut ' : '')
             . substr($reply->{body}, 0, 200) unless $right;
+        select(undef, undef, undef, 0.01) if $refused;
         undef $c if !$self->{keepalive} || ($reply->{headers}{connection} // '') =~ /close/i;
         syswrite($out, '.');
     }
@@ -129,7 +130,7 @@ sub finish {
         $sum{longest} = $r->{longest} if $r->{longest} > $sum{longest};
         $sum{$_} //= $r->{$_} for qw(first_wrong first_lost);
     }
-    $sum{ $sum{late} ? 'late' : 'wrong' } += $sum{refused};
+    $sum{wrong} += $sum{refused} unless $sum{late};
     return \%sum;
 }
 
