@@ -191,34 +191,29 @@ static gguf_str variant_of(const gguf *g)
     return name;
 }
 
-/* Llama 3's and tekken. */
-static bool is_whole(split_word word)
-{
-    return word != NULL &&
-           (word == split_find("llama-bpe", 9) || word == split_find("tekken", 6));
-}
-
 bool bpe_begins_texts(const gguf *g)
 {
     gguf_str name = variant_of(g);
+    const split_rule *rule = split_find(name.p, name.len);
 
-    return is_whole(split_find(name.p, name.len));
+    return rule != NULL && rule->begins;
 }
 
 bool bpe_load(tokenizer *t, const gguf *g, char *err, size_t errlen)
 {
     const gguf_kv *merges = gguf_find(g, "tokenizer.ggml.merges");
     gguf_str name = variant_of(g);
+    const split_rule *rule = split_find(name.p, name.len);
 
-    t->word = split_find(name.p, name.len);
-    if (t->word == NULL) {
+    if (rule == NULL) {
         char shown[GGUF_SHOWN];
 
         snprintf(err, errlen, "the BPE variant \"%s\" is not supported",
                  gguf_show(name, shown));
         return false;
     }
-    t->whole_words = is_whole(t->word);
+    t->word = rule->word;
+    t->whole_words = rule->whole;
     if (merges == NULL || merges->type != GGUF_ARRAY || merges->value.type != GGUF_STRING ||
         merges->value.n > INT32_MAX / 4) {
         snprintf(err, errlen, "the vocabulary has no list of merges");

@@ -133,9 +133,9 @@ static size_t gpt2(const char *text, size_t len)
 
 /*
  * (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}
- * | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+ * | ?[^\s\p{L}\p{N}]+[tail]*|\s*[\r\n]+|\s+(?!\S)|\s+
  */
-static size_t by_digits(const char *text, size_t len, size_t digits)
+static size_t by_digits(const char *text, size_t len, size_t digits, const char *tail)
 {
     size_t n = contraction(text, len, true), step, after;
     char_class c = class_at(text, len, 0, &step);
@@ -152,18 +152,52 @@ static size_t by_digits(const char *text, size_t len, size_t digits)
     if (!is_newline(text[0]) && class_at(text, len, step, &after) == CLASS_LETTER) {
         return run(text, len, step, CLASS_LETTER, SIZE_MAX);
     }
-    n = signs(text, len, "\r\n");
+    n = signs(text, len, tail);
     return n > 0 ? n : lines_or_spaces(text, len);
 }
 
 static size_t llama3(const char *text, size_t len)
 {
-    return by_digits(text, len, 3);
+    return by_digits(text, len, 3, "\r\n");
 }
 
 static size_t qwen2(const char *text, size_t len)
 {
-    return by_digits(text, len, 1);
+    return by_digits(text, len, 1, "\r\n");
+}
+
+static size_t seed_coder(const char *text, size_t len)
+{
+    return by_digits(text, len, 1, "");
+}
+
+/*
+ * Several expressions, each cutting what the one before left. What stands in front of a match
+ * of the first then ends there, so no white space is left to a word behind.
+ */
+
+/* \p{N}{1,3} , Llama 3's */
+static size_t minicpm5(const char *text, size_t len)
+{
+    size_t n = llama3(text, len), blank = run(text, len, 0, CLASS_SPACE, SIZE_MAX), step;
+
+    if (n < blank && !is_newline(text[n - 1]) &&
+        class_at(text, len, blank, &step) == CLASS_NUMBER) {
+        return blank;
+    }
+    return n;
+}
+
+/* \p{N} , GPT-2's */
+static size_t smollm(const char *text, size_t len)
+{
+    size_t blank = run(text, len, 0, CLASS_SPACE, SIZE_MAX), step;
+    bool number = class_at(text, len, blank, &step) == CLASS_NUMBER;
+
+    if (number) {
+        return blank > 0 ? blank : step;
+    }
+    return gpt2(text, len);
 }
 
 /* Letters as tekken has them: those without case, and marks, go with both cases. */
@@ -221,10 +255,9 @@ static size_t capitals(const char *text, size_t len, size_t start)
 
 /*
  * [^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+
- * |[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*
- * |\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+
+ * |[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]* , or 0
  */
-static size_t tekken(const char *text, size_t len)
+static size_t cased(const char *text, size_t len)
 {
     size_t step, n = 0;
     char_class c = class_at(text, len, 0, &step);
@@ -239,65 +272,304 @@ static size_t tekken(const char *text, size_t len)
     if (n == 0 && prefix) {
         n = capitals(text, len, step);
     }
-    if (n == 0) {
-        n = capitals(text, len, 0);
-    }
-    if (n == 0 && c == CLASS_NUMBER) {
-        n = step;
-    }
+    return n > 0 ? n : capitals(text, len, 0);
+}
+
+/* \p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+static size_t not_cased(const char *text, size_t len, size_t digits)
+{
+    size_t n = run(text, len, 0, CLASS_NUMBER, digits);
+
     if (n == 0) {
         n = signs(text, len, "\r\n/");
     }
     return n > 0 ? n : lines_or_spaces(text, len);
 }
 
-static bool is_falcon_sign(const char *text, size_t len, size_t i, size_t *step)
+static size_t tekken(const char *text, size_t len)
 {
-    uint32_t cp = char_at(text, len, i, step);
+    size_t n = cased(text, len);
 
-    return unicode_is_punctuation(cp) || (cp < 0x80 && cp > 0 && strchr("$+<=>^~|`", (int)cp));
+    return n > 0 ? n : not_cased(text, len, 1);
 }
 
-/* [0-9][0-9][0-9] cuts what is left: what is before the first three digits, or these. */
-static size_t three_digits(const char *word, size_t len)
+/* Both ways of letters end with (?i:'s|'t|'re|'ve|'m|'ll|'d)? */
+static size_t gpt4o(const char *text, size_t len)
 {
-    size_t digits = 0;
+    size_t n = cased(text, len);
 
-    for (size_t i = 0; i < len; i++) {
-        digits = word[i] >= '0' && word[i] <= '9' ? digits + 1 : 0;
+    if (n == 0) {
+        return not_cased(text, len, 3);
+    }
+    return n < len ? n + contraction(text + n, len - n, true) : n;
+}
+
+/* [\p{P}others]+ */
+static size_t punctuation(const char *text, size_t len, const char *others)
+{
+    size_t i = 0, step;
+
+    while (i < len) {
+        uint32_t cp = char_at(text, len, i, &step);
+
+        if (!unicode_is_punctuation(cp) &&
+            (cp == 0 || cp >= 0x80 || strchr(others, (int)cp) == NULL)) {
+            break;
+        }
+        i += step;
+    }
+    return i;
+}
+
+/* [0-9][0-9][0-9] cuts a run of numbers: what is before the first three digits, or these. */
+static size_t three_digits(const char *text, size_t len, size_t start)
+{
+    size_t i = start, digits = 0, step;
+
+    while (class_at(text, len, i, &step) == CLASS_NUMBER) {
+        i += step;
+        digits = step == 1 ? digits + 1 : 0;
         if (digits == 3) {
-            return i == 2 ? 3 : i - 2;
+            return i == 3 ? 3 : i - 3;
         }
     }
-    return len;
+    return i;
 }
 
-/* Three expressions, each cutting what the one before left:
- * [\p{P}$+<=>^~|`]+ , GPT-2's, [0-9][0-9][0-9] */
+/* GPT-2's where the signs of punctuation() are cut out: no contraction is left, and what is
+ * neither letter, number nor space goes up to the next of them. */
+static size_t between_signs(const char *text, size_t len, const char *others)
+{
+    size_t blank = run(text, len, 0, CLASS_SPACE, SIZE_MAX), start = text[0] == ' ', i, step;
+    char_class c = class_at(text, len, start, &step);
+
+    if (blank > 0 && blank < len && punctuation(text + blank, len - blank, others) > 0) {
+        return blank;
+    }
+    if (c != CLASS_OTHER) {
+        return gpt2(text, len);
+    }
+    for (i = start; class_at(text, len, i, &step) == CLASS_OTHER; i += step) {
+        if (punctuation(text + i, step, others) > 0) {
+            break;
+        }
+    }
+    return i;
+}
+
+/* [\p{P}$+<=>^~|`]+ , GPT-2's, [0-9][0-9][0-9] */
 static size_t falcon(const char *text, size_t len)
 {
-    size_t end = 0, step;
-    bool sign = is_falcon_sign(text, len, 0, &step);
+    static const char others[] = "$+<=>^~|`";
+    size_t n = punctuation(text, len, others), start = text[0] == ' ', step;
 
-    while (end < len && is_falcon_sign(text, len, end, &step) == sign) {
-        end += step;
+    if (n > 0) {
+        return n;
     }
-    return three_digits(text, gpt2(text, end));
+    if (class_at(text, len, start, &step) == CLASS_NUMBER) {
+        return three_digits(text, len, start);
+    }
+    return between_signs(text, len, others);
 }
 
-split_word split_find(const char *pre, size_t len)
+/* [\p{P}$+<=>^~|]+ , GPT-2's, \p{N}+ , [0-9][0-9][0-9] */
+static size_t unnamed(const char *text, size_t len)
 {
-    static const struct {
-        const char *name;
-        split_word word;
-    } all[] = {
-        {"gpt-2", gpt2},  {"llama-bpe", llama3}, {"llama3", llama3}, {"llama-v3", llama3},
-        {"qwen2", qwen2}, {"tekken", tekken},    {"falcon", falcon},
+    static const char others[] = "$+<=>^~|";
+    size_t n = punctuation(text, len, others), start = text[0] == ' ', step;
+
+    if (n > 0) {
+        return n;
+    }
+    if (class_at(text, len, start, &step) == CLASS_NUMBER) {
+        return start > 0 ? start : three_digits(text, len, 0);
+    }
+    return between_signs(text, len, others);
+}
+
+/*
+ * DeepSeek's first models. Each of these cuts what the ones before left, matches, too:
+ *   [\r\n] , \s?[letters]+ , \s?[signs]+ , \s+$ , [ideographs]+ , numbers
+ * So a word ends where one of them sees a difference between two characters.
+ */
+enum {
+    DS_LETTER = 1,
+    DS_SIGN = 2,
+    DS_IDEOGRAPH = 4,
+    DS_NUMBER = 8,
+    DS_SPACE = 16,
+    DS_LINE = 32
+};
+
+typedef struct {
+    bool (*is_letter)(uint32_t cp);
+    bool (*is_sign)(uint32_t cp);
+    bool cuts_end;   /* has \s+$ */
+    bool one_number; /* \p{N}, not \p{N}+ */
+} deepseek_rule;
+
+/* Letters are spelt out in a list: those with case, but for some alphabets. */
+static bool is_listed_letter(uint32_t cp)
+{
+    static const uint32_t unlisted[][2] = {
+        {0x560, 0x588},   {0x10c7, 0x10ff},   {0x1c80, 0x1c88},   {0x2d00, 0x2d2d},
+        {0xa790, 0xab6f}, {0x10570, 0x105bf}, {0x16e40, 0x16e7f}, {0x1d400, 0x1dfff},
+    };
+
+    for (size_t i = 0; i < sizeof(unlisted) / sizeof(*unlisted); i++) {
+        if (cp >= unlisted[i][0] && cp <= unlisted[i][1]) {
+            return false;
+        }
+    }
+    return unicode_is_upper(cp) || unicode_is_lower(cp);
+}
+
+/* [!-/:-~] in both widths, letters with them, [\u2018-\u201f\u3000-\u3002] */
+static bool is_listed_sign(uint32_t cp)
+{
+    uint32_t ascii = cp >= 0xff01 && cp <= 0xff5e ? cp - 0xff01 + '!' : cp;
+
+    return (ascii >= '!' && ascii <= '~' && !unicode_is_number(ascii)) ||
+           (cp >= 0x2018 && cp <= 0x201f) || (cp >= 0x3000 && cp <= 0x3002);
+}
+
+/* Of other scripts between them, too. */
+static bool is_ideograph(uint32_t cp)
+{
+    return (cp >= 0x800 && cp <= 0x9fa5) || (cp >= 0xac00 && cp <= 0xd7ff);
+}
+
+/* Which of the expressions hold for the character at i; DS_LINE behind the end. */
+static unsigned deepseek_at(const deepseek_rule *rule, const char *text, size_t len, size_t i,
+                            size_t *step)
+{
+    uint32_t cp;
+
+    *step = 0;
+    if (i >= len) {
+        return DS_LINE;
+    }
+    cp = char_at(text, len, i, step);
+    if (is_newline(text[i])) {
+        return DS_LINE;
+    }
+    return (rule->is_letter(cp) ? DS_LETTER : 0) | (rule->is_sign(cp) ? DS_SIGN : 0) |
+           (is_ideograph(cp) ? DS_IDEOGRAPH : 0) | (unicode_is_number(cp) ? DS_NUMBER : 0) |
+           (unicode_is_space(cp) ? DS_SPACE : 0);
+}
+
+/* Does the white space at i go to the letters or signs behind it? What is a sign itself goes
+ * with signs as one of them, and to letters first. */
+static bool leads(const deepseek_rule *rule, const char *text, size_t len, size_t i)
+{
+    size_t step;
+    unsigned c = deepseek_at(rule, text, len, i, &step), next, after;
+
+    i += step;
+    next = deepseek_at(rule, text, len, i, &step);
+    after = next & DS_SPACE ? deepseek_at(rule, text, len, i + step, &step) : 0;
+    return next & DS_LETTER || (next & ~c & DS_SIGN && !(after & DS_LETTER));
+}
+
+/* Is the white space from i the last of what letters, signs and lines leave? */
+static bool ends_blank(const deepseek_rule *rule, const char *text, size_t len, size_t i)
+{
+    size_t step;
+    unsigned c = deepseek_at(rule, text, len, i, &step), next;
+
+    while (c & DS_SPACE && !leads(rule, text, len, i)) {
+        i += step;
+        next = deepseek_at(rule, text, len, i, &step);
+        if (next & DS_LINE || (c ^ next) & DS_SIGN) {
+            return true;
+        }
+        c = next;
+    }
+    return c & DS_SPACE;
+}
+
+/* Is there a cut between two characters, the second of which is at i? */
+static bool is_cut(const deepseek_rule *rule, const char *text, size_t len, size_t i,
+                   unsigned before, unsigned c)
+{
+    unsigned differ = before ^ c;
+
+    if ((before | c) & DS_LINE || (rule->one_number && before & c & DS_NUMBER)) {
+        return true;
+    }
+    if (c & DS_SPACE && (leads(rule, text, len, i) || (rule->cuts_end && !(before & DS_SPACE) &&
+                                                       ends_blank(rule, text, len, i)))) {
+        return true;
+    }
+    if (before & DS_SPACE) {
+        differ &= before & DS_SIGN ? ~(unsigned)DS_LETTER : ~(unsigned)(DS_LETTER | DS_SIGN);
+    }
+    return differ & ~(unsigned)DS_SPACE;
+}
+
+static size_t deepseek(const deepseek_rule *rule, const char *text, size_t len)
+{
+    size_t i, step;
+    unsigned before = deepseek_at(rule, text, len, 0, &step), c;
+
+    for (i = step; i < len; i += step) {
+        c = deepseek_at(rule, text, len, i, &step);
+        if (is_cut(rule, text, len, i, before, c)) {
+            break;
+        }
+        before = c;
+    }
+    return i;
+}
+
+static size_t deepseek_llm(const char *text, size_t len)
+{
+    static const deepseek_rule rule = {is_listed_letter, is_listed_sign, .cuts_end = true};
+
+    return deepseek(&rule, text, len);
+}
+
+static size_t deepseek_coder(const char *text, size_t len)
+{
+    static const deepseek_rule rule = {unicode_is_letter, unicode_is_punctuation,
+                                       .one_number = true};
+
+    return deepseek(&rule, text, len);
+}
+
+const split_rule *split_find(const char *pre, size_t len)
+{
+    static const split_rule all[] = {
+        {"gpt-2", gpt2},
+        {"a.x-4.0", gpt2},
+        {"mellum", gpt2},
+        {"trillion", gpt2},
+        {"llama-bpe", llama3, .whole = true, .begins = true},
+        {"llama3", llama3, .whole = true, .begins = true},
+        {"llama-v3", llama3, .whole = true, .begins = true},
+        {"falcon3", llama3, .whole = true, .begins = true},
+        {"midm-2.0", llama3, .whole = true, .begins = true},
+        {"pixtral", llama3, .whole = true, .begins = true},
+        {"dbrx", llama3},
+        {"smaug-bpe", llama3},
+        {"minicpm5", minicpm5, .whole = true},
+        {"qwen2", qwen2},
+        {"deepseek-r1-qwen", qwen2},
+        {"megrez", qwen2},
+        {"seed-coder", seed_coder},
+        {"smollm", smollm},
+        {"minerva-7b", smollm},
+        {"tekken", tekken, .whole = true, .begins = true},
+        {"gpt-4o", gpt4o},
+        {"deepseek-llm", deepseek_llm},
+        {"deepseek-coder", deepseek_coder},
+        {"falcon", falcon},
+        {"default", unnamed},
     };
 
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
         if (strlen(all[i].name) == len && memcmp(all[i].name, pre, len) == 0) {
-            return all[i].word;
+            return &all[i];
         }
     }
     return NULL;

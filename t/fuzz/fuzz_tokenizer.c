@@ -9,7 +9,10 @@
 #include "../unit/tiny_model.h"
 #include "infer/tokenizer.h"
 
-static const char *const pres[] = {"gpt-2", "llama-bpe", "qwen2", "tekken", "falcon"};
+static const char *const pres[] = {
+    "gpt-2",  "llama-bpe", "minicpm5", "qwen2",        "seed-coder",     "smollm",
+    "tekken", "gpt-4o",    "falcon",   "deepseek-llm", "deepseek-coder", "default",
+};
 
 enum { N_BPE = sizeof(pres) / sizeof(*pres), WPM = N_BPE, N = N_BPE + 1 };
 

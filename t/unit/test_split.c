@@ -21,9 +21,12 @@
 #define VOCABS    "../shared/data/ggml-vocab/ggml-vocab-"
 #define SEPARATOR "\n__ggml_vocab_test__\n"
 
-enum { RANDOM_TEXTS = 3000, MAX_TEXT = 1 << 12 };
+enum { RANDOM_TEXTS = 1500, MAX_TEXT = 1 << 12 };
 
-static const char *const names[] = {"gpt-2", "llama-bpe", "qwen2", "tekken", "falcon"};
+static const char *const names[] = {
+    "gpt-2",  "llama-bpe", "minicpm5", "qwen2",        "seed-coder",     "smollm",
+    "tekken", "gpt-4o",    "falcon",   "deepseek-llm", "deepseek-coder", "default",
+};
 
 /* One of each kind: cases, no case, title case, modifiers, marks, numbers, spaces, signs. */
 static const char *const alphabet[] = {
@@ -67,6 +70,15 @@ static const char *const alphabet[] = {
     "\xf0\x9f\x9a\x80",
     "\xe2\x80\x99",
     "\xc5\xbf",
+    "`",
+    "\xe2\x80\x83",
+    "\xe3\x80\x82",
+    "\xd8\xa7",
+    "\xd5\xa1",
+    "\xe0\xa4\x95",
+    "\xef\xbc\x91",
+    "\xef\xbd\x81",
+    "\xef\xbc\x81",
 };
 
 static FILE *texts;
@@ -139,6 +151,16 @@ static void print_words(split_word word, const char *text, size_t len, char *out
     }
 }
 
+static split_word rule_of(const char *name)
+{
+    const split_rule *rule = split_find(name, strlen(name));
+
+    if (rule == NULL) {
+        fail_msg("%s is unknown", name);
+    }
+    return rule->word;
+}
+
 static size_t from_hex(const char *hex, char *out)
 {
     size_t n = 0;
@@ -172,7 +194,7 @@ static void words_are_those_of_the_expressions(void **state)
 
         assert_non_null(fgets(want, sizeof(want), oracle));
         want[strcspn(want, "\n")] = '\0';
-        print_words(split_find(name, strlen(name)), text, len, got);
+        print_words(rule_of(name), text, len, got);
         if (strcmp(got, want) != 0) {
             fail_msg("%s: \"%.*s\": got %s, want %s", name, (int)len, text, got, want);
         }
@@ -280,7 +302,7 @@ static int check_ids(const char *name)
         skip();
     }
     for (; (end = strstr(text, SEPARATOR)) != NULL; text = end + strlen(SEPARATOR)) {
-        read_puzzle(&puzzles[n++], split_find(name, strlen(name)), text, (size_t)(end - text),
+        read_puzzle(&puzzles[n++], rule_of(name), text, (size_t)(end - text),
                     strsep(&rest, "\n"));
     }
     for (int round = 0; round < n; round++) {
@@ -322,7 +344,95 @@ static void what_is_no_text_is_cut_too(void **state)
             text[k] = (char)(rand() % 3 == 0 ? " a1'\n"[rand() % 5] : rand());
         }
         for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
-            print_words(split_find(names[k], strlen(names[k])), text, len, out);
+            print_words(rule_of(names[k]), text, len, out);
+        }
+    }
+}
+
+/* Models whose words are cut as another's, with what else is told by the name. */
+static void names_of_other_models(void **state)
+{
+    static const struct {
+        const char *name, *as;
+        bool whole, begins;
+    } cases[] = {
+        {"gpt-2", "gpt-2", false, false},
+        {"a.x-4.0", "gpt-2", false, false},
+        {"mellum", "gpt-2", false, false},
+        {"trillion", "gpt-2", false, false},
+        {"llama-bpe", "llama-bpe", true, true},
+        {"llama3", "llama-bpe", true, true},
+        {"llama-v3", "llama-bpe", true, true},
+        {"falcon3", "llama-bpe", true, true},
+        {"midm-2.0", "llama-bpe", true, true},
+        {"pixtral", "llama-bpe", true, true},
+        {"dbrx", "llama-bpe", false, false},
+        {"smaug-bpe", "llama-bpe", false, false},
+        {"minicpm5", "minicpm5", true, false},
+        {"qwen2", "qwen2", false, false},
+        {"deepseek-r1-qwen", "qwen2", false, false},
+        {"megrez", "qwen2", false, false},
+        {"seed-coder", "seed-coder", false, false},
+        {"smollm", "smollm", false, false},
+        {"minerva-7b", "smollm", false, false},
+        {"tekken", "tekken", true, true},
+        {"gpt-4o", "gpt-4o", false, false},
+        {"deepseek-llm", "deepseek-llm", false, false},
+        {"deepseek-coder", "deepseek-coder", false, false},
+        {"falcon", "falcon", false, false},
+        {"default", "default", false, false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const split_rule *rule = split_find(cases[i].name, strlen(cases[i].name));
+
+        assert_non_null(rule);
+        assert_ptr_equal(rule->word, rule_of(cases[i].as));
+        assert_int_equal(rule->whole, cases[i].whole);
+        assert_int_equal(rule->begins, cases[i].begins);
+    }
+}
+
+/* Texts in which a word's end can be far from its beginning, or seem to be: if each word looked
+ * at all that follows, none of these would end in time. */
+static void time_is_linear(void **state)
+{
+    enum { LEN = 1 << 17 };
+    static const char *const patterns[] = {
+        "a",
+        "A",
+        " ",
+        "\n ",
+        "1",
+        "!",
+        "`",
+        " a",
+        "a ",
+        " 1",
+        "\xc2\xbd",
+        "\302\275111",
+        "1!",
+        "\xd8\xa7 ",
+        "\xe3\x80\x80",
+        " \xe2\x80\x83",
+        "\xe6\x97\xa5 ",
+    };
+    static char text[LEN + 8];
+
+    (void)state;
+    for (size_t p = 0; p < sizeof(patterns) / sizeof(*patterns); p++) {
+        size_t n = strlen(patterns[p]);
+
+        for (size_t i = 0; i < LEN; i += n) {
+            memcpy(text + i, patterns[p], n);
+        }
+        for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
+            split_word word = rule_of(names[k]);
+
+            for (size_t i = 0; i < LEN;) {
+                i += word(text + i, LEN - i);
+            }
         }
     }
 }
@@ -341,6 +451,8 @@ int main(void)
         cmocka_unit_test(words_are_those_of_the_expressions),
         cmocka_unit_test(reference_ids_agree),
         cmocka_unit_test(what_is_no_text_is_cut_too),
+        cmocka_unit_test(names_of_other_models),
+        cmocka_unit_test(time_is_linear),
         cmocka_unit_test(other_names_are_unknown),
     };
 
