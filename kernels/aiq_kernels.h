@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIQ_KERNELS_ABI 11
+#define AIQ_KERNELS_ABI 12
 
 /* How a row of weights lies in memory: as in GGUF files. Columns are a multiple of 32 for
  * Q8_0 and Q4_0, of 256 for the K types. */
@@ -215,6 +215,11 @@ typedef struct {
                               const kern_weights *weights, uint32_t max_batch,
                               uint32_t max_seqs, uint32_t n_pages);
     void (*model_free)(kern_model *model);
+
+    /* Memory of n numbers that step and encode write to without a detour, for out_free; any
+     * other does, too. */
+    float *(*out_alloc)(kern_device *dev, uint64_t n);
+    void (*out_free)(kern_device *dev, float *out);
 
     /* Runs all sequences' tokens through the model. logits is [sum of n_logits][n_vocab], in
      * the order of the sequences and of their tokens. A token's result does not depend on who

@@ -179,13 +179,17 @@ static bool load(bench *b, const arguments *a)
     b->km =
         b->kern->model_load(b->dev, &b->model.config, &b->model.weights,
                             a->prompt > b->largest ? a->prompt : b->largest, b->largest, pages);
-    b->logits = malloc((size_t)b->largest * n_vocab * sizeof(*b->logits));
+    b->logits =
+        b->km != NULL ? b->kern->out_alloc(b->dev, (uint64_t)b->largest * n_vocab) : NULL;
+    if (b->logits == NULL) {
+        cli_error(b->command, "%s", b->kern->last_error(b->dev));
+        return false;
+    }
     b->ids = malloc(longest * sizeof(*b->ids));
     b->pages = malloc(pages * sizeof(*b->pages));
     b->seqs = calloc(b->largest, sizeof(*b->seqs));
-    if (b->km == NULL || b->logits == NULL || b->ids == NULL || b->pages == NULL ||
-        b->seqs == NULL) {
-        cli_error(b->command, "%s", b->km == NULL ? b->kern->last_error(b->dev) : err);
+    if (b->ids == NULL || b->pages == NULL || b->seqs == NULL) {
+        cli_error(b->command, "%s", err);
         return false;
     }
     for (uint32_t i = 0; i < pages; i++) {
@@ -199,6 +203,9 @@ static bool load(bench *b, const arguments *a)
 
 static void unload(bench *b)
 {
+    if (b->logits != NULL) {
+        b->kern->out_free(b->dev, b->logits);
+    }
     if (b->km != NULL) {
         b->kern->model_free(b->km);
     }
@@ -212,7 +219,6 @@ static void unload(bench *b)
     if (b->file != NULL) {
         gguf_close(b->file);
     }
-    free(b->logits);
     free(b->ids);
     free(b->pages);
     free(b->seqs);

@@ -69,10 +69,12 @@ static void call_open(void *own)
 static void call_load(void *own)
 {
     machine *m = own;
+    const runner_shape *s = &m->shape;
 
-    m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights, m->shape.max_batch,
-                                m->shape.max_parts, m->shape.n_pages);
-    m->ok = m->km != NULL;
+    m->km = m->kern->model_load(m->dev, &m->model.config, &m->model.weights, s->max_batch,
+                                s->max_parts, s->n_pages);
+    m->out = m->km != NULL ? m->kern->out_alloc(m->dev, (uint64_t)s->max_rows * s->row) : NULL;
+    m->ok = m->out != NULL;
     if (!m->ok) {
         take_error(m);
     }
@@ -102,6 +104,9 @@ static void end_machine(void *own)
 {
     machine *m = own;
 
+    if (m->out != NULL) {
+        m->kern->out_free(m->dev, m->out);
+    }
     if (m->km != NULL) {
         m->kern->model_free(m->km);
     }
@@ -116,7 +121,6 @@ static void end_machine(void *own)
     free(m->own_texts);
     free(m->ids);
     free(m->pages);
-    free(m->out);
     free(m);
 }
 
@@ -223,20 +227,17 @@ uint32_t runner_batch_tokens(const runner *r)
     return r->place->kern->batch_tokens;
 }
 
-static bool allocate(machine *m, bool copies)
+/* For copies. */
+static bool allocate(machine *m)
 {
     const runner_shape *s = &m->shape;
     size_t pages = s->n_pages > 0 ? kv_pages_for(m->model.config.n_ctx) : 0;
 
-    m->out = malloc((size_t)s->max_rows * s->row * sizeof(*m->out));
-    if (copies) {
-        m->own_seqs = calloc(s->max_parts, sizeof(*m->own_seqs));
-        m->own_texts = calloc(s->max_parts, sizeof(*m->own_texts));
-        m->ids = malloc(s->max_batch * sizeof(*m->ids));
-        m->pages = malloc((s->max_parts * pages + 1) * sizeof(*m->pages));
-    }
-    return m->out != NULL && (!copies || (m->own_seqs != NULL && m->own_texts != NULL &&
-                                          m->ids != NULL && m->pages != NULL));
+    m->own_seqs = calloc(s->max_parts, sizeof(*m->own_seqs));
+    m->own_texts = calloc(s->max_parts, sizeof(*m->own_texts));
+    m->ids = malloc(s->max_batch * sizeof(*m->ids));
+    m->pages = malloc((s->max_parts * pages + 1) * sizeof(*m->pages));
+    return m->own_seqs != NULL && m->own_texts != NULL && m->ids != NULL && m->pages != NULL;
 }
 
 static uint32_t load_limit(const runner *r, const gguf *file)
@@ -252,7 +253,7 @@ bool runner_load(runner *r, const infer_model *model, gguf *file, const runner_s
 
     m->shape = *shape;
     m->file = gguf_share(file);
-    if (!infer_model_copy(&m->model, model) || !allocate(m, r->thread != NULL)) {
+    if (!infer_model_copy(&m->model, model) || (r->thread != NULL && !allocate(m))) {
         return fail(r, "out of memory");
     }
     return call(r, call_load, load_limit(r, file));

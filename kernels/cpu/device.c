@@ -284,6 +284,18 @@ static kern_model *cpu_model_load(kern_device *dev, const kern_config *config,
     return m;
 }
 
+static float *cpu_out_alloc(kern_device *dev, uint64_t n)
+{
+    dev->error = "out of memory for results";
+    return n <= SIZE_MAX / sizeof(float) ? malloc(n * sizeof(float)) : NULL;
+}
+
+static void cpu_out_free(kern_device *dev, float *out)
+{
+    (void)dev;
+    free(out);
+}
+
 const aiq_kernels aiq_kernels_cpu = {
     .abi = AIQ_KERNELS_ABI,
     .name = "cpu",
@@ -294,6 +306,8 @@ const aiq_kernels aiq_kernels_cpu = {
     .page_bytes = cpu_page_bytes,
     .model_load = cpu_model_load,
     .model_free = cpu_model_free,
+    .out_alloc = cpu_out_alloc,
+    .out_free = cpu_out_free,
     .step = cpu_step,
     .rows_load = cpu_rows_load,
     .rows_free = cpu_rows_free,

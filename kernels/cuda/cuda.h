@@ -31,9 +31,8 @@ struct kern_device {
     char error[256];
 };
 
-/* Rows of logits that are computed together, and such that come to the host together. */
-#define OUT_ROWS  GRAPH_ROWS
-#define HOST_ROWS 64
+/* Rows of logits that are computed together. */
+#define OUT_ROWS GRAPH_ROWS
 
 /* Parts that a sequence is split into by attention, at most, and rows for which there is memory
  * to keep them; more rows go one such slice after the other. */
@@ -111,8 +110,6 @@ struct kern_model {
     uint64_t n_unpacked;     /* of them */
 
     uint32_t *host_rows;   /* pinned: row_numbers before they are copied */
-    float *host_out;       /* pinned: results on their way to the caller */
-    uint64_t n_host_out;   /* of them */
     uint8_t *seen;         /* [GRAPH_ROWS + 1] 0: never, 1: once, 2: recorded, 3: cannot be */
     cudaGraphExec_t *play; /* [GRAPH_ROWS + 1] */
 };

@@ -95,6 +95,24 @@ static kern_device *device_open(uint32_t index, uint32_t n_threads)
     return dev;
 }
 
+/* Pinned: what is not, the driver copies once more. */
+static float *device_out_alloc(kern_device *dev, uint64_t n)
+{
+    float *out = NULL;
+
+    return device_check(dev, cudaSetDevice((int)dev->index), "choosing the device") &&
+                   device_check(dev, cudaMallocHost((void **)&out, n * sizeof(*out)),
+                                "taking memory for results")
+               ? out
+               : NULL;
+}
+
+static void device_out_free(kern_device *dev, float *out)
+{
+    cudaSetDevice((int)dev->index);
+    cudaFreeHost(out);
+}
+
 static const char *device_last_error(const kern_device *dev)
 {
     return dev != NULL ? dev->error : "the CUDA device cannot be opened";
@@ -111,6 +129,8 @@ static const aiq_kernels table = {
     .page_bytes = model_page_bytes,
     .model_load = model_load,
     .model_free = model_free,
+    .out_alloc = device_out_alloc,
+    .out_free = device_out_free,
     .step = step_run,
     .rows_load = topk_load,
     .rows_free = topk_free,

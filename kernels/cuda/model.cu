@@ -210,8 +210,6 @@ static bool allocate(kern_model *m, const kern_weights *weights)
     loader l = {dev, {}, true};
     arena state = {};
 
-    m->n_host_out =
-        (uint64_t)HOST_ROWS * (m->config.encoder ? m->config.d_model : m->config.n_vocab);
     put_weights(&l, m, weights);
     place_state(&state, m);
     if (!device_has_room(dev, l.to.used + state.used, "the model takes") ||
@@ -221,8 +219,6 @@ static bool allocate(kern_model *m, const kern_weights *weights)
                       "taking memory for contexts") ||
         !device_check(dev,
                       cudaMallocHost((void **)&m->host_rows, row_numbers(m) * sizeof(uint32_t)),
-                      "taking memory") ||
-        !device_check(dev, cudaMallocHost((void **)&m->host_out, m->n_host_out * sizeof(float)),
                       "taking memory")) {
         return false;
     }
@@ -284,7 +280,6 @@ void model_free(kern_model *m)
     cudaFree(m->weights_memory);
     cudaFree(m->state_memory);
     cudaFreeHost(m->host_rows);
-    cudaFreeHost(m->host_out);
     free(m->layers);
     free(m->seen);
     free(m->play);

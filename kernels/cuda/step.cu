@@ -164,28 +164,12 @@ static bool fill(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, uint32_t 
 
 bool step_fetch(kern_model *m, const float *from, uint64_t n, float *to)
 {
-    uint64_t done = 0;
-
-    if (!device_check(m->dev, cudaGetLastError(), "a step")) {
-        return false;
-    }
-    do {
-        uint64_t some = n - done < m->n_host_out ? n - done : m->n_host_out;
-
-        if ((some > 0 &&
-             !device_check(m->dev,
-                           cudaMemcpyAsync(m->host_out, from + done, some * sizeof(*to),
-                                           cudaMemcpyDeviceToHost, m->dev->stream),
-                           "a step")) ||
-            !device_check(m->dev, cudaStreamSynchronize(m->dev->stream), "a step")) {
-            return false;
-        }
-        if (some > 0) {
-            memcpy(to + done, m->host_out, some * sizeof(*to));
-        }
-        done += some;
-    } while (done < n);
-    return true;
+    return device_check(m->dev, cudaGetLastError(), "a step") &&
+           (n == 0 || device_check(m->dev,
+                                   cudaMemcpyAsync(to, from, n * sizeof(*to),
+                                                   cudaMemcpyDeviceToHost, m->dev->stream),
+                                   "a step")) &&
+           device_check(m->dev, cudaStreamSynchronize(m->dev->stream), "a step");
 }
 
 bool step_run(kern_model *m, const kern_seq *seqs, uint32_t n_seqs, float *logits)

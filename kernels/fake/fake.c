@@ -281,6 +281,16 @@ static void fake_model_free(kern_model *m)
     free(m);
 }
 
+static float *fake_out_alloc(kern_device *dev, uint64_t n)
+{
+    return aiq_kernels_cpu.out_alloc(dev->cpu, n);
+}
+
+static void fake_out_free(kern_device *dev, float *out)
+{
+    aiq_kernels_cpu.out_free(dev->cpu, out);
+}
+
 /* What may happen before each step. False: it fails. */
 static bool begin_step(kern_device *dev)
 {
@@ -322,6 +332,8 @@ static aiq_kernels fake = {
     .page_bytes = fake_page_bytes,
     .model_load = fake_model_load,
     .model_free = fake_model_free,
+    .out_alloc = fake_out_alloc,
+    .out_free = fake_out_free,
     .step = fake_step,
     .encode = fake_encode,
     .last_error = fake_last_error,

@@ -155,7 +155,7 @@ static void load(bench *b, uint32_t largest, uint32_t prompt, uint32_t gen)
         b->ids[i] = (int32_t)((i * (uint64_t)7919 + 300) % b->config.n_vocab);
     }
     b->seqs = checked(calloc(largest, sizeof(*b->seqs)));
-    b->logits = checked(calloc((size_t)largest * b->config.n_vocab, sizeof(*b->logits)));
+    b->logits = checked(b->kern->out_alloc(b->dev, (uint64_t)largest * b->config.n_vocab));
 }
 
 /* Tokens a second of n sequences that read tokens, so many in a step. */
@@ -261,6 +261,7 @@ int main(int argc, char **argv)
     }
     printf("},");
     print_roofline(&b);
+    b.kern->out_free(b.dev, b.logits);
     b.kern->model_free(b.model);
     b.kern->close(b.dev);
     free((void *)b.w.layers);
@@ -269,6 +270,5 @@ int main(int argc, char **argv)
     free(b.pages);
     free(b.ids);
     free(b.seqs);
-    free(b.logits);
     return 0;
 }
