@@ -133,18 +133,17 @@ static bool take_welcome(operator_link *o)
 
 static bool connect_engine(operator_link *o, const char *path)
 {
-    if (!reach(o, path)) {
-        return false;
-    }
+    /* before it connects: who says nothing for a second is sent away */
     int memfd = make_memory(o);
+
     if (memfd < 0) {
         return failed(o, "no memory to share");
     }
-    bool ok = say_hello(o, memfd) || failed(o, "the engine does not let this user in");
+    bool ok = reach(o, path) &&
+              (say_hello(o, memfd) || failed(o, "the engine does not let this user in"));
     close(memfd);
     return ok && take_welcome(o);
 }
-
 static void disconnect(operator_link *o)
 {
     if (o->mine) {
