@@ -59,6 +59,19 @@ for my $seed (1 .. 3) {
     like($answer->{stars}, qr/^[1-5]$/, 'one to five');
 }
 
+# numbers and strings as zod and pydantic bound them
+my $bounded = { type => 'object', additionalProperties => $false, required => [ 'share', 'sku', 'name' ], properties => {
+    share => { type => 'number', minimum => 0, maximum => 1 }, sku => { type => 'string', pattern => '^[A-Z]{2}-\\d{3}$' },
+    name => { type => 'string', minLength => 2, maxLength => 5 } } };
+for my $seed (1 .. 3) {
+    my $answer = eval { JSON::PP::decode_json($t->json(ask(schema($bounded), temperature => 1, seed => $seed))->{choices}[0]{message}{content}) };
+
+    cmp_ok($answer->{share}, '>=', 0, "seed $seed: a share");
+    cmp_ok($answer->{share}, '<=', 1, 'at most all');
+    like($answer->{sku}, qr/^[A-Z]{2}-[0-9]{3}\z/, 'a string of the pattern');
+    like($answer->{name}, qr/^.{2,5}\z/s, 'a string of the length');
+}
+
 # any object
 my ($ended, $whole) = (0, 0);
 for my $seed (1 .. 6) {
@@ -79,7 +92,7 @@ for my $c (map { @{ $t->json($_)->{choices} } } grep { $_ ne '[DONE]' } $r->{bod
 is(scalar(grep { eval { JSON::PP::decode_json($_) } } @text), 2, 'streamed');
 
 # what cannot be
-for my $case ([ schema({ type => 'string', pattern => 'a' }), qr/keyword 'pattern' is not supported/ ],
+for my $case ([ schema({ type => 'string', pattern => 'a(?=b)' }), qr/'pattern': a lookahead is supported .*\(at 1\)/ ],
     [ schema({ '$ref' => '#' }), qr/refers to itself/ ], [ { type => 'json_schema' }, qr/must be an object whose/ ],
     [ 'json', qr/must be an object/ ], [ { type => 7 }, qr/with a 'type'/ ]) {
     $r = ask($case->[0]);

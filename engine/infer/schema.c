@@ -7,9 +7,11 @@
 
 #include "core/json.h"
 #include "infer/numbers.h"
+#include "infer/strings.h"
 
 #define MAX_REFS    256
 #define MAX_RANGES  32
+#define MAX_STRINGS 32
 #define MAX_INDENT  20
 #define MAX_DIGITS  17
 #define MAX_NESTING 64
@@ -17,6 +19,9 @@
 /* Looking up names is quadratic. */
 #define MAX_PROPERTIES 1000
 #define MAX_TEXT       ((size_t)64 * 1024)
+
+/* Of all strings of a schema: some 30 ms. */
+#define MAX_WORK ((size_t)4 * 1000 * 1000)
 
 /* Rules that several places call; made when first called. */
 typedef enum { SPACE, STRING, INTEGER, NUMBER, VALUE, OBJECT, ARRAY, N_COMMON } common_rule;
@@ -31,6 +36,13 @@ typedef struct {
     uint32_t rule;
 } range_rule;
 
+/* What a schema says of a string. */
+typedef struct {
+    aiq_str pattern; /* as it is spelt; "": none */
+    uint32_t least, most;
+    uint32_t rule;
+} string_rule;
+
 typedef struct {
     grammar *g;
     aiq_pool *pool;
@@ -44,6 +56,9 @@ typedef struct {
     size_t n_refs;
     range_rule ranges[MAX_RANGES]; /* beyond, each place has its own */
     size_t n_ranges;
+    string_rule strings[MAX_STRINGS];
+    size_t n_strings;
+    size_t work; /* steps that strings may take yet */
 } compiler;
 
 static bool compile(compiler *c, const json_value *schema, uint32_t from, uint32_t to);
@@ -181,73 +196,6 @@ static void space(compiler *c, uint32_t from, uint32_t to)
     grammar_skip(c->g, line, to);
 }
 
-static void continuation(compiler *c, uint32_t from, uint8_t low, uint8_t high, int more,
-                         uint32_t to)
-{
-    for (; more > 0; more--) {
-        uint32_t next = grammar_state(c->g);
-
-        grammar_bytes(c->g, from, low, high, next);
-        from = next;
-        low = 0x80;
-        high = 0xbf;
-    }
-    grammar_bytes(c->g, from, low, high, to);
-}
-
-static uint32_t hex(compiler *c, uint32_t from, const char *ranges)
-{
-    uint32_t to = grammar_state(c->g);
-
-    for (; *ranges != '\0'; ranges += 2) {
-        grammar_bytes(c->g, from, (uint8_t)ranges[0], (uint8_t)ranges[1], to);
-    }
-    return to;
-}
-
-/* Behind \u: XXXX, but no half of a pair, or D8XX\uDCXX, a pair. */
-static void unicode_escape(compiler *c, uint32_t from, uint32_t to)
-{
-    static const char any[] = "09AFaf";
-    uint32_t second = hex(c, from, "09ACacEFef"), d = hex(c, from, "DDdd");
-    uint32_t low = hex(c, hex(c, hex(c, d, "89ABab"), any), any);
-
-    second = hex(c, second, any);
-    grammar_skip(c->g, hex(c, d, "07"), second);
-    grammar_skip(c->g, hex(c, hex(c, second, any), any), to);
-    low = hex(c, hex(c, byte(c, byte(c, low, '\\'), 'u'), "DDdd"), "CFcf");
-    grammar_skip(c->g, hex(c, hex(c, low, any), any), to);
-}
-
-static void string(compiler *c, uint32_t from, uint32_t to)
-{
-    static const struct {
-        uint8_t low, high;   /* of the first byte */
-        uint8_t low2, high2; /* of the second */
-        int more;            /* behind that */
-    } utf8[] = {
-        {0xc2, 0xdf, 0x80, 0xbf, 0}, {0xe0, 0xe0, 0xa0, 0xbf, 1}, {0xe1, 0xec, 0x80, 0xbf, 1},
-        {0xed, 0xed, 0x80, 0x9f, 1}, {0xee, 0xef, 0x80, 0xbf, 1}, {0xf0, 0xf0, 0x90, 0xbf, 2},
-        {0xf1, 0xf3, 0x80, 0xbf, 2}, {0xf4, 0xf4, 0x80, 0x8f, 2},
-    };
-    uint32_t inside = byte(c, from, '"'), escape = byte(c, inside, '\\');
-
-    grammar_bytes(c->g, inside, ' ', '!', inside);
-    grammar_bytes(c->g, inside, '#', '[', inside);
-    grammar_bytes(c->g, inside, ']', 0x7f, inside);
-    for (size_t i = 0; i < sizeof(utf8) / sizeof(*utf8); i++) {
-        uint32_t next = grammar_state(c->g);
-
-        grammar_bytes(c->g, inside, utf8[i].low, utf8[i].high, next);
-        continuation(c, next, utf8[i].low2, utf8[i].high2, utf8[i].more, inside);
-    }
-    for (const char *p = "\"\\/bfnrt"; *p != '\0'; p++) {
-        grammar_bytes(c->g, escape, (uint8_t)*p, (uint8_t)*p, inside);
-    }
-    unicode_escape(c, byte(c, escape, 'u'), inside);
-    grammar_bytes(c->g, inside, '"', '"', to);
-}
-
 /* What comes behind a key: a colon, and a value of this schema (NULL: any). */
 static void member_value(compiler *c, uint32_t from, const json_value *schema, uint32_t to)
 {
@@ -331,7 +279,7 @@ static uint32_t common(compiler *c, common_rule which)
         space(c, from, to);
         break;
     case STRING:
-        string(c, from, to);
+        strings_add_any(c->g, from, to);
         break;
     case INTEGER:
         integer(c, from, to);
@@ -385,6 +333,9 @@ static bool check_keywords(compiler *c, const json_value *schema)
         "maximum",
         "exclusiveMinimum",
         "exclusiveMaximum",
+        "pattern",
+        "minLength",
+        "maxLength",
     };
     size_t cursor = 0;
     json_value value;
@@ -510,7 +461,7 @@ static bool object(compiler *c, const json_value *schema, uint32_t from, uint32_
 }
 
 static bool count_of(compiler *c, const json_value *schema, const char *name, int64_t otherwise,
-                     int64_t *out)
+                     int limit, int64_t *out)
 {
     json_value value = json_member(schema, name);
 
@@ -518,9 +469,8 @@ static bool count_of(compiler *c, const json_value *schema, const char *name, in
     if (value.type == JSON_NONE) {
         return true;
     }
-    if (!json_int(&value, out) || *out < 0 || *out > SCHEMA_MAX_ITEMS) {
-        return fail(c, "the schema's '%s' is not an integer from 0 to %d", name,
-                    SCHEMA_MAX_ITEMS);
+    if (!json_int(&value, out) || *out < 0 || *out > limit) {
+        return fail(c, "the schema's '%s' is not an integer from 0 to %d", name, limit);
     }
     return true;
 }
@@ -531,8 +481,8 @@ static bool array(compiler *c, const json_value *schema, uint32_t from, uint32_t
     int64_t least, most;
     uint32_t element;
 
-    if (!count_of(c, schema, "minItems", 0, &least) ||
-        !count_of(c, schema, "maxItems", -1, &most)) {
+    if (!count_of(c, schema, "minItems", 0, SCHEMA_MAX_ITEMS, &least) ||
+        !count_of(c, schema, "maxItems", -1, SCHEMA_MAX_ITEMS, &most)) {
         return false;
     }
     if (most >= 0 && least > most) {
@@ -597,6 +547,96 @@ static bool bounded(compiler *c, const json_value *schema, common_rule all, uint
     return true;
 }
 
+/* --- strings --- */
+
+static const char *const lengths[] = {"pattern", "minLength", "maxLength", NULL};
+
+static bool read_string(compiler *c, const json_value *schema, string_rule *s)
+{
+    json_value expression = json_member(schema, "pattern");
+    int64_t least, most;
+
+    if (!count_of(c, schema, "minLength", 0, SCHEMA_MAX_LENGTH, &least) ||
+        !count_of(c, schema, "maxLength", STRINGS_NO_MOST, SCHEMA_MAX_LENGTH, &most)) {
+        return false;
+    }
+    if (least > most) {
+        return fail(c, "the schema's 'minLength' exceeds 'maxLength'");
+    }
+    if (expression.type != JSON_NONE && expression.type != JSON_STRING) {
+        return fail(c, "the schema's 'pattern' is no string");
+    }
+    *s = (string_rule){.least = (uint32_t)least, .most = (uint32_t)most};
+    s->pattern = expression.type == JSON_STRING ? expression.text : AIQ_STR("");
+    return true;
+}
+
+/* What a text must match: everything does where the schema does not say. */
+static automaton *automaton_of(compiler *c, const string_rule *s)
+{
+    const json_value spelt = {JSON_STRING, s->pattern, 0};
+    pattern *p = pattern_new(&c->work);
+    automaton *a = NULL;
+    char why[120];
+
+    if (s->pattern.len > 0 && !pattern_add(p, json_string(c->pool, &spelt), why, sizeof(why))) {
+        fail(c, "the schema's 'pattern': %s", why);
+    } else {
+        a = automaton_new(p);
+        if (a == NULL) {
+            fail(c, "the schema's 'pattern' is too large");
+        }
+    }
+    pattern_free(p);
+    return a;
+}
+
+static bool make_string(compiler *c, string_rule *s)
+{
+    automaton *a = automaton_of(c, s);
+    const char *why;
+
+    if (a == NULL) {
+        return false;
+    }
+    s->rule = grammar_rule(c->g);
+    why = strings_add(c->g, a, s->least, s->most, &c->work, grammar_start(c->g, s->rule),
+                      grammar_end(c->g, s->rule));
+    automaton_free(a);
+    return why == NULL || fail(c, "the schema's 'pattern' and lengths %s", why);
+}
+
+/* A rule for each kind, as long as there is room for them. */
+static bool string(compiler *c, const json_value *schema, uint32_t from, uint32_t to)
+{
+    string_rule s;
+
+    if (!has_any(schema, lengths)) {
+        grammar_call(c->g, from, common(c, STRING), to);
+        return true;
+    }
+    if (!read_string(c, schema, &s)) {
+        return false;
+    }
+    for (size_t i = 0; i < c->n_strings; i++) {
+        const string_rule *made = &c->strings[i];
+
+        if (made->least == s.least && made->most == s.most &&
+            aiq_str_eq(made->pattern, s.pattern)) {
+            grammar_call(c->g, from, made->rule, to);
+            return true;
+        }
+    }
+    if (!make_string(c, &s)) {
+        return false;
+    }
+    grammar_call(c->g, from, s.rule, to);
+    if (c->n_strings < MAX_STRINGS) {
+        c->strings[c->n_strings++] = s;
+    }
+    return true;
+}
+
 static bool of_type(compiler *c, const json_value *schema, const json_value *type,
                     uint32_t from, uint32_t to)
 {
@@ -607,12 +647,15 @@ static bool of_type(compiler *c, const json_value *schema, const json_value *typ
         return array(c, schema, from, to);
     }
     if (json_string_is(type, "string")) {
-        grammar_call(c->g, from, common(c, STRING), to);
-    } else if (json_string_is(type, "integer")) {
+        return string(c, schema, from, to);
+    }
+    if (json_string_is(type, "integer")) {
         return bounded(c, schema, INTEGER, from, to);
-    } else if (json_string_is(type, "number")) {
+    }
+    if (json_string_is(type, "number")) {
         return bounded(c, schema, NUMBER, from, to);
-    } else if (json_string_is(type, "boolean")) {
+    }
+    if (json_string_is(type, "boolean")) {
         literal(c, from, "true", 4, to);
         literal(c, from, "false", 5, to);
     } else if (json_string_is(type, "null")) {
@@ -693,7 +736,10 @@ static bool alone(compiler *c, const json_value *schema, const char *keyword,
                                          "minimum",
                                          "maximum",
                                          "exclusiveMinimum",
-                                         "exclusiveMaximum"};
+                                         "exclusiveMaximum",
+                                         "pattern",
+                                         "minLength",
+                                         "maxLength"};
     json_value type = json_member(schema, "type");
     json_value its = target != NULL ? json_member(target, "type") : (json_value){0};
     bool same = its.type == JSON_STRING && aiq_str_eq(its.text, type.text);
@@ -819,6 +865,9 @@ static bool of_types(compiler *c, const json_value *schema, uint32_t from, uint3
         if (has_any(schema, bounds)) {
             return bounded(c, schema, NUMBER, from, to);
         }
+        if (has_any(schema, lengths)) {
+            return string(c, schema, from, to);
+        }
         grammar_call(c->g, from, common(c, VALUE), to);
         return true;
     default:
@@ -840,7 +889,8 @@ static bool compile_object(compiler *c, const json_value *schema, uint32_t from,
     if (any.type != JSON_NONE) {
         return any_of(c, schema, &any, from, to);
     }
-    if ((constant.type != JSON_NONE || values.type != JSON_NONE) && has_any(schema, bounds)) {
+    if ((constant.type != JSON_NONE || values.type != JSON_NONE) &&
+        (has_any(schema, bounds) || has_any(schema, lengths))) {
         return fail(c, "the schema's bounds beside '%s' are not supported",
                     constant.type != JSON_NONE ? "const" : "enum");
     }
@@ -879,7 +929,8 @@ bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *er
 {
     const json_value value = {JSON_OBJECT, schema, 1};
     aiq_pool *pool = aiq_pool_new();
-    compiler c = {.g = g, .pool = pool, .root = &value, .err = err, .errlen = errlen};
+    compiler c = {
+        .g = g, .pool = pool, .root = &value, .err = err, .errlen = errlen, .work = MAX_WORK};
     uint32_t root = grammar_rule(g);
     bool ok;
 

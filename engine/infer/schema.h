@@ -7,9 +7,10 @@
  *
  * Known: type (and lists of types), properties, required, additionalProperties, items,
  * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions; of
- * numbers also minimum, maximum, exclusiveMinimum and exclusiveMaximum. title, description and
- * the like say nothing. Anything else is an error that names it, and so is what would constrain
- * the value beside anyOf or $ref.
+ * numbers also minimum, maximum, exclusiveMinimum and exclusiveMaximum; of strings minLength,
+ * maxLength and pattern (pattern.h, strings.h). title, description and the like say nothing.
+ * Anything else is an error that names it, and so is what would constrain the value beside
+ * anyOf or $ref.
  */
 #ifndef INFER_SCHEMA_H
 #define INFER_SCHEMA_H
@@ -17,7 +18,8 @@
 #include "core/pool.h"
 #include "infer/grammar.h"
 
-#define SCHEMA_MAX_ITEMS 1000 /* minItems, maxItems */
+#define SCHEMA_MAX_ITEMS  1000  /* minItems, maxItems */
+#define SCHEMA_MAX_LENGTH 10000 /* minLength, maxLength */
 
 /* Of the text of a JSON object, which must be valid JSON. NULL, and one line in err that a
  * client may see, if we cannot. */

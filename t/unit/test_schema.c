@@ -193,8 +193,15 @@ static void many_integers(void **state)
 static void what_we_cannot_is_named(void **state)
 {
     static const char *const cases[][2] = {
-        {"{\"type\":\"string\",\"pattern\":\"a\"}",
-         "the schema's keyword 'pattern' is not supported"},
+        {"{\"type\":\"string\",\"minLength\":3,\"maxLength\":2}",
+         "the schema's 'minLength' exceeds 'maxLength'"},
+        {"{\"type\":\"string\",\"minLength\":-1}",
+         "the schema's 'minLength' is not an integer from 0 to 10000"},
+        {"{\"type\":\"string\",\"maxLength\":10001}",
+         "the schema's 'maxLength' is not an integer from 0 to 10000"},
+        {"{\"type\":\"string\",\"pattern\":1}", "the schema's 'pattern' is no string"},
+        {"{\"anyOf\":[{}],\"pattern\":\"a\"}",
+         "the schema's 'anyOf' beside 'pattern' is not supported"},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"oneOf\":[]}}}",
          "the schema's keyword 'oneOf' is not supported"},
         {"{\"type\":\"number\",\"minimum\":\"0\"}", "the schema's 'minimum' is not a number"},

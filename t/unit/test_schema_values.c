@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -153,11 +154,264 @@ static void bounds_of_any_size(void **state)
     }
 }
 
+/* --- strings --- */
+
+/* "a\"b": as JSON, in the room. */
+static const char *pattern_schema(char *room, size_t size, const char *pattern,
+                                  const char *more)
+{
+    char *p = room + snprintf(room, size, "{\"type\":\"string\"%s,\"pattern\":\"", more);
+
+    for (; *pattern != '\0'; pattern++) {
+        if (*pattern == '\\' || *pattern == '"') {
+            *p++ = '\\';
+        }
+        *p++ = *pattern;
+    }
+    snprintf(p, size - (size_t)(p - room), "\"}");
+    return room;
+}
+
+static void strings_have_their_lengths(void **state)
+{
+    static const char least[] = "{\"minLength\":2}";
+    static const char most[] = "{\"type\":\"string\",\"maxLength\":2}";
+    static const char both[] =
+        "{\"type\":[\"string\",\"null\"],\"minLength\":2,\"maxLength\":3}";
+    static const struct {
+        const char *schema, *text;
+        bool meets;
+    } cases[] = {
+        {least, "\"a\"", false},
+        {least, "\"ab\"", true},
+        {least, "\"abcdefghij\"", true},
+        {most, "\"\"", true},
+        {most, "\"ab\"", true},
+        {most, "\"abc\"", false},
+        {both, "null", true},
+        {both, "\"a\"", false},
+        {both, "\"abc\"", true},
+        {both, "\"abcd\"", false},
+        /* a character is one, however it is written */
+        {both, "\"\\n\\u00e9\"", true},
+        {both, "\"\\n\"", false},
+        {both, "\"\xf0\x9f\x98\x80\"", false},
+        {both, "\"\xf0\x9f\x98\x80\xc3\xa9\xe2\x82\xac\"", true},
+        {both, "\"\xf0\x9f\x98\x80\xc3\xa9\xe2\x82\xac!\"", false},
+        {both, "\"\\ud83d\\ude00\"", false},
+        {both, "\"\\ud83d\\ude00\\ud83d\\ude00\\ud83d\\ude00\"", true},
+        {both, "\"\\ud83d\\ude00\\ud83d\\ude00\\ud83d\\ude00\\ud83d\\ude00\"", false},
+        {both, "\"\\ud83d\\ud83d\"", false},
+        {"{\"type\":\"string\",\"maxLength\":0}", "\"\"", true},
+        {"{\"type\":\"string\",\"maxLength\":0}", "\"a\"", false},
+        {"{\"type\":\"integer\",\"maxLength\":0}", "12", true},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        if (matches(cases[i].schema, cases[i].text) != cases[i].meets) {
+            fail_msg("%s: %s", cases[i].schema, cases[i].text);
+        }
+    }
+}
+
+/* The longest that may be asked for. */
+static void long_strings(void **state)
+{
+    static char text[SCHEMA_MAX_LENGTH + 4];
+    const char *schema = "{\"type\":\"string\",\"minLength\":10000,\"maxLength\":10000}";
+
+    (void)state;
+    memset(text, 'a', sizeof(text) - 1);
+    text[0] = text[SCHEMA_MAX_LENGTH + 1] = '"';
+    text[SCHEMA_MAX_LENGTH + 2] = '\0';
+    assert_true(matches(schema, text));
+    text[SCHEMA_MAX_LENGTH + 1] = 'a';
+    text[SCHEMA_MAX_LENGTH + 2] = '"';
+    assert_false(matches(schema, text));
+}
+
+static void strings_match_their_pattern(void **state)
+{
+    static const struct {
+        const char *pattern, *text;
+        bool meets;
+    } cases[] = {
+        {"^[A-Z]{2}-\\d{3}$", "AB-123", true},
+        {"^[A-Z]{2}-\\d{3}$", "AB-1234", false},
+        {"^[A-Z]{2}-\\d{3}$", "xAB-123", false},
+        {"[A-Z]{2}", "..AB..", true}, /* anywhere */
+        {"[A-Z]{2}", "A.B", false},
+        {"", "", true},
+        {"^$", "", true},
+        {"^$", "a", false},
+        {"^a|b$", "ax", true},
+        {"^a|b$", "xb", true},
+        {"^a|b$", "xbx", false},
+        {"^(?:a|bc)*?$", "abcbca", true},
+        {"^(?<year>\\d{4})-(\\d\\d)$", "2026-11", true},
+        {"^(a*)*$", "aaa", true},
+        {"^(a|)+$", "aab", false},
+        {"^a{0}b{2,}c{1,2}$", "bbbcc", true},
+        {"^a{0}b{2,}c{1,2}$", "bcc", false},
+        {"^{a}$", "{a}", true},
+        {"^[\\w-]+\\.[^\\s.]$", "a-b.c", true},
+        {"^[^]$", "\xf0\x9f\x98\x80", true},
+        {"^.$", "\xf0\x9f\x98\x80", true},
+        {"^.$", "\\n", false},
+        {"^.$", "\\t", true},
+        {"^.$", "\xe2\x80\xa8", false}, /* a line separator */
+        {"^\\s$", "\xe2\x80\xa8", true},
+        {"^\\s$", "\xef\xbb\xbf", true},
+        {"^\\S$", "\xe2\x80\xa8", false},
+        {"^\\W\\D$", "\xc3\xa9\xc3\xa9", true},
+        {"^\\u00e9\\xe9\\u{e9}\xc3\xa9$", "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9", true},
+        {"^\\ud83d\\ude00$", "\xf0\x9f\x98\x80", true},
+        {"^[\\u{1f600}-\\u{1f64f}]$", "\xf0\x9f\x98\x80", true},
+        {"^[\\u{1f600}-\\u{1f64f}]$", "\xf0\x9f\x99\x90", false},
+        {"^[\\x00-\\x1f\\\\\"]*$", "\\n\\\\\\\"\\u001F\\u0000", true},
+        {"^[\\x00-\\x1f\\\\\"]*$", "\\u0020", false},
+        {"^[a-z]$", "\\u0061", false}, /* what needs no escape has none */
+        {"^\\/\\.\\-$", "/.-", true},
+        {"^\\cA[\\b]$", "\\u0001\\b", true},
+        {"^(?!.*\\.\\.)[a-z.]+$", "a.b.c", true},
+        {"^(?!.*\\.\\.)[a-z.]+$", "a..b", false},
+        {"^(?=.*\\d)(?=.*[a-z])(?!x).{3}$", "a1c", true},
+        {"^(?=.*\\d)(?=.*[a-z])(?!x).{3}$", "abc", false},
+        {"^(?=.*\\d)(?=.*[a-z])(?!x).{3}$", "x1c", false},
+        {"^(?!a$)", "ab", true},
+        {"^(?!a$)", "a", false},
+    };
+    char schema[300], text[100];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        pattern_schema(schema, sizeof(schema), cases[i].pattern, "");
+        snprintf(text, sizeof(text), "\"%s\"", cases[i].text);
+        if (matches(schema, text) != cases[i].meets) {
+            fail_msg("%s: %s", cases[i].pattern, text);
+        }
+    }
+    pattern_schema(schema, sizeof(schema), "^(ab)+$", ",\"minLength\":3,\"maxLength\":5");
+    assert_false(matches(schema, "\"ab\""));
+    assert_true(matches(schema, "\"abab\""));
+    assert_false(matches(schema, "\"ababab\""));
+}
+
+static void patterns_beyond_us(void **state)
+{
+    static const char *const cases[][2] = {
+        {"(a)\\1", "the schema's 'pattern': backreferences are not supported (at 3)"},
+        {"(?<n>a)\\k<n>", "the schema's 'pattern': backreferences are not supported (at 7)"},
+        {"\\bword", "the schema's 'pattern': the boundary \\b is not supported (at 0)"},
+        {"a\\p{L}", "the schema's 'pattern': the escape \\p is not supported (at 1)"},
+        {"a(?=b)", "the schema's 'pattern': a lookahead is supported behind a ^ at the "
+                   "beginning only (at 1)"},
+        {"(?<!a)b", "the schema's 'pattern': lookbehinds are not supported (at 0)"},
+        {"(?i:a)", "the schema's 'pattern': a group (? is of no known kind (at 0)"},
+        {"^(?!a)b|c", "the schema's 'pattern': alternatives behind a lookahead are not "
+                      "supported (at 7)"},
+        {"(a", "the schema's 'pattern': a group is not closed (at 0)"},
+        {"a)", "the schema's 'pattern': a group is not opened (at 1)"},
+        {"[a", "the schema's 'pattern': a class is not closed (at 0)"},
+        {"[b-a]", "the schema's 'pattern': a range of a class is out of order (at 2)"},
+        {"*a", "the schema's 'pattern': there is nothing to repeat (at 0)"},
+        {"a{2,1}", "the schema's 'pattern': a quantifier's numbers are out of order (at 1)"},
+        {"\\ud83d", "the schema's 'pattern': an escape \\u is no character (at 2)"},
+        {"(a{1000}){1000}", "the schema's 'pattern': it is too large (at 2)"},
+        {"(a|b)*a(a|b){20}$", "the schema's 'pattern' is too large"},
+        {"^a[]$", "the schema's 'pattern' and lengths leave no string"},
+    };
+    char schema[300];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        assert_null(compile(pattern_schema(schema, sizeof(schema), cases[i][0], "")));
+        assert_string_equal(err, cases[i][1]);
+    }
+    assert_null(compile(pattern_schema(schema, sizeof(schema), "^a{3}$", ",\"maxLength\":2")));
+    assert_string_equal(err, "the schema's 'pattern' and lengths leave no string");
+    assert_null(compile(pattern_schema(schema, sizeof(schema), "^a{3}$", ",\"minLength\":4")));
+    assert_string_equal(err, "the schema's 'pattern' and lengths leave no string");
+}
+
+/* A pattern of a, b and c; both POSIX and we know all that is in it. */
+static char *random_pattern(char *p, int depth)
+{
+    static const char *const atoms[] = {"a", "b", "c", ".", "[ab]", "[^a]", "[b-c]"};
+    static const char *const counts[] = {"*", "+", "?", "{2}", "{0,2}", "{1,}"};
+
+    for (uint32_t terms = 1 + draw(3); terms > 0; terms--) {
+        uint32_t which = draw(12);
+
+        if (which >= 7 && depth > 0) {
+            *p++ = '(';
+            p = random_pattern(p, depth - 1);
+            if (draw(2)) {
+                *p++ = '|';
+                p = random_pattern(p, depth - 1);
+            }
+            *p++ = ')';
+        } else {
+            which %= 7;
+            p += sprintf(p, "%s", atoms[which]);
+        }
+        if (draw(3) == 0) {
+            p += sprintf(p, "%s", counts[draw(6)]);
+        }
+    }
+    *p = '\0';
+    return p;
+}
+
+static void patterns_as_posix_has_them(void **state)
+{
+    enum { PATTERNS = 300, LONGEST = 5 };
+    char pattern[400], schema[1000], text[LONGEST + 3];
+
+    (void)state;
+    for (int i = 0; i < PATTERNS; i++) {
+        regex_t posix;
+        grammar *g;
+        matcher *m;
+
+        pattern[0] = '^';
+        char *end = random_pattern(pattern + draw(2), 2);
+        snprintf(end, 2, "%s", draw(2) ? "$" : "");
+        assert_int_equal(regcomp(&posix, pattern, REG_EXTENDED | REG_NOSUB), 0);
+        g = compile(pattern_schema(schema, sizeof(schema), pattern, ""));
+        if (g == NULL) {
+            assert_string_equal(err, "the schema's 'pattern' and lengths leave no string");
+        }
+        m = g != NULL ? matcher_new(g) : NULL;
+        for (int n = 0; n < 364; n++) { /* all texts of up to five letters */
+            int len = 0;
+
+            for (int k = n; k > 0; k = (k - 1) / 3) {
+                text[1 + len++] = (char)('a' + (k - 1) % 3);
+            }
+            text[1 + len] = '\0';
+            bool want = regexec(&posix, text + 1, 0, NULL, 0) == 0;
+            text[0] = text[1 + len] = '"';
+            text[2 + len] = '\0';
+            if ((m != NULL && is_of(m, text)) != want) {
+                fail_msg("%s: %s", pattern, text);
+            }
+        }
+        if (m != NULL) {
+            matcher_free(m);
+        }
+        regfree(&posix);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_keep_their_bounds),
-        cmocka_unit_test(bounds_of_any_size),
+        cmocka_unit_test(numbers_keep_their_bounds),   cmocka_unit_test(bounds_of_any_size),
+        cmocka_unit_test(strings_have_their_lengths),  cmocka_unit_test(long_strings),
+        cmocka_unit_test(strings_match_their_pattern), cmocka_unit_test(patterns_beyond_us),
+        cmocka_unit_test(patterns_as_posix_has_them),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
