@@ -10,7 +10,8 @@ package AIQ::Load;
 #
 # lost: the connection was closed or refused before the first byte of a reply.
 # late: a second passed without a link to the engine, as it may on a machine that is busy: 503.
-# refused: the same at once, for those who come after that second. Wrong, if nobody waited for it.
+# refused: the same at once, for those who come after that second. Wrong, if no request took one:
+# it may be the worker that stood still, and the first who comes then does not wait any more.
 # wrong: another reply than 200 with the same body, or a part of one.
 
 use strict;
@@ -130,7 +131,7 @@ sub finish {
         $sum{longest} = $r->{longest} if $r->{longest} > $sum{longest};
         $sum{$_} //= $r->{$_} for qw(first_wrong first_lost);
     }
-    $sum{wrong} += $sum{refused} unless $sum{late};
+    $sum{wrong} += $sum{refused} unless $sum{longest} >= 1;
     return \%sum;
 }
 
