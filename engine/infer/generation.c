@@ -105,6 +105,22 @@ static const char *text_of(const infer *m, const infer_req *r, int32_t id, size_
     return tokenizer_piece(m->tok, id, len);
 }
 
+/* What a token says goes to the thoughts, and what stands behind their end in it to the walk:
+ * the answer has begun with it. White space there is nobody's. */
+static void take_thoughts(infer_req *r, const char *piece, size_t len)
+{
+    bool was_held = infer_is_held(r);
+    size_t i = thoughts_take(&r->thoughts, piece, len);
+
+    if (was_held || !infer_is_held(r)) {
+        return;
+    }
+    while (i < len && memchr(" \n\r\t", piece[i], 4) != NULL) {
+        i++;
+    }
+    mask_walk_text(r->walk, piece + i, len - i);
+}
+
 bool infer_take_token(infer_replica *p, infer_req *r, float *logits)
 {
     int32_t id = sample(p, r, logits);
@@ -130,7 +146,7 @@ bool infer_take_token(infer_replica *p, infer_req *r, float *logits)
         mask_walk_token(r->walk, id);
     }
     piece = text_of(p->m, r, id, &len);
-    thoughts_take(&r->thoughts, piece, len);
+    take_thoughts(r, piece, len);
     if (!answer_push(&r->answer, piece, len)) {
         infer_fail(p, r, "out of memory");
         return false;

@@ -38,16 +38,19 @@ static void begin(thoughts *t, char c)
     }
 }
 
-void thoughts_take(thoughts *t, const char *piece, size_t len)
+size_t thoughts_take(thoughts *t, const char *piece, size_t len)
 {
+    size_t i;
+
     t->tokens += t->at != THOUGHTS_OVER;
-    for (size_t i = 0; i < len && t->at != THOUGHTS_OVER; i++) {
+    for (i = 0; i < len && t->at != THOUGHTS_OVER; i++) {
         if (t->at == THOUGHTS_MAY_BEGIN) {
             begin(t, piece[i]);
         } else if (match(t, "</think>", piece[i])) {
             t->at = THOUGHTS_OVER;
         }
     }
+    return i;
 }
 
 uint32_t thoughts_tokens(const thoughts *t)

@@ -17,8 +17,9 @@ typedef struct {
     uint32_t tokens;   /* that may be of thoughts */
 } thoughts;
 
-/* One token more of the answer, and what it says. */
-void thoughts_take(thoughts *t, const char *piece, size_t len);
+/* One token more of the answer, and what it says. Returns how many of its bytes are not behind
+ * the thoughts: what ends them can begin the answer, too. */
+size_t thoughts_take(thoughts *t, const char *piece, size_t len);
 
 /* So far. */
 uint32_t thoughts_tokens(const thoughts *t);

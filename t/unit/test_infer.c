@@ -564,6 +564,36 @@ static void marks_of_calls(void **state)
     infer_close(m);
 }
 
+/* The token that ends a thought can begin the answer, where </think> is none of its own. */
+static void thoughts_end_inside_a_token(void **state)
+{
+    static const char only_yes[] = "{\"enum\":[\"yes\"]}";
+    infer *m = open_model(
+        (tiny_model){.control = "</think>\n\"y",
+                     .skip_key = "tokenizer.ggml.token_type",
+                     .chat_template =
+                         "{% for m in messages %}{{ m.content }}{% endfor %}<think>"},
+        (infer_options){0});
+    const infer_message message = {.role = "user", .content = "Hi", .content_len = 2};
+    const sampler_bias end = {TINY_CONTROL, 100};
+    grammar *g = schema_compile(only_yes, strlen(only_yes), err, sizeof(err));
+    infer_params p = {.messages = &message, .n_messages = 1, .max_tokens = 20, .n_bias = 1};
+    client c = {0};
+
+    (void)state;
+    assert_non_null(g);
+    p.thinks = true;
+    p.bias = &end;
+    p.language = masks_add(infer_masks(m), AIQ_STR("yes"), g);
+    submit(m, &c, p);
+    wait_last(&c);
+    assert_string_equal(c.text, "</think>\n\"yes\"");
+    assert_int_equal(c.last.finish, INFER_FINISH_STOP);
+    assert_int_equal(c.last.thought_tokens, 1);
+    mask_language_drop(p.language);
+    infer_close(m);
+}
+
 /* What is thought is not held to a language; what comes behind it is. */
 static void thoughts_are_free(void **state)
 {
@@ -618,6 +648,7 @@ int main(void)
         cmocka_unit_test(an_answer_that_has_begun),
         cmocka_unit_test(marks_of_calls),
         cmocka_unit_test(thoughts_are_free),
+        cmocka_unit_test(thoughts_end_inside_a_token),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -53,9 +53,22 @@ static void a_prompt_that_ends_in_one(void **state)
     has(THOUGHTS_WITHIN, "</</think>|b", 1);
 }
 
+/* How much of a token stands before the answer. */
+static void what_ends_a_thought_can_go_on(void **state)
+{
+    thoughts t = {.at = THOUGHTS_WITHIN};
+
+    (void)state;
+    assert_int_equal(thoughts_take(&t, "a</think", 8), 8);
+    assert_int_equal(thoughts_take(&t, ">{", 2), 1);
+    assert_int_equal(t.at, THOUGHTS_OVER);
+    assert_int_equal(thoughts_take(&t, "}", 1), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_ends_a_thought_can_go_on),
         cmocka_unit_test(an_answer_without),
         cmocka_unit_test(an_answer_that_begins_with_one),
         cmocka_unit_test(a_prompt_that_ends_in_one),
