@@ -93,12 +93,20 @@ is(scalar(grep { eval { JSON::PP::decode_json($_) } } @text), 2, 'streamed');
 
 # what cannot be
 for my $case ([ schema({ type => 'string', pattern => 'a(?=b)' }), qr/'pattern': a lookahead is supported .*\(at 1\)/ ],
+    [ schema({ type => 'string', format => 'colour' }), qr/format 'colour' is not supported/ ],
     [ schema({ '$ref' => '#' }), qr/refers to itself/ ], [ { type => 'json_schema' }, qr/must be an object whose/ ],
     [ 'json', qr/must be an object/ ], [ { type => 7 }, qr/with a 'type'/ ]) {
     $r = ask($case->[0]);
     my $e = $t->json($r)->{error};
     is("$r->{status} $e->{code} $e->{param}", '400 invalid_value response_format', 'a 400');
     like($e->{message}, $case->[1], 'that says why');
+}
+
+# a format that is only a note, unless the schema is strict: asked before and after
+my $noted = schema({ type => 'object', additionalProperties => $false, properties => { a => { type => 'string', format => 'colour', maxLength => 3 } } });
+for my $strict ($false, $true, $false) {
+    $noted->{json_schema}{strict} = $strict;
+    is(ask($noted)->{status}, $strict ? 400 : 200, 'an unknown format, ' . ($strict ? 'strict' : 'not strict'));
 }
 is($t->json(ask({ type => 'grammar' }))->{error}{code}, 'unsupported_parameter', 'another type');
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/json.h"
+#include "infer/formats.h"
 #include "infer/numbers.h"
 #include "infer/strings.h"
 
@@ -38,7 +39,8 @@ typedef struct {
 
 /* What a schema says of a string. */
 typedef struct {
-    aiq_str pattern; /* as it is spelt; "": none */
+    aiq_str pattern;    /* as it is spelt; "": none */
+    const char *format; /* its pattern, or NULL */
     uint32_t least, most;
     uint32_t rule;
 } string_rule;
@@ -50,6 +52,7 @@ typedef struct {
     char *err;
     size_t errlen;
     bool failed;
+    bool strict; /* what is not known is an error, even where it is only a note */
     int depth;
     uint32_t common[N_COMMON]; /* + 1; 0: not made yet */
     reference refs[MAX_REFS];
@@ -334,6 +337,7 @@ static bool check_keywords(compiler *c, const json_value *schema)
         "exclusiveMinimum",
         "exclusiveMaximum",
         "pattern",
+        "format",
         "minLength",
         "maxLength",
     };
@@ -549,7 +553,25 @@ static bool bounded(compiler *c, const json_value *schema, common_rule all, uint
 
 /* --- strings --- */
 
-static const char *const lengths[] = {"pattern", "minLength", "maxLength", NULL};
+static const char *const of_strings[] = {"pattern", "format", "minLength", "maxLength", NULL};
+
+static bool read_format(compiler *c, const json_value *schema, string_rule *s)
+{
+    json_value format = json_member(schema, "format");
+    aiq_str name;
+
+    if (format.type == JSON_NONE) {
+        return true;
+    }
+    if (format.type != JSON_STRING) {
+        return fail(c, "the schema's 'format' is no string");
+    }
+    name = json_string(c->pool, &format);
+    s->format = formats_find(name);
+    return s->format != NULL || !c->strict ||
+           fail(c, "the schema's format '%.*s' is not supported",
+                name.len < 40 ? (int)name.len : 40, name.data);
+}
 
 static bool read_string(compiler *c, const json_value *schema, string_rule *s)
 {
@@ -568,7 +590,7 @@ static bool read_string(compiler *c, const json_value *schema, string_rule *s)
     }
     *s = (string_rule){.least = (uint32_t)least, .most = (uint32_t)most};
     s->pattern = expression.type == JSON_STRING ? expression.text : AIQ_STR("");
-    return true;
+    return read_format(c, schema, s);
 }
 
 /* What a text must match: everything does where the schema does not say. */
@@ -581,6 +603,9 @@ static automaton *automaton_of(compiler *c, const string_rule *s)
 
     if (s->pattern.len > 0 && !pattern_add(p, json_string(c->pool, &spelt), why, sizeof(why))) {
         fail(c, "the schema's 'pattern': %s", why);
+    } else if (s->format != NULL &&
+               !pattern_add(p, (aiq_str){s->format, strlen(s->format)}, why, sizeof(why))) {
+        fail(c, "the schema's 'format': %s", why);
     } else {
         a = automaton_new(p);
         if (a == NULL) {
@@ -611,17 +636,17 @@ static bool string(compiler *c, const json_value *schema, uint32_t from, uint32_
 {
     string_rule s;
 
-    if (!has_any(schema, lengths)) {
-        grammar_call(c->g, from, common(c, STRING), to);
-        return true;
-    }
     if (!read_string(c, schema, &s)) {
         return false;
+    }
+    if (s.pattern.len == 0 && s.format == NULL && s.least == 0 && s.most == STRINGS_NO_MOST) {
+        grammar_call(c->g, from, common(c, STRING), to);
+        return true;
     }
     for (size_t i = 0; i < c->n_strings; i++) {
         const string_rule *made = &c->strings[i];
 
-        if (made->least == s.least && made->most == s.most &&
+        if (made->least == s.least && made->most == s.most && made->format == s.format &&
             aiq_str_eq(made->pattern, s.pattern)) {
             grammar_call(c->g, from, made->rule, to);
             return true;
@@ -738,6 +763,7 @@ static bool alone(compiler *c, const json_value *schema, const char *keyword,
                                          "exclusiveMinimum",
                                          "exclusiveMaximum",
                                          "pattern",
+                                         "format",
                                          "minLength",
                                          "maxLength"};
     json_value type = json_member(schema, "type");
@@ -865,7 +891,7 @@ static bool of_types(compiler *c, const json_value *schema, uint32_t from, uint3
         if (has_any(schema, bounds)) {
             return bounded(c, schema, NUMBER, from, to);
         }
-        if (has_any(schema, lengths)) {
+        if (has_any(schema, of_strings)) {
             return string(c, schema, from, to);
         }
         grammar_call(c->g, from, common(c, VALUE), to);
@@ -890,7 +916,7 @@ static bool compile_object(compiler *c, const json_value *schema, uint32_t from,
         return any_of(c, schema, &any, from, to);
     }
     if ((constant.type != JSON_NONE || values.type != JSON_NONE) &&
-        (has_any(schema, bounds) || has_any(schema, lengths))) {
+        (has_any(schema, bounds) || has_any(schema, of_strings))) {
         return fail(c, "the schema's bounds beside '%s' are not supported",
                     constant.type != JSON_NONE ? "const" : "enum");
     }
@@ -924,13 +950,18 @@ static bool compile(compiler *c, const json_value *schema, uint32_t from, uint32
     return ok;
 }
 
-bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *err,
+bool schema_add(grammar *g, aiq_str schema, bool strict, uint32_t from, uint32_t to, char *err,
                 size_t errlen)
 {
     const json_value value = {JSON_OBJECT, schema, 1};
     aiq_pool *pool = aiq_pool_new();
-    compiler c = {
-        .g = g, .pool = pool, .root = &value, .err = err, .errlen = errlen, .work = MAX_WORK};
+    compiler c = {.g = g,
+                  .pool = pool,
+                  .root = &value,
+                  .err = err,
+                  .errlen = errlen,
+                  .strict = strict,
+                  .work = MAX_WORK};
     uint32_t root = grammar_rule(g);
     bool ok;
 
@@ -946,14 +977,14 @@ bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *er
     return ok;
 }
 
-grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen)
+grammar *schema_compile(const char *text, size_t len, bool strict, char *err, size_t errlen)
 {
     grammar *g = grammar_new();
     uint32_t root = grammar_rule(g);
     const char *why;
 
-    if (schema_add(g, (aiq_str){text, len}, grammar_start(g, root), grammar_end(g, root), err,
-                   errlen)) {
+    if (schema_add(g, (aiq_str){text, len}, strict, grammar_start(g, root),
+                   grammar_end(g, root), err, errlen)) {
         why = grammar_check(g);
         if (why == NULL) {
             return g;

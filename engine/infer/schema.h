@@ -8,9 +8,9 @@
  * Known: type (and lists of types), properties, required, additionalProperties, items,
  * minItems, maxItems, enum, const, anyOf, $ref (also to itself), $defs, definitions; of
  * numbers also minimum, maximum, exclusiveMinimum and exclusiveMaximum; of strings minLength,
- * maxLength and pattern (pattern.h, strings.h). title, description and the like say nothing.
- * Anything else is an error that names it, and so is what would constrain the value beside
- * anyOf or $ref.
+ * maxLength, pattern (pattern.h, strings.h) and format (formats.h). title, description and the
+ * like say nothing. Anything else is an error that names it, and so is what would constrain the
+ * value beside anyOf or $ref.
  */
 #ifndef INFER_SCHEMA_H
 #define INFER_SCHEMA_H
@@ -21,13 +21,14 @@
 #define SCHEMA_MAX_ITEMS  1000  /* minItems, maxItems */
 #define SCHEMA_MAX_LENGTH 10000 /* minLength, maxLength */
 
-/* Of the text of a JSON object, which must be valid JSON. NULL, and one line in err that a
- * client may see, if we cannot. */
-grammar *schema_compile(const char *text, size_t len, char *err, size_t errlen);
+/* Of the text of a JSON object, which must be valid JSON. A format that is unknown is an error
+ * if strict, else it says nothing. NULL, and one line in err that a client may see, if we
+ * cannot. */
+grammar *schema_compile(const char *text, size_t len, bool strict, char *err, size_t errlen);
 
 /* The same as a part of a grammar, between two of its states. False, and one line in err; what
  * was added leads nowhere then. */
-bool schema_add(grammar *g, aiq_str schema, uint32_t from, uint32_t to, char *err,
+bool schema_add(grammar *g, aiq_str schema, bool strict, uint32_t from, uint32_t to, char *err,
                 size_t errlen);
 
 /* Is it a schema at all, whether an answer can be held to it or not? Of the text of a JSON

@@ -66,7 +66,8 @@ static bool arguments(maker *k, const tool_shape *tool, uint32_t from, uint32_t 
 {
     char why[120];
 
-    if (tool->schema.len > 0 && schema_add(k->g, tool->schema, from, to, why, sizeof(why))) {
+    if (tool->schema.len > 0 &&
+        schema_add(k->g, tool->schema, tool->strict, from, to, why, sizeof(why))) {
         return true;
     }
     if (tool->schema.len > 0 && tool->strict) {
@@ -74,7 +75,7 @@ static bool arguments(maker *k, const tool_shape *tool, uint32_t from, uint32_t 
                  why);
         return false;
     }
-    return schema_add(k->g, AIQ_STR(any_object), from, to, why, sizeof(why));
+    return schema_add(k->g, AIQ_STR(any_object), false, from, to, why, sizeof(why));
 }
 
 static bool make_call(maker *k)
@@ -257,7 +258,7 @@ static bool make(maker *k, uint32_t root)
         text_with_calls(k, from, end);
     }
     if (!l->required && l->answer.len > 0 &&
-        !schema_add(k->g, l->answer, from, end, why, sizeof(why))) {
+        !schema_add(k->g, l->answer, l->answer_strict, from, end, why, sizeof(why))) {
         snprintf(k->err, k->errlen, "%s", why);
         return false;
     }

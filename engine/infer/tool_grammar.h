@@ -23,6 +23,7 @@ typedef struct {
     bool required;  /* otherwise text may come instead, or around the calls; */
     bool one;       /* at most one call */
     aiq_str answer; /* the schema of what else may come, in place of text; empty: text */
+    bool answer_strict;
 } tool_language;
 
 /* NULL, and one line in err that a client may see, if a schema is beyond us. */

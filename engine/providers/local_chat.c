@@ -211,13 +211,18 @@ static bool read_field(aiq_str name, const json_value *value, aiq_pool *pool,
     return !aiq_str_is(name, "logit_bias") || read_bias(value, pool, params, err);
 }
 
-/* The schema that the answer must meet; empty: it may be any text. */
-static bool read_format(const chat_request *chat, aiq_str *out, aiq_err *err)
+/* What the answer must meet. */
+typedef struct {
+    aiq_str schema; /* empty: it may be any text */
+    bool strict;
+} answer_format;
+
+static bool read_format(const chat_request *chat, answer_format *out, aiq_err *err)
 {
     const json_value body = json_root(chat->body);
-    json_value format = json_member(&body, "response_format"), type, schema;
+    json_value format = json_member(&body, "response_format"), type, schema, strict;
 
-    *out = AIQ_STR("");
+    *out = (answer_format){.schema = AIQ_STR("")};
     if (asks_nothing(&format)) {
         return true;
     }
@@ -232,18 +237,19 @@ static bool read_format(const chat_request *chat, aiq_str *out, aiq_err *err)
         return true;
     }
     if (json_string_is(&type, "json_object")) {
-        *out = AIQ_STR("{\"type\":\"object\"}");
+        out->schema = AIQ_STR("{\"type\":\"object\"}");
         return true;
     }
     if (!json_string_is(&type, "json_schema")) {
         return unsupported(err, "response_format");
     }
     schema = json_member(&format, "json_schema");
+    strict = schema.type == JSON_OBJECT ? json_member(&schema, "strict") : schema;
     schema = schema.type == JSON_OBJECT ? json_member(&schema, "schema") : schema;
     if (schema.type != JSON_OBJECT) {
         return invalid(err, "response_format", "an object whose 'json_schema' has a 'schema'");
     }
-    *out = schema.text;
+    *out = (answer_format){schema.text, strict.type == JSON_TRUE};
     return true;
 }
 
@@ -258,10 +264,11 @@ static bool any_strict(const local_tools *tools)
 }
 
 /* A schema alone is looked at first: an error about it names its field. */
-static grammar *format_grammar(aiq_str schema, aiq_err *err)
+static grammar *format_grammar(const answer_format *format, aiq_err *err)
 {
     char why[160];
-    grammar *g = schema_compile(schema.data, schema.len, why, sizeof(why));
+    grammar *g = schema_compile(format->schema.data, format->schema.len, format->strict, why,
+                                sizeof(why));
 
     if (g == NULL) {
         aiq_fail_param(err, 400, "invalid_value", "response_format", "'response_format': %s.",
@@ -270,8 +277,8 @@ static grammar *format_grammar(aiq_str schema, aiq_err *err)
     return g;
 }
 
-static grammar *tools_grammar(const local_tools *tools, aiq_str schema, const infer *model,
-                              aiq_err *err)
+static grammar *tools_grammar(const local_tools *tools, const answer_format *format,
+                              const infer *model, aiq_err *err)
 {
     infer_model_info info;
     char why[200];
@@ -284,7 +291,8 @@ static grammar *tools_grammar(const local_tools *tools, aiq_str schema, const in
         .n = tools->named ? 1 : tools->n,
         .required = tools->required,
         .one = tools->one || tools->named,
-        .answer = schema,
+        .answer = format->schema,
+        .answer_strict = format->strict,
     };
     grammar *g = tool_grammar_new(&language, why, sizeof(why));
     if (g == NULL) {
@@ -294,44 +302,44 @@ static grammar *tools_grammar(const local_tools *tools, aiq_str schema, const in
 }
 
 /* Everything that the grammar is made of. */
-static void write_key(aiq_buf *key, const local_tools *tools, aiq_str schema)
+static void write_key(aiq_buf *key, const local_tools *tools, const answer_format *format)
 {
     aiq_str named = tools->named ? tools->named->name : AIQ_STR("");
 
-    aiq_buf_printf(key, "%d%d%d %.*s\n", any_strict(tools), tools->required, tools->one,
-                   (int)named.len, named.data);
-    aiq_buf_add(key, schema.data, schema.len);
+    aiq_buf_printf(key, "%d%d%d%d %.*s\n", any_strict(tools), tools->required, tools->one,
+                   format->strict, (int)named.len, named.data);
+    aiq_buf_add(key, format->schema.data, format->schema.len);
     aiq_buf_text(key, "\n");
     aiq_buf_add(key, tools->list.data, tools->list.len);
 }
 
 /* NULL, and a 400. */
-static grammar *make_grammar(const local_tools *tools, aiq_str schema, const infer *model,
-                             aiq_err *err)
+static grammar *make_grammar(const local_tools *tools, const answer_format *format,
+                             const infer *model, aiq_err *err)
 {
     grammar *g;
 
-    if (schema.len > 0) {
-        g = format_grammar(schema, err);
+    if (format->schema.len > 0) {
+        g = format_grammar(format, err);
         if (g == NULL || tools->n == 0) {
             return g;
         }
         grammar_free(g);
     }
-    return tools_grammar(tools, schema, model, err);
+    return tools_grammar(tools, format, model, err);
 }
 
-static bool find_language(const local_tools *tools, aiq_str schema, const infer *model,
-                          mask_language **out, aiq_err *err)
+static bool find_language(const local_tools *tools, const answer_format *format,
+                          const infer *model, mask_language **out, aiq_err *err)
 {
     aiq_buf text = {0};
     grammar *g = NULL;
 
-    write_key(&text, tools, schema);
+    write_key(&text, tools, format);
     aiq_str key = {(char *)text.data, text.len};
     *out = masks_find(infer_masks(model), key);
     if (*out == NULL) {
-        g = make_grammar(tools, schema, model, err);
+        g = make_grammar(tools, format, model, err);
     }
     if (g != NULL) {
         *out = masks_add(infer_masks(model), key, g);
@@ -343,20 +351,20 @@ static bool find_language(const local_tools *tools, aiq_str schema, const infer 
 bool local_chat_language(const chat_request *chat, const local_tools *tools, const infer *model,
                          mask_language **out, bool *begins_so, aiq_err *err)
 {
-    aiq_str schema;
+    answer_format format;
 
     *out = NULL;
-    if (!read_format(chat, &schema, err)) {
+    if (!read_format(chat, &format, err)) {
         return false;
     }
-    *begins_so = schema.len > 0 || tools->required;
+    *begins_so = format.schema.len > 0 || tools->required;
     if (*begins_so || any_strict(tools)) {
-        return find_language(tools, schema, model, out, err);
+        return find_language(tools, &format, model, out, err);
     }
     if (tools->one && tools->n > 0) {
         /* it ends with its call, rather than speak on in vain; where that cannot be said,
          * calls behind the first are left out (tool_calls.h) */
-        (void)find_language(tools, schema, model, out, err);
+        (void)find_language(tools, &format, model, out, err);
     }
     return true;
 }
@@ -559,12 +567,12 @@ static bool check_begun(const chat_request *chat, const infer_params *params,
                         const local_tools *tools, aiq_err *err)
 {
     const size_t last = params->n_messages - 1 - params->goes_on;
-    aiq_str schema;
+    answer_format format;
 
-    if (!read_format(chat, &schema, err)) {
+    if (!read_format(chat, &format, err)) {
         return false;
     }
-    if (schema.len > 0) {
+    if (format.schema.len > 0) {
         return begun_badly(err, "response_format",
                            "'response_format' cannot be used where the last message is the "
                            "assistant's.");

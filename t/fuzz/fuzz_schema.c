@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     schema_check((aiq_str){schema, len}, err, sizeof(err));
-    g = schema_compile(schema, len, err, sizeof(err));
+    g = schema_compile(schema, len, true, err, sizeof(err));
     if (g != NULL && end != NULL) {
         match(g, end + 1, size - len - 1);
     } else if (g != NULL) {

@@ -18,7 +18,7 @@ static grammar *compile(const char *schema)
         fail_msg("%s: %s", schema, bad.text);
     }
     json_decref(json);
-    return schema_compile(schema, strlen(schema), err, sizeof(err));
+    return schema_compile(schema, strlen(schema), true, err, sizeof(err));
 }
 
 static matcher *matcher_of(const char *schema)

@@ -605,7 +605,7 @@ static void thoughts_are_free(void **state)
         (infer_options){0});
     const infer_message message = {.role = "user", .content = "Hi", .content_len = 2};
     const sampler_bias x = {'x', 100}, end = {TINY_CONTROL, 100};
-    grammar *g = schema_compile(only_yes, strlen(only_yes), err, sizeof(err));
+    grammar *g = schema_compile(only_yes, strlen(only_yes), true, err, sizeof(err));
 
     (void)state;
     assert_non_null(g);

@@ -86,7 +86,7 @@ static void close_oracle(oracle o)
 
 static grammar *compile(const char *schema)
 {
-    grammar *g = schema_compile(schema, strlen(schema), err, sizeof(err));
+    grammar *g = schema_compile(schema, strlen(schema), true, err, sizeof(err));
 
     if (g == NULL) {
         fail_msg("%s", err);

@@ -58,7 +58,7 @@ static grammar *any_array(void)
 {
     static const char schema[] = "{\"type\":\"array\"}";
 
-    return schema_compile(schema, sizeof(schema) - 1, err, sizeof(err));
+    return schema_compile(schema, sizeof(schema) - 1, true, err, sizeof(err));
 }
 
 /* --- many in one --- */
@@ -232,8 +232,9 @@ static void what_must_come(void **state)
         "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"the theme\"],"
         "\"properties\":{\"the theme\":{\"enum\":[\"12\",\"13\"]}}}";
     vocabulary v = open_vocabulary();
-    mask_language *l = masks_add(v.s, AIQ_STR("theme"),
-                                 schema_compile(schema, sizeof(schema) - 1, err, sizeof(err)));
+    mask_language *l =
+        masks_add(v.s, AIQ_STR("theme"),
+                  schema_compile(schema, sizeof(schema) - 1, true, err, sizeof(err)));
     mask_walk *w = mask_walk_new(v.s, l);
 
     (void)state;

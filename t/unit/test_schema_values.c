@@ -335,6 +335,106 @@ static void patterns_beyond_us(void **state)
     assert_string_equal(err, "the schema's 'pattern' and lengths leave no string");
 }
 
+static void strings_have_their_format(void **state)
+{
+    static const struct {
+        const char *format, *text;
+        bool meets;
+    } cases[] = {
+        {"date-time", "2026-11-22T12:30:00Z", true},
+        {"date-time", "2024-02-29T23:59:59.123456+05:30", true},
+        {"date-time", "2026-11-22 12:30:00Z", false},
+        {"date-time", "2026-11-22T12:30:00", false},
+        {"date-time", "2026-11-22T24:00:00Z", false},
+        {"date-time", "2026-11-22T12:30:00+24:00", false},
+        {"date", "2026-12-31", true},
+        {"date", "2026-13-01", false},
+        {"date", "2026-00-01", false},
+        {"date", "2026-04-31", false},
+        {"date", "2026-02-29", false},
+        {"date", "2000-02-29", true},
+        {"date", "1900-02-29", false},
+        {"date", "0000-01-01", false},
+        {"date", "2026-1-1", false},
+        {"time", "12:30:00.5-08:00", true},
+        {"time", "12:30", false},
+        {"time", "12:60:00Z", false},
+        {"duration", "P3Y6M4DT12H30M5S", true},
+        {"duration", "PT1H", true},
+        {"duration", "P4W", true},
+        {"duration", "P", false},
+        {"duration", "P1DT", false},
+        {"duration", "P1Y2D", false},
+        {"email", "jo.e+x@mail.example.com", true},
+        {"email", "joe@localhost", false},
+        {"email", ".joe@example.com", false},
+        {"email", "j..e@example.com", false},
+        {"email", "joe@-example.com", false},
+        {"email", "joe", false},
+        {"hostname", "a-1.example.com", true},
+        {"hostname", "localhost", true},
+        {"hostname", "a-.example.com", false},
+        {"hostname", "a..b", false},
+        {"ipv4", "192.168.0.255", true},
+        {"ipv4", "192.168.0.256", false},
+        {"ipv4", "192.168.00.1", false},
+        {"ipv4", "1.2.3", false},
+        {"ipv6", "::", true},
+        {"ipv6", "::1", true},
+        {"ipv6", "2001:db8::8a2e:370:7334", true},
+        {"ipv6", "1:2:3:4:5:6:7:8", true},
+        {"ipv6", "1:2:3:4:5:6:7::", true},
+        {"ipv6", "1::2::3", false},
+        {"ipv6", "1:2:3:4:5:6:7:8:9", false},
+        {"ipv6", "12345::", false},
+        {"uuid", "123e4567-E89b-12d3-a456-426614174000", true},
+        {"uuid", "123e4567e89b12d3a456426614174000", false},
+    };
+    char schema[100], text[100];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        snprintf(schema, sizeof(schema), "{\"type\":\"string\",\"format\":\"%s\"}",
+                 cases[i].format);
+        snprintf(text, sizeof(text), "\"%s\"", cases[i].text);
+        if (matches(schema, text) != cases[i].meets) {
+            fail_msg("%s: %s", cases[i].format, text);
+        }
+    }
+}
+
+/* As zod has an address: all of it holds. */
+static void a_format_beside_a_pattern(void **state)
+{
+    static const char schema[] =
+        "{\"type\":\"string\",\"format\":\"email\",\"maxLength\":12,\"pattern\":"
+        "\"^(?!\\\\.)(?!.*\\\\.\\\\.)([a-z.]*)@([a-z]+\\\\.)+[a-z]{2,}$\"}";
+
+    (void)state;
+    assert_true(matches(schema, "\"a.b@c.de\""));
+    assert_false(matches(schema, "\"a.b@c-d.de\"")); /* the pattern */
+    assert_false(matches(schema, "\"@c.de\""));      /* the format */
+    assert_false(matches(schema, "\"abcdefgh@c.de\""));
+    assert_true(matches("{\"type\":\"integer\",\"format\":\"int32\"}", "1"));
+}
+
+static void an_unknown_format(void **state)
+{
+    static const char schema[] = "{\"type\":\"string\",\"format\":\"colour\"}";
+    grammar *g = schema_compile(schema, sizeof(schema) - 1, false, err, sizeof(err));
+    matcher *m;
+
+    (void)state;
+    assert_non_null(g);
+    m = matcher_new(g);
+    assert_true(is_of(m, "\"\\u0072ed\""));
+    matcher_free(m);
+    assert_null(compile(schema));
+    assert_string_equal(err, "the schema's format 'colour' is not supported");
+    assert_null(compile("{\"type\":\"string\",\"format\":7}"));
+    assert_string_equal(err, "the schema's 'format' is no string");
+}
+
 /* A pattern of a, b and c; both POSIX and we know all that is in it. */
 static char *random_pattern(char *p, int depth)
 {
@@ -408,10 +508,16 @@ static void patterns_as_posix_has_them(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_keep_their_bounds),   cmocka_unit_test(bounds_of_any_size),
-        cmocka_unit_test(strings_have_their_lengths),  cmocka_unit_test(long_strings),
-        cmocka_unit_test(strings_match_their_pattern), cmocka_unit_test(patterns_beyond_us),
+        cmocka_unit_test(numbers_keep_their_bounds),
+        cmocka_unit_test(bounds_of_any_size),
+        cmocka_unit_test(strings_have_their_lengths),
+        cmocka_unit_test(long_strings),
+        cmocka_unit_test(strings_match_their_pattern),
+        cmocka_unit_test(patterns_beyond_us),
         cmocka_unit_test(patterns_as_posix_has_them),
+        cmocka_unit_test(strings_have_their_format),
+        cmocka_unit_test(a_format_beside_a_pattern),
+        cmocka_unit_test(an_unknown_format),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
