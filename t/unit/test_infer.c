@@ -576,7 +576,7 @@ static void thoughts_end_inside_a_token(void **state)
         (infer_options){0});
     const infer_message message = {.role = "user", .content = "Hi", .content_len = 2};
     const sampler_bias end = {TINY_CONTROL, 100};
-    grammar *g = schema_compile(only_yes, strlen(only_yes), err, sizeof(err));
+    grammar *g = schema_compile(only_yes, strlen(only_yes), true, err, sizeof(err));
     infer_params p = {.messages = &message, .n_messages = 1, .max_tokens = 20, .n_bias = 1};
     client c = {0};
 
