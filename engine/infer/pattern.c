@@ -10,6 +10,7 @@
 #define MAX_GROUPS 50     /* in each other */
 #define MAX_COUNT  100000 /* more is too large in any case */
 #define UNBOUNDED  UINT32_MAX
+#define RANGE_WORK 16 /* steps that a range of a set takes, which is put in order */
 
 /* A copy of a repeated atom is made by reading it again: there is no tree. */
 typedef struct {
@@ -157,6 +158,10 @@ static uint32_t intern(parser *r, char_set *s)
 {
     pattern *p = r->p;
 
+    if (!spend(r, RANGE_WORK * s->n)) {
+        free(s->ranges);
+        return 0;
+    }
     put_in_order(s);
     for (uint32_t i = 0; i < p->n_sets; i++) {
         if (p->sets[i].n == s->n && (s->n == 0 || memcmp(p->sets[i].ranges, s->ranges,
@@ -389,7 +394,7 @@ static fragment class(parser *r)
     if (!take(r, "]")) {
         fail(r, at, "a class is not closed");
     }
-    if (negative) {
+    if (negative && spend(r, RANGE_WORK * s.n)) {
         put_in_order(&s);
         add_others(&others, &s);
         free(s.ranges);

@@ -21,9 +21,6 @@
 #define MAX_PROPERTIES 1000
 #define MAX_TEXT       ((size_t)64 * 1024)
 
-/* Of all strings of a schema: some 30 ms. */
-#define MAX_WORK ((size_t)4 * 1000 * 1000)
-
 /* Rules that several places call; made when first called. */
 typedef enum { SPACE, STRING, INTEGER, NUMBER, VALUE, OBJECT, ARRAY, N_COMMON } common_rule;
 
@@ -61,7 +58,7 @@ typedef struct {
     size_t n_ranges;
     string_rule strings[MAX_STRINGS];
     size_t n_strings;
-    size_t work; /* steps that strings may take yet */
+    size_t *work; /* steps that strings may take yet */
 } compiler;
 
 static bool compile(compiler *c, const json_value *schema, uint32_t from, uint32_t to);
@@ -597,7 +594,7 @@ static bool read_string(compiler *c, const json_value *schema, string_rule *s)
 static automaton *automaton_of(compiler *c, const string_rule *s)
 {
     const json_value spelt = {JSON_STRING, s->pattern, 0};
-    pattern *p = pattern_new(&c->work);
+    pattern *p = pattern_new(c->work);
     automaton *a = NULL;
     char why[120];
 
@@ -625,7 +622,7 @@ static bool make_string(compiler *c, string_rule *s)
         return false;
     }
     s->rule = grammar_rule(c->g);
-    why = strings_add(c->g, a, s->least, s->most, &c->work, grammar_start(c->g, s->rule),
+    why = strings_add(c->g, a, s->least, s->most, c->work, grammar_start(c->g, s->rule),
                       grammar_end(c->g, s->rule));
     automaton_free(a);
     return why == NULL || fail(c, "the schema's 'pattern' and lengths %s", why);
@@ -950,8 +947,8 @@ static bool compile(compiler *c, const json_value *schema, uint32_t from, uint32
     return ok;
 }
 
-bool schema_add(grammar *g, aiq_str schema, bool strict, uint32_t from, uint32_t to, char *err,
-                size_t errlen)
+bool schema_add(grammar *g, aiq_str schema, bool strict, size_t *work, uint32_t from,
+                uint32_t to, char *err, size_t errlen)
 {
     const json_value value = {JSON_OBJECT, schema, 1};
     aiq_pool *pool = aiq_pool_new();
@@ -961,7 +958,7 @@ bool schema_add(grammar *g, aiq_str schema, bool strict, uint32_t from, uint32_t
                   .err = err,
                   .errlen = errlen,
                   .strict = strict,
-                  .work = MAX_WORK};
+                  .work = work};
     uint32_t root = grammar_rule(g);
     bool ok;
 
@@ -981,9 +978,10 @@ grammar *schema_compile(const char *text, size_t len, bool strict, char *err, si
 {
     grammar *g = grammar_new();
     uint32_t root = grammar_rule(g);
+    size_t work = SCHEMA_WORK;
     const char *why;
 
-    if (schema_add(g, (aiq_str){text, len}, strict, grammar_start(g, root),
+    if (schema_add(g, (aiq_str){text, len}, strict, &work, grammar_start(g, root),
                    grammar_end(g, root), err, errlen)) {
         why = grammar_check(g);
         if (why == NULL) {

@@ -26,10 +26,12 @@
  * cannot. */
 grammar *schema_compile(const char *text, size_t len, bool strict, char *err, size_t errlen);
 
-/* The same as a part of a grammar, between two of its states. False, and one line in err; what
- * was added leads nowhere then. */
-bool schema_add(grammar *g, aiq_str schema, bool strict, uint32_t from, uint32_t to, char *err,
-                size_t errlen);
+/* The same as a part of a grammar, between two of its states. Patterns and lengths count their
+ * steps down from work, of which there are SCHEMA_WORK for all schemas of a request: some 30
+ * ms. False, and one line in err; what was added leads nowhere then. */
+#define SCHEMA_WORK ((size_t)4 * 1000 * 1000)
+bool schema_add(grammar *g, aiq_str schema, bool strict, size_t *work, uint32_t from,
+                uint32_t to, char *err, size_t errlen);
 
 /* Is it a schema at all, whether an answer can be held to it or not? Of the text of a JSON
  * object, which must be valid JSON. False, and half a line in err that says what is not. */

@@ -315,11 +315,11 @@ static void lead(maker *m, place p, uint32_t to_state)
     place to = {to_state, p.n + 1 < m->n_counts ? p.n + 1 : m->n_counts - 1};
     uint32_t from = state_of(m, p), behind = state_of(m, to);
 
-    spend(m, m->a->n_classes);
     for (uint32_t i = 0; i < m->a->n_classes; i++) {
         m->has[i] = next[i] == to_state;
     }
     const spelling *s = spell(m, m->has);
+    spend(m, m->a->n_classes + s->set.n);
     plain(m->g, from, &s->set, behind);
     if (s->rule != 0) {
         grammar_call(m->g, from, s->rule - 1, behind);
@@ -349,6 +349,7 @@ static void leave(maker *m, place p)
         while (before < i && next[before] != next[i]) {
             before++;
         }
+        spend(m, before + 1);
         if (before == i && can_end(m, p, next[i])) {
             lead(m, p, next[i]);
         }

@@ -10,6 +10,7 @@ typedef struct {
     grammar *g;
     char *err;
     size_t errlen;
+    size_t work;   /* of all schemas */
     uint32_t call; /* the rule of {"name": …, "arguments": …}, or of name[ARGS]{…} */
 } maker;
 
@@ -67,7 +68,7 @@ static bool arguments(maker *k, const tool_shape *tool, uint32_t from, uint32_t 
     char why[120];
 
     if (tool->schema.len > 0 &&
-        schema_add(k->g, tool->schema, tool->strict, from, to, why, sizeof(why))) {
+        schema_add(k->g, tool->schema, tool->strict, &k->work, from, to, why, sizeof(why))) {
         return true;
     }
     if (tool->schema.len > 0 && tool->strict) {
@@ -75,7 +76,7 @@ static bool arguments(maker *k, const tool_shape *tool, uint32_t from, uint32_t 
                  why);
         return false;
     }
-    return schema_add(k->g, AIQ_STR(any_object), false, from, to, why, sizeof(why));
+    return schema_add(k->g, AIQ_STR(any_object), false, &k->work, from, to, why, sizeof(why));
 }
 
 static bool make_call(maker *k)
@@ -258,7 +259,7 @@ static bool make(maker *k, uint32_t root)
         text_with_calls(k, from, end);
     }
     if (!l->required && l->answer.len > 0 &&
-        !schema_add(k->g, l->answer, l->answer_strict, from, end, why, sizeof(why))) {
+        !schema_add(k->g, l->answer, l->answer_strict, &k->work, from, end, why, sizeof(why))) {
         snprintf(k->err, k->errlen, "%s", why);
         return false;
     }
@@ -267,7 +268,11 @@ static bool make(maker *k, uint32_t root)
 
 grammar *tool_grammar_new(const tool_language *language, char *err, size_t errlen)
 {
-    maker k = {.language = language, .g = grammar_new(), .err = err, .errlen = errlen};
+    maker k = {.language = language,
+               .g = grammar_new(),
+               .err = err,
+               .errlen = errlen,
+               .work = SCHEMA_WORK};
     uint32_t root = grammar_rule(k.g);
     const char *why;
 

@@ -335,6 +335,20 @@ static void patterns_beyond_us(void **state)
     assert_string_equal(err, "the schema's 'pattern' and lengths leave no string");
 }
 
+/* A class is put in order once for each time that it is repeated. */
+static void large_classes_are_work(void **state)
+{
+    char pattern[2048] = "[", schema[4096];
+
+    (void)state;
+    for (int i = 0; i < 500; i++) {
+        strcat(pattern, "\\s");
+    }
+    strcat(pattern, "]{6000}");
+    assert_null(compile(pattern_schema(schema, sizeof(schema), pattern, "")));
+    assert_string_equal(err, "the schema's 'pattern': it is too large (at 1002)");
+}
+
 static void strings_have_their_format(void **state)
 {
     static const struct {
@@ -515,6 +529,7 @@ int main(void)
         cmocka_unit_test(strings_match_their_pattern),
         cmocka_unit_test(patterns_beyond_us),
         cmocka_unit_test(patterns_as_posix_has_them),
+        cmocka_unit_test(large_classes_are_work),
         cmocka_unit_test(strings_have_their_format),
         cmocka_unit_test(a_format_beside_a_pattern),
         cmocka_unit_test(an_unknown_format),

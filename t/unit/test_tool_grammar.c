@@ -216,6 +216,34 @@ static void schemas_beyond_us(void **state)
     close_vocab(v);
 }
 
+/* A pattern of thousands of states, of which one text is left. */
+#define COSTLY                                                                                 \
+    "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"maxLength\":1,"         \
+    "\"pattern\":\"^((a|b)*a(a|b){10}|c)$\"}},\"required\":[\"a\"],"                           \
+    "\"additionalProperties\":false}"
+
+static void patterns_of_all_tools_are_counted(void **state)
+{
+    tool_shape many[40];
+    vocab v = open_vocab(NULL);
+    tool_language l = language(&v, TOOL_HERMES);
+    grammar *g;
+
+    (void)state;
+    for (int i = 0; i < 40; i++) {
+        many[i] = (tool_shape){{"f", 1}, {COSTLY, sizeof(COSTLY) - 1}, true};
+    }
+    l.tools = many;
+    l.n = 1;
+    g = tool_grammar_new(&l, err, sizeof(err));
+    assert_non_null(g);
+    grammar_free(g);
+    l.n = 40;
+    assert_null(tool_grammar_new(&l, err, sizeof(err)));
+    assert_string_equal(err, "the tool 'f': the schema's 'pattern' is too large");
+    close_vocab(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -226,6 +254,7 @@ int main(void)
         cmocka_unit_test(an_answer_in_a_format),
         cmocka_unit_test(schemas_beyond_us),
         cmocka_unit_test(a_thought_may_come_before_text),
+        cmocka_unit_test(patterns_of_all_tools_are_counted),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
