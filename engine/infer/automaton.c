@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "infer/unicode.h"
-
 #define N_BUCKETS 4096
 
 /* A state of the automaton is a set of nodes, those where a character is taken or that say
@@ -49,22 +47,6 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static bool is_in(const char_set *s, uint32_t c)
-{
-    size_t low = 0, high = s->n;
-
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-
-        if (s->ranges[mid].high < c) {
-            low = mid + 1;
-        } else {
-            high = mid;
-        }
-    }
-    return low < s->n && s->ranges[low].low <= c;
-}
-
 /* Where sets begin, and where they have ended. */
 static uint32_t *find_bounds(const pattern *p, size_t *n)
 {
@@ -101,7 +83,7 @@ static uint32_t class_of(maker *m, uint32_t c, bool *has)
     size_t n = m->p->n_sets;
 
     for (size_t i = 0; i < n; i++) {
-        has[i] = is_in(&m->p->sets[i], c);
+        has[i] = char_set_has(&m->p->sets[i], c);
     }
     for (uint32_t i = 0; i < a->n_classes; i++) {
         if (!spend(m, n / 8 + 1)) {
@@ -391,24 +373,4 @@ void automaton_free(automaton *a)
     free(a->accepts);
     free(a->needs);
     free(a);
-}
-
-bool automaton_accepts(const automaton *a, aiq_str text)
-{
-    uint32_t state = 0, c;
-
-    for (size_t i = 0; i < text.len;) {
-        int n = utf8_next(text.data + i, text.len - i, &c);
-        size_t k = a->n_intervals;
-
-        if (n <= 0) {
-            return false;
-        }
-        while (a->intervals[k - 1].low > c) {
-            k--;
-        }
-        state = a->next[(size_t)state * a->n_classes + a->intervals[k - 1].class];
-        i += (size_t)n;
-    }
-    return a->accepts[state];
 }

@@ -36,7 +36,4 @@ typedef struct {
 automaton *automaton_new(const pattern *p);
 void automaton_free(automaton *a);
 
-/* Does it accept a text, which is UTF-8? */
-bool automaton_accepts(const automaton *a, aiq_str text);
-
 #endif

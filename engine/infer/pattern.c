@@ -153,6 +153,22 @@ static bool add_named(char_set *s, char name)
     return false;
 }
 
+bool char_set_has(const char_set *s, uint32_t c)
+{
+    size_t low = 0, high = s->n;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+
+        if (s->ranges[mid].high < c) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low < s->n && s->ranges[low].low <= c;
+}
+
 /* The number of a set, which is taken: of equals there is one. */
 static uint32_t intern(parser *r, char_set *s)
 {

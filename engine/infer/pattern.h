@@ -31,6 +31,8 @@ typedef struct {
     size_t n, cap;
 } char_set;
 
+bool char_set_has(const char_set *s, uint32_t c);
+
 typedef enum {
     NODE_SKIP,  /* on without a character, one way or both */
     NODE_SET,   /* one character of a set */

@@ -45,16 +45,6 @@ static void unicode_escape(grammar *g, uint32_t from, uint32_t to)
     grammar_skip(g, hex(g, hex(g, low, any), any), to);
 }
 
-static bool is_in(const char_set *s, uint32_t c)
-{
-    size_t i = 0;
-
-    while (i < s->n && s->ranges[i].high < c) {
-        i++;
-    }
-    return i < s->n && s->ranges[i].low <= c;
-}
-
 /* Without surrogates these are two ranges. */
 static bool is_any(const char_set *s)
 {
@@ -74,7 +64,7 @@ static void control_escapes(grammar *g, uint32_t from, const char_set *s, const 
         for (uint32_t low = 0; low < 16; low++) {
             uint32_t c = high * 16 + low;
 
-            if (!is_in(s, c) || (c > 0 && strchr(letters, (int)c) != NULL)) {
+            if (!char_set_has(s, c) || (c > 0 && strchr(letters, (int)c) != NULL)) {
                 continue;
             }
             grammar_bytes(g, second, (uint8_t)digits[low], (uint8_t)digits[low], to);
@@ -96,7 +86,7 @@ static void escapes(grammar *g, uint32_t from, const char_set *s, uint32_t to)
 
     grammar_bytes(g, from, '\\', '\\', escape);
     for (size_t i = 0; letters[i] != '\0'; i++) {
-        if (is_in(s, (uint32_t)meant[i])) {
+        if (char_set_has(s, (uint32_t)meant[i])) {
             grammar_bytes(g, escape, (uint8_t)letters[i], (uint8_t)letters[i], to);
         }
     }
@@ -106,7 +96,7 @@ static void escapes(grammar *g, uint32_t from, const char_set *s, uint32_t to)
         return;
     }
     for (uint32_t c = 0; c < ' '; c++) {
-        controls = controls || is_in(s, c);
+        controls = controls || char_set_has(s, c);
     }
     if (controls) {
         control_escapes(g, byte(g, byte(g, byte(g, escape, 'u'), '0'), '0'), s, meant, to);
@@ -193,7 +183,7 @@ static void plain(grammar *g, uint32_t from, const char_set *s, uint32_t to)
 static bool is_plain(const char_set *s)
 {
     return s->n == 0 || (s->ranges[0].low >= ' ' && s->ranges[s->n - 1].high <= 0x7f &&
-                         !is_in(s, '"') && !is_in(s, '\\'));
+                         !char_set_has(s, '"') && !char_set_has(s, '\\'));
 }
 
 void strings_add_any(grammar *g, uint32_t from, uint32_t to)
